@@ -1,0 +1,1 @@
+"""Training: networks, objectives, the DeepSpeed engines, the loop, checkpoints and reporting."""

@@ -1,0 +1,67 @@
+"""Stateless randomness: every draw is a function of (seed, stream, purpose, global sample index).
+
+Nothing here has to be saved: a run that is killed and resumed, or that goes on with another number
+of ranks, draws the same numbers for the same samples. The generator is Philox4x32-10 (Salmon et al.,
+"Parallel random numbers: as easy as 1, 2, 3", SC 2011), through `realness.kernels`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from realness import kernels
+
+
+class Stream(IntEnum):
+    """Which samples: each stream counts its own samples from 0 over the whole run and all ranks."""
+
+    D_REAL = 1
+    D_FAKE = 2
+    G_REAL = 3
+    G_FAKE = 4
+    SHOWN = 5
+
+
+class Purpose(IntEnum):
+    """What a sample's draw is for."""
+
+    LATENT = 1
+    RESAMPLE = 2
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The draws of one local batch.
+
+    `index` is [B] int64: the global index of each sample within `stream`.
+    """
+
+    seed: int
+    stream: Stream
+    index: Tensor
+    impl: str = "auto"
+
+    def normal(self, purpose: Purpose, dim: int) -> Tensor:
+        """Standard normal draws, [B, dim] float32 on `index`'s device."""
+        key = (int(self.stream) << 16) | int(purpose)
+        return kernels.philox_normal(self.seed, key, self.index, dim, impl=self.impl)
+
+
+def batch_draws(
+    seed: int,
+    stream: Stream,
+    first: int,
+    local_batch: int,
+    *,
+    rank: int = 0,
+    device: torch.device | str = "cpu",
+    impl: str = "auto",
+) -> Draws:
+    """Draws for this rank's rows of the global batch whose first sample has index `first`."""
+    start = first + rank * local_batch
+    index = torch.arange(start, start + local_batch, device=device)
+    return Draws(seed, stream, index, impl)
