@@ -1,4 +1,4 @@
-"""Maps the top-level folders to the package `realness`; compiles the kernels where that is possible.
+"""Maps the top-level folders to the package `realness` and compiles the kernels where it can.
 
 `trainer`, `kernels` and `launch` are names that others use too, so the folders are imported as
 `realness.trainer`, `realness.kernels`, and so on. Everything else is declared in pyproject.toml.

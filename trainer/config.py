@@ -1,8 +1,8 @@
 """The configuration tree: frozen dataclasses, validated where they are made.
 
-Every field is a command-line flag (`--lr-g`, `--num-outcomes`, ...), so field names are unique over
-the whole tree. Durations are stated in images (kimg = 1,000 images) and never in steps, so that they
-keep their meaning when the batch size changes. One iteration counts `batch_size` images.
+Every field is a command-line flag (`--lr-g`, `--num-outcomes`, ...), so field names are unique
+over the whole tree. Durations are stated in images (kimg = 1,000 images) and never in steps, so
+that they keep their meaning when the batch size changes. An iteration counts `batch_size` images.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _not_negative(config: Any, *names: str) -> None:
 
 
 def _any_time(default: Any) -> Any:
-    """A field that may change when a run is resumed, because the trajectory does not depend on it."""
+    """A field that may change when a run is resumed: the trajectory does not depend on it."""
     return field(default=default, metadata={"any_time": True})
 
 
@@ -50,7 +50,7 @@ class DataConfig:
     """Real images."""
 
     data: str = _any_time("")
-    """Folder, zip or tar shards of square images (`launch/prepare.py` makes shards of any collection)."""
+    """Folder, zip or tar shards of square images (launch/prepare.py packs any collection)."""
     resolution: int = 1024
     """Side of the images in pixels; a power of two from 32 to 1024."""
     mirror: bool = True
@@ -85,7 +85,7 @@ class GeneratorConfig:
     g_activation: Literal["relu", "lrelu"] = "relu"
     """Activation inside G."""
     batch_statistics: Literal["global", "local"] = "global"
-    """Whether batch normalisation and resampling see the batch of all ranks, or each rank its own."""
+    """Batch normalisation over the batch of all ranks, or over each rank's own."""
 
     def __post_init__(self) -> None:
         _positive(self, "z_dim", "g_width")
@@ -111,7 +111,7 @@ class AnchorConfig:
     """The virtual ground truths A1 (real) and A0 (fake) of RealnessGAN (ICLR 2020, section 2.2)."""
 
     anchors: Literal["skewnorm", "histogram"] = "skewnorm"
-    """Skew-normals binned on [-1, 1] (the paper), or a fresh 1,000-draw histogram an iteration (its code)."""
+    """Skew-normals binned on [-1, 1] (the paper), or a new 1,000-draw histogram a step (its code)."""
     skew_real: float = 5.0
     """Skewness parameter of A1."""
     skew_fake: float = -5.0
@@ -140,7 +140,9 @@ class ObjectiveConfig:
     g_objective: Literal[1, 2, 3] = 2
     """G's objective: equation 18, 19 or 20 of the RealnessGAN paper."""
     resample: Literal["gaussian", "head", "none"] = "gaussian"
-    """Feature resampling: the paper's batch Gaussian, the official code's per-sample head, or none."""
+    """Feature resampling: the paper's batch Gaussian, its code's per-sample head, or none."""
+    resample_statistics: Literal["global", "local"] = "global"
+    """Fit the resampling Gaussian over the batch of all ranks, or over each rank's own."""
     saturating: bool = False
     """Train G of the standard GAN on log(1 - D(G(z))) instead of -log D(G(z))."""
     anchor: AnchorConfig = field(default_factory=AnchorConfig)
@@ -212,7 +214,7 @@ class EngineConfig:
     zero_d: Literal[0, 1, 2] = _any_time(1)
     """DeepSpeed ZeRO stage of D."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 runs the networks under autocast; weights, optimiser, losses and statistics stay fp32."""
+    """bf16 runs the networks under autocast; weights, optimiser and losses stay fp32."""
     tf32: bool = _any_time(True)
     """Allow TF32 matrix products and convolutions on CUDA (10 bits of mantissa instead of 23)."""
     device: Literal["auto", "cuda", "cpu"] = _any_time("auto")
@@ -246,7 +248,7 @@ class TrainConfig:
     num_samples: int = _any_time(32)
     """Images in a sample grid."""
     checkpoint_kimg: float = _any_time(50.0)
-    """Write a checkpoint every so many thousand images (and at the end, and on SIGTERM or SIGUSR1)."""
+    """Write a checkpoint every so many thousand images (also at the end and on SIGTERM, SIGUSR1)."""
     keep_checkpoints: int = _any_time(3)
     """Checkpoints that are kept."""
     accept_config_change: bool = _any_time(False)
@@ -281,8 +283,8 @@ class TrainConfig:
         nearest = f"{lower} or {lower + world_size}" if lower else f"{world_size}"
         _require(
             rest == 0,
-            f"--batch-size={self.batch_size} is not divisible by the {world_size} ranks of this run; "
-            f"use {nearest}, or another number of ranks",
+            f"--batch-size={self.batch_size} is not divisible by the {world_size} ranks of this "
+            f"run; use {nearest}, or another number of ranks",
         )
 
 

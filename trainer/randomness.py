@@ -1,8 +1,8 @@
 """Stateless randomness: every draw is a function of (seed, stream, purpose, global sample index).
 
 Nothing here has to be saved: a run that is killed and resumed, or that goes on with another number
-of ranks, draws the same numbers for the same samples. The generator is Philox4x32-10 (Salmon et al.,
-"Parallel random numbers: as easy as 1, 2, 3", SC 2011), through `realness.kernels`.
+of ranks, draws the same numbers for the same samples. The generator is Philox4x32-10 (Salmon et
+al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), through `realness.kernels`.
 """
 
 from __future__ import annotations
