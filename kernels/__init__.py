@@ -1,1 +1,47 @@
-"""Fused operations."""
+"""Fused operators of RealnessGAN and StyleGAN2, with plain PyTorch references.
+
+Every public function takes `impl="auto" | "cuda" | "cpu" | "reference"`. "auto" uses the compiled
+library where it serves the tensors' device and the reference elsewhere, and logs its choice once.
+"""
+
+from __future__ import annotations
+
+if not __name__.startswith("realness."):
+    raise ImportError(
+        f"this package was imported as {__name__!r}; import it as realness.kernels "
+        "(install the project with `pip install -e .`)"
+    )
+
+from .bias_act import bias_act
+from .demodulate import demodulate
+from .library import Impl
+from .philox import philox_normal, philox_uint32, philox_uniform
+from .realness_divergence import realness_divergence
+from .realness_emd import realness_emd
+from .realness_kl import realness_kl
+from .realness_loss import realness_d_loss, realness_g_loss
+from .resample_logits import logit_moments, resample_from_moments, resample_logits
+from .spectral_norm import spectral_norm_step, spectral_scale
+from .squared_norm import squared_norm
+from .upfirdn2d import upfirdn2d
+
+__all__ = [
+    "Impl",
+    "bias_act",
+    "demodulate",
+    "logit_moments",
+    "philox_normal",
+    "philox_uint32",
+    "philox_uniform",
+    "realness_d_loss",
+    "realness_divergence",
+    "realness_emd",
+    "realness_g_loss",
+    "realness_kl",
+    "resample_from_moments",
+    "resample_logits",
+    "spectral_norm_step",
+    "spectral_scale",
+    "squared_norm",
+    "upfirdn2d",
+]

@@ -1,0 +1,89 @@
+"""Pad, upsample, FIR-filter and downsample a batch of images in one pass."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from realness.kernels.checks import check_floating
+from realness.kernels.library import Impl, select
+
+from . import reference
+
+MAX_TAPS = 64
+
+
+def as_pair(name: str, factor: int | tuple[int, int]) -> tuple[int, int]:
+    """(x, y) factors, each at least 1."""
+    pair = (factor, factor) if isinstance(factor, int) else (factor[0], factor[1])
+    if min(pair) < 1:
+        raise ValueError(f"{name}={factor}; expected at least 1")
+    return pair
+
+
+def as_padding(padding: int | tuple[int, ...]) -> tuple[int, int, int, int]:
+    """(left, right, top, bottom) from one number, (x, y), or all four."""
+    if isinstance(padding, int):
+        return (padding, padding, padding, padding)
+    if len(padding) == 2:
+        return (padding[0], padding[0], padding[1], padding[1])
+    if len(padding) != 4:
+        raise ValueError(f"padding={padding}; expected 1, 2 or 4 numbers")
+    return (padding[0], padding[1], padding[2], padding[3])
+
+
+def output_size(
+    shape: tuple[int, int],
+    taps: tuple[int, int],
+    up: tuple[int, int],
+    down: tuple[int, int],
+    padding: tuple[int, int, int, int],
+) -> tuple[int, int]:
+    """(height, width) of the result for an input of (height, width)."""
+    height = shape[0] * up[1] + padding[2] + padding[3] - taps[0]
+    width = shape[1] * up[0] + padding[0] + padding[1] - taps[1]
+    if height < 0 or width < 0:
+        raise ValueError(
+            f"an image of {shape[0]}x{shape[1]} with up={up} and padding={padding} is smaller than "
+            f"the {taps[0]}x{taps[1]} filter; pad more or use a smaller filter"
+        )
+    return height // down[1] + 1, width // down[0] + 1
+
+
+def upfirdn2d(
+    x: Tensor,
+    f: Tensor,
+    *,
+    up: int | tuple[int, int] = 1,
+    down: int | tuple[int, int] = 1,
+    padding: int | tuple[int, ...] = 0,
+    flip: bool = False,
+    gain: float = 1.0,
+    impl: Impl = "auto",
+) -> Tensor:
+    """Insert up-1 zeros after every pixel, pad, convolve with f * gain, keep every down-th pixel.
+
+    x: [B, C, H, W], contiguous or channels_last (other strides are copied first); f: [kh, kw], or
+    [k] for the separable filter outer(f, f), a constant of at most 64 taps a side; up, down: a
+    factor or (x, y); padding: a number, (x, y) or (left, right, top, bottom), negative to crop;
+    flip: correlate instead of convolving. Returns [B, C, H', W'] in the dtype and layout of x, with
+    H' = (H * up + top + bottom - kh) // down + 1. Differentiable in x to any order.
+    Raises ValueError for other shapes or dtypes, mixed devices, factors below 1, or a filter larger
+    than the padded image. Traffic: x in, y out; backward: the same for the gradients.
+    Source: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (2020), app. B.
+    """
+    check_floating(x=x, f=f)
+    if x.dim() != 4:
+        raise ValueError(f"x has shape {tuple(x.shape)}; expected [batch, channels, height, width]")
+    if f.dim() not in (1, 2) or not all(1 <= taps <= MAX_TAPS for taps in f.shape):
+        raise ValueError(
+            f"f has shape {tuple(f.shape)}; expected [k] or [kh, kw] with 1 to {MAX_TAPS} taps"
+        )
+    if f.requires_grad:
+        raise ValueError("f requires a gradient, but the filter is a constant: detach it")
+    factors = as_pair("up", up), as_pair("down", down)
+    sides = as_padding(padding)
+    output_size((x.shape[2], x.shape[3]), (f.shape[0], f.shape[-1]), *factors, sides)
+    ops = select(impl, x)
+    if ops is None:
+        return reference.upfirdn2d(x, f, *factors, sides, flip, gain)
+    return ops.upfirdn2d(x, f, *factors, sides, flip, gain)
