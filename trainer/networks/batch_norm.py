@@ -1,0 +1,151 @@
+"""Batch normalisation whose statistics are those of the global batch (all ranks)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from realness.trainer import distributed
+from realness.trainer.networks.buffers import Float32Buffers
+
+
+def _reduced_dims(x: Tensor) -> tuple[int, ...]:
+    return (0, *range(2, x.dim()))
+
+
+def _per_channel(values: Tensor, x: Tensor) -> Tensor:
+    """[C] -> [1, C, 1, ...], to broadcast against x [B, C, ...]."""
+    return values.view(1, -1, *[1] * (x.dim() - 2))
+
+
+class _ChannelMoments(torch.autograd.Function):
+    """Mean and biased variance of each channel, saving only x in its own precision."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        variance, mean = torch.var_mean(wide, dim=_reduced_dims(x), correction=0)
+        ctx.save_for_backward(x, mean)
+        return mean, variance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_mean: Tensor, grad_variance: Tensor) -> Tensor:  # type: ignore[override]
+        """d mean/dx = 1/n and d variance/dx = 2(x - mean)/n, as one multiply-add over x."""
+        x, mean = ctx.saved_tensors
+        n = x.numel() // x.shape[1]
+        slope = 2 * grad_variance / n
+        offset = grad_mean / n - slope * mean
+        return torch.addcmul(_per_channel(offset, x), x, _per_channel(slope, x)).to(x.dtype)
+
+
+class _Normalize(torch.autograd.Function):
+    """y = (x - mean) / sqrt(variance + eps) * weight + bias, with gradients to all five.
+
+    PyTorch's own kernel takes mean and variance as constants. Their gradients follow from the two
+    sums that it computes anyway: with w = weight / sqrt(variance + eps),
+    dL/dmean = -w dL/dbias and dL/dvariance = -weight / (2 (variance + eps)) dL/dweight.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        x: Tensor,
+        mean: Tensor,
+        variance: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        eps: float,
+    ) -> Tensor:
+        ctx.save_for_backward(x, mean, variance, weight)
+        ctx.eps = eps
+        return F.batch_norm(x, mean, variance, weight, bias, training=False, eps=eps)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, mean, variance, weight = ctx.saved_tensors
+        grad_x, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
+            grad, x, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
+        )
+        power = variance + ctx.eps
+        grad_mean = -grad_bias * weight * power.rsqrt()
+        grad_variance = -0.5 * grad_weight * weight / power
+        return grad_x, grad_mean, grad_variance, grad_weight, grad_bias, None
+
+
+class GlobalBatchNorm(Float32Buffers):
+    """Batch normalisation (Ioffe & Szegedy, 2015) over the batch of all ranks.
+
+    x: [B, C] or [B, C, ...], any floating dtype; returns the same shape and dtype. Statistics are
+    fp32 (fp64 for fp64 input). In training mode they are those of the global batch, differentiable
+    through the merge over ranks, so that splitting a batch over ranks changes nothing; with
+    `statistics="local"` each rank uses its own rows (and its own running statistics). In eval mode
+    the running statistics are used. The running variance takes the unbiased estimate, as
+    `torch.nn.BatchNorm2d` does. The weight starts at N(1, 0.02) and the bias at 0, DCGAN's choice.
+
+    Differentiable once: asking for a second derivative raises.
+
+    Raises:
+        ValueError: in training mode, if a channel has a single value (no variance).
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        statistics: Literal["global", "local"] = "global",
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.statistics = statistics
+        self.momentum = momentum
+        self.eps = eps
+        self.weight = nn.Parameter(torch.empty(num_features))
+        self.bias = nn.Parameter(torch.empty(num_features))
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, 1.0, 0.02)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            mean, variance = self.running_mean, self.running_var
+            return F.batch_norm(x, mean, variance, self.weight, self.bias, False, 0.0, self.eps)
+        mean, variance = self._batch_moments(x)
+        weight, bias = self.weight.to(mean.dtype), self.bias.to(mean.dtype)
+        return _Normalize.apply(x, mean, variance, weight, bias, self.eps)  # type: ignore[return-value]
+
+    def _batch_moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        count = x.numel() // x.shape[1]
+        mean, variance = _ChannelMoments.apply(x)  # type: ignore[misc]
+        if self.statistics == "global":
+            count *= distributed.world_size()
+            mean, variance = distributed.global_moments(mean, variance)
+        if count < 2:
+            raise ValueError(
+                f"batch normalisation needs more than one value a channel to train, got an input "
+                f"of shape {tuple(x.shape)}; use a larger batch"
+            )
+        self._update_running(mean.detach(), variance.detach() * (count / (count - 1)))
+        return mean, variance
+
+    @torch.no_grad()
+    def _update_running(self, mean: Tensor, variance: Tensor) -> None:
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), self.momentum)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}, statistics={self.statistics!r}"

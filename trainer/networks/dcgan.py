@@ -1,0 +1,135 @@
+"""DCGAN (Radford et al., 2016) at powers of two from 32 to 1024, as RealnessGAN trains it.
+
+The generator starts at 4x4 with `width * resolution / 8` channels and halves them at each doubling
+of the side, down to `width` at half the output resolution; the discriminator is its mirror image.
+No layer has a bias. With width 32 at 1024 this is the paper's 187M + 189M parameters.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from realness import kernels
+from realness.trainer.networks.batch_norm import GlobalBatchNorm
+from realness.trainer.networks.spectral_norm import SpectralConv2d, SpectralLinear
+
+LEAK = 0.2
+START_SIZE = 4
+IMAGE_CHANNELS = 3
+
+
+def stage_channels(width: int, resolution: int) -> list[int]:
+    """Channels at sides 4, 8, ..., resolution / 2: [width * resolution / 8, ..., 2 width, width].
+
+    Raises:
+        ValueError: unless `resolution` is a power of two from 32 to 1024 and `width` is positive.
+    """
+    if not 32 <= resolution <= 1024 or resolution & (resolution - 1):
+        raise ValueError(f"resolution={resolution} must be a power of two from 32 to 1024")
+    if width < 1:
+        raise ValueError(f"width={width} must be at least 1 channel")
+    num_stages = (resolution // START_SIZE).bit_length() - 1
+    return [width << stage for stage in reversed(range(num_stages))]
+
+
+class _ConvTranspose2d(nn.ConvTranspose2d):
+    """4x4 transposed convolution without bias, starting at N(0, 0.02)."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, padding: int) -> None:
+        super().__init__(in_channels, out_channels, 4, stride, padding, bias=False)
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, 0.0, 0.02)
+
+
+class _Conv2d(nn.Conv2d):
+    """4x4 convolution of stride 2 without bias, starting at N(0, 0.02)."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 4, 2, 1, bias=False)
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, 0.0, 0.02)
+
+
+class DCGANGenerator(nn.Module):
+    """z [B, z_dim] -> images [B, 3, R, R] in [-1, 1].
+
+    A 4x4 transposed convolution from 1x1 to 4x4, then 4x4 transposed convolutions of stride 2,
+    each but the last followed by batch normalisation and the activation; tanh at the end.
+    """
+
+    def __init__(
+        self,
+        *,
+        z_dim: int,
+        width: int,
+        resolution: int,
+        activation: Literal["relu", "lrelu"] = "relu",
+        batch_statistics: Literal["global", "local"] = "global",
+    ) -> None:
+        super().__init__()
+        channels = stage_channels(width, resolution)
+        self.z_dim = z_dim
+        self.leak = LEAK if activation == "lrelu" else 0.0
+        layers = [_ConvTranspose2d(z_dim, channels[0], stride=1, padding=0)]
+        for below, above in zip(channels, [*channels[1:], IMAGE_CHANNELS], strict=True):
+            layers.append(_ConvTranspose2d(below, above, stride=2, padding=1))
+        self.layers = nn.ModuleList(layers)
+        self.norms = nn.ModuleList(
+            GlobalBatchNorm(c, statistics=batch_statistics) for c in channels
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        if z.dim() != 2 or z.shape[1] != self.z_dim:
+            raise ValueError(f"z has shape {tuple(z.shape)}, expected [B, {self.z_dim}]")
+        x = z[:, :, None, None]
+        *hidden, last = self.layers
+        for layer, norm in zip(hidden, self.norms, strict=True):
+            x = self._activate(norm(layer(x)))
+        return torch.tanh(last(x))
+
+    def _activate(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(x, self.leak) if self.leak else F.relu(x)
+
+
+class DCGANDiscriminator(nn.Module):
+    """images [B, 3, R, R] -> outputs [B, num_outputs].
+
+    4x4 convolutions of stride 2 with LeakyReLU(0.2) down to 4x4, then a linear head on the
+    flattened features; spectral normalisation on every layer, or on none.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        resolution: int,
+        num_outputs: int,
+        norm: Literal["spectral", "none"] = "spectral",
+        impl: kernels.Impl = "auto",
+    ) -> None:
+        super().__init__()
+        channels = stage_channels(width, resolution)[::-1]
+        self.resolution = resolution
+        pairs = list(zip([IMAGE_CHANNELS, *channels[:-1]], channels, strict=True))
+        num_features = channels[-1] * START_SIZE**2
+        if norm == "spectral":
+            self.layers = nn.ModuleList(SpectralConv2d(a, b, 4, 2, 1, impl=impl) for a, b in pairs)
+            self.head = SpectralLinear(num_features, num_outputs, impl=impl)
+        else:
+            self.layers = nn.ModuleList(_Conv2d(a, b) for a, b in pairs)
+            self.head = nn.Linear(num_features, num_outputs, bias=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        expected = (IMAGE_CHANNELS, self.resolution, self.resolution)
+        if tuple(images.shape[1:]) != expected:
+            raise ValueError(f"images have shape {tuple(images.shape)}, expected [B, *{expected}]")
+        x = images
+        for layer in self.layers:
+            x = F.leaky_relu(layer(x), LEAK)
+        return self.head(x.flatten(1))

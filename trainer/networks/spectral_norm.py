@@ -1,0 +1,121 @@
+"""Spectral normalisation (Miyato et al., ICLR 2018) with a forward pass that changes no state.
+
+A layer uses W / sigma, sigma = u^T W v, where u and v are constants of the forward pass. They move
+by one power iteration a call of `update_spectral_norm`, for all layers of a network together, which
+the training step makes once a discriminator update. So the real batch, the fake batch and the
+gradient penalty of one step see the same normalised weights, and any number of forward passes
+(evaluation, the generator's step) leaves the network as it was.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from realness import kernels
+from realness.trainer.networks.buffers import Float32Buffers
+
+NUM_START_ITERATIONS = 5
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Matrix products in their operands' precision, also inside a bf16 autocast region."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
+class SpectralNorm(Float32Buffers):
+    """What spectrally normalised layers share: a weight [out, ...] and its singular vectors.
+
+    Buffers u [out] and v [in * ...] are fp32, persistent and of unit length. A layer calls
+    `_start_power_iteration` at the end of its constructor.
+    """
+
+    weight: nn.Parameter
+    u: Tensor
+    v: Tensor
+    impl: kernels.Impl
+
+    def _start_power_iteration(self, impl: kernels.Impl) -> None:
+        self.impl = impl
+        weight = self.weight
+        rows, columns = weight.shape[0], weight[0].numel()
+        like = {"device": weight.device, "dtype": torch.float32}
+        self.register_buffer("u", F.normalize(torch.randn(rows, **like), dim=0))
+        self.register_buffer("v", F.normalize(torch.randn(columns, **like), dim=0))
+        for _ in range(NUM_START_ITERATIONS):
+            update_spectral_norm(self)
+
+    def normalized_weight(self, dtype: torch.dtype) -> Tensor:
+        """W / (u^T W v), computed in fp32 (fp64 for an fp64 layer) and returned as `dtype`.
+
+        Differentiable in W through sigma, with u and v constant (Miyato et al., eq. 12).
+        """
+        with _without_autocast(self.weight.device):
+            weight = self.weight.to(torch.promote_types(self.weight.dtype, torch.float32))
+            (scaled,) = kernels.spectral_scale([weight], [self.u], [self.v], impl=self.impl)
+        return scaled.to(dtype)
+
+
+class SpectralConv2d(SpectralNorm, nn.Conv2d):
+    """Conv2d without bias, with a spectrally normalised weight: [B, in, H, W] -> [B, out, H', W'].
+
+    The weight starts at N(0, 0.02), DCGAN's choice.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        *,
+        impl: kernels.Impl = "auto",
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=False)
+        self._start_power_iteration(impl)
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, 0.0, 0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.normalized_weight(x.dtype), None)
+
+
+class SpectralLinear(SpectralNorm, nn.Linear):
+    """Linear without bias, with a spectrally normalised weight: [B, in] -> [B, out].
+
+    The weight starts as `torch.nn.Linear`'s does.
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, impl: kernels.Impl = "auto") -> None:
+        super().__init__(in_features, out_features, bias=False)
+        self._start_power_iteration(impl)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.normalized_weight(x.dtype))
+
+
+@torch.no_grad()
+def update_spectral_norm(module: nn.Module) -> None:
+    """Move u and v of every spectrally normalised layer in `module` by ONE power iteration.
+
+    All layers go through one call of `kernels.spectral_norm_step`; a module without such layers is
+    left alone. On the meta device, where vectors have no values, nothing happens.
+    """
+    layers = [layer for layer in module.modules() if isinstance(layer, SpectralNorm)]
+    if not layers or layers[0].weight.is_meta:
+        return
+    with _without_autocast(layers[0].weight.device):
+        kernels.spectral_norm_step(
+            [layer.weight for layer in layers],
+            [layer.u for layer in layers],
+            [layer.v for layer in layers],
+            impl=layers[0].impl,
+        )

@@ -1,0 +1,93 @@
+"""Anchors as tensors: the same ones at every step, or new ones drawn at each."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from realness.trainer import distributed
+from realness.trainer.config import AnchorConfig
+from realness.trainer.objectives.anchors import (
+    NUM_HISTOGRAM_SAMPLES,
+    AnchorPair,
+    expected_histogram_pair,
+    histogram_pair,
+    skewnorm_pair_from_config,
+)
+from realness.trainer.randomness import Draws, Purpose
+
+# Resampling uses a sample's first columns, 1,024 at most (the limit of `num_outcomes`).
+FIRST_FREE_COLUMN = 1024
+
+
+class AnchorSource(Protocol):
+    """Where a loss gets its anchors from."""
+
+    @property
+    def typical(self) -> AnchorPair:
+        """The pair that defines `score`: constant over training."""
+        ...
+
+    def pair(self, draws: Draws) -> AnchorPair:
+        """The pair for the losses of one step, the same on every rank."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedAnchors:
+    """One pair for the whole of training."""
+
+    typical: AnchorPair
+
+    def pair(self, draws: Draws) -> AnchorPair:
+        return self.typical
+
+
+def global_batch_row(draws: Draws) -> Draws:
+    """The draws of the global batch's first sample: one row, the same on every rank."""
+    first = draws.index[:1] - distributed.rank() * draws.index.numel()
+    return dataclasses.replace(draws, index=first)
+
+
+@dataclasses.dataclass(frozen=True)
+class HistogramAnchors:
+    """A new histogram of 1,000 draws at every step, as in the paper's published code.
+
+    The draws are those of the global batch's first sample, so they depend on the seed and the
+    position of the run alone. The step of D and the step of G draw their own. `score` uses the
+    histograms' expectation. Each step waits for its draws on the host.
+    """
+
+    num_outcomes: int
+
+    @property
+    def typical(self) -> AnchorPair:
+        return expected_histogram_pair(self.num_outcomes)
+
+    def pair(self, draws: Draws) -> AnchorPair:
+        num_columns = FIRST_FREE_COLUMN + 2 * NUM_HISTOGRAM_SAMPLES
+        row = global_batch_row(draws).normal(Purpose.RESAMPLE, num_columns)[0, FIRST_FREE_COLUMN:]
+        normals = row.reshape(2, NUM_HISTOGRAM_SAMPLES).cpu().numpy().astype(np.float64)
+        return histogram_pair(normals, self.num_outcomes)
+
+
+def build_anchors(config: AnchorConfig, num_outcomes: int) -> AnchorSource:
+    """The anchors that `config` describes.
+
+    Raises:
+        ValueError: if no pair has the divergence `anchor_kl`.
+    """
+    if config.anchors == "histogram":
+        return HistogramAnchors(num_outcomes)
+    return FixedAnchors(skewnorm_pair_from_config(config, num_outcomes))
+
+
+def anchor_tensors(pair: AnchorPair, like: Tensor) -> tuple[Tensor, Tensor]:
+    """(A1, A0), each [N], with the dtype and device of `like`."""
+    both = torch.from_numpy(np.stack([pair.real, pair.fake]))
+    real, fake = both.to(dtype=like.dtype, device=like.device, non_blocking=True)
+    return real, fake

@@ -1,0 +1,51 @@
+"""What the training step asks of an objective."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from realness.trainer.randomness import Draws
+
+
+class Objective(Protocol):
+    """Losses of D and G as functions of D's outputs [B, num_outputs].
+
+    Outputs of any floating dtype; losses are fp32 (fp64 for fp64 outputs) means over the local
+    rows, so that the average over equal ranks is the mean over the global batch. `draws_*` belong
+    to the samples behind the rows of the same name.
+    """
+
+    @property
+    def num_outputs(self) -> int:
+        """Width of D's head."""
+        ...
+
+    @property
+    def needs_real_in_g_step(self) -> bool:
+        """Whether `g_loss` needs D's output on real images."""
+        ...
+
+    def d_loss(self, real: Tensor, fake: Tensor, draws_real: Draws, draws_fake: Draws) -> Tensor:
+        """The scalar that D minimises."""
+        ...
+
+    def g_loss(
+        self, fake: Tensor, real: Tensor | None, draws_fake: Draws, draws_real: Draws | None
+    ) -> Tensor:
+        """The scalar that G minimises."""
+        ...
+
+    def score(self, output: Tensor) -> Tensor:
+        """The scalar realness of each sample, [B]: for penalties, selection and logs.
+
+        It takes D's output as it is, without resampling, and each row by itself.
+        """
+        ...
+
+
+def as_float32(output: Tensor) -> Tensor:
+    """The tensor in fp32, or as it is where it is wider."""
+    return output.to(torch.promote_types(output.dtype, torch.float32))
