@@ -1,0 +1,26 @@
+"""Reporting of a run: progress line, statistics, TensorBoard events, sample grids, HTML report.
+
+Only rank 0 reports. Nothing here imports torch, TensorBoard or a plotting library when the package
+is imported, so that a command can rebuild a report on any machine at once.
+"""
+
+from realness.trainer.reporting.environment import describe_environment, write_environment
+from realness.trainer.reporting.grid import make_grid, write_grid
+from realness.trainer.reporting.html import write_report
+from realness.trainer.reporting.reporter import Reporter
+from realness.trainer.reporting.runs import Run, RunFolderError, load_run
+from realness.trainer.reporting.stats import StatsLog, read_stats
+
+__all__ = [
+    "Reporter",
+    "Run",
+    "RunFolderError",
+    "StatsLog",
+    "describe_environment",
+    "load_run",
+    "make_grid",
+    "read_stats",
+    "write_environment",
+    "write_grid",
+    "write_report",
+]

@@ -1,0 +1,240 @@
+"""`report.html`: a run as one page that needs no other file and no network."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
+from html import escape
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from realness.trainer.reporting import theme
+from realness.trainer.reporting.charts import draw
+from realness.trainer.reporting.files import write_text
+from realness.trainer.reporting.panels import panels
+from realness.trainer.reporting.previews import MAX_BYTES, MAX_FRAMES, embed
+from realness.trainer.reporting.progress import duration
+from realness.trainer.reporting.runs import Frame, Run, load_run
+
+REPORT_FILE = "report.html"
+MAX_SERIES = 6
+"""Series of grids that are shown; a folder of stray pictures must not swell the page."""
+
+# Nothing is loaded from anywhere, whatever a run folder's texts may contain.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+
+_GROUPS = {
+    "data": "Data",
+    "g": "Generator",
+    "d": "Discriminator",
+    "objective": "Objective",
+    "penalty": "Penalties",
+    "optimizer": "Optimisation",
+    "engine": "Engine",
+}
+
+
+def write_report(run_dir: Path, out: Path | None = None) -> Path:
+    """Build the report of a run folder, by default as `report.html` in it; returns its path.
+
+    Reads config.json, stats.jsonl, environment.json and samples/ only. Raises RunFolderError
+    (a ValueError) for a folder that is no run, OSError where the page cannot be written.
+    """
+    path = out or run_dir / REPORT_FILE
+    write_text(path, render(load_run(run_dir)))
+    return path
+
+
+def render(run: Run) -> str:
+    """The page of one run."""
+    title = f"{run.name} · realness"
+    body = "".join((_header(run), _problems(run), _grids(run), _charts(run), _tables(run)))
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{theme.STYLE}</style>\n</head>\n"
+        f"<body>\n{body}{_footer()}\n<script>{theme.SCRIPT}</script>\n</body>\n</html>\n"
+    )
+
+
+def _header(run: Run) -> str:
+    total = run.total_images
+    share = min(1.0, run.images / total) if total else 0.0
+    width = f"{100 * share:.2f}"
+    bar = f'<div class="bar {run.state}"><div style="width:{width}%"></div></div>' if total else ""
+    return (
+        f'<header><div class="title"><h1>{escape(run.name)}</h1>'
+        f'<span class="chip">{escape(str(run.config.get("preset", "unknown preset")))}</span>'
+        f'<span class="chip state {escape(run.state)}">{escape(run.state)}</span></div>'
+        f"<p>{escape(_subtitle(run))}</p>{bar}"
+        f'<dl class="tiles">{"".join(_tile(*tile) for tile in _tiles(run))}</dl></header>'
+    )
+
+
+def _subtitle(run: Run) -> str:
+    """What is trained, in a line: objective, resolution, batch size, ranks and device."""
+    objective, data = run.config.get("objective"), run.config.get("data")
+    parts = []
+    if isinstance(objective, dict) and objective.get("objective") == "realness":
+        parts.append(f"RealnessGAN, {objective.get('num_outcomes')} outcomes")
+    elif isinstance(objective, dict) and objective.get("objective"):
+        parts.append(f"{str(objective['objective']).capitalize()} GAN")
+    if isinstance(data, dict) and data.get("resolution"):
+        parts.append(f"{data['resolution']}×{data['resolution']}")
+    if "batch_size" in run.config:
+        parts.append(f"batch of {run.config['batch_size']}")
+    ranks = run.environment.get("num_ranks")
+    if ranks:
+        devices = run.environment.get("devices") or [run.environment.get("cpu") or "CPU"]
+        parts.append(f"{ranks} rank{'' if ranks == 1 else 's'} on {devices[0]}")
+    return " · ".join(parts)
+
+
+def _tiles(run: Run) -> Iterable[tuple[str, str, str]]:
+    """(label, value, detail) of the numbers worth knowing at a glance."""
+    total = run.total_images
+    share = f"{100 * run.images / total:.1f}% of {total:,}" if total else ""
+    yield "Images seen", f"{run.images:,}", share
+    rates = run.values("img_per_s")
+    if rates:
+        yield "Throughput", f"{median(rates):.4g} img/s", f"{rates[-1]:.4g} in the last interval"
+    elapsed, eta = run.latest("elapsed_s"), run.latest("eta_s")
+    if elapsed is not None:
+        left = f"{duration(eta)} to go" if eta and run.state != "finished" else ""
+        yield "Time", duration(elapsed), left
+    loss_d, loss_g = run.latest("loss_d"), run.latest("loss_g")
+    if loss_d is not None and loss_g is not None:
+        yield "Loss of D", f"{loss_d:.4g}", f"G {loss_g:.4g}"
+    real, fake = run.latest("score_real"), run.latest("score_fake")
+    if real is not None and fake is not None:
+        yield "Score gap", f"{real - fake:.3g}", f"real {real:+.3g}, fake {fake:+.3g}"
+    key = "gpu_memory_gib" if any(run.values("gpu_memory_gib")) else "memory_gib"
+    memory = run.values(key)
+    if memory:
+        yield "Peak memory", f"{max(memory):.3g} GiB", "GPU" if key.startswith("gpu") else "host"
+    if run.latest("bad_images"):
+        yield "Bad images", f"{run.latest('bad_images'):,.0f}", "replaced"
+
+
+def _tile(label: str, value: str, detail: str) -> str:
+    small = f"<small>{escape(detail)}</small>" if detail else ""
+    return f'<div class="card"><dt>{escape(label)}</dt><dd>{escape(value)}{small}</dd></div>'
+
+
+def _problems(run: Run) -> str:
+    if not run.problems:
+        return ""
+    lines = "".join(f"<p>{escape(problem)}</p>" for problem in run.problems)
+    return f'<section class="card problems">{lines}</section>'
+
+
+def _grids(run: Run) -> str:
+    # The series with the most grids is the one to watch; single pictures such as reals follow.
+    ranked = sorted(run.grids.items(), key=lambda item: (len(item[1]) == 1, item[0]))[:MAX_SERIES]
+    if not ranked:
+        return ""
+    share = max(1, len(ranked))
+    figures = "".join(
+        _grid_figure(name, embed(frames, MAX_FRAMES // share, MAX_BYTES // share))
+        for name, frames in ranked
+    )
+    return f'<section><h2>Samples</h2><div class="grids">{figures}</div></section>'
+
+
+def _grid_figure(name: str, frames: list[tuple[Frame, str]]) -> str:
+    if not frames:
+        return ""
+    last = len(frames) - 1
+    images = "".join(
+        f'<img src="{address}" alt="{escape(_moment(frame))}"{"" if i == last else " hidden"}>'
+        for i, (frame, address) in enumerate(frames)
+    )
+    title = f"<h3>{escape(name)}</h3>"
+    if last == 0:
+        return f'<figure class="card frames"><figcaption>{title}</figcaption>{images}</figure>'
+    caption = f"<figcaption>{title}<output>{escape(_moment(frames[-1][0]))}</output></figcaption>"
+    slider = (
+        '<div class="slider"><button type="button" aria-label="Play">▶</button>'
+        f'<input type="range" min="0" max="{last}" value="{last}" step="1"'
+        f' aria-label="Images seen, {escape(name)}"></div>'
+    )
+    return f'<figure class="card frames">{caption}{images}{slider}</figure>'
+
+
+def _moment(frame: Frame) -> str:
+    if frame.images_seen is None:
+        return frame.path.name
+    return f"after {frame.images_seen:,} images"
+
+
+def _charts(run: Run) -> str:
+    if not run.records:
+        return '<section><h2>Curves</h2><p class="card">Nothing has been logged yet.</p></section>'
+    x_end = max(run.images, 1)
+    figures = "".join(draw(panel, x_end) for panel in panels(run))
+    return f'<section><h2>Curves</h2><div class="charts">{figures}</div></section>'
+
+
+def _tables(run: Run) -> str:
+    parts = []
+    if run.config:
+        parts.append(_section("Configuration", _config_tables(run.config)))
+    if run.environment:
+        parts.append(_section("Environment", [("", run.environment)]))
+    return "".join(parts)
+
+
+def _config_tables(config: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The configuration by groups: the run's own fields, then one table a nested group."""
+    own = {key: value for key, value in config.items() if not isinstance(value, dict)}
+    groups: list[tuple[str, Mapping[str, Any]]] = [("Run", own)]
+    for key, value in config.items():
+        if isinstance(value, dict):
+            groups.append((_GROUPS.get(key, key), _flat(value)))
+    return groups
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _section(title: str, tables: list[tuple[str, Mapping[str, Any]]]) -> str:
+    cards = "".join(
+        f'<div class="card">{f"<h3>{escape(name)}</h3>" if name else ""}<table>{_rows(values)}'
+        "</table></div>"
+        for name, values in tables
+    )
+    return f'<section><h2>{escape(title)}</h2><div class="tables">{cards}</div></section>'
+
+
+def _rows(values: Mapping[str, Any]) -> str:
+    return "".join(
+        f"<tr><td>{escape(str(key))}</td><td>{escape(_plain(value))}</td></tr>"
+        for key, value in values.items()
+    )
+
+
+def _plain(value: Any) -> str:
+    if value is None or value in ("", []):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
+
+
+def _footer() -> str:
+    now = datetime.now(timezone.utc).astimezone().strftime("%Y-%m-%d %H:%M %Z")
+    try:
+        version = importlib.metadata.version("realness")
+    except importlib.metadata.PackageNotFoundError:
+        version = "(not installed)"
+    return f"<footer>Written {escape(now)} by realness {escape(version)}</footer>"

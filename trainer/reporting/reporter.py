@@ -1,0 +1,135 @@
+"""What the training loop talks to: one object behind which all reporting happens."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from realness.trainer.reporting.files import FaultLog, remove_staged
+from realness.trainer.reporting.grid import SAMPLES_FOLDER, write_grid
+from realness.trainer.reporting.html import write_report
+from realness.trainer.reporting.progress import ProgressLine
+from realness.trainer.reporting.stats import STATS_FILE, StatsLog
+from realness.trainer.reporting.tensorboard import TENSORBOARD_FOLDER, EventLog
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WARNING_STYLE = "bold red"
+
+
+class Reporter:
+    """Progress line, stats.jsonl, TensorBoard events, sample grids and report.html of one run.
+
+    Rank 0 gets an enabled one; the others a disabled one, whose methods do nothing at all. Once
+    training runs, a full disk never ends it: what fails is named once and tried again later.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        total_images: int,
+        start_images: int = 0,
+        enabled: bool = True,
+        console: Console | None = None,
+    ) -> None:
+        """Open the logs of `run_dir` (made if need be) for a run that goes on at `start_images`.
+
+        Records past `start_images`, left by a killed run, are removed. Raises OSError where the
+        folder cannot be written: better now than after the first hour.
+        """
+        self.enabled = enabled
+        if not enabled:
+            return
+        self._run_dir = run_dir
+        self._samples = run_dir / SAMPLES_FOLDER
+        self._samples.mkdir(parents=True, exist_ok=True)
+        remove_staged(self._samples)
+        self._progress = ProgressLine(total_images, console)
+        self._faults = FaultLog(self.warn)
+        self._images = start_images
+        self._stats = StatsLog(run_dir / STATS_FILE, start_images)
+        self._events = self._open_events(start_images)
+        if start_images and self._stats.num_dropped:
+            self.message(
+                f"{STATS_FILE}: removed {self._stats.num_dropped} lines logged after the checkpoint"
+            )
+
+    def _open_events(self, start_images: int) -> EventLog | None:
+        try:
+            return EventLog(self._run_dir / TENSORBOARD_FOLDER, start_images)
+        except ImportError as error:
+            self.warn(f"WARNING: no TensorBoard events: {error}. `pip install tensorboard` helps.")
+            return None
+
+    def log(self, record: Mapping[str, float]) -> None:
+        """Show and store one interval's numbers; the key `images` (images seen) is required.
+
+        Known keys are named in `progress.fields`, `tensorboard.tag` and `panels.PANELS`; others are
+        stored and plotted under their own name. Numbers that are not finite are stored as null.
+        """
+        if not self.enabled:
+            return
+        self._images = int(record["images"])
+        with self._faults.hold(STATS_FILE, "the records wait in memory."):
+            self._stats.append(record)
+        # Where stats.jsonl has just failed, so would the events: they share a disk.
+        if self._events is not None and not self._faults.broken(STATS_FILE):
+            remedy = f"they will have a gap ({STATS_FILE} has not)."
+            with self._faults.hold("TensorBoard events", remedy):
+                self._events.append(record)
+        self._progress.update(record)
+
+    def save_grid(self, images: Tensor, name: str, *, images_seen: int | None = None) -> None:
+        """Write `samples/NAME.png` from images [B, 3, H, W] in [-1, 1].
+
+        Names that differ only in a trailing number (`ema-000512`) are one series in the report,
+        ordered by `images_seen`, which defaults to the `images` of the last record.
+        """
+        if not self.enabled:
+            return
+        seen = self._images if images_seen is None else images_seen
+        with self._faults.hold("sample grids", "this one is lost, the next is tried."):
+            write_grid(images, self._samples / f"{name}.png", seen)
+
+    def message(self, text: str) -> None:
+        """Print a line above the progress line."""
+        if self.enabled:
+            self._progress.message(text)
+
+    def warn(self, text: str) -> None:
+        """Print a line above the progress line so that it cannot be missed."""
+        if self.enabled:
+            self._progress.message(text, WARNING_STYLE)
+
+    def write_report(self) -> Path | None:
+        """Write `report.html`; returns its path, or None where that failed (with a warning)."""
+        if not self.enabled:
+            return None
+        path = None
+        with self._faults.hold("report.html", "it is tried again with the next one."):
+            try:
+                path = write_report(self._run_dir)
+            except OSError:
+                raise
+            except Exception:
+                # A page about the run is a by-product: no fault in it is worth the run.
+                self.warn(f"WARNING: report.html was not written:\n{traceback.format_exc()}")
+        return path
+
+    def close(self) -> None:
+        """Finish the progress line and close the logs; further calls do nothing."""
+        if not self.enabled:
+            return
+        self._progress.close()
+        with self._faults.hold(STATS_FILE, "its last records are lost."):
+            self._stats.close()
+        if self._events is not None:
+            with self._faults.hold("TensorBoard events", "the last ones are lost."):
+                self._events.close()
+        self.enabled = False

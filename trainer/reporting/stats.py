@@ -1,0 +1,125 @@
+"""`stats.jsonl`: one JSON object a line, safe against kills, resumes and full disks."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from realness.trainer.reporting.files import atomic_writer
+
+STATS_FILE = "stats.jsonl"
+MAX_PENDING_LINES = 100_000
+
+Record = dict[str, Any]
+
+
+def read_stats(path: Path) -> list[Record]:
+    """The records of a stats file, oldest first; empty where there is no file.
+
+    Lines that are not a JSON object (the torn end of a killed run) are left out. Numbers that were
+    not finite come back as None.
+    """
+    if not path.exists():
+        return []
+    with open(path, "rb") as file:
+        return [record for _, record in _lines(file) if record is not None]
+
+
+def cut_back(path: Path, start_images: int) -> int:
+    """Keep only the records with `images` <= `start_images`; returns how many lines were dropped.
+
+    A run that was killed has logged past the checkpoint it resumes from: those lines, and a torn
+    last one, would otherwise appear twice or spoil the file. The file is replaced atomically.
+    """
+    if not path.exists():
+        return 0
+    with open(path, "rb") as file:
+        lines = list(_lines(file))
+    kept = [line for line, record in lines if _belongs(line, record, start_images)]
+    if len(kept) < len(lines):
+        with atomic_writer(path) as out:
+            out.writelines(kept)
+    return len(lines) - len(kept)
+
+
+def _belongs(line: bytes, record: Record | None, start_images: int) -> bool:
+    if record is None or not line.endswith(b"\n"):
+        return False
+    images = record.get("images")
+    return isinstance(images, (int, float)) and images <= start_images
+
+
+def _lines(file: Any) -> Iterator[tuple[bytes, Record | None]]:
+    for line in file:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        yield line, record if isinstance(record, dict) else None
+
+
+def encode(record: Mapping[str, float]) -> bytes:
+    """One line of the file. JSON has no NaN or infinity: such numbers are written as null.
+
+    Integers stay integers; 0-d tensors and numpy scalars are accepted.
+    """
+    plain: Record = {}
+    for key, value in record.items():
+        number = value if isinstance(value, (int, float)) else float(value)
+        plain[key] = number if math.isfinite(number) else None
+    return json.dumps(plain).encode() + b"\n"
+
+
+class StatsLog:
+    """Appends records to a stats file. A record that cannot be written waits in memory.
+
+    Every write goes straight to the operating system, so a SIGKILL loses nothing. After a failed
+    write the file is first cut back to its last whole line, then everything pending is tried again.
+    """
+
+    def __init__(self, path: Path, start_images: int = 0) -> None:
+        """Open `path` for a run that starts, or resumes, at `start_images`."""
+        self.path = path
+        self.num_dropped = cut_back(path, start_images)
+        # Unbuffered: a buffer would write its failed bytes a second time when it is flushed.
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115
+        self._size = self._file.seek(0, os.SEEK_END)
+        self._torn = False
+        self._pending: list[bytes] = []
+
+    def append(self, record: Mapping[str, float]) -> None:
+        """Write one record and what was pending.
+
+        Raises OSError where the disk takes no more; the record is kept (up to MAX_PENDING_LINES,
+        then the oldest go) and tried again at the next call.
+        """
+        self._pending.append(encode(record))
+        del self._pending[:-MAX_PENDING_LINES]
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what is pending. Raises OSError where the disk takes no more."""
+        if not self._pending:
+            return
+        if self._torn:
+            self._file.truncate(self._size)
+        data = b"".join(self._pending)
+        written = 0
+        self._torn = True
+        while written < len(data):
+            # A nearly full disk takes a part and says so only at the next write.
+            written += self._file.write(data[written:]) or 0
+        self._torn = False
+        self._size += written
+        self._pending.clear()
+
+    def close(self) -> None:
+        """Close the file, trying a last time to write what is pending (may raise OSError)."""
+        try:
+            self.flush()
+        finally:
+            self._file.close()

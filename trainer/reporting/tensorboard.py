@@ -1,0 +1,77 @@
+"""TensorBoard events under `tensorboard/` in the run folder; the step axis counts images."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+TENSORBOARD_FOLDER = "tensorboard"
+RETRY_SECONDS = 60.0
+
+# TensorBoard shows tags that share a prefix in one section.
+_TAGS = {
+    "loss_d": "loss/D",
+    "loss_g": "loss/G",
+    "score_real": "score/real",
+    "score_fake": "score/fake",
+    "r1": "penalty/R1",
+    "lr_d": "learning_rate/D",
+    "lr_g": "learning_rate/G",
+    "img_per_s": "speed/img_per_s",
+    "data_wait_percent": "speed/data_wait_percent",
+    "memory_gib": "memory/host_gib",
+    "gpu_memory_gib": "memory/gpu_gib",
+}
+# The step axis itself, and what only the progress line needs.
+_LEFT_OUT = {"images", "kimg", "eta_s"}
+
+
+def tag(key: str) -> str:
+    """TensorBoard's name of a record's key: `loss_d` -> `loss/D`, unknown keys under `other/`."""
+    if key in _TAGS:
+        return _TAGS[key]
+    return f"gradient/{key}" if key.startswith("grad_norm") else f"other/{key}"
+
+
+class EventLog:
+    """Writes each record's numbers as scalars.
+
+    TensorBoard's writer does not survive a failed write, so after an OSError it is dropped and a
+    new one opened, at most once in RETRY_SECONDS; the records in between are missing here.
+    """
+
+    def __init__(self, folder: Path, start_images: int = 0) -> None:
+        """Raises ImportError where tensorboard is not installed, OSError where nothing fits."""
+        self._folder = folder
+        self._failed_at = -math.inf
+        # Hides what a killed run logged past the checkpoint that this one resumes from.
+        self._writer: Any = self._open(purge_step=start_images + 1 if start_images else None)
+
+    def _open(self, purge_step: int | None) -> Any:
+        from torch.utils.tensorboard import SummaryWriter  # seconds to import: only when needed
+
+        return SummaryWriter(str(self._folder), purge_step=purge_step, flush_secs=30)
+
+    def append(self, record: Mapping[str, float]) -> None:
+        """Add one record at step `record["images"]`. Raises OSError where the disk is full."""
+        if self._writer is None:
+            if time.monotonic() - self._failed_at < RETRY_SECONDS:
+                raise OSError(None, "still waiting before the next attempt")
+            self._failed_at = time.monotonic()
+            self._writer = self._open(purge_step=None)
+        try:
+            for key, value in record.items():
+                if key not in _LEFT_OUT:
+                    self._writer.add_scalar(tag(key), value, int(record["images"]))
+        except OSError:
+            self._writer, self._failed_at = None, time.monotonic()
+            raise
+
+    def close(self) -> None:
+        """Write what is queued and close. Raises OSError where the disk is full."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
