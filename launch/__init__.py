@@ -1,1 +1,1 @@
-"""Commands: each module is a script and calls into `realness.trainer` and `realness.data_pipeline`."""
+"""Commands: each module is a script over `realness.trainer` and `realness.data_pipeline`."""

@@ -111,7 +111,7 @@ class AnchorConfig:
     """The virtual ground truths A1 (real) and A0 (fake) of RealnessGAN (ICLR 2020, section 2.2)."""
 
     anchors: Literal["skewnorm", "histogram"] = "skewnorm"
-    """Skew-normals binned on [-1, 1] (the paper), or a new 1,000-draw histogram a step (its code)."""
+    """Skew-normals binned on [-1, 1] (the paper), or 1,000-draw histograms (its code)."""
     skew_real: float = 5.0
     """Skewness parameter of A1."""
     skew_fake: float = -5.0
@@ -248,7 +248,7 @@ class TrainConfig:
     num_samples: int = _any_time(32)
     """Images in a sample grid."""
     checkpoint_kimg: float = _any_time(50.0)
-    """Write a checkpoint every so many thousand images (also at the end and on SIGTERM, SIGUSR1)."""
+    """Write a checkpoint every so many thousand images (and at the end, and on SIGTERM)."""
     keep_checkpoints: int = _any_time(3)
     """Checkpoints that are kept."""
     accept_config_change: bool = _any_time(False)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+Result = TypeVar("Result")
 
 
 def rank() -> int:
@@ -62,3 +67,41 @@ def global_moments(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
     means, variances = table.unbind(1)
     merged = means.mean(0)
     return merged, (variances + (means - merged).square()).mean(0)
+
+
+def together(action: Callable[[], Result], *, failure: type[Exception], what: str = "") -> Result:
+    """Run `action` on every rank and return this rank's result; collective.
+
+    When it raises on any rank, `failure` is raised on every rank, with each different message once:
+    so no rank is left waiting in the next collective.
+    """
+    result: Result | None = None
+    problem, caught = "", None
+    try:
+        result = action()
+    except Exception as error:
+        problem, caught = str(error) or repr(error), error
+    problems: dict[str, list[int]] = {}
+    for number, message in enumerate(gather(problem)):
+        if message:
+            problems.setdefault(message, []).append(number)
+    if problems:
+        raise failure(what + _describe(problems)) from caught
+    return cast(Result, result)
+
+
+def _describe(problems: dict[str, list[int]]) -> str:
+    if all(len(ranks) == world_size() for ranks in problems.values()):
+        return next(iter(problems))
+    return "; ".join(
+        f"rank {', '.join(map(str, ranks))}: {problem}" for problem, ranks in problems.items()
+    )
+
+
+def gather(value: Any) -> list[Any]:
+    """`value` of every rank, in rank order, on every rank (small Python objects)."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values

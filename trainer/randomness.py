@@ -43,7 +43,7 @@ class Draws:
     seed: int
     stream: Stream
     index: Tensor
-    impl: str = "auto"
+    impl: kernels.Impl = "auto"
 
     def normal(self, purpose: Purpose, dim: int) -> Tensor:
         """Standard normal draws, [B, dim] float32 on `index`'s device."""
@@ -59,7 +59,7 @@ def batch_draws(
     *,
     rank: int = 0,
     device: torch.device | str = "cpu",
-    impl: str = "auto",
+    impl: kernels.Impl = "auto",
 ) -> Draws:
     """Draws for this rank's rows of the global batch whose first sample has index `first`."""
     start = first + rank * local_batch

@@ -1,0 +1,84 @@
+"""Train a GAN: `deepspeed launch/train_ffhq.py --data FFHQ --run-dir runs/ffhq`.
+
+Works under `deepspeed`, under `torchrun`, and as plain `python` with one process. To resume a run,
+give the same command again. Exit codes: 0 done, 1 failed, 2 wrong input, 75 stopped by SIGTERM,
+SIGUSR1 or Ctrl-C after writing a checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+
+from realness.launch.presets import DEFAULT, PRESETS, preset
+from realness.trainer.config import ConfigError, TrainConfig
+from realness.trainer.exit_codes import EXIT_USAGE
+
+
+@dataclass(frozen=True)
+class Command:
+    """The configuration, and what to do with it."""
+
+    config: TrainConfig = field(default_factory=TrainConfig)
+    dry_run: bool = False
+    """Build everything, print what would run and what it needs, and stop."""
+
+
+def parse(arguments: Sequence[str]) -> Command:
+    """Read the command line over the preset that it names.
+
+    Raises ConfigError for values that cannot be run; exits with code 2 on unknown flags.
+    """
+    # The DeepSpeed launcher appends --local_rank=N, which LOCAL_RANK says too.
+    own = [item for item in arguments if not item.startswith("--local_rank")]
+    default = Command(config=preset(_preset_name(own)))
+    description = f"{__doc__}\nPresets: {', '.join(PRESETS)}."
+    return tyro.cli(
+        Annotated[Command, tyro.conf.arg(name="")],
+        args=own,
+        default=default,
+        description=description,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+
+
+def _preset_name(arguments: Sequence[str]) -> str:
+    for position, item in enumerate(arguments):
+        name, separator, value = item.partition("=")
+        if name == "--preset":
+            following = arguments[position + 1 : position + 2]
+            return value if separator else "".join(following)
+    return DEFAULT
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; returns the process's exit code."""
+    leader = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(
+        level=logging.INFO if leader else logging.WARNING,
+        format="%(asctime)s %(name)s: %(message)s",
+        datefmt="%H:%M:%S",
+    )
+    try:
+        command = parse(arguments)
+        if command.dry_run:
+            from realness.trainer.dry_run import dry_run
+
+            return dry_run(command.config)
+        from realness.trainer.loop import train
+
+        return train(command.config)
+    except ConfigError as error:
+        if leader:
+            print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,43 @@
+"""The exponential moving average of the generator, which is what one samples from."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from realness.trainer.distributed import rank, world_size
+from realness.trainer.fragments import Fragment, replicated, share_of
+
+
+class Ema:
+    """A float32 copy of a network that follows it with a half-life stated in images.
+
+    Weights and floating-point buffers (the running statistics of batch normalisation) are averaged
+    alike, so that the statistics belong to the averaged weights. `module` is in evaluation mode.
+    """
+
+    def __init__(self, module: nn.Module, halflife_images: float) -> None:
+        self.module = copy.deepcopy(module).float().eval().requires_grad_(False)
+        self._halflife_images = halflife_images
+
+    @torch.no_grad()
+    def update(self, source: nn.Module, num_images: int) -> None:
+        """Move towards `source` by the share that `num_images` are worth."""
+        weight = 1 - 0.5 ** (num_images / self._halflife_images)
+        mine, theirs = self.module.state_dict(), source.state_dict()
+        averaged = [name for name, value in mine.items() if value.is_floating_point()]
+        torch._foreach_lerp_(
+            [mine[name] for name in averaged], [theirs[name] for name in averaged], weight
+        )
+        for name in mine.keys() - set(averaged):
+            mine[name].copy_(theirs[name])
+
+    def state(self) -> list[Fragment]:
+        """The average, which every rank holds whole."""
+        return replicated("EMA.model", self.module.state_dict())
+
+    def owned_state(self) -> list[Fragment]:
+        """The share of the average that this rank writes into a checkpoint."""
+        return [share_of(item, rank(), world_size()) for item in self.state()]

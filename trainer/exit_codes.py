@@ -1,0 +1,6 @@
+"""How a training process ends, for schedulers to read."""
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2  # wrong input: the same command fails again
+EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: stopped on request, the same command resumes

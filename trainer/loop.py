@@ -1,0 +1,196 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from realness.data_pipeline import Catalog, ImageStream, check_images, open_catalog
+from realness.trainer import checkpoint
+from realness.trainer.averages import Averages
+from realness.trainer.config import ConfigError, TrainConfig
+from realness.trainer.distributed import gather, rank, together, world_size
+from realness.trainer.engine import pick_device, start_process_group, stop_process_group
+from realness.trainer.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_STOPPED
+from realness.trainer.gan import Gan, build_gan
+from realness.trainer.pace import Pace
+from realness.trainer.process import StopRequest
+from realness.trainer.randomness import Purpose, Stream, batch_draws
+from realness.trainer.reporting import Reporter, write_environment
+from realness.trainer.run_folder import check_free_space, open_run_folder, write_config
+from realness.trainer.schedule import is_due, lr_factor
+from realness.trainer.step import train_d, train_g
+
+log = logging.getLogger("realness.trainer")
+
+
+@dataclass
+class Run:
+    """One process's view of a run. `images` counts images seen by all ranks."""
+
+    config: TrainConfig
+    folder: Path
+    catalog: Catalog
+    gan: Gan
+    reporter: Reporter
+    images: int
+
+    def stream(self, stream: Stream, updates: int) -> ImageStream:
+        """Real images for `updates` updates an iteration, from where the run stands."""
+        data = self.config.data
+        return ImageStream(
+            self.catalog,
+            resolution=data.resolution,
+            global_batch=self.config.batch_size,
+            rank=rank(),
+            world_size=world_size(),
+            seed=self.config.seed,
+            purpose=int(stream),
+            mirror=data.mirror,
+            first_sample=self.images * updates,
+            decoder=data.decoder,
+            device=self.gan.device,
+            num_threads=data.decode_threads,
+            max_bad_images=data.max_bad_images,
+        )
+
+
+def train(config: TrainConfig) -> int:
+    """Train, or go on training, until `total_kimg` or a request to stop. Returns the exit code.
+
+    Raises ConfigError, on every rank, for what cannot be run.
+    """
+    device = pick_device(config.engine.device)
+    start_process_group(device)
+    stop = StopRequest()
+    try:
+        torch.backends.cuda.matmul.allow_tf32 = config.engine.tf32
+        torch.backends.cudnn.allow_tf32 = config.engine.tf32
+        folder, catalog = together(lambda: _check(config), failure=ConfigError)
+        gan = build_gan(config, device)
+        with ExitStack() as cleanup:
+            cleanup.callback(gan.close)
+            images = _restore(config, folder, catalog, gan)
+            reporter = Reporter(
+                folder, total_images=config.num_images, start_images=images, enabled=rank() == 0
+            )
+            cleanup.callback(reporter.close)
+            return _iterate(Run(config, folder, catalog, gan, reporter, images), stop)
+    finally:
+        stop_process_group()
+
+
+def _check(config: TrainConfig) -> tuple[Path, Catalog]:
+    """Everything that can be wrong with the input, before anything is built."""
+    config.check_ranks(world_size())
+    folder = open_run_folder(config)
+    catalog = open_catalog(config.data.data)
+    check_images(catalog, config.data.resolution, max_bad_images=config.data.max_bad_images)
+    return folder, catalog
+
+
+def _restore(config: TrainConfig, folder: Path, catalog: Catalog, gan: Gan) -> int:
+    """Take up the newest good checkpoint, if any; returns the images seen so far."""
+    owned = sum(item.data.numel() * item.data.element_size() for item in gan.owned_state())
+    size = sum(gather(owned))
+    together(lambda: check_free_space(folder, size, config.keep_checkpoints), failure=ConfigError)
+    position = checkpoint.restore(folder / "checkpoints", gan.target_state(), log.warning)
+    if position is None:
+        log.info("starting a new run in %s", folder)
+    else:
+        gan.finish_loading(position.num_updates)
+        log.info("going on at %.1f kimg", position.images / 1000)
+        if position.data_digest != catalog.digest and not config.accept_config_change:
+            raise ConfigError(
+                f"--data={config.data.data} is another set of images than the one this run was "
+                "trained on; give that one, or --accept-config-change to go on with this one"
+            )
+    if rank() == 0:
+        write_config(folder, config)
+        write_environment(folder, num_ranks=world_size())
+    return position.images if position else 0
+
+
+def _iterate(run: Run, stop: StopRequest) -> int:
+    config, gan, optimizer = run.config, run.gan, run.config.optimizer
+    averages = Averages()
+    with ExitStack() as cleanup:
+        real_d = cleanup.enter_context(run.stream(Stream.D_REAL, optimizer.k_d))
+        streams = [real_d]
+        real_g = None
+        if gan.objective.needs_real_in_g_step:
+            real_g = cleanup.enter_context(run.stream(Stream.G_REAL, optimizer.k_g))
+            streams.append(real_g)
+        pace = Pace(streams)
+        saved, stopping = True, False
+        while run.images < config.num_images and not stopping:
+            gan.set_lr_factor(lr_factor(config, run.images))
+            for update in range(optimizer.k_d):
+                first = run.images * optimizer.k_d + update * config.batch_size
+                averages.add(train_d(gan, next(real_d), first))
+            for update in range(optimizer.k_g):
+                first = run.images * optimizer.k_g + update * config.batch_size
+                averages.add(train_g(gan, next(real_g) if real_g else None, first))
+            gan.ema.update(gan.g.module, config.batch_size)
+            run.images += config.batch_size
+            pace.add(config.batch_size)
+
+            stopping = stop.poll()
+            last = stopping or run.images >= config.num_images
+            if last or is_due(config.log_kimg, run.images, config.batch_size):
+                means = averages.read()
+                run.reporter.log(
+                    {
+                        "images": run.images,
+                        "kimg": run.images / 1000,
+                        **pace.read(config.num_images - run.images),
+                        **means,
+                        "lr_g": gan.g.lr,
+                        "lr_d": gan.d.lr,
+                    }
+                )
+            if last or is_due(config.sample_kimg, run.images, config.batch_size):
+                save_samples(run)
+            if last or is_due(config.checkpoint_kimg, run.images, config.batch_size):
+                saved = save_checkpoint(run)
+        stop.settle()
+    if not saved:
+        return EXIT_FAILED
+    if run.images < config.num_images:
+        run.reporter.message(
+            f"stopped ({stop.reason or 'asked by another rank'}); the same command resumes"
+        )
+        return EXIT_STOPPED
+    return EXIT_OK
+
+
+def save_checkpoint(run: Run) -> bool:
+    """Write a checkpoint; a failure (a full disk, say) is loud and leaves the last one in place."""
+    position = checkpoint.Position(run.images, run.gan.num_updates(), run.catalog.digest)
+    try:
+        checkpoint.save(
+            run.folder / "checkpoints",
+            run.gan.owned_state(),
+            position,
+            keep=run.config.keep_checkpoints,
+        )
+    except checkpoint.CheckpointError as error:
+        run.reporter.warn(f"NO CHECKPOINT at {run.images / 1000:.1f} kimg: {error}")
+        return False
+    return True
+
+
+@torch.no_grad()
+def save_samples(run: Run) -> None:
+    """Write a grid of the moving average's images for the run's fixed latents."""
+    if rank() != 0:
+        return
+    count, module = run.config.num_samples, run.gan.ema.module
+    draws = batch_draws(run.config.seed, Stream.SHOWN, 0, count, device=run.gan.device)
+    latents = draws.normal(Purpose.LATENT, run.config.g.z_dim)
+    images = torch.cat([module(part).cpu() for part in latents.split(run.gan.local_batch)])
+    run.reporter.save_grid(images, f"{run.images:012d}")

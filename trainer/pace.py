@@ -1,0 +1,50 @@
+"""How fast a run goes and what it waits for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import psutil
+import torch
+
+from realness.data_pipeline import ImageStream
+
+
+class Pace:
+    """Throughput, data waits and memory, measured from one `read` to the next."""
+
+    def __init__(self, streams: Sequence[ImageStream]) -> None:
+        self._streams = streams
+        self._process = psutil.Process()
+        self._started = self._last = time.monotonic()
+        self._images = 0
+        self._waited = 0.0
+
+    def add(self, num_images: int) -> None:
+        """Count images that were trained on."""
+        self._images += num_images
+
+    def read(self, images_left: int) -> dict[str, float]:
+        """This interval's numbers under the names that the reports use.
+
+        img_per_s; eta_s; elapsed_s since the start of this process; data_wait_percent: share of the
+        time in which the steps stood waiting for images; memory_gib of this process, and
+        gpu_memory_gib at its peak; bad_images replaced so far.
+        """
+        now = time.monotonic()
+        waited = sum(stream.wait_seconds for stream in self._streams)
+        seconds = max(now - self._last, 1e-9)
+        rate = self._images / seconds
+        record = {
+            "img_per_s": rate,
+            "eta_s": images_left / rate if rate else 0.0,
+            "elapsed_s": now - self._started,
+            "data_wait_percent": 100 * (waited - self._waited) / seconds,
+            "memory_gib": self._process.memory_info().rss / 2**30,
+            "bad_images": sum(stream.num_bad_images for stream in self._streams),
+        }
+        if torch.cuda.is_available():
+            record["gpu_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        self._last, self._waited, self._images = now, waited, 0
+        return record

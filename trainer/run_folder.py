@@ -1,0 +1,93 @@
+"""A run's folder: is it usable, and does it belong to this configuration?"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from realness.trainer.config import (
+    ConfigError,
+    TrainConfig,
+    from_dict,
+    to_json,
+    trajectory_differences,
+)
+from realness.trainer.reporting.files import write_text
+
+PROBE_BYTES = 1 << 20
+
+
+def open_run_folder(config: TrainConfig) -> Path:
+    """Create the run's folder, or check that it holds a run of this configuration.
+
+    Raises ConfigError for a missing --run-dir, a folder that cannot be written, a full disk, or a
+    folder with another configuration (naming each difference and its flag).
+    """
+    if not config.run_dir:
+        raise ConfigError("--run-dir is missing: name the folder that this run is kept in")
+    folder = Path(config.run_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _probe(folder)
+    except OSError as error:
+        raise ConfigError(f"--run-dir={folder} cannot be written: {error.strerror}") from error
+    recorded = folder / "config.json"
+    if recorded.exists():
+        _check_same_run(config, read_config(folder))
+    return folder
+
+
+def read_config(folder: Path) -> TrainConfig:
+    """The configuration in a run folder. Raises ConfigError when it is missing or unreadable."""
+    path = folder / "config.json"
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} is no readable configuration: {error}") from error
+    return from_dict(TrainConfig, values)
+
+
+def write_config(folder: Path, config: TrainConfig) -> None:
+    """Record the configuration that the run goes on with."""
+    write_text(folder / "config.json", to_json(config))
+
+
+def check_free_space(folder: Path, checkpoint_bytes: int, keep: int) -> None:
+    """Raise ConfigError unless the disk can take the next checkpoint beside the one it replaces.
+
+    checkpoint_bytes: size of one checkpoint; keep: checkpoints that are kept.
+    """
+    existing = sum(1 for path in folder.glob("checkpoints/[0-9]*") if path.is_dir())
+    wanted = checkpoint_bytes * max(1, keep + 1 - existing)
+    free = shutil.disk_usage(folder).free
+    if free < wanted:
+        raise ConfigError(
+            f"the disk of --run-dir={folder} has {free / 2**30:.1f} GiB free, but the checkpoints "
+            f"of this run still need {wanted / 2**30:.1f} GiB ({checkpoint_bytes / 2**30:.2f} GiB "
+            "each); free some space, lower --keep-checkpoints, or use another disk"
+        )
+
+
+def _probe(folder: Path) -> None:
+    """Write and remove a small file: free space as reported says nothing about quotas."""
+    probe = folder / f".probe-{os.getpid()}"
+    try:
+        with probe.open("wb") as file:
+            file.write(bytes(PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _check_same_run(config: TrainConfig, started: TrainConfig) -> None:
+    differences = trajectory_differences(started, config)
+    if differences and not config.accept_config_change:
+        listed = "\n  ".join(differences)
+        raise ConfigError(
+            f"{config.run_dir} holds a run with another configuration:\n  {listed}\n"
+            "give the run's values to go on with it, --accept-config-change to go on with these, "
+            "or another --run-dir to start a new run"
+        )

@@ -1,0 +1,30 @@
+"""Schedules, all as functions of images seen."""
+
+from __future__ import annotations
+
+import math
+
+from realness.trainer.config import TrainConfig
+
+
+def lr_factor(config: TrainConfig, images: int) -> float:
+    """What the learning rates are multiplied by after `images` images: warm-up times decay."""
+    schedule = config.optimizer
+    warmup = schedule.lr_warmup_kimg * 1000
+    # The first update must not have rate 0, so the ramp counts the batch under way.
+    ramp = min(1.0, (images + config.batch_size) / warmup) if warmup else 1.0
+    if schedule.lr_decay == "none":
+        return ramp
+    start, end = schedule.lr_decay_start_kimg * 1000, config.num_images
+    progress = min(1.0, max(0.0, (images - start) / max(1.0, end - start)))
+    if schedule.lr_decay == "linear":
+        left = 1 - progress
+    else:
+        left = (1 + math.cos(math.pi * progress)) / 2
+    return ramp * (schedule.lr_final + (1 - schedule.lr_final) * left)
+
+
+def is_due(interval_kimg: float, images: int, batch_size: int) -> bool:
+    """Whether the batch that ended at `images` completed another `interval_kimg` kimg."""
+    interval = interval_kimg * 1000
+    return math.floor(images / interval) > math.floor((images - batch_size) / interval)
