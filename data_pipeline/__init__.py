@@ -1,1 +1,36 @@
-"""Images from any collection."""
+"""The data path: any image collection to batches on the device, every sample once an epoch.
+
+A source opens as a Catalog; the order and the flips are pure functions of (seed, purpose, sample
+number); decoders only decode. PyTorch is loaded with ImageStream, not before, so that the
+commands which need no training stay quick.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from realness.data_pipeline.catalog import Catalog
+from realness.data_pipeline.check import DEFAULT_MAX_BAD_IMAGES, check_images
+from realness.data_pipeline.errors import BadImage, DataError
+from realness.data_pipeline.sources import open_catalog
+
+if TYPE_CHECKING:
+    from realness.data_pipeline.stream import ImageStream
+
+__all__ = [
+    "DEFAULT_MAX_BAD_IMAGES",
+    "BadImage",
+    "Catalog",
+    "DataError",
+    "ImageStream",
+    "check_images",
+    "open_catalog",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ImageStream":
+        from realness.data_pipeline.stream import ImageStream
+
+        return ImageStream
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,158 @@
+"""A catalog: any source seen as a numbered list of images, each a span of bytes in some file."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from realness.data_pipeline.errors import BadImage
+
+logger = logging.getLogger("realness.data")
+
+
+class NameTable:
+    """A list of names held as one UTF-8 block and its end offsets: about 30 bytes a name."""
+
+    def __init__(self, blob: bytes | np.ndarray, ends: npt.NDArray[np.integer]) -> None:
+        self.blob = blob
+        self.ends = ends
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> NameTable:
+        parts = [name.encode("utf-8", "surrogateescape") for name in names]
+        ends = np.cumsum(np.fromiter(map(len, parts), np.int64, len(parts)), dtype=np.int64)
+        return cls(b"".join(parts), ends)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> str:
+        start = int(self.ends[index - 1]) if index else 0
+        return bytes(self.blob[start : int(self.ends[index])]).decode("utf-8", "surrogateescape")
+
+
+class Reader(Protocol):
+    """Gives the bytes of entry i. Raises BadImage where they cannot be had. Thread-safe."""
+
+    def read(self, index: int, limit: int | None = None) -> bytes:
+        """All bytes of the entry, or its first `limit`."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class RawLayout:
+    """Entries that are bare uint8 pixels: their shape, (3, R, R) in the order C, H, W."""
+
+    shape: tuple[int, int, int]
+
+    @property
+    def num_bytes(self) -> int:
+        return self.shape[0] * self.shape[1] * self.shape[2]
+
+
+@dataclass
+class Catalog:
+    """Images 0 .. len - 1 of a source, read at random and from any thread.
+
+    source: where it was opened. kind: "folder", "zip", "tar", "packed", ... names, lengths
+    (bytes), crc32 (of the bytes; None where the source keeps none), labels (int, -1 for none).
+    raw: set when entries are pixels rather than encoded images. resolution: set when the source
+    promises one (a prepared set). refused: entries left out on opening, as (name, reason).
+    """
+
+    source: str
+    kind: str
+    names: NameTable
+    lengths: npt.NDArray[np.integer]
+    reader: Reader
+    crc32: npt.NDArray[np.integer] | None = None
+    labels: npt.NDArray[np.integer] | None = None
+    raw: RawLayout | None = None
+    resolution: int | None = None
+    refused: list[tuple[str, str]] = field(default_factory=list)
+    _bad: dict[int, str] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _digest: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, index: int) -> str:
+        """The entry's name inside its source."""
+        return self.names[index]
+
+    def label(self, index: int) -> int | None:
+        """The entry's class, or None when it has none."""
+        if self.labels is None or self.labels[index] < 0:
+            return None
+        return int(self.labels[index])
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes: the largest label + 1, or 0 without labels."""
+        return 0 if self.labels is None or not len(self) else int(self.labels.max()) + 1
+
+    def read(self, index: int) -> bytes:
+        """The entry's bytes, whole. Raises BadImage where they are missing or fail their CRC."""
+        data = self.reader.read(index)
+        if self.crc32 is not None and zlib.crc32(data) != int(self.crc32[index]):
+            raise BadImage("its bytes do not match the CRC-32 in the index (damaged or replaced)")
+        return data
+
+    def read_head(self, index: int, limit: int) -> bytes:
+        """The entry's first `limit` bytes, unchecked."""
+        return self.reader.read(index, limit)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) over names, lengths and, where there are any, CRCs and labels."""
+        if self._digest is None:
+            self._digest = content_digest(self.names, self.lengths, self.crc32, self.labels)
+        return self._digest
+
+    def report_bad(self, index: int, reason: str) -> None:
+        """Logs a bad image by name, once a process however often it is met."""
+        with self._lock:
+            known = index in self._bad
+            self._bad.setdefault(index, reason)
+        if not known:
+            logger.warning("bad image %s: %s", self.name(index), reason)
+
+    def known_bad(self, index: int) -> str | None:
+        """Why the image was reported bad before, or None."""
+        return self._bad.get(index)
+
+    def close(self) -> None:
+        """Closes the files it holds open."""
+        self.reader.close()
+
+
+def content_digest(
+    names: NameTable,
+    lengths: npt.NDArray[np.integer],
+    crc32: npt.NDArray[np.integer] | None,
+    labels: npt.NDArray[np.integer] | None,
+) -> str:
+    """The digest of a catalog's contents; see Catalog.digest."""
+    state = hashlib.sha256(f"realness catalog, {len(names)} images\n".encode())
+    state.update(bytes(names.blob))
+    columns: list[tuple[npt.NDArray[np.integer] | None, type]] = [
+        (names.ends, np.int64),
+        (lengths, np.int64),
+        (crc32, np.uint32),
+        (labels, np.int32),
+    ]
+    for column, dtype in columns:
+        if column is not None:
+            state.update(np.ascontiguousarray(column, dtype).tobytes())
+    return state.hexdigest()

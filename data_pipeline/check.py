@@ -1,0 +1,136 @@
+"""Looks at every image's header before training starts."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from realness.data_pipeline.catalog import Catalog
+from realness.data_pipeline.errors import BadImage, DataError
+from realness.data_pipeline.headers import HeaderIncomplete, read_header
+
+logger = logging.getLogger("realness.data")
+DEFAULT_MAX_BAD_IMAGES = 100
+# More strays than this share are no accident but a set of mixed sizes.
+_MAX_STRAY_SHARE = 0.01
+_FIRST_READ_BYTES = 4096
+_PIECE = 256
+
+Size = tuple[int, int]
+
+
+def check_images(
+    catalog: Catalog,
+    resolution: int,
+    *,
+    max_bad_images: int = DEFAULT_MAX_BAD_IMAGES,
+    num_threads: int = 8,
+) -> None:
+    """Reads every header (not the pixels) and raises DataError unless the set can be trained on.
+
+    Raises DataError when images have another resolution or mixed sizes, or when more than
+    max_bad_images cannot be used. Fewer are logged by name; a stream replaces them. Images that
+    prepare validated are not read again.
+    """
+    if catalog.resolution is not None:
+        if catalog.resolution != resolution:
+            raise DataError(_wrong_resolution(catalog, f"{catalog.resolution}", resolution))
+        return
+    sizes: Counter[Size] = Counter()
+    bad: list[tuple[int, str]] = []
+    strays: list[tuple[int, Size]] = []
+    for index, result in _inspect(catalog, num_threads):
+        if isinstance(result, str):
+            bad.append((index, result))
+            continue
+        sizes[result] += 1
+        if result != (resolution, resolution):
+            strays.append((index, result))
+    _check_sizes(catalog, resolution, sizes, len(strays), max_bad_images, bad)
+    bad += [(index, f"is {w}x{h}, not {resolution}x{resolution}") for index, (w, h) in strays]
+    for index, reason in sorted(bad):
+        catalog.report_bad(index, reason)
+    if catalog.refused:
+        name, reason = catalog.refused[0]
+        logger.warning(
+            "%d entries of %s are left out, the first being %s: %s",
+            len(catalog.refused), catalog.source, name, reason,
+        )  # fmt: skip
+
+
+def _check_sizes(
+    catalog: Catalog,
+    resolution: int,
+    sizes: Counter[Size],
+    num_strays: int,
+    max_bad_images: int,
+    bad: list[tuple[int, str]],
+) -> None:
+    remedy = _prepare_command(catalog, resolution)
+    num_good = sizes[resolution, resolution]
+    if len(sizes) == 1 and not num_good:
+        width, height = next(iter(sizes))
+        raise DataError(_wrong_resolution(catalog, f"{width}x{height}", resolution))
+    if num_strays > min(max_bad_images, _MAX_STRAY_SHARE * len(catalog)):
+        counts = ", ".join(f"{n} of {w}x{h}" for (w, h), n in sizes.most_common(5))
+        more = f" and {len(sizes) - 5} other sizes" if len(sizes) > 5 else ""
+        raise DataError(
+            f"the images in {catalog.source} have mixed sizes ({counts}{more}), training wants "
+            f"resolution={resolution}; {remedy}"
+        )
+    num_bad = len(bad) + num_strays
+    if num_bad > max_bad_images or not num_good:
+        index, reason = bad[0]
+        raise DataError(
+            f"{num_bad} of the {len(catalog)} images in {catalog.source} cannot be trained on "
+            f"(max_bad_images={max_bad_images}), the first being {catalog.name(index)}: {reason}; "
+            f"{remedy}"
+        )
+
+
+def _wrong_resolution(catalog: Catalog, found: str, wanted: int) -> str:
+    return (
+        f"the images in {catalog.source} have resolution {found}, training wants "
+        f"resolution={wanted}; {_prepare_command(catalog, wanted)}"
+    )
+
+
+def _prepare_command(catalog: Catalog, resolution: int) -> str:
+    return (
+        f"run `python launch/prepare.py {catalog.source} OUT --resolution {resolution}` "
+        "and train on OUT"
+    )
+
+
+def _inspect(catalog: Catalog, num_threads: int) -> Iterator[tuple[int, Size | str]]:
+    """(index, size or what is wrong) for every image."""
+    starts = range(0, len(catalog), _PIECE)
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="realness-check") as pool:
+        yield from (
+            found
+            for piece in pool.map(lambda start: _inspect_piece(catalog, start), starts)
+            for found in piece
+        )
+
+
+def _inspect_piece(catalog: Catalog, start: int) -> list[tuple[int, Size | str]]:
+    stop = min(start + _PIECE, len(catalog))
+    return [(index, _inspect_one(catalog, index)) for index in range(start, stop)]
+
+
+def _inspect_one(catalog: Catalog, index: int) -> Size | str:
+    limit = _FIRST_READ_BYTES
+    try:
+        while True:
+            data = catalog.read_head(index, limit)
+            try:
+                header = read_header(data)
+                return header.width, header.height
+            except HeaderIncomplete as error:
+                if len(data) < limit:
+                    raise BadImage(f"truncated inside its header ({len(data)} bytes)") from error
+                limit = max(2 * limit, error.needed)
+    except BadImage as error:
+        return str(error)

@@ -1,0 +1,11 @@
+"""The two errors of the data path."""
+
+from __future__ import annotations
+
+
+class DataError(ValueError):
+    """The data set cannot be used as it is; the message names the value and the remedy."""
+
+
+class BadImage(ValueError):
+    """One image cannot be used; the message says why. A stream replaces such an image."""

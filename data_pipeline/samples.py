@@ -1,0 +1,112 @@
+"""From sample numbers to image bytes: the order, and a substitute where an image is bad."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from realness.data_pipeline.catalog import Catalog
+from realness.data_pipeline.errors import BadImage, DataError
+from realness.data_pipeline.order import mirror_flags, sample_indices, substitute_index
+
+T = TypeVar("T")
+_MAX_ATTEMPTS = 1000
+
+
+@dataclass
+class BatchPlan:
+    """One rank's rows of a global batch.
+
+    samples: int64 [b], numbers k in the stream; indices: int64 [b], the images shown (a
+    substitute's where one steps in); mirror: bool [b].
+    """
+
+    samples: npt.NDArray[np.int64]
+    indices: npt.NDArray[np.int64]
+    mirror: npt.NDArray[np.bool_]
+
+
+class SampleReader:
+    """Plans batches and loads their samples, replacing bad images. Thread-safe."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        *,
+        resolution: int,
+        seed: int,
+        purpose: int,
+        mirror: bool,
+        max_bad_images: int,
+    ) -> None:
+        self.catalog = catalog
+        self.resolution = resolution
+        self._seed, self._purpose, self._mirror = seed, purpose, mirror
+        self._max_bad_images = max_bad_images
+        self._bad: set[int] = set()
+        self._lock = threading.Lock()
+
+    @property
+    def num_bad_images(self) -> int:
+        """Distinct bad images met so far."""
+        return len(self._bad)
+
+    def plan(self, first: int, count: int) -> BatchPlan:
+        """The plan for samples first .. first + count - 1."""
+        samples = np.arange(first, first + count, dtype=np.int64)
+        seeds = {"seed": self._seed, "purpose": self._purpose}
+        if self._mirror:
+            mirror = mirror_flags(samples, **seeds)
+        else:
+            mirror = np.zeros(count, bool)
+        return BatchPlan(samples, sample_indices(samples, len(self.catalog), **seeds), mirror)
+
+    def load(self, plan: BatchPlan, row: int, use: Callable[[bytes], T]) -> T:
+        """`use(bytes)` of the row's image, or of its first good substitute.
+
+        `use` raises BadImage to refuse an image. plan.indices[row] becomes the image used. The
+        substitutes of sample k follow from (seed, purpose, k) alone. Raises DataError when more
+        than max_bad_images distinct images are bad.
+        """
+        sample, index = int(plan.samples[row]), int(plan.indices[row])
+        for attempt in range(1, _MAX_ATTEMPTS + 1):
+            if index not in self._bad:
+                try:
+                    result = use(self.catalog.read(index))
+                except BadImage as error:
+                    self._note_bad(index, str(error))
+                else:
+                    plan.indices[row] = index
+                    return result
+            index = substitute_index(
+                sample, attempt, len(self.catalog), seed=self._seed, purpose=self._purpose
+            )
+        raise DataError(
+            f"no good image found for sample {sample} in {_MAX_ATTEMPTS} attempts: "
+            f"{self.num_bad_images} of the {len(self.catalog)} images in {self.catalog.source} "
+            f"are bad; {self._remedy()}"
+        )
+
+    def _note_bad(self, index: int, reason: str) -> None:
+        with self._lock:
+            self._bad.add(index)
+            num_bad = len(self._bad)
+        self.catalog.report_bad(index, reason)
+        if num_bad > self._max_bad_images:
+            raise DataError(
+                f"{num_bad} of the {len(self.catalog)} images in {self.catalog.source} are bad, "
+                f"more than max_bad_images={self._max_bad_images}; the last one is "
+                f"{self.catalog.name(index)}: {reason}. {self._remedy()}"
+            )
+
+    def _remedy(self) -> str:
+        return (
+            f"Run `python launch/prepare.py {self.catalog.source} OUT --resolution "
+            f"{self.resolution}`, which converts what it can and lists the rest in rejects.csv, "
+            "or raise max_bad_images"
+        )

@@ -1,0 +1,74 @@
+"""Opens any image collection as one Catalog: folder, zip, tar shards, prepared shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from realness.data_pipeline.catalog import Catalog
+from realness.data_pipeline.errors import DataError
+from realness.data_pipeline.sources.folder import open_folder
+from realness.data_pipeline.sources.packed import is_packed, open_packed
+from realness.data_pipeline.sources.tar import open_tars
+from realness.data_pipeline.sources.zip import open_zip
+
+__all__ = ["open_catalog"]
+
+
+def open_catalog(source: str | Path) -> Catalog:
+    """Opens a source of images without reading the images.
+
+    source: a folder (searched recursively), a zip (StyleGAN's dataset.zip layout too), a tar
+    shard or a folder of *.tar shards (WebDataset's too), or what `launch/prepare.py` wrote.
+    Entries keep one order for the same contents: sorted by name, in tar shards as stored.
+
+    Raises DataError where there is nothing to open, no image in it, or its index is damaged.
+    """
+    path = Path(source).expanduser()
+    if not path.exists():
+        nearest = next((p for p in path.absolute().parents if p.exists()), Path("/"))
+        raise DataError(
+            f"data source {str(source)!r} does not exist (the nearest path that does is "
+            f"{str(nearest)!r}); give a folder of images, a zip or tar shards"
+        )
+    try:
+        catalog = _open(path)
+    except PermissionError as error:
+        raise DataError(
+            f"data source {str(source)!r} cannot be read: no permission for {error.filename!r}"
+        ) from error
+    if len(catalog) == 0:
+        raise DataError(_explain_empty(catalog))
+    return catalog
+
+
+def _open(path: Path) -> Catalog:
+    if path.is_dir():
+        if is_packed(path):
+            return open_packed(path)
+        shards = sorted(p for p in path.iterdir() if p.suffix == ".tar")
+        return open_tars(path, shards) if shards else open_folder(path)
+    if path.suffix == ".zip":
+        return open_zip(path)
+    if path.suffix == ".tar":
+        return open_tars(path, [path])
+    if path.suffixes[-2:-1] == [".tar"] or path.suffix == ".tgz":
+        raise DataError(
+            f"{path} is a compressed tar, which cannot be read at random; "
+            "unpack it, or store the tar uncompressed (images gain nothing from it)"
+        )
+    raise DataError(
+        f"{path} is no known data source; give a folder of images, a .zip or .tar shards"
+    )
+
+
+def _explain_empty(catalog: Catalog) -> str:
+    if catalog.refused:
+        name, reason = catalog.refused[0]
+        return (
+            f"no images in {catalog.source}: {len(catalog.refused)} entries were refused, "
+            f"the first being {name!r}: {reason}"
+        )
+    return (
+        f"no images in {catalog.source}: it holds no file named .jpg, .jpeg or .png "
+        "(nor .webp, .bmp, .gif, .tif, .ppm, .pgm for launch/prepare.py)"
+    )

@@ -1,0 +1,132 @@
+"""What the sources share: which names are images, which are safe, and reading spans of files."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import numpy.typing as npt
+
+from realness.data_pipeline.errors import BadImage, DataError
+
+TRAINABLE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+IMAGE_SUFFIXES = TRAINABLE_SUFFIXES | {
+    ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pnm",
+}  # fmt: skip
+
+# No encoded photograph comes near it; more is a decompression bomb or a wrong file.
+MAX_ENTRY_BYTES = 512 * 1024**2
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a name's suffix says image, and it is no hidden file (macOS leaves ._x.jpg)."""
+    path = PurePosixPath(name)
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def unsafe_name(name: str) -> str | None:
+    """Why a name in an archive is refused, or None where it is fine."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or (len(name) > 1 and name[1] == ":"):
+        return "its name is an absolute path"
+    if ".." in path.parts:
+        return "its name climbs out of the archive ('..')"
+    if "\x00" in name:
+        return "its name holds a NUL byte"
+    return None
+
+
+def unsafe_size(num_bytes: int) -> str | None:
+    """Why an entry of this many bytes (unpacked) is refused, or None where it is fine."""
+    if num_bytes > MAX_ENTRY_BYTES:
+        return f"it unpacks to {num_bytes:,} bytes, more than the {MAX_ENTRY_BYTES:,} allowed"
+    return None
+
+
+class SpanReader:
+    """Entries that are spans (offset, length) of a few files, read with pread.
+
+    pread rather than mmap: a file cut short under a mapping kills the process (SIGBUS), and
+    mapped pages count as the process's memory.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        file_ids: npt.NDArray[np.integer],
+        offsets: npt.NDArray[np.integer],
+        lengths: npt.NDArray[np.integer],
+    ) -> None:
+        self._files = list(files)
+        self._file_ids, self._offsets, self._lengths = file_ids, offsets, lengths
+        self._descriptors: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    def read(self, index: int, limit: int | None = None) -> bytes:
+        length = int(self._lengths[index])
+        return self.read_span(int(self._file_ids[index]), int(self._offsets[index]), length, limit)
+
+    def read_span(self, file_id: int, offset: int, length: int, limit: int | None = None) -> bytes:
+        """`length` bytes at `offset` of a file, or the first `limit` of them."""
+        wanted = length if limit is None else min(length, limit)
+        path = self._files[file_id]
+        try:
+            data = os.pread(self._descriptor(file_id), wanted, offset)
+        except OSError as error:
+            raise BadImage(f"{path.name} cannot be read: {error.strerror}") from error
+        if len(data) < wanted:
+            raise BadImage(
+                f"{path.name} is cut short or does not fit its index: the image lies at bytes "
+                f"{offset:,} to {offset + length:,}, the file ends before"
+            )
+        return data
+
+    def _descriptor(self, file_id: int) -> int:
+        descriptor = self._descriptors.get(file_id)
+        if descriptor is None:
+            with self._lock:
+                if file_id not in self._descriptors:
+                    flags = os.O_RDONLY | os.O_CLOEXEC
+                    self._descriptors[file_id] = os.open(self._files[file_id], flags)
+                descriptor = self._descriptors[file_id]
+        return descriptor
+
+    def close(self) -> None:
+        with self._lock:
+            while self._descriptors:
+                os.close(self._descriptors.popitem()[1])
+
+
+def stylegan_labels(
+    text: bytes | None, names: Sequence[str], source: str
+) -> npt.NDArray[np.int32] | None:
+    """Labels from StyleGAN's dataset.json ({"labels": [[name, class], ...] or null}).
+
+    Returns int32 [len(names)], or None where the file has no labels. Raises DataError when it
+    is malformed or does not cover every image.
+    """
+    if text is None:
+        return None
+    try:
+        pairs = json.loads(text).get("labels")
+        if pairs is None:
+            return None
+        by_name = {str(name): int(label) for name, label in pairs}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"dataset.json in {source} is not StyleGAN's "
+            f'{{"labels": [[name, class number], ...]}}: {error}'
+        ) from error
+    missing = [name for name in names if name not in by_name]
+    if missing:
+        raise DataError(
+            f"dataset.json in {source} has no label for {len(missing)} of {len(names)} images, "
+            f"the first being {missing[0]!r}; complete it or remove it"
+        )
+    if min(by_name.values(), default=0) < 0:
+        raise DataError(f"dataset.json in {source} holds a negative class number")
+    return np.array([by_name[name] for name in names], np.int32)

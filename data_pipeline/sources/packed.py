@@ -1,0 +1,107 @@
+"""What `launch/prepare.py` writes: tar shards with an index, and how it is opened again.
+
+manifest.json    settings, counts, the data set's digest (DataError when it does not fit)
+index.npy        one record an image, see INDEX_DTYPE
+names.utf8       the original names, end to end; the index holds their ends
+rejects.csv      every refused file and why
+shard-00000.tar  the images, each a member of its own
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from realness.data_pipeline.catalog import Catalog, NameTable, RawLayout
+from realness.data_pipeline.errors import DataError
+from realness.data_pipeline.sources.common import SpanReader
+
+MANIFEST = "manifest.json"
+INDEX = "index.npy"
+NAMES = "names.utf8"
+REJECTS = "rejects.csv"
+VERSION = 1
+
+# shard number, byte offset and length in it, CRC-32 of those bytes, class (-1: none), end of the
+# image's name in names.utf8
+INDEX_DTYPE = np.dtype(
+    [
+        ("shard", "<u4"),
+        ("crc32", "<u4"),
+        ("offset", "<i8"),
+        ("length", "<i8"),
+        ("label", "<i4"),
+        ("reserved", "<u4"),
+        ("name_end", "<i8"),
+    ]
+)
+
+
+def shard_name(number: int) -> str:
+    """The file name of a shard."""
+    return f"shard-{number:05d}.tar"
+
+
+def is_packed(folder: Path) -> bool:
+    """Whether a folder was written by prepare."""
+    return (folder / MANIFEST).is_file() and (folder / INDEX).is_file()
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest. Raises DataError when it is unreadable or of another version."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        version = manifest["version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder / MANIFEST} is damaged ({error}); prepare it again") from error
+    if version != VERSION:
+        raise DataError(
+            f"{folder} was prepared in format version {version}, this is version {VERSION}; "
+            "prepare it again"
+        )
+    return manifest
+
+
+def open_packed(folder: Path) -> Catalog:
+    """The images of a prepared set, in its order. See open_catalog.
+
+    Shards that are missing or cut short show when an image is read, as bad images.
+    """
+    manifest = read_manifest(folder)
+    try:
+        index = np.load(folder / INDEX, mmap_mode="r", allow_pickle=False)
+        names = np.memmap(folder / NAMES, np.uint8, "r")
+    except (ValueError, OSError) as error:
+        raise DataError(f"the index of {folder} is damaged ({error}); prepare it again") from error
+    if index.dtype != INDEX_DTYPE or len(index) != manifest["num_images"]:
+        raise DataError(
+            f"{folder / INDEX} holds {len(index)} records of {index.dtype}, the manifest says "
+            f"{manifest['num_images']}; prepare it again"
+        )
+    shards = [folder / shard_name(number) for number in range(manifest["num_shards"])]
+    size = manifest["resolution"]
+    catalog = Catalog(
+        source=str(folder),
+        kind="packed",
+        names=NameTable(names, np.ascontiguousarray(index["name_end"])),
+        lengths=np.ascontiguousarray(index["length"]),
+        reader=SpanReader(
+            shards,
+            np.ascontiguousarray(index["shard"]),
+            np.ascontiguousarray(index["offset"]),
+            np.ascontiguousarray(index["length"]),
+        ),
+        crc32=np.ascontiguousarray(index["crc32"]),
+        labels=np.ascontiguousarray(index["label"]) if manifest["num_classes"] else None,
+        raw=RawLayout((3, size, size)) if manifest["format"] == "raw" else None,
+        resolution=size,
+    )
+    if catalog.digest != manifest["digest"]:
+        raise DataError(
+            f"the index of {folder} does not fit its manifest (digest {catalog.digest[:12]} "
+            f"instead of {manifest['digest'][:12]}); prepare it again"
+        )
+    return catalog

@@ -1,0 +1,163 @@
+"""Tar shards (WebDataset's too): the headers are scanned once, images are then read at random.
+
+Formats: POSIX.1-1988 (ustar), GNU long names, and pax headers (POSIX.1-2001) for path and size.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from realness.data_pipeline.catalog import Catalog, NameTable
+from realness.data_pipeline.errors import DataError
+from realness.data_pipeline.sources.common import (
+    SpanReader,
+    is_image_name,
+    unsafe_name,
+    unsafe_size,
+)
+
+_BLOCK = 512
+_MAX_META_BYTES = 1024**2
+
+
+@dataclass(frozen=True)
+class _Member:
+    """One member: where its data lies in the shard, in bytes."""
+
+    name: str
+    offset: int
+    size: int
+    type_flag: bytes
+
+
+def open_tars(source: Path, shards: Sequence[Path]) -> Catalog:
+    """The images in tar shards, in the order they are stored. See open_catalog.
+
+    A sidecar `KEY.cls` beside `KEY.jpg` (WebDataset) gives the label, if every image has one.
+    """
+    names: list[str] = []
+    spans: list[tuple[int, int, int]] = []
+    labels: list[int] = []
+    refused: list[tuple[str, str]] = []
+    for shard_id, shard in enumerate(shards):
+        members = list(_scan(shard))
+        classes = _read_classes(shard, members)
+        for member in members:
+            if not is_image_name(member.name):
+                continue
+            full_name = f"{shard.name}/{member.name}" if len(shards) > 1 else member.name
+            if reason := _refuse(member):
+                refused.append((full_name, reason))
+                continue
+            names.append(full_name)
+            spans.append((shard_id, member.offset, member.size))
+            labels.append(classes.get(_key(member.name), -1))
+    columns = np.array(spans, np.int64).reshape(-1, 3)
+    return Catalog(
+        source=str(source),
+        kind="tar",
+        names=NameTable.of(names),
+        lengths=columns[:, 2],
+        reader=SpanReader(shards, columns[:, 0], columns[:, 1], columns[:, 2]),
+        labels=np.array(labels, np.int32) if labels and min(labels) >= 0 else None,
+        refused=refused,
+    )
+
+
+def _refuse(member: _Member) -> str | None:
+    if member.type_flag in (b"1", b"2"):
+        return "it is a link"
+    if member.type_flag not in (b"0", b"\x00", b"7"):
+        return f"it is no regular file (tar type {member.type_flag!r})"
+    return unsafe_name(member.name) or unsafe_size(member.size)
+
+
+def _key(name: str) -> str:
+    """WebDataset's sample key: the path up to the first dot of the file name."""
+    folder, _, file = name.rpartition("/")
+    return f"{folder}/{file.split('.', 1)[0]}"
+
+
+def _read_classes(shard: Path, members: Sequence[_Member]) -> dict[str, int]:
+    """Labels by sample key, from the shard's .cls members."""
+    classes: dict[str, int] = {}
+    with shard.open("rb") as file:
+        for member in members:
+            if not member.name.endswith(".cls") or member.size > 20:
+                continue
+            text = os.pread(file.fileno(), member.size, member.offset)
+            if text.strip().isdigit():
+                classes[_key(member.name)] = int(text)
+    return classes
+
+
+def _scan(shard: Path) -> Iterator[_Member]:
+    """Every member of a shard. A shard cut short ends with its last member that has a header."""
+    with shard.open("rb") as file:
+        descriptor = file.fileno()
+        size_on_disk = os.fstat(descriptor).st_size
+        offset, long_name, pax = 0, None, {}
+        while offset + _BLOCK <= size_on_disk:
+            header = os.pread(descriptor, _BLOCK, offset)
+            if header[:1] == b"\x00" and not any(header):
+                return
+            name, size, type_flag = _parse_header(header, shard, offset)
+            size = int(pax.get("size", size))
+            data_offset = offset + _BLOCK
+            offset = data_offset + -(-size // _BLOCK) * _BLOCK
+            if type_flag in (b"L", b"x", b"g", b"K"):
+                meta = _read_meta(descriptor, shard, data_offset, size)
+                if type_flag == b"L":
+                    long_name = meta.rstrip(b"\x00").decode("utf-8", "surrogateescape")
+                elif type_flag == b"x":
+                    pax = _parse_pax(meta)
+                continue
+            name = pax.get("path", long_name or name)
+            yield _Member(name, data_offset, size, type_flag)
+            long_name, pax = None, {}
+
+
+def _parse_header(header: bytes, shard: Path, offset: int) -> tuple[str, int, bytes]:
+    checksum = sum(header) - sum(header[148:156]) + 8 * 32
+    try:
+        stated = int(header[148:156].strip(b"\x00 ") or b"0", 8)
+        if header[124] & 0x80:  # GNU's base-256 sizes, above 8 GiB
+            size = int.from_bytes(header[125:136], "big")
+        else:
+            size = int(header[124:136].strip(b"\x00 ") or b"0", 8)
+    except ValueError:
+        stated, size = -1, 0
+    if stated != checksum:
+        raise DataError(
+            f"{shard} is no tar, or a damaged one: the header at byte {offset:,} has a wrong "
+            "checksum; make or fetch the shard again"
+        )
+    name = header[:100].split(b"\x00", 1)[0]
+    if header[257:263] == b"ustar\x00":
+        prefix = header[345:500].split(b"\x00", 1)[0]
+        name = prefix + b"/" + name if prefix else name
+    return name.decode("utf-8", "surrogateescape"), size, header[156:157]
+
+
+def _read_meta(descriptor: int, shard: Path, offset: int, size: int) -> bytes:
+    if size > _MAX_META_BYTES:
+        raise DataError(f"{shard} has an extended header of {size:,} bytes; it is refused")
+    return os.pread(descriptor, size, offset)
+
+
+def _parse_pax(data: bytes) -> dict[str, str]:
+    """Records "LENGTH KEY=VALUE\\n" of a pax header."""
+    records: dict[str, str] = {}
+    while data:
+        digits, _, _ = data.partition(b" ")
+        if not digits.isdigit() or not 0 < int(digits) <= len(data):
+            break
+        record, data = data[len(digits) + 1 : int(digits) - 1], data[int(digits) :]
+        key, _, value = record.partition(b"=")
+        records[key.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
+    return records

@@ -1,0 +1,196 @@
+"""The stream of real images that a training step consumes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from types import TracebackType
+from typing import Literal, Protocol
+
+import torch
+
+from realness.data_pipeline.catalog import Catalog
+from realness.data_pipeline.errors import DataError
+from realness.data_pipeline.samples import BatchPlan, SampleReader
+from realness.data_pipeline.threads import ThreadDecoder
+
+logger = logging.getLogger("realness.data")
+DecoderName = Literal["auto", "dali", "threads"]
+
+
+class Decoder(Protocol):
+    """Turns plans into batches, in order."""
+
+    name: str
+
+    def submit(self, plan: BatchPlan) -> None: ...
+
+    def receive(self) -> tuple[torch.Tensor, BatchPlan]: ...
+
+    def close(self) -> None: ...
+
+
+class ImageStream:
+    """An endless iterator over one rank's share of each global batch.
+
+    Yields uint8 [global_batch // world_size, 3, R, R], contiguous (NCHW), on `device`. Sample k,
+    counted over all ranks, is image permutation(seed, purpose, k // n)(k % n), flipped left-right
+    for half of all k if `mirror`; rank r takes rows r * b .. (r + 1) * b - 1 of each global
+    batch. The stream starts at sample `first_sample` and keeps no other state, so resuming is
+    opening it there.
+
+    catalog: what open_catalog gave; it must hold 8-bit RGB JPEG or PNG images (or raw pixels) of
+    resolution x resolution. purpose: keeps streams of one seed apart. prefetch: batches in the
+    making besides the one handed out. max_bad_images: how many distinct images may be bad (named,
+    replaced) before the stream raises DataError.
+
+    Raises ValueError for arguments that do not fit together and DataError for the data.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        *,
+        resolution: int,
+        global_batch: int,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int,
+        purpose: int,
+        mirror: bool,
+        first_sample: int = 0,
+        decoder: DecoderName = "auto",
+        device: torch.device | str = "cpu",
+        num_threads: int = 2,
+        prefetch: int = 2,
+        max_bad_images: int = 100,
+    ) -> None:
+        _check_arguments(global_batch, rank, world_size, first_sample, num_threads, prefetch)
+        if catalog.raw is not None and catalog.raw.shape != (3, resolution, resolution):
+            raise DataError(
+                f"{catalog.source} holds raw images of shape {catalog.raw.shape}, training wants "
+                f"resolution={resolution}; prepare it again with --resolution {resolution}"
+            )
+        self._reader = SampleReader(
+            catalog,
+            resolution=resolution,
+            seed=seed,
+            purpose=purpose,
+            mirror=mirror,
+            max_bad_images=max_bad_images,
+        )
+        self._global_batch = global_batch
+        self._local_batch = global_batch // world_size
+        self._rank_offset = rank * self._local_batch
+        self._position = self._next_first = first_sample
+        self._wait_seconds = 0.0
+        self._plan: BatchPlan | None = None
+        self._closed = False
+        self._device = torch.device(device)
+        self._decoder = self._make_decoder(decoder, num_threads)
+        for _ in range(prefetch):
+            self._submit()
+
+    def __iter__(self) -> ImageStream:
+        return self
+
+    def __next__(self) -> torch.Tensor:
+        if self._closed:
+            raise ValueError("the image stream is closed; open a new one at its position")
+        started = time.perf_counter()
+        self._submit()
+        images, self._plan = self._decoder.receive()
+        self._wait_seconds += time.perf_counter() - started
+        self._position += self._global_batch
+        return images
+
+    @property
+    def position(self) -> int:
+        """Samples handed out so far, counted over all ranks: the next first_sample."""
+        return self._position
+
+    @property
+    def wait_seconds(self) -> float:
+        """Time the consumer has spent waiting for batches, in seconds, since the start."""
+        return self._wait_seconds
+
+    @property
+    def num_bad_images(self) -> int:
+        """Distinct bad images that this rank's stream has met."""
+        return self._reader.num_bad_images
+
+    @property
+    def decoder_name(self) -> str:
+        """Which decoder runs: "threads", "dali-cpu" or "dali-mixed"."""
+        return self._decoder.name
+
+    @property
+    def indices(self) -> torch.Tensor:
+        """Catalog indices of the batch handed out last: int64 [b], substitutes included."""
+        if self._plan is None:
+            raise ValueError("no batch has been handed out yet")
+        return torch.from_numpy(self._plan.indices.copy())
+
+    @property
+    def labels(self) -> torch.Tensor | None:
+        """One-hot classes of the batch handed out last: float32 [b, num_classes] on the device.
+
+        None where the catalog has no labels.
+        """
+        labels = self._reader.catalog.labels
+        if labels is None or self._plan is None:
+            return None
+        classes = torch.from_numpy(labels[self._plan.indices].astype("int64"))
+        one_hot = torch.nn.functional.one_hot(classes, self._reader.catalog.num_classes)
+        return one_hot.float().to(self._device)
+
+    def close(self) -> None:
+        """Ends the decoder's threads. The catalog stays open; closing twice is fine."""
+        if not self._closed:
+            self._closed = True
+            self._decoder.close()
+
+    def __enter__(self) -> ImageStream:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _submit(self) -> None:
+        plan = self._reader.plan(self._next_first + self._rank_offset, self._local_batch)
+        self._next_first += self._global_batch
+        self._decoder.submit(plan)
+
+    def _make_decoder(self, wanted: DecoderName, num_threads: int) -> Decoder:
+        if wanted not in ("auto", "dali", "threads"):
+            raise ValueError(f"decoder={wanted!r} is unknown; use 'auto', 'dali' or 'threads'")
+        if wanted == "dali":
+            raise ValueError("decoder='dali' cannot run in this version; use 'auto' or 'threads'")
+        return ThreadDecoder(self._reader, device=self._device, num_threads=num_threads)
+
+
+def _check_arguments(
+    global_batch: int,
+    rank: int,
+    world_size: int,
+    first_sample: int,
+    num_threads: int,
+    prefetch: int,
+) -> None:
+    if world_size < 1 or not 0 <= rank < world_size:
+        raise ValueError(f"rank={rank} is not one of world_size={world_size} ranks")
+    if global_batch < 1 or global_batch % world_size:
+        nearest = max(1, -(-global_batch // world_size)) * world_size
+        raise ValueError(
+            f"global_batch={global_batch} is not divisible by world_size={world_size}; "
+            f"use {nearest}"
+        )
+    if first_sample < 0:
+        raise ValueError(f"first_sample={first_sample} must not be negative")
+    if num_threads < 1 or prefetch < 1:
+        raise ValueError(f"num_threads={num_threads} and prefetch={prefetch} must be at least 1")

@@ -1,0 +1,68 @@
+"""Small real image files for the data tests, made with Pillow."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def picture(seed: int, size: int | tuple[int, int] = 32) -> Image.Image:
+    """A smooth coloured RGB picture, different for each seed. size: pixels, or (width, height)."""
+    width, height = (size, size) if isinstance(size, int) else size
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)
+    return Image.fromarray(coarse, "RGB").resize((width, height), Image.Resampling.BICUBIC)
+
+
+def encoded(image: Image.Image, image_format: str = "JPEG", **options: object) -> bytes:
+    """An image file's bytes."""
+    buffer = io.BytesIO()
+    image.save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def image_files(count: int, size: int = 32, image_format: str = "JPEG") -> dict[str, bytes]:
+    """`count` named image files; names sort in the order of their seeds."""
+    suffix = {"JPEG": "jpg", "PNG": "png"}[image_format]
+    return {
+        f"{seed % 3}/img{seed:05d}.{suffix}": encoded(picture(seed, size), image_format)
+        for seed in range(count)
+    }
+
+
+def write_folder(root: Path, files: dict[str, bytes]) -> Path:
+    for name, data in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return root
+
+
+def write_zip(
+    path: Path,
+    files: dict[str, bytes],
+    *,
+    compression: int = zipfile.ZIP_STORED,
+    labels: list[list[object]] | None = None,
+) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+        if labels is not None:
+            archive.writestr("dataset.json", json.dumps({"labels": labels}))
+    return path
+
+
+def write_tar(path: Path, files: dict[str, bytes], tar_format: int = tarfile.PAX_FORMAT) -> Path:
+    with tarfile.open(path, "w", format=tar_format) as archive:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path

@@ -1,0 +1,268 @@
+"""Catalogs: folder, zip and tar shards hold the same images; bad sources get clear errors."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data_images import encoded, image_files, picture, write_folder, write_tar, write_zip
+
+from realness.data_pipeline import BadImage, Catalog, DataError, check_images, open_catalog
+
+TAR_FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
+
+
+def contents(catalog: Catalog) -> dict[str, bytes]:
+    return {catalog.name(i): bytes(catalog.read(i)) for i in range(len(catalog))}
+
+
+def test_folder_is_read_recursively_and_sorted(tmp_path: Path) -> None:
+    files = image_files(7)
+    write_folder(tmp_path, files | {"notes.txt": b"x", "0/.hidden.jpg": b"x", "0/._img.jpg": b"x"})
+    catalog = open_catalog(tmp_path)
+    assert contents(catalog) == files
+    assert [catalog.name(i) for i in range(len(catalog))] == sorted(files)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_zip_gives_the_same_images(tmp_path: Path, compression: int) -> None:
+    files = image_files(7)
+    catalog = open_catalog(write_zip(tmp_path / "set.zip", files, compression=compression))
+    assert contents(catalog) == files
+    for i in range(len(catalog)):
+        assert catalog.read_head(i, 64) == files[catalog.name(i)][:64]
+
+
+@pytest.mark.parametrize("tar_format", TAR_FORMATS.values(), ids=TAR_FORMATS.keys())
+def test_tar_gives_the_same_images(tmp_path: Path, tar_format: int) -> None:
+    deep = "/".join(["a long folder name"] * 8) + "/über 写真.png"
+    files = image_files(5) | {deep: encoded(picture(9), "PNG")}
+    catalog = open_catalog(write_tar(tmp_path / "set.tar", files, tar_format))
+    assert contents(catalog) == files
+    assert [catalog.name(i) for i in range(len(catalog))] == list(files)
+
+
+def test_folder_of_tar_shards_is_one_catalog(tmp_path: Path) -> None:
+    files = list(image_files(6).items())
+    write_tar(tmp_path / "b.tar", dict(files[3:]))
+    write_tar(tmp_path / "a.tar", dict(files[:3]))
+    catalog = open_catalog(tmp_path)
+    expected = [f"a.tar/{n}" for n, _ in files[:3]] + [f"b.tar/{n}" for n, _ in files[3:]]
+    assert [catalog.name(i) for i in range(len(catalog))] == expected
+    assert [catalog.read(i) for i in range(6)] == [data for _, data in files]
+
+
+def test_digest_follows_contents(tmp_path: Path) -> None:
+    files = image_files(4)
+    digests = [
+        open_catalog(write_folder(tmp_path / "a", files)).digest,
+        open_catalog(write_folder(tmp_path / "b", files)).digest,
+        open_catalog(write_folder(tmp_path / "c", image_files(5))).digest,
+        open_catalog(write_folder(tmp_path / "d", {f"x{n}": d for n, d in files.items()})).digest,
+    ]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
+
+
+def test_stylegan_labels(tmp_path: Path) -> None:
+    files = image_files(6)
+    labels: list[list[object]] = [[name, i % 3] for i, name in enumerate(files)]
+    catalog = open_catalog(write_zip(tmp_path / "dataset.zip", files, labels=labels))
+    assert {catalog.name(i): catalog.label(i) for i in range(6)} == {str(n): c for n, c in labels}
+    assert catalog.num_classes == 3
+    without = open_catalog(write_folder(tmp_path / "folder", files))
+    assert without.label(0) is None
+    assert without.num_classes == 0
+
+
+def test_incomplete_labels_are_refused(tmp_path: Path) -> None:
+    files = image_files(3)
+    path = write_zip(tmp_path / "d.zip", files, labels=[[next(iter(files)), 0]])
+    with pytest.raises(DataError, match="no label for 2 of 3 images"):
+        open_catalog(path)
+
+
+def test_webdataset_classes(tmp_path: Path) -> None:
+    jpeg = encoded(picture(0))
+    files = {"a/0.jpg": jpeg, "a/0.cls": b"2", "a/1.jpg": jpeg, "a/1.cls": b"0\n"}
+    catalog = open_catalog(write_tar(tmp_path / "set.tar", files))
+    assert [catalog.label(i) for i in range(2)] == [2, 0]
+
+
+def test_opening_70000_images_is_quick_and_small(tmp_path: Path) -> None:
+    tiny = encoded(picture(0, 2), "PNG")
+    path = tmp_path / "big.tar"
+    block = tiny + bytes(-len(tiny) % 512)
+    with path.open("wb") as file:
+        for i in range(70_000):
+            info = tarfile.TarInfo(f"{i // 1000:05d}/img{i:08d}.png")
+            info.size = len(tiny)
+            file.write(info.tobuf(tarfile.USTAR_FORMAT) + block)
+        file.write(bytes(1024))
+    started = time.process_time()
+    catalog = open_catalog(path)
+    # CPU time rather than the clock: a busy machine must not fail the test.
+    assert time.process_time() - started < 2
+    assert len(catalog) == 70_000
+    held = sum(a.nbytes for a in (catalog.lengths, catalog.names.ends)) + len(catalog.names.blob)
+    assert held < 20 * 1024**2
+    assert catalog.name(69_999) == "00069/img00069999.png"
+
+
+def test_missing_path_names_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"does not exist.*{tmp_path.name}'"):
+        open_catalog(tmp_path / "no" / "such")
+
+
+def test_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no images in"):
+        open_catalog(tmp_path)
+
+
+def test_folder_without_images(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"a.txt": b"words", "b/c.json": b"{}"})
+    with pytest.raises(DataError, match="no images in"):
+        open_catalog(tmp_path)
+
+
+def test_unknown_file(tmp_path: Path) -> None:
+    path = tmp_path / "images.rar"
+    path.write_bytes(b"Rar!")
+    with pytest.raises(DataError, match="no known data source"):
+        open_catalog(path)
+
+
+def test_damaged_archives(tmp_path: Path) -> None:
+    (tmp_path / "x.zip").write_bytes(b"PK\x03\x04 not a zip at all")
+    with pytest.raises(DataError, match="no readable zip"):
+        open_catalog(tmp_path / "x.zip")
+    (tmp_path / "x.tar").write_bytes(b"no tar" * 1000)
+    with pytest.raises(DataError, match="no tar, or a damaged one"):
+        open_catalog(tmp_path / "x.tar")
+    (tmp_path / "x.tar.gz").write_bytes(b"\x1f\x8b")
+    with pytest.raises(DataError, match="compressed tar"):
+        open_catalog(tmp_path / "x.tar.gz")
+
+
+@pytest.mark.parametrize("name", ["../evil.png", "/etc/evil.png", "a/../../evil.png", "C:/x.png"])
+def test_path_traversal_is_refused(tmp_path: Path, name: str) -> None:
+    files = {"good.png": encoded(picture(1), "PNG"), name: encoded(picture(2), "PNG")}
+    for path in (write_zip(tmp_path / "a.zip", files), write_tar(tmp_path / "a.tar", files)):
+        catalog = open_catalog(path)
+        assert list(contents(catalog)) == ["good.png"]
+        assert [refused for refused, _ in catalog.refused] == [name]
+
+
+def test_links_in_archives_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    data = encoded(picture(1))
+    write_tar(path, {"good.jpg": data})
+    with tarfile.open(path, "a") as archive:
+        for name, kind in (("sym.jpg", tarfile.SYMTYPE), ("hard.jpg", tarfile.LNKTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "/etc/passwd"
+            archive.addfile(info)
+    catalog = open_catalog(path)
+    assert list(contents(catalog)) == ["good.jpg"]
+    assert {name for name, _ in catalog.refused} == {"sym.jpg", "hard.jpg"}
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("good.jpg", data)
+        info = zipfile.ZipInfo("sym.jpg")
+        info.create_system, info.external_attr = 3, 0o120777 << 16
+        archive.writestr(info, "/etc/passwd")
+    catalog = open_catalog(tmp_path / "a.zip")
+    assert list(contents(catalog)) == ["good.jpg"]
+    assert [name for name, _ in catalog.refused] == ["sym.jpg"]
+
+
+def test_symlinks_leaving_a_folder_are_refused(tmp_path: Path) -> None:
+    outside = write_folder(tmp_path / "outside", {"secret.jpg": encoded(picture(1))})
+    root = write_folder(tmp_path / "set", {"a/real.jpg": encoded(picture(2))})
+    (root / "leak.jpg").symlink_to(outside / "secret.jpg")
+    (root / "leaks").symlink_to(outside)
+    (root / "loop").symlink_to(root)
+    (root / "inner.jpg").symlink_to(root / "a" / "real.jpg")
+    catalog = open_catalog(root)
+    assert [catalog.name(i) for i in range(len(catalog))] == ["a/real.jpg", "inner.jpg"]
+    assert {name for name, _ in catalog.refused} == {"leak.jpg", "leaks"}
+
+
+def test_zip_bombs_are_refused(tmp_path: Path) -> None:
+    files = {"good.png": encoded(picture(1), "PNG"), "bomb.png": bytes(10_000_000)}
+    catalog = open_catalog(
+        write_zip(tmp_path / "bomb.zip", files, compression=zipfile.ZIP_DEFLATED)
+    )
+    assert list(contents(catalog)) == ["good.png"]
+    assert "zip bomb" in dict(catalog.refused)["bomb.png"]
+
+
+def test_zip_entry_larger_than_declared_is_not_unpacked(tmp_path: Path) -> None:
+    path = write_zip(
+        tmp_path / "lie.zip",
+        {"a.png": os.urandom(3000) + bytes(2000)},
+        compression=zipfile.ZIP_DEFLATED,
+    )
+    data = bytearray(path.read_bytes())
+    directory = data.index(b"PK\x01\x02")
+    data[directory + 24 : directory + 28] = (4000).to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(BadImage, match="4,000 bytes that the zip declares"):
+        open_catalog(path).read(0)
+
+
+def test_overlapping_zip_entries_are_refused(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "o.zip", {"a.png": os.urandom(5000), "b.png": os.urandom(5000)})
+    data = bytearray(path.read_bytes())
+    first, second = data.index(b"PK\x01\x02"), data.rindex(b"PK\x01\x02")
+    for directory in (first, second):
+        for field in (20, 24):
+            start = directory + field
+            data[start : start + 4] = (9000).to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="overlap"):
+        open_catalog(path)
+
+
+class TestCheckImages:
+    def test_good_set_passes(self, tmp_path: Path) -> None:
+        files = image_files(6) | image_files(12, image_format="PNG")
+        check_images(open_catalog(write_folder(tmp_path, files)), 32)
+
+    def test_wrong_resolution_names_both_and_the_command(self, tmp_path: Path) -> None:
+        catalog = open_catalog(write_folder(tmp_path, image_files(3, 16)))
+        with pytest.raises(DataError, match=r"16x16.*resolution=32.*prepare\.py.*--resolution 32"):
+            check_images(catalog, 32)
+
+    def test_mixed_sizes_show_counts(self, tmp_path: Path) -> None:
+        write_folder(tmp_path / "a", image_files(6))
+        write_folder(tmp_path / "b", image_files(2, 16))
+        with pytest.raises(DataError, match=r"mixed sizes \(6 of 32x32, 2 of 16x16\)"):
+            check_images(open_catalog(tmp_path), 32)
+
+    def test_few_bad_are_reported_many_refused(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        files = image_files(10) | {"bad.jpg": b"<html>", "worse.png": b""}
+        catalog = open_catalog(write_folder(tmp_path, files))
+        check_images(catalog, 32, max_bad_images=2)
+        assert sorted(r.getMessage().split(":")[0] for r in caplog.records) == [
+            "bad image bad.jpg",
+            "bad image worse.png",
+        ]
+        with pytest.raises(DataError, match=r"2 of the 12 images.*bad\.jpg.*prepare\.py"):
+            check_images(catalog, 32, max_bad_images=1)
+
+    def test_header_behind_a_long_segment_is_found(self, tmp_path: Path) -> None:
+        data = encoded(picture(0), icc_profile=np.random.default_rng(0).bytes(150_000))
+        check_images(open_catalog(write_folder(tmp_path, {"a.jpg": data})), 32)
+
+
+def test_formats_for_prepare_only_are_refused_by_training(tmp_path: Path) -> None:
+    write_folder(tmp_path, {f"{i}.pgm": encoded(picture(i).convert("L"), "PPM") for i in range(3)})
+    with pytest.raises(DataError, match=r"is a PGM.*prepare\.py"):
+        check_images(open_catalog(tmp_path), 32)
