@@ -18,6 +18,9 @@ MAX_POINTS = 260
 """More records than this are averaged in equal stretches of images."""
 
 _MARKERS_UP_TO = 40
+_TREND_FROM = 60
+_TREND_WIDTH = 0.012
+"""Standard deviation of the trend's Gaussian window, as a share of the axis."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +36,17 @@ class Curve:
     mean: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    last: float | None
+    """The newest finite value of the whole series."""
 
 
 def reduce(series: Series, max_points: int = MAX_POINTS) -> Curve:
     """Average a series in `max_points` equal stretches of x; short series stay as they are."""
     x = np.asarray(series.x, dtype=np.float64)
     y = np.asarray([math.nan if value is None else value for value in series.y], dtype=np.float64)
+    last = next((value for value in reversed(series.y) if value is not None), None)
     if len(x) <= max_points:
-        return Curve(series.label, series.colour, x, y, y, y)
+        return Curve(series.label, series.colour, x, y, y, y, last)
     edges = np.linspace(x[0], x[-1], max_points + 1)
     cell = np.clip(np.searchsorted(edges, x, side="right") - 1, 0, max_points - 1)
     stretches = [np.flatnonzero(cell == index) for index in np.unique(cell)]
@@ -50,28 +56,45 @@ def reduce(series: Series, max_points: int = MAX_POINTS) -> Curve:
         np.array([pick(values) if len(values) else math.nan for values in finite])
         for pick in (np.mean, np.min, np.max)
     )
-    return Curve(series.label, series.colour, centres, mean, low, high)
+    return Curve(series.label, series.colour, centres, mean, low, high, last)
+
+
+def trend(curve: Curve, x_end: float) -> np.ndarray:
+    """The curve's mean under a moving Gaussian window, [n]; NaN where the curve has a gap."""
+    distance = (curve.x[None, :] - curve.x[:, None]) / (_TREND_WIDTH * x_end)
+    there = np.isfinite(curve.mean)
+    weight = np.exp(-0.5 * distance**2) * there
+    smooth = weight @ np.where(there, curve.mean, 0.0) / np.maximum(weight.sum(axis=1), 1e-300)
+    return np.where(there, smooth, math.nan)
 
 
 def value_range(curves: Sequence[Curve], from_zero: bool) -> tuple[float, float]:
     """(bottom, top) of the axis: the curves and a margin.
 
-    A few spikes that would flatten everything else are left out: where the values span more than
-    four times their 2nd to 98th percentile, the axis ends a little beyond those.
+    A few spikes that would flatten everything else are left out, curve by curve: where its values
+    span more than four times their 2nd to 98th percentile, the axis ends a little beyond those.
     """
-    values = np.concatenate([part for curve in curves for part in (curve.low, curve.high)])
-    values = values[np.isfinite(values)]
-    if not len(values):
+    ranges = [span for curve in curves if (span := _span(curve))]
+    if not ranges:
         return 0.0, 1.0
-    low, high = float(values.min()), float(values.max())
-    inner_low, inner_high = (float(v) for v in np.percentile(values, [2, 98]))
-    inner = inner_high - inner_low
-    if inner > 0 and high - low > 4 * inner:
-        low, high = max(low, inner_low - inner / 2), min(high, inner_high + inner / 2)
+    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
     if from_zero:
         low = min(low, 0.0)
     margin = 0.06 * (high - low) or 0.1 * abs(high) or 0.5
     return (low if from_zero and low == 0 else low - margin), high + margin
+
+
+def _span(curve: Curve) -> tuple[float, float] | None:
+    values = np.concatenate([curve.low, curve.high])
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return None
+    low, high = float(values.min()), float(values.max())
+    inner_low, inner_high = (float(v) for v in np.percentile(values, [2, 98]))
+    inner = inner_high - inner_low
+    if inner > 0 and high - low > 4 * inner:
+        return max(low, inner_low - inner / 2), min(high, inner_high + inner / 2)
+    return low, high
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:
@@ -84,14 +107,14 @@ def ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def compact(value: float) -> str:
-    """A number for an axis: 0, 0.25, 500, 12k, 1.5M, 2e-04."""
+    """A number for an axis: 0, 0.25, 500, 12k, 1.5M, 2e-4."""
     size = abs(value)
     if size and size < 1e-3:
-        return f"{value:.0e}"
+        return f"{value:.0e}".replace("e-0", "e-")
     for limit, suffix in ((1e6, "M"), (1e3, "k")):
         if size >= limit:
-            return f"{value / limit:.4g}{suffix}"
-    return f"{round(value, 6):.4g}"
+            return f"{value / limit:.4g}{suffix}".replace("-", "−")
+    return f"{round(value, 6):.4g}".replace("-", "−")
 
 
 def draw(panel: Panel, x_end: float) -> str:
@@ -142,11 +165,11 @@ class _Scale:
 
 def _axes(scale: _Scale) -> str:
     parts = []
-    for value in ticks(scale.low, scale.high, 4):
+    for value in ticks(scale.low, scale.high, 5):
         y = scale.y(value)
         parts.append(f'<path class="rule" d="M{LEFT} {y:.1f}h{scale.width}"/>')
         parts.append(f'<text x="{LEFT - 7}" y="{y + 3.5:.1f}" class="end">{compact(value)}</text>')
-    for value in ticks(0, scale.x_end, 5):
+    for value in ticks(0, scale.x_end, 7):
         x = scale.x(value)
         # The outermost labels would stick out of the drawing.
         place = "start" if x < LEFT + 8 else "end" if x > WIDTH - RIGHT - 16 else "middle"
@@ -161,12 +184,14 @@ def _paths(curve: Curve, scale: _Scale) -> str:
             f'<path class="band {curve.colour}" d="{_band(curve, run, scale)}"/>'
             for run in _runs(curve.mean)
         ]
-    line = "".join(
-        "M" + "L".join(f"{scale.x(curve.x[i]):.1f} {scale.y(curve.mean[i]):.1f}" for i in run)
-        for run in _runs(curve.mean)
-    )
-    parts.append(f'<path class="line {curve.colour}" d="{line}"/>')
     drawn: list[int] = np.flatnonzero(np.isfinite(curve.mean)).tolist()
+    raw = _line(curve.x, curve.mean, scale)
+    if len(drawn) >= _TREND_FROM:
+        parts.append(f'<path class="line raw {curve.colour}" d="{raw}"/>')
+        smooth = _line(curve.x, trend(curve, scale.x_end), scale)
+        parts.append(f'<path class="line {curve.colour}" d="{smooth}"/>')
+    else:
+        parts.append(f'<path class="line {curve.colour}" d="{raw}"/>')
     if len(drawn) <= _MARKERS_UP_TO:
         parts += [
             f'<circle class="{curve.colour}" r="2.2" cx="{scale.x(curve.x[i]):.1f}"'
@@ -174,6 +199,12 @@ def _paths(curve: Curve, scale: _Scale) -> str:
             for i in drawn
         ]
     return "".join(parts)
+
+
+def _line(x: np.ndarray, y: np.ndarray, scale: _Scale) -> str:
+    return "".join(
+        "M" + "L".join(f"{scale.x(x[i]):.1f} {scale.y(y[i]):.1f}" for i in run) for run in _runs(y)
+    )
 
 
 def _runs(values: np.ndarray) -> list[list[int]]:
@@ -200,8 +231,7 @@ def _values_at(x: np.ndarray, curve: Curve) -> list[float | None]:
 def _legend(panel: Panel, curves: Sequence[Curve]) -> str:
     items = []
     for curve in curves:
-        finite = curve.mean[np.isfinite(curve.mean)]
-        last = f"{finite[-1]:.4g}" if len(finite) else "–"
+        last = "–" if curve.last is None else f"{curve.last:.4g}".replace("-", "−")
         items.append(f'<li class="{curve.colour}"><i></i>{escape(curve.label)} <b>{last}</b></li>')
     unit = f"<li>{escape(panel.unit)}</li>" if panel.unit and len(curves) > 1 else ""
     return f'<ul class="legend">{"".join(items)}{unit}</ul>'

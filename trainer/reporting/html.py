@@ -100,7 +100,7 @@ def _tiles(run: Run) -> Iterable[tuple[str, str, str]]:
     yield "Images seen", f"{run.images:,}", share
     rates = run.values("img_per_s")
     if rates:
-        yield "Throughput", f"{median(rates):.4g} img/s", f"{rates[-1]:.4g} in the last interval"
+        yield "Throughput", f"{median(rates):.4g} img/s", f"now {rates[-1]:.4g}"
     elapsed, eta = run.latest("elapsed_s"), run.latest("eta_s")
     if elapsed is not None:
         left = f"{duration(eta)} to go" if eta and run.state != "finished" else ""
@@ -110,7 +110,7 @@ def _tiles(run: Run) -> Iterable[tuple[str, str, str]]:
         yield "Loss of D", f"{loss_d:.4g}", f"G {loss_g:.4g}"
     real, fake = run.latest("score_real"), run.latest("score_fake")
     if real is not None and fake is not None:
-        yield "Score gap", f"{real - fake:.3g}", f"real {real:+.3g}, fake {fake:+.3g}"
+        yield "Score gap", f"{real - fake:.3g}", f"real {real:.2f} · fake {fake:.2f}"
     key = "gpu_memory_gib" if any(run.values("gpu_memory_gib")) else "memory_gib"
     memory = run.values(key)
     if memory:
@@ -120,6 +120,7 @@ def _tiles(run: Run) -> Iterable[tuple[str, str, str]]:
 
 
 def _tile(label: str, value: str, detail: str) -> str:
+    value, detail = (text.replace("-", "−") for text in (value, detail))
     small = f"<small>{escape(detail)}</small>" if detail else ""
     return f'<div class="card"><dt>{escape(label)}</dt><dd>{escape(value)}{small}</dd></div>'
 
@@ -136,7 +137,7 @@ def _grids(run: Run) -> str:
     ranked = sorted(run.grids.items(), key=lambda item: (len(item[1]) == 1, item[0]))[:MAX_SERIES]
     if not ranked:
         return ""
-    share = max(1, len(ranked))
+    share = max(1, sum(len(frames) > 1 for _, frames in ranked))
     figures = "".join(
         _grid_figure(name, embed(frames, MAX_FRAMES // share, MAX_BYTES // share))
         for name, frames in ranked
@@ -175,7 +176,11 @@ def _charts(run: Run) -> str:
         return '<section><h2>Curves</h2><p class="card">Nothing has been logged yet.</p></section>'
     x_end = max(run.images, 1)
     figures = "".join(draw(panel, x_end) for panel in panels(run))
-    return f'<section><h2>Curves</h2><div class="charts">{figures}</div></section>'
+    note = "over images seen; bold is a moving average, faint the logged values"
+    return (
+        f"<section><h2>Curves <small>{note}</small></h2>"
+        f'<div class="charts">{figures}</div></section>'
+    )
 
 
 def _tables(run: Run) -> str:

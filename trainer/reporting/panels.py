@@ -41,6 +41,8 @@ class PanelKind:
     """(key of the record, label, colour) of each curve."""
     unit: str = ""
     from_zero: bool = False
+    only_if_varying: bool = False
+    """Whether a constant, which the configuration states already, gets no chart."""
 
 
 PANELS = (
@@ -87,6 +89,7 @@ PANELS = (
         "After warm-up and decay.",
         (("lr_d", "D", "d"), ("lr_g", "G", "g")),
         from_zero=True,
+        only_if_varying=True,
     ),
 )
 
@@ -104,12 +107,12 @@ def panels(run: Run) -> list[Panel]:
 
 
 def _panel(run: Run, kind: PanelKind) -> Panel:
+    numbers = {key: run.values(key) for key, _, _ in kind.curves}
     # A constant 0 says that the thing is off (no R1, no GPU): no chart for that.
-    series = [
-        _series(run, key, label, colour)
-        for key, label, colour in kind.curves
-        if any(run.values(key))
-    ]
+    shown = {key for key, values in numbers.items() if any(values)}
+    if kind.only_if_varying and all(len(set(numbers[key])) == 1 for key in shown):
+        shown = set()
+    series = [_series(run, key, label, col) for key, label, col in kind.curves if key in shown]
     return Panel(kind.title, kind.note, kind.unit, kind.from_zero, series)
 
 

@@ -25,6 +25,8 @@ body {
 h1 { margin: 0; font-size: 30px; line-height: 1.2; letter-spacing: -0.02em;
   overflow-wrap: anywhere; }
 h2 { margin: 44px 0 14px; font-size: 19px; letter-spacing: -0.01em; }
+h2 small { margin-left: 10px; color: var(--soft); font-size: 13px; font-weight: 400;
+  letter-spacing: 0; }
 h3 { margin: 0; font-size: 15px; }
 header .title { display: flex; flex-wrap: wrap; align-items: center; gap: 8px 14px; }
 header p { margin: 6px 0 0; color: var(--soft); }
@@ -77,7 +79,8 @@ header p { margin: 6px 0 0; color: var(--soft); }
 .rule { stroke: var(--line); fill: none; }
 .line { fill: none; stroke: currentColor; stroke-width: 1.7; stroke-linejoin: round;
   stroke-linecap: round; }
-.band { fill: currentColor; opacity: 0.16; }
+.raw { stroke-width: 1; opacity: 0.35; }
+.band { fill: currentColor; opacity: 0.13; }
 circle { fill: currentColor; }
 .pointer { stroke: var(--faint); stroke-dasharray: 3 3; }
 .chart svg text.at { fill: var(--soft); }
@@ -167,7 +170,8 @@ for (const figure of document.querySelectorAll(".chart")) {
     label.textContent = `${format.format(x[nearest])} images`;
     values.forEach((value, index) => {
       const number = y[index][nearest];
-      value.textContent = number === null ? "\\u2013" : Number(number.toPrecision(4));
+      value.textContent = number === null ? "\\u2013"
+        : String(Number(number.toPrecision(4))).replace("-", "\\u2212");
     });
   });
   svg.addEventListener("pointerleave", hide);
