@@ -13,10 +13,11 @@ from realness.data_pipeline import Catalog, ImageStream, check_images, open_cata
 from realness.trainer import checkpoint
 from realness.trainer.averages import Averages
 from realness.trainer.config import ConfigError, TrainConfig
-from realness.trainer.distributed import gather, rank, together, world_size
+from realness.trainer.distributed import rank, together, world_size
 from realness.trainer.engine import pick_device, start_process_group, stop_process_group
 from realness.trainer.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_STOPPED
 from realness.trainer.gan import Gan, build_gan
+from realness.trainer.memory import checkpoint_bytes
 from realness.trainer.pace import Pace
 from realness.trainer.process import StopRequest
 from realness.trainer.randomness import Purpose, Stream, batch_draws
@@ -88,6 +89,7 @@ def _check(config: TrainConfig) -> tuple[Path, Catalog]:
     """Everything that can be wrong with the input, before anything is built."""
     config.check_ranks(world_size())
     folder = open_run_folder(config)
+    check_free_space(folder, checkpoint_bytes(config), config.keep_checkpoints)
     catalog = open_catalog(config.data.data)
     check_images(catalog, config.data.resolution, max_bad_images=config.data.max_bad_images)
     return folder, catalog
@@ -95,9 +97,6 @@ def _check(config: TrainConfig) -> tuple[Path, Catalog]:
 
 def _restore(config: TrainConfig, folder: Path, catalog: Catalog, gan: Gan) -> int:
     """Take up the newest good checkpoint, if any; returns the images seen so far."""
-    owned = sum(item.data.numel() * item.data.element_size() for item in gan.owned_state())
-    size = sum(gather(owned))
-    together(lambda: check_free_space(folder, size, config.keep_checkpoints), failure=ConfigError)
     position = checkpoint.restore(folder / "checkpoints", gan.target_state(), log.warning)
     if position is None:
         log.info("starting a new run in %s", folder)

@@ -1,0 +1,50 @@
+# Two commands: `make demo` and `make test`. Both work on a fresh machine with Python and venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c requirements.lock
+
+FACES := data/orl-faces
+FACES_64 := data/orl-faces-64
+RUN := runs/demo
+RANKS ?= 2
+# One thread a rank: the ranks of the demo share the machine's cores.
+DEMO_ENVIRONMENT := OMP_NUM_THREADS=1
+
+.PHONY: demo test lint install clean
+
+install: $(INSTALLED)
+
+# torch comes first: with it in place nothing else pulls another build of it, and the kernels can
+# be compiled against it (hence no build isolation).
+$(INSTALLED): requirements.lock pyproject.toml setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) torch==2.13.0
+	$(PIP_INSTALL) setuptools wheel ninja
+	$(PIP_INSTALL) --no-build-isolation -e ".[dev,dali]"
+	touch $@
+
+$(FACES): | $(INSTALLED)
+	$(BIN)/python launch/fetch_faces.py $@
+
+$(FACES_64): | $(FACES)
+	$(BIN)/python launch/prepare.py $(FACES) $@ --resolution 64
+
+demo: $(INSTALLED) $(FACES_64)
+	$(DEMO_ENVIRONMENT) $(BIN)/deepspeed --num_gpus $(RANKS) launch/train_ffhq.py \
+		--preset demo --data $(FACES_64) --run-dir $(RUN)
+	@echo "sample grid: $$(ls $(RUN)/samples/*.png | tail -n 1)"
+	@echo "report:      $(RUN)/report.html"
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+clean:
+	rm -rf $(VENV) build runs data

@@ -1,0 +1,62 @@
+"""`--dry-run`: build everything, say what would run and what it needs."""
+
+from __future__ import annotations
+
+import json
+
+from realness.trainer.config import TrainConfig, flag, flatten
+from realness.trainer.distributed import rank, world_size
+from realness.trainer.engine import (
+    deepspeed_config,
+    pick_device,
+    start_process_group,
+    stop_process_group,
+)
+from realness.trainer.exit_codes import EXIT_OK
+from realness.trainer.gan import build_gan
+from realness.trainer.memory import checkpoint_bytes, count_parameters, estimate_memory
+
+GIB = 2**30
+
+
+def dry_run(config: TrainConfig) -> int:
+    """Build networks and engines, print the plan on rank 0. Returns the exit code."""
+    device = pick_device(config.engine.device)
+    start_process_group(device)
+    try:
+        config.check_ranks(world_size())
+        memory = estimate_memory(config, world_size())
+        gan = build_gan(config, device)
+        if rank() == 0:
+            counts = {engine.name: count_parameters(engine.module) for engine in (gan.g, gan.d)}
+            print(_plan(config, str(device), counts, memory))
+        gan.close()
+    finally:
+        stop_process_group()
+    return EXIT_OK
+
+
+def _plan(config: TrainConfig, device: str, counts: dict[str, int], memory: dict[str, int]) -> str:
+    engine, optimizer, ranks = config.engine, config.optimizer, world_size()
+    sections = {
+        "Configuration": [f"{flag(name)} {value}" for name, value in flatten(config).items()],
+        "Run": [
+            f"{config.num_iterations:,} iterations of {config.batch_size} images "
+            f"({config.num_images / 1000:,.1f} kimg) on {ranks} rank(s), {device} first",
+            f"an iteration: {optimizer.k_d} D update(s), then {optimizer.k_g} G update(s)",
+        ],
+        "Parameters": [f"{name}: {count:,}" for name, count in counts.items()],
+        "Memory of a rank (estimated)": [
+            f"{size / GIB:8.2f} GiB  {part}" for part, size in memory.items()
+        ],
+        "Checkpoints": [
+            f"{checkpoint_bytes(config) / GIB:.2f} GiB each, {config.keep_checkpoints} kept"
+        ],
+    }
+    for name, stage in (("G", engine.zero_g), ("D", engine.zero_d)):
+        generated = deepspeed_config(engine, optimizer, config.batch_size, ranks, stage)
+        sections[f"DeepSpeed configuration of {name}"] = [json.dumps(generated, indent=2)]
+    return "\n\n".join(
+        "\n".join([title, *(f"  {line}" for line in "\n".join(lines).split("\n"))])
+        for title, lines in sections.items()
+    )

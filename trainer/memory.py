@@ -1,0 +1,114 @@
+"""How much memory a rank needs, worked out before anything is allocated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from realness.trainer.config import TrainConfig
+from realness.trainer.gan import build_networks
+from realness.trainer.objectives import Objective
+from realness.trainer.penalties import r1_penalty
+
+FLOAT_BYTES = 4
+
+
+def estimate_memory(config: TrainConfig, num_ranks: int) -> dict[str, int]:
+    """Bytes of one rank by part, and their sum under "total".
+
+    Weights, gradients, Adam's moments and the moving average follow from the parameter counts and
+    the ZeRO stages. Activations are counted, not guessed: the networks run on torch's meta device
+    and every tensor that autograd saves is added up, once a storage. Left out are the workspaces of
+    convolution libraries, the allocator's fragmentation and the CUDA context.
+    """
+    with torch.device("meta"):
+        generator, discriminator, objective = build_networks(config)
+        steps = _activations(config, generator, discriminator, objective, num_ranks)
+    counts = {"G": count_parameters(generator), "D": count_parameters(discriminator)}
+    stages = {"G": config.engine.zero_g, "D": config.engine.zero_d}
+    parts = {
+        "weights": FLOAT_BYTES * sum(counts.values()),
+        "gradients": sum(
+            FLOAT_BYTES * count // (num_ranks if stages[name] == 2 else 1)
+            for name, count in counts.items()
+        ),
+        "Adam's moments": sum(
+            _optimizer_bytes(counts[name], stages[name], num_ranks) for name in counts
+        ),
+        "moving average": FLOAT_BYTES * counts["G"],
+    }
+    return {**parts, **steps, "total": sum(parts.values()) + max(steps.values())}
+
+
+def checkpoint_bytes(config: TrainConfig) -> int:
+    """Size of one checkpoint over all ranks: both networks, two moments each, and the average."""
+    with torch.device("meta"):
+        generator, discriminator, _ = build_networks(config)
+    return FLOAT_BYTES * (4 * count_parameters(generator) + 3 * count_parameters(discriminator))
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Trainable numbers of a network."""
+    return sum(weight.numel() for weight in module.parameters())
+
+
+def _optimizer_bytes(count: int, stage: int, num_ranks: int) -> int:
+    """Two moments; from ZeRO 1 on they are sharded, with a master copy of the rank's weights."""
+    tensors, share = (3, num_ranks) if stage else (2, 1)
+    return FLOAT_BYTES * tensors * count // share
+
+
+def _activations(
+    config: TrainConfig,
+    generator: nn.Module,
+    discriminator: nn.Module,
+    objective: Objective,
+    num_ranks: int,
+) -> dict[str, int]:
+    batch, size = config.batch_size // num_ranks, config.data.resolution
+    images = torch.zeros(batch, 3, size, size)
+    latents = torch.zeros(batch, config.g.z_dim)
+    constants = {*generator.parameters(), *discriminator.parameters()}
+
+    def d_step() -> Tensor:
+        output = discriminator(torch.cat([images, images])).sum()
+        if config.penalty.r1_gamma:
+            real = images.clone().requires_grad_()
+            output = output + r1_penalty(objective.score(discriminator(real)), real).sum()
+        return output
+
+    def g_step() -> Tensor:
+        discriminator.requires_grad_(False)
+        return discriminator(generator(latents)).sum()
+
+    return {
+        "activations of the D step": _saved_bytes(d_step, config, constants),
+        "activations of the G step": _saved_bytes(g_step, config, constants),
+    }
+
+
+def _saved_bytes(
+    run: Callable[[], Tensor], config: TrainConfig, constants: set[nn.Parameter]
+) -> int:
+    """Bytes that autograd keeps for the backward pass of `run`, without the weights themselves."""
+    known = {weight.untyped_storage()._cdata for weight in constants}
+    # The tensors are kept alive, or a freed storage's identity could be given to a later one.
+    saved: dict[int, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        identity = tensor.untyped_storage()._cdata
+        if identity not in known:
+            saved[identity] = tensor
+        return tensor
+
+    bf16 = config.engine.precision == "bf16"
+    with (
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+        torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16),
+    ):
+        result = run()
+        total = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
+    del result
+    return total
