@@ -32,7 +32,8 @@ def layout(num_images: int) -> tuple[int, int]:
     def cost(columns: int) -> float:
         rows = -(-num_images // columns)
         empty = rows * columns - num_images
-        return 4 * empty / num_images + abs(math.log(columns / rows / _ASPECT))
+        holes = 0.5 + 4 * empty / num_images if empty else 0.0
+        return holes + abs(math.log(columns / rows / _ASPECT))
 
     columns = min(range(1, num_images + 1), key=cost)
     return -(-num_images // columns), columns

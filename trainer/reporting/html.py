@@ -101,10 +101,10 @@ def _tiles(run: Run) -> Iterable[tuple[str, str, str]]:
     rates = run.values("img_per_s")
     if rates:
         yield "Throughput", f"{median(rates):.4g} img/s", f"now {rates[-1]:.4g}"
-    elapsed, eta = run.latest("elapsed_s"), run.latest("eta_s")
-    if elapsed is not None:
+    eta = run.latest("eta_s")
+    if run.seconds:
         left = f"{duration(eta)} to go" if eta and run.state != "finished" else ""
-        yield "Time", duration(elapsed), left
+        yield "Time", duration(run.seconds), left
     loss_d, loss_g = run.latest("loss_d"), run.latest("loss_g")
     if loss_d is not None and loss_g is not None:
         yield "Loss of D", f"{loss_d:.4g}", f"G {loss_g:.4g}"

@@ -72,7 +72,7 @@ PANELS = (
     ),
     PanelKind(
         "Memory",
-        "Of rank 0, at its peak.",
+        "Rank 0: what the process holds, and the peak of its GPU.",
         (("memory_gib", "host", "a"), ("gpu_memory_gib", "GPU", "b")),
         unit="GiB",
         from_zero=True,

@@ -7,6 +7,7 @@ import math
 import re
 import time
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,13 @@ class Run:
         if not self.records:
             return "not started"
         return "running" if self.stats_age_s < QUIET_SECONDS else "interrupted"
+
+    @property
+    def seconds(self) -> float:
+        """Time spent, over all processes that worked on the run: `elapsed_s` restarts with each."""
+        clock = self.values("elapsed_s")
+        restarts = [now for now, after in pairwise(clock) if after < now]
+        return sum(restarts) + (clock[-1] if clock else 0.0)
 
     def latest(self, key: str) -> float | None:
         """The newest finite value of `key`."""

@@ -39,17 +39,15 @@ def cut_back(path: Path, start_images: int) -> int:
         return 0
     with open(path, "rb") as file:
         lines = list(_lines(file))
-    kept = [line for line, record in lines if _belongs(line, record, start_images)]
-    if len(kept) < len(lines):
+    kept = [line for line, record in lines if _belongs(record, start_images)]
+    if len(kept) < len(lines) or (kept and not kept[-1].endswith(b"\n")):
         with atomic_writer(path) as out:
-            out.writelines(kept)
+            out.writelines(line.rstrip(b"\n") + b"\n" for line in kept)
     return len(lines) - len(kept)
 
 
-def _belongs(line: bytes, record: Record | None, start_images: int) -> bool:
-    if record is None or not line.endswith(b"\n"):
-        return False
-    images = record.get("images")
+def _belongs(record: Record | None, start_images: int) -> bool:
+    images = record.get("images") if record else None
     return isinstance(images, (int, float)) and images <= start_images
 
 

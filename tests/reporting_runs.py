@@ -1,0 +1,73 @@
+"""Run folders and consoles for the reporting tests."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from realness.trainer.config import TrainConfig, to_json
+from realness.trainer.reporting import write_grid
+
+CONFIG = TrainConfig(preset="demo", total_kimg=10.0, batch_size=32, run_dir="runs/faces")
+
+
+def run_python(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run `code` in a fresh interpreter."""
+    command = [sys.executable, "-c", code, *(str(argument) for argument in arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def captured_console() -> tuple[Console, io.StringIO]:
+    """A console that is no terminal, and what it prints."""
+    text = io.StringIO()
+    return Console(file=text, soft_wrap=True, highlight=False), text
+
+
+def records(num_records: int, last_images: int) -> list[dict[str, Any]]:
+    """Smooth, known curves: loss_d falls from 6 to 5, loss_g is its mirror image."""
+    made = []
+    for index in range(1, num_records + 1):
+        share = index / num_records
+        loss = 5 + math.exp(-5 * share)
+        made.append(
+            {
+                "images": round(last_images * share),
+                "loss_d": loss,
+                "loss_g": -loss,
+                "score_real": 1 - share,
+                "score_fake": share - 1,
+                "img_per_s": 380.0,
+                "elapsed_s": 420 * share,
+                "eta_s": 420 * (1 - share),
+            }
+        )
+    return made
+
+
+def make_run(folder: Path, stats: list[dict[str, Any]], config: TrainConfig = CONFIG) -> Path:
+    """A run folder with a configuration, an environment and `stats`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(to_json(config))
+    (folder / "environment.json").write_text(json.dumps({"torch": "2.13.0", "num_ranks": 2}))
+    (folder / "stats.jsonl").write_text("".join(json.dumps(record) + "\n" for record in stats))
+    return folder
+
+
+def add_grids(run: Path, count: int, side: int = 16, prefix: str = "ema-") -> list[Path]:
+    """`count` grids of noise, 100 images of training apart."""
+    (run / "samples").mkdir(exist_ok=True)
+    generator = torch.Generator().manual_seed(0)
+    paths = []
+    for index in range(1, count + 1):
+        images = torch.rand(4, 3, side, side, generator=generator) * 2 - 1
+        paths.append(run / "samples" / f"{prefix}{index:04d}.png")
+        write_grid(images, paths[-1], images_seen=100 * index)
+    return paths
