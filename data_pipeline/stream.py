@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-import time
 from types import TracebackType
 from typing import Literal, Protocol
 
 import torch
 
 from realness.data_pipeline.catalog import Catalog
+from realness.data_pipeline.dali import DaliDecoder, why_not_available
 from realness.data_pipeline.errors import DataError
 from realness.data_pipeline.samples import BatchPlan, SampleReader
 from realness.data_pipeline.threads import ThreadDecoder
+from realness.data_pipeline.waiting import WaitClock
 
 logger = logging.getLogger("realness.data")
 DecoderName = Literal["auto", "dali", "threads"]
@@ -83,12 +85,12 @@ class ImageStream:
         self._local_batch = global_batch // world_size
         self._rank_offset = rank * self._local_batch
         self._position = self._next_first = first_sample
-        self._wait_seconds = 0.0
         self._plan: BatchPlan | None = None
         self._closed = False
         self._device = torch.device(device)
-        self._decoder = self._make_decoder(decoder, num_threads)
-        for _ in range(prefetch):
+        self._clock = WaitClock(self._device)
+        self._decoder, num_ahead = self._make_decoder(decoder, num_threads, prefetch)
+        for _ in range(num_ahead):
             self._submit()
 
     def __iter__(self) -> ImageStream:
@@ -97,10 +99,10 @@ class ImageStream:
     def __next__(self) -> torch.Tensor:
         if self._closed:
             raise ValueError("the image stream is closed; open a new one at its position")
-        started = time.perf_counter()
+        self._clock.start()
         self._submit()
         images, self._plan = self._decoder.receive()
-        self._wait_seconds += time.perf_counter() - started
+        self._clock.stop()
         self._position += self._global_batch
         return images
 
@@ -111,8 +113,8 @@ class ImageStream:
 
     @property
     def wait_seconds(self) -> float:
-        """Time the consumer has spent waiting for batches, in seconds, since the start."""
-        return self._wait_seconds
+        """Time spent waiting for batches since the start, in seconds; see WaitClock."""
+        return self._clock.seconds
 
     @property
     def num_bad_images(self) -> int:
@@ -166,12 +168,49 @@ class ImageStream:
         self._next_first += self._global_batch
         self._decoder.submit(plan)
 
-    def _make_decoder(self, wanted: DecoderName, num_threads: int) -> Decoder:
+    def _make_decoder(
+        self, wanted: DecoderName, num_threads: int, prefetch: int
+    ) -> tuple[Decoder, int]:
+        """The decoder and the number of batches to submit to it before the first is asked for."""
         if wanted not in ("auto", "dali", "threads"):
             raise ValueError(f"decoder={wanted!r} is unknown; use 'auto', 'dali' or 'threads'")
-        if wanted == "dali":
-            raise ValueError("decoder='dali' cannot run in this version; use 'auto' or 'threads'")
-        return ThreadDecoder(self._reader, device=self._device, num_threads=num_threads)
+        problem = "decoder='threads' was asked for"
+        if wanted != "threads":
+            problem = self._why_not_dali()
+            if problem is None:
+                try:
+                    # One batch more than with threads: DALI decodes only what has been read.
+                    depth = prefetch + 1
+                    dali = DaliDecoder(
+                        self._reader,
+                        device=self._device,
+                        num_threads=num_threads,
+                        batch=self._local_batch,
+                        depth=depth,
+                    )
+                    _log_choice(logging.INFO, f"decoding with DALI ({dali.name})")
+                    return dali, depth
+                except (RuntimeError, ImportError, OSError) as error:
+                    problem = f"DALI does not start: {error}"
+            if wanted == "dali":
+                raise ValueError(f"decoder='dali' cannot run: {problem}; use decoder='threads'")
+        level = logging.WARNING if wanted == "auto" else logging.INFO
+        if self._reader.catalog.raw is not None:
+            level = logging.INFO
+        _log_choice(level, f"decoding with threads (simplejpeg, Pillow): {problem}")
+        threads = ThreadDecoder(self._reader, device=self._device, num_threads=num_threads)
+        return threads, prefetch
+
+    def _why_not_dali(self) -> str | None:
+        if self._reader.catalog.raw is not None:
+            return "raw pixels need no decoder"
+        return why_not_available()
+
+
+@functools.cache
+def _log_choice(level: int, message: str) -> None:
+    """Once a process for each message: a run opens several streams."""
+    logger.log(level, message)
 
 
 def _check_arguments(

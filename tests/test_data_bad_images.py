@@ -96,10 +96,12 @@ def open_stream(
     )  # fmt: skip
 
 
-def run_epochs(catalog: Catalog, rank: int = 0, world_size: int = 1, cap: int = 10):
+def run_epochs(
+    catalog: Catalog, rank: int = 0, world_size: int = 1, cap: int = 10, decoder: str = "threads"
+) -> tuple[list[torch.Tensor], list[torch.Tensor], int]:
     """Two epochs' images and indices as lists of batches, and the number of bad images."""
     images, indices = [], []
-    with open_stream(catalog, rank=rank, world_size=world_size, cap=cap) as stream:
+    with open_stream(catalog, decoder, rank, world_size, cap) as stream:
         for _ in range(2 * len(catalog) // 8 + 1):
             images.append(next(stream))
             indices.append(stream.indices)
@@ -122,7 +124,8 @@ def assert_survives(
     assert all(reason in message for message in named)
     assert num_bad == len(names)
     assert not bad & set(torch.cat(indices).tolist())
-    halves = [run_epochs(reopen(), rank, 2) for rank in range(2)]
+    # The second rank's half comes from the other decoder: it must substitute the same images.
+    halves = [run_epochs(reopen(), 0, 2), run_epochs(reopen(), 1, 2, decoder="auto")]
     for step, (whole, chosen) in enumerate(zip(images, indices, strict=True)):
         assert torch.equal(torch.cat([halves[0][1][step], halves[1][1][step]]), chosen)
         assert torch.equal(torch.cat([halves[0][0][step], halves[1][0][step]]), whole)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+import logging
+import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -11,12 +15,21 @@ import numpy as np
 import pytest
 import torch
 from data_images import encoded, image_files, picture, write_folder, write_tar, write_zip
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from realness.data_pipeline import Catalog, ImageStream, open_catalog
 from realness.data_pipeline.order import mirror_flags, sample_indices
 
 SIZE = 32
+needs_dali = pytest.mark.skipif(
+    importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None,
+    reason="DALI is not installed",
+)
+needs_gpu = pytest.mark.skipif(
+    not torch.cuda.is_available() and os.environ.get("REALNESS_REQUIRE_GPU") != "1",
+    reason="no CUDA device",
+)
+DECODERS = ["threads", pytest.param("dali", marks=needs_dali)]
 
 
 def open_stream(catalog: Catalog, **changes: object) -> ImageStream:
@@ -41,7 +54,9 @@ def pillow_pixels(data: bytes, path: Path) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
-    """JPEG (4:2:0, 4:4:4, progressive) and PNG (plain, interlaced, with a gamma chunk)."""
+    """JPEG (4:2:0, 4:4:4, progressive) and PNG (with gamma and colour profile chunks)."""
+    gamma = PngImagePlugin.PngInfo()
+    gamma.add(b"gAMA", (30_000).to_bytes(4, "big"))
     files = {}
     for seed in range(24):
         image = picture(seed, SIZE)
@@ -50,13 +65,16 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
             lambda im: encoded(im, quality=95, subsampling=0),
             lambda im: encoded(im, quality=80, progressive=True),
         ][seed % 3](image)
-        files[f"{seed:02d}.png"] = encoded(image, "PNG", dpi=(72, 72), compress_level=seed % 10)
+        files[f"{seed:02d}.png"] = encoded(image, "PNG", pnginfo=gamma, compress_level=seed % 10)
     return open_catalog(write_folder(tmp_path_factory.mktemp("mixed"), files))
 
 
-def test_pixels_are_pillows_in_the_stated_order_and_flips(mixed: Catalog, tmp_path: Path) -> None:
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_pixels_are_pillows_in_the_stated_order_and_flips(
+    mixed: Catalog, tmp_path: Path, decoder: str
+) -> None:
     samples = np.arange(3 * 16)
-    images = take(open_stream(mixed, global_batch=16), 3)
+    images = take(open_stream(mixed, global_batch=16, decoder=decoder), 3)
     indices = sample_indices(samples, len(mixed), seed=7, purpose=1)
     flips = mirror_flags(samples, seed=7, purpose=1)
     assert sorted(indices) == list(range(len(mixed)))
@@ -65,6 +83,42 @@ def test_pixels_are_pillows_in_the_stated_order_and_flips(mixed: Catalog, tmp_pa
     for image, index, flip in zip(images.numpy(), indices, flips, strict=True):
         expected = pillow_pixels(mixed.read(int(index)), tmp_path / "image")
         assert np.array_equal(image, expected[..., ::-1] if flip else expected)
+
+
+@needs_dali
+@pytest.mark.parametrize("prefetch", [1, 2, 4])
+def test_dali_and_threads_give_the_same_stream(mixed: Catalog, prefetch: int) -> None:
+    arguments = {"global_batch": 6, "rank": 1, "world_size": 2, "first_sample": 11}
+    with (
+        open_stream(mixed, decoder="threads", **arguments) as threads,
+        open_stream(mixed, decoder="dali", prefetch=prefetch, **arguments) as dali,
+    ):
+        assert (threads.decoder_name, dali.decoder_name) == ("threads", "dali-cpu")
+        batches = [(next(threads), next(dali)) for _ in range(20)]
+        assert threads.position == dali.position
+    # Compared after the end: a batch stays valid however many follow it.
+    for expected, found in batches:
+        assert found.is_contiguous()
+        assert torch.equal(expected, found)
+
+
+@needs_dali
+def test_auto_takes_dali_and_falls_back_loudly(
+    mixed: Catalog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with open_stream(mixed, decoder="auto") as stream:
+        assert stream.decoder_name == "dali-cpu"
+        expected = next(stream)
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    with caplog.at_level(logging.WARNING, "realness.data"):
+        for _ in range(2):
+            with open_stream(mixed, decoder="auto") as stream:
+                assert stream.decoder_name == "threads"
+                assert torch.equal(next(stream), expected)
+    assert [r.levelname for r in caplog.records] == ["WARNING"]
+    assert "nvidia.dali" in caplog.records[0].getMessage()
+    with pytest.raises(ValueError, match=r"decoder='dali' cannot run.*use decoder='threads'"):
+        open_stream(mixed, decoder="dali")
 
 
 def test_every_source_gives_the_same_stream(tmp_path: Path) -> None:
@@ -168,14 +222,25 @@ def test_wait_seconds_is_the_time_the_consumer_waited(
         assert stream.wait_seconds - starved < 0.05
 
 
-def test_closing_leaves_no_thread_and_is_idempotent(mixed: Catalog) -> None:
-    before = set(threading.enumerate())
-    stream = open_stream(mixed, num_threads=4)
+def num_system_threads() -> int:
+    """Threads of this process as the kernel counts them, native ones included."""
+    return len(os.listdir("/proc/self/task"))
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_closing_leaves_no_thread_and_is_idempotent(mixed: Catalog, decoder: str) -> None:
+    take(open_stream(mixed, decoder=decoder), 1)  # libraries start threads of their own, once
+    before, native_before = set(threading.enumerate()), num_system_threads()
+    stream = open_stream(mixed, num_threads=4, decoder=decoder)
     next(stream)
     assert set(threading.enumerate()) != before
     stream.close()
     stream.close()
     assert set(threading.enumerate()) == before
+    deadline = time.perf_counter() + 5  # the kernel lists a joined thread a moment longer
+    while num_system_threads() > native_before and time.perf_counter() < deadline:
+        time.sleep(0.01)
+    assert num_system_threads() <= native_before
     with pytest.raises(ValueError, match="closed"):
         next(stream)
 
@@ -193,3 +258,28 @@ def test_closing_leaves_no_thread_and_is_idempotent(mixed: Catalog) -> None:
 def test_bad_arguments(mixed: Catalog, changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         open_stream(mixed, **changes)
+
+
+@needs_dali
+@pytest.mark.gpu
+@needs_gpu
+def test_mixed_decoding_on_a_gpu_stays_close_to_the_cpu(mixed: Catalog) -> None:
+    device = torch.device("cuda")
+    with open_stream(mixed, decoder="dali", device=device) as stream:
+        assert stream.decoder_name == "dali-mixed"
+        found = torch.cat([next(stream).cpu() for _ in range(12)])
+        torch.cuda.synchronize()
+        assert stream.wait_seconds > 0
+    expected = take(open_stream(mixed), 12)
+    difference = (found.int() - expected.int()).abs()
+    # nvJPEG's inverse DCT and colour conversion round differently; PNG takes the same path.
+    assert difference.max() <= 4
+    assert difference.float().mean() < 0.5
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_threads_fill_a_gpu_with_the_same_pixels(mixed: Catalog) -> None:
+    found = take(open_stream(mixed, device=torch.device("cuda")), 12)
+    assert found.is_cuda
+    assert torch.equal(found.cpu(), take(open_stream(mixed), 12))
