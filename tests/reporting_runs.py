@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from rich.console import Console
 
 from realness.trainer.config import TrainConfig, to_json
-from realness.trainer.reporting import write_grid
+from realness.trainer.reporting import write_grid, write_report
 
 CONFIG = TrainConfig(preset="demo", total_kimg=10.0, batch_size=32, run_dir="runs/faces")
 
@@ -71,3 +72,45 @@ def add_grids(run: Path, count: int, side: int = 16, prefix: str = "ema-") -> li
         paths.append(run / "samples" / f"{prefix}{index:04d}.png")
         write_grid(images, paths[-1], images_seen=100 * index)
     return paths
+
+
+VOID = {"meta", "img", "input", "br"}
+
+
+class Page(HTMLParser):
+    """A parsed page: its elements with attributes and text; fails where tags do not nest."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data if not {"script", "style"} & set(self._open) else ""
+
+    def all(self, tag: str, css_class: str = "") -> list[dict[str, str | None]]:
+        return [
+            attributes
+            for name, attributes in self.elements
+            if name == tag
+            and set(css_class.split()) <= set((attributes.get("class") or "").split())
+        ]
+
+
+def page_of(run: Path) -> Page:
+    return Page(write_report(run).read_text(encoding="utf-8"))

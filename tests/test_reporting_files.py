@@ -207,7 +207,8 @@ def test_a_grid_of_large_images_stays_small() -> None:
     )
     size, growth = done.stdout.rsplit(maxsplit=1)
     assert size == "(8192, 4096)", done.stderr
-    assert float(growth) < 200  # MiB; the canvas itself takes 128
+    # MiB. The canvas takes 128; all 500 images would take 1,500 as bytes and 6,000 as floats.
+    assert float(growth) < 256
 
 
 def test_grid_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -108,13 +108,13 @@ def ticks(low: float, high: float, count: int) -> list[float]:
 
 def compact(value: float) -> str:
     """A number for an axis: 0, 0.25, 500, 12k, 1.5M, 2e-4."""
-    size = abs(value)
-    if size and size < 1e-3:
-        return f"{value:.0e}".replace("e-0", "e-")
+    sign, size = "−" if value < 0 else "", abs(value)
+    if 0 < size < 1e-3:
+        return f"{sign}{size:.0e}".replace("e-0", "e-")
     for limit, suffix in ((1e6, "M"), (1e3, "k")):
         if size >= limit:
-            return f"{value / limit:.4g}{suffix}".replace("-", "−")
-    return f"{round(value, 6):.4g}".replace("-", "−")
+            return f"{sign}{size / limit:.4g}{suffix}"
+    return f"{sign}{round(size, 6):.4g}"
 
 
 def draw(panel: Panel, x_end: float) -> str:

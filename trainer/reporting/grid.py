@@ -53,8 +53,9 @@ def make_grid(images: Tensor, max_pixels: int = MAX_PIXELS) -> Image.Image:
     rows, columns = layout(num_drawn)
     canvas = Image.new("RGB", (columns * width, rows * height), (24, 24, 27))
     for index in range(num_drawn):
-        pixels = images[index].detach().float().nan_to_num(-1.0).add(1).mul(127.5).round()
-        tile = pixels.clamp(0, 255).byte().permute(1, 2, 0).contiguous().cpu().numpy()
+        levels = images[index].detach().float().nan_to_num(-1.0)
+        levels.add_(1).mul_(127.5).round_().clamp_(0, 255)
+        tile = levels.byte().permute(1, 2, 0).contiguous().cpu().numpy()
         canvas.paste(Image.fromarray(tile), (index % columns * width, index // columns * height))
     return canvas
 
