@@ -26,7 +26,7 @@ from realness.trainer.objectives.anchors import (
     skewnorm_pair,
     solve_skewnorm_pair,
 )
-from realness.trainer.randomness import Stream, batch_draws
+from realness.trainer.randomness import Purpose, Stream, batch_draws
 
 SHAPES = [(5, 0, 1), (-5, 0, 1), (0, 0, 0.3), (3, 0.3, 0.2), (200, 0.1, 0.5), (-40, -0.7, 2)]
 
@@ -168,6 +168,17 @@ def test_histogram_anchors_depend_on_seed_and_position_alone(monkeypatch):
         batch_draws(7, Stream.G_FAKE, 80, 8),
     ):
         assert not np.array_equal(source.pair(other).fake, whole.fake)
+
+
+@pytest.mark.parametrize("num_outcomes", [51, 1024])
+def test_histogram_anchors_share_no_draw_with_resampling(num_outcomes):
+    """The first sample's resampling noise is in its first columns, up to 1,024 of them."""
+    draws = batch_draws(7, Stream.D_FAKE, 80, 8)
+    columns = draws.normal(Purpose.RESAMPLE, 1024 + 2 * NUM_HISTOGRAM_SAMPLES)[0]
+    expected = histogram_pair(columns[1024:].reshape(2, -1).numpy(), num_outcomes)
+    pair = HistogramAnchors(num_outcomes).pair(draws)
+    np.testing.assert_array_equal(pair.fake, expected.fake)
+    np.testing.assert_array_equal(pair.real, expected.real)
 
 
 def test_build_anchors_follows_the_configuration():
