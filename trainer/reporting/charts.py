@@ -128,8 +128,9 @@ def draw(panel: Panel, x_end: float) -> str:
     svg = (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'
         + _axes(scale)
-        + f'<svg x="{LEFT}" y="{TOP}" width="{scale.width}" height="{scale.height}"'
-        + f' viewBox="{LEFT} {TOP} {scale.width} {scale.height}" overflow="hidden">'
+        # Cuts off spikes above and below, but not half of a marker at either side.
+        + f'<svg x="{LEFT - 3}" y="{TOP}" width="{scale.width + 6}" height="{scale.height}"'
+        + f' viewBox="{LEFT - 3} {TOP} {scale.width + 6} {scale.height}" overflow="hidden">'
         + "".join(_paths(curve, scale) for curve in curves)
         + "</svg></svg>"
     )

@@ -58,6 +58,7 @@ header p { margin: 6px 0 0; color: var(--soft); }
 .problems p { margin: 0; }
 .grids { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr));
   gap: 14px; align-items: start; }
+.grids figure:only-child { max-width: 860px; }
 .grids figcaption { display: flex; justify-content: space-between; gap: 12px; margin-bottom: 10px; }
 .grids output, .grids figcaption span { color: var(--soft); font-size: 14px; }
 .grids img { display: block; width: 100%; height: auto; border-radius: 6px; }
