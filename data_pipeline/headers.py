@@ -81,7 +81,7 @@ def check_complete(data: bytes) -> ImageHeader:
     try:
         if data[:8] == PNG_SIGNATURE:
             header = _read_png_header(data)
-            _check_png_chunks(data)
+            check_png_chunks(data)
             return header
         if data[:2] == JPEG_SIGNATURE:
             header, scan_start = _read_jpeg_header(data)
@@ -127,7 +127,8 @@ def _check_png_ancillary(data: bytes) -> None:
     raise HeaderIncomplete(offset + 8)
 
 
-def _check_png_chunks(data: bytes) -> None:
+def check_png_chunks(data: bytes) -> None:
+    """Raises BadImage unless every chunk of a PNG is whole, its CRC right, and IEND there."""
     view = memoryview(data)
     offset = 8
     while True:
