@@ -154,6 +154,38 @@ def test_events_of_a_killed_run_are_hidden_on_resume(tmp_path: Path) -> None:
     assert scalars(folder, "other/fid") == [(100, 5.0), (200, 5.0)]
 
 
+EVENTS_FAIL_FOR_REAL = """
+import resource, sys, threading, time
+from pathlib import Path
+from realness.trainer.reporting import tensorboard
+threading.excepthook = lambda _: None  # the writer's thread ends with a traceback
+def fails(images):
+    try:
+        log.append({"images": images, "loss_d": images})
+    except OSError:
+        return True
+    return False
+log = tensorboard.EventLog(Path(sys.argv[1]))
+before = fails(1)
+unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (60, unlimited[1]))  # no file may pass 60 bytes
+during = fails(2)
+resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+too_soon = fails(3)
+tensorboard.RETRY_SECONDS = 0.0
+after = fails(4)
+log.close()
+print(before, during, too_soon, after)
+"""
+
+
+def test_events_start_a_new_file_after_a_failure(tmp_path: Path) -> None:
+    done = run_python(EVENTS_FAIL_FOR_REAL, tmp_path)
+    assert done.stdout.split() == ["False", "True", "True", "False"], done.stderr
+    assert len(list(tmp_path.iterdir())) == 2
+    assert scalars(tmp_path, "loss/D")[-1] == (4, 4.0)
+
+
 @given(st.integers(1, 400))
 def test_layout_holds_all_images_without_an_empty_row_or_column(num_images: int) -> None:
     rows, columns = layout(num_images)

@@ -66,7 +66,7 @@ class FaultLog:
         else:
             if output in self._broken:
                 self._broken.remove(output)
-                self._warn(f"{output} is being written again.")
+                self._warn(f"Writing {output} works again.")
 
     def broken(self, output: str) -> bool:
         """Whether the last attempt to write `output` failed."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 WARNING_STYLE = "bold red"
+EVENTS = "TensorBoard events"
 
 
 class Reporter:
@@ -81,7 +82,7 @@ class Reporter:
         # Where stats.jsonl has just failed, so would the events: they share a disk.
         if self._events is not None and not self._faults.broken(STATS_FILE):
             remedy = f"they will have a gap ({STATS_FILE} has not)."
-            with self._faults.hold("TensorBoard events", remedy):
+            with self._faults.hold(EVENTS, remedy):
                 self._events.append(record)
         self._progress.update(record)
 
@@ -129,7 +130,7 @@ class Reporter:
         self._progress.close()
         with self._faults.hold(STATS_FILE, "its last records are lost."):
             self._stats.close()
-        if self._events is not None:
-            with self._faults.hold("TensorBoard events", "the last ones are lost."):
+        if self._events is not None and not self._faults.broken(EVENTS):
+            with self._faults.hold(EVENTS, "the last ones are lost."):
                 self._events.close()
         self.enabled = False

@@ -53,7 +53,7 @@ class EventLog:
     def _open(self, purge_step: int | None) -> Any:
         from torch.utils.tensorboard import SummaryWriter  # seconds to import: only when needed
 
-        return SummaryWriter(str(self._folder), purge_step=purge_step, flush_secs=30)
+        return SummaryWriter(str(self._folder), purge_step=purge_step)
 
     def append(self, record: Mapping[str, float]) -> None:
         """Add one record at step `record["images"]`. Raises OSError where the disk is full."""
@@ -66,6 +66,8 @@ class EventLog:
             for key, value in record.items():
                 if key not in _LEFT_OUT:
                     self._writer.add_scalar(tag(key), value, int(record["images"]))
+            # Otherwise a kill would lose what waits in the writer's queue.
+            self._writer.flush()
         except OSError:
             self._writer, self._failed_at = None, time.monotonic()
             raise
