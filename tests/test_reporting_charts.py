@@ -149,11 +149,17 @@ def test_previews_are_small_whatever_was_written(tmp_path: Path) -> None:
     for index in range(9):
         Image.fromarray(noise).save(run / "samples" / f"ema-{index}.png", compress_level=0)
     frames = load_run(run).grids["ema"]
-    found = embed(frames, limit=9, max_bytes=3 * 2**19)
-    data = [base64.b64decode(address.partition(",")[2]) for _, address in found]
-    assert 1 < len(data) < 9
-    assert sum(map(len, data)) <= 3 * 2**19
-    assert found[-1][0] is frames[-1]
+
+    def decoded(max_bytes: int) -> list[bytes]:
+        found = embed(frames, limit=9, max_bytes=max_bytes)
+        assert found[-1][0] is frames[-1]
+        return [base64.b64decode(address.partition(",")[2]) for _, address in found]
+
+    data = decoded(2**40)
+    assert len(data) == 9
+    # 9 previews do not fit, nor do 5; every fourth frame makes 3.
+    assert len(decoded(9 * len(data[0]) // 2)) == 3
+    assert len(decoded(1)) == 1
     with Image.open(io.BytesIO(data[0])) as image:
         assert image.size == (MAX_SIDE, round(MAX_SIDE * 1200 / 3000))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from reporting_runs import add_grids, make_run, page_of, records, run_python
 
 from realness.trainer.config import TrainConfig
@@ -61,7 +62,9 @@ def test_everything_from_outside_is_escaped(tmp_path: Path) -> None:
     (run / "config.json").write_text(json.dumps(content))
     (run / "environment.json").write_text(json.dumps({evil: [evil], "cpu": evil, "num_ranks": 2}))
     add_grids(run, 2, prefix="<b onclick=alert(1)>-")
+    Image.new("RGB", (8, 8)).save(run / "samples" / 'x" onload="alert(1).png')
     page = page_of(run)
+    assert 'x" onload="alert(1).png' in [image["alt"] for image in page.all("img")]
     assert len(page.all("script")) == 1
     assert page.all("b")
     assert all(set(a) <= {"class"} for a in page.all("b"))
