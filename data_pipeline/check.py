@@ -31,12 +31,13 @@ def check_images(
     """Reads every header (not the pixels) and raises DataError unless the set can be trained on.
 
     Raises DataError when images have another resolution or mixed sizes, or when more than
-    max_bad_images cannot be used. Fewer are logged by name; a stream replaces them. Images that
-    prepare validated are not read again.
+    max_bad_images cannot be used. Fewer are logged by name; a stream replaces them. Raw
+    pixels and images that prepare validated are not read.
     """
-    if catalog.resolution is not None:
-        if catalog.resolution != resolution:
-            raise DataError(_wrong_resolution(catalog, f"{catalog.resolution}", resolution))
+    known = catalog.raw.shape[-1] if catalog.raw is not None else catalog.resolution
+    if known is not None:
+        if known != resolution:
+            raise DataError(_wrong_resolution(catalog, f"{known}", resolution))
         return
     sizes: Counter[Size] = Counter()
     bad: list[tuple[int, str]] = []

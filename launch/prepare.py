@@ -24,7 +24,8 @@ class Command:
     """The arguments of the command."""
 
     source: Annotated[str, tyro.conf.Positional]
-    """A folder of images, a zip (StyleGAN's dataset.zip too), a tar, or a folder of tar shards."""
+    """A folder of images, a zip (StyleGAN's dataset.zip too), tar shards (WebDataset's too), FFHQ's
+    TFRecords, CIFAR's batches or an LMDB."""
     out: Annotated[str, tyro.conf.Positional]
     """The folder to make."""
     resolution: int

@@ -1,4 +1,4 @@
-"""Opens any image collection as one Catalog: folder, zip, tar shards, prepared shards."""
+"""Opens any image collection as one Catalog, whatever holds it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from pathlib import Path
 
 from realness.data_pipeline.catalog import Catalog
 from realness.data_pipeline.errors import DataError
+from realness.data_pipeline.sources.cifar import open_cifar, training_files
 from realness.data_pipeline.sources.folder import open_folder
+from realness.data_pipeline.sources.lmdb import data_file, open_lmdb
 from realness.data_pipeline.sources.packed import is_packed, open_packed
 from realness.data_pipeline.sources.tar import open_tars
+from realness.data_pipeline.sources.tfrecord import SUFFIXES, largest_level, open_tfrecord
 from realness.data_pipeline.sources.zip import open_zip
 
 __all__ = ["open_catalog"]
@@ -18,8 +21,10 @@ def open_catalog(source: str | Path) -> Catalog:
     """Opens a source of images without reading the images.
 
     source: a folder (searched recursively), a zip (StyleGAN's dataset.zip layout too), a tar
-    shard or a folder of *.tar shards (WebDataset's too), or what `launch/prepare.py` wrote.
-    Entries keep one order for the same contents: sorted by name, in tar shards as stored.
+    shard or a folder of *.tar shards (WebDataset's too), an FFHQ TFRecord file or a folder of its
+    levels (the largest is taken), a folder of CIFAR's batches (the training ones are taken) or one
+    batch file, an LMDB of image files, or what `launch/prepare.py` wrote. Entries keep one order
+    for the same contents: sorted by name in folders and zips, as stored elsewhere.
 
     Raises DataError where there is nothing to open, no image in it, or its index is damaged.
     """
@@ -45,20 +50,38 @@ def _open(path: Path) -> Catalog:
     if path.is_dir():
         if is_packed(path):
             return open_packed(path)
-        shards = sorted(p for p in path.iterdir() if p.suffix == ".tar")
-        return open_tars(path, shards) if shards else open_folder(path)
+        return _open_folder(path)
     if path.suffix == ".zip":
         return open_zip(path)
     if path.suffix == ".tar":
         return open_tars(path, [path])
+    if path.suffix in SUFFIXES:
+        return open_tfrecord(path)
+    if path.suffix in (".mdb", ".lmdb"):
+        return open_lmdb(path)
+    if path.suffix == ".bin" or path.suffix == "":
+        return open_cifar(path, [path])
     if path.suffixes[-2:-1] == [".tar"] or path.suffix == ".tgz":
         raise DataError(
             f"{path} is a compressed tar, which cannot be read at random; "
             "unpack it, or store the tar uncompressed (images gain nothing from it)"
         )
     raise DataError(
-        f"{path} is no known data source; give a folder of images, a .zip or .tar shards"
+        f"{path} is no known data source; give a folder of images, a .zip, .tar "
+        "shards, a .tfrecords file, CIFAR's batches or an LMDB"
     )
+
+
+def _open_folder(path: Path) -> Catalog:
+    if shards := sorted(p for p in path.iterdir() if p.suffix == ".tar"):
+        return open_tars(path, shards)
+    if records := largest_level(path):
+        return open_tfrecord(records)
+    if database := data_file(path):
+        return open_lmdb(database)
+    if batches := training_files(path):
+        return open_cifar(path, batches)
+    return open_folder(path)
 
 
 def _explain_empty(catalog: Catalog) -> str:

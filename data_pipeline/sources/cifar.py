@@ -1,0 +1,130 @@
+"""CIFAR-10 and CIFAR-100 as published: binary batches or Python pickles, read in place.
+
+Binary (cs.toronto.edu/~kriz/cifar.html): records of one label byte (CIFAR-100: coarse, fine) and
+3072 bytes, 32x32 in the order C, H, W. Pickles hold the same pixels as one array. They are never
+unpickled as such: an unpickler that knows nothing but inert stand-ins finds out where the pixels
+lie in the file, and they are read from there.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from realness.data_pipeline.catalog import Catalog, NameTable, RawLayout
+from realness.data_pipeline.errors import DataError
+from realness.data_pipeline.sources.common import SpanReader
+
+_SHAPE = (3, 32, 32)
+_PIXELS = 3072
+_TRAINING_FILES = (
+    [f"data_batch_{number}.bin" for number in range(1, 6)],
+    [f"data_batch_{number}" for number in range(1, 6)],
+    ["train.bin"],
+    ["train"],
+)
+_META_FILES = {"batches.meta", "batches.meta.txt", "meta", "fine_label_names.txt"}
+
+
+def training_files(folder: Path) -> list[Path]:
+    """The training batches in a folder of CIFAR's, or nothing where it is none."""
+    if not any((folder / name).is_file() for name in _META_FILES):
+        return []
+    for names in _TRAINING_FILES:
+        if all((folder / name).is_file() for name in names):
+            return [folder / name for name in names]
+    return []
+
+
+def open_cifar(source: Path, files: Sequence[Path]) -> Catalog:
+    """The images of CIFAR batch files, in their order, with labels (CIFAR-100's fine ones).
+
+    Raises DataError for files that are damaged or of another kind. See open_catalog.
+    """
+    offsets, file_ids, labels, names = [], [], [], []
+    for file_id, path in enumerate(files):
+        starts, classes = _locate(path)
+        offsets.append(starts)
+        file_ids.append(np.full(len(starts), file_id))
+        labels.append(classes)
+        names += [f"{path.name}/{number:05d}" for number in range(len(starts))]
+    lengths = np.full(len(names), _PIXELS, np.int64)
+    return Catalog(
+        source=str(source),
+        kind="cifar",
+        names=NameTable.of(names),
+        lengths=lengths,
+        reader=SpanReader(files, np.concatenate(file_ids), np.concatenate(offsets), lengths),
+        labels=np.concatenate(labels).astype(np.int32),
+        raw=RawLayout(_SHAPE),
+    )
+
+
+def _locate(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Byte offsets of the images in a batch file, and their classes: int64 [n] each."""
+    return _locate_binary(path) if path.suffix == ".bin" else _locate_pickled(path)
+
+
+def _locate_binary(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    label_bytes = 2 if path.name in ("train.bin", "test.bin") else 1
+    record = label_bytes + _PIXELS
+    size = path.stat().st_size
+    if size == 0 or size % record:
+        raise DataError(
+            f"{path} has {size:,} bytes, no multiple of {record}: it is no CIFAR batch or cut short"
+        )
+    starts = np.arange(0, size, record, dtype=np.int64) + label_bytes
+    classes = np.memmap(path, np.uint8, "r")[starts - 1]
+    return starts, classes.astype(np.int64)
+
+
+class _Inert:
+    """Stands for whatever a pickle wants to build; keeps the state it is given."""
+
+    state: Any = None
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class _InertUnpickler(pickle.Unpickler):
+    _ALLOWED = frozenset(
+        {
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "_reconstruct"),
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> type[_Inert]:
+        if (module, name) not in self._ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return _Inert
+
+
+def _locate_pickled(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    content = path.read_bytes()
+    try:
+        batch = _InertUnpickler(io.BytesIO(content), encoding="bytes").load()
+        pixels = batch[b"data"].state[-1]
+        classes = batch.get(b"labels") or batch[b"fine_labels"]
+        start = content.find(pixels)
+        valid = isinstance(pixels, bytes) and len(pixels) == len(classes) * _PIXELS and start >= 0
+        labels = np.array(classes, np.int64)
+    except (pickle.UnpicklingError, KeyError, ValueError, TypeError, AttributeError, EOFError,
+            IndexError) as error:  # fmt: skip
+        raise DataError(f"{path} is no CIFAR pickle, or a damaged one ({error})") from error
+    if not valid:
+        raise DataError(
+            f"{path} holds no plain array of {len(classes)} images of {_PIXELS} bytes; use the "
+            "archive as published"
+        )
+    return start + np.arange(len(classes), dtype=np.int64) * _PIXELS, labels

@@ -1,0 +1,203 @@
+"""FFHQ's multi-resolution TFRecords (NAME-r02.tfrecords .. NAME-r10.tfrecords), read bare.
+
+Framing (TensorFlow, "TFRecord and tf.train.Example"): length (uint64), masked CRC-32C of it, data,
+masked CRC-32C of the data; all little-endian. The data is a tf.train.Example with the features
+`shape` (int64 [C, H, W]) and `data` (uint8 pixels in that order). The fields' positions are found
+once; the pixels are then read in place, with no copy of the data set and no TensorFlow.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from realness.data_pipeline.catalog import Catalog, NameTable, RawLayout
+from realness.data_pipeline.errors import BadImage, DataError
+from realness.data_pipeline.sources.common import MAX_ENTRY_BYTES, SpanReader
+from realness.data_pipeline.sources.crc32c import masked_crc32c
+
+_HEADER, _FOOTER = 12, 4
+_LEVEL = re.compile(r"-r(\d\d)\.tfrecords$")
+SUFFIXES = (".tfrecords", ".tfrecord")
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where the pixels lie in a record's data, what comes before them, and their shape."""
+
+    length: int
+    prefix: bytes
+    pixels_offset: int
+    shape: tuple[int, int, int]
+
+
+class TFRecordReader:
+    """Pixels of a record, after checking the CRC-32C of the whole record."""
+
+    def __init__(self, path: Path, layout: _Layout, record_offsets: npt.NDArray[np.int64]) -> None:
+        zeros = np.zeros(len(record_offsets), np.int64)
+        full = zeros + _HEADER + layout.length + _FOOTER
+        self._spans = SpanReader([path], zeros, record_offsets, full)
+        self._layout = layout
+
+    def read(self, index: int, limit: int | None = None) -> bytes:
+        record = self._spans.read(index)
+        data, stored = record[_HEADER:-_FOOTER], record[-_FOOTER:]
+        if masked_crc32c(data) != int.from_bytes(stored, "little"):
+            raise BadImage("the record does not match its CRC-32C (damaged file)")
+        start, (channels, height, width) = self._layout.pixels_offset, self._layout.shape
+        size = channels * height * width
+        return data[start : start + (size if limit is None else min(size, limit))]
+
+    def close(self) -> None:
+        self._spans.close()
+
+
+def largest_level(folder: Path) -> Path | None:
+    """The TFRecord file with the highest resolution in a folder, or None without any."""
+    files = sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES)
+    if len(files) < 2:
+        return files[0] if files else None
+    levels = {p: int(m[1]) for p in files if (m := _LEVEL.search(p.name))}
+    if len(levels) < len(files) or len(set(levels.values())) < len(files):
+        raise DataError(
+            f"{folder} holds {len(files)} TFRecord files that are no single set of levels "
+            "NAME-r02.tfrecords .. NAME-r10.tfrecords; give one file"
+        )
+    return max(levels, key=lambda path: levels[path])
+
+
+def open_tfrecord(path: Path) -> Catalog:
+    """The images of one level, as raw pixels. Labels come from NAME-rxx.labels (one-hot, .npy)
+    beside it. Raises DataError for a file of another kind or of mixed shapes. See open_catalog.
+    """
+    layout, offsets = _scan(path)
+    channels, height, width = layout.shape
+    if channels != 3 or height != width:
+        raise DataError(f"{path} holds images of shape {layout.shape}, not square RGB (3, R, R)")
+    return Catalog(
+        source=str(path),
+        kind="tfrecord",
+        names=NameTable.of(f"{path.stem}/{number:08d}" for number in range(len(offsets))),
+        lengths=np.full(len(offsets), channels * height * width, np.int64),
+        reader=TFRecordReader(path, layout, offsets),
+        labels=_labels(path, len(offsets)),
+        raw=RawLayout(layout.shape),
+    )
+
+
+def _labels(path: Path, count: int) -> npt.NDArray[np.int32] | None:
+    labels_path = path.with_name(_LEVEL.sub("-rxx.labels", path.name))
+    if labels_path == path or not labels_path.is_file():
+        return None
+    try:
+        one_hot = np.load(labels_path, allow_pickle=False)
+    except ValueError as error:
+        raise DataError(f"{labels_path} is no NumPy array of labels ({error})") from error
+    if one_hot.ndim != 2 or len(one_hot) < count:
+        raise DataError(
+            f"{labels_path} has shape {one_hot.shape}, not one row for each of {count} images"
+        )
+    return one_hot[:count].argmax(1).astype(np.int32) if one_hot.shape[1] else None
+
+
+def _scan(path: Path) -> tuple[_Layout, npt.NDArray[np.int64]]:
+    """The layout that all records share, and each record's offset."""
+    offsets: list[int] = []
+    layout: _Layout | None = None
+    with path.open("rb") as file:
+        descriptor, size = file.fileno(), os.fstat(file.fileno()).st_size
+        offset = 0
+        while offset < size:
+            head = os.pread(descriptor, _HEADER + (len(layout.prefix) if layout else 0), offset)
+            length = _record_length(head[:_HEADER], path, offset)
+            if layout is None or length != layout.length or head[_HEADER:] != layout.prefix:
+                data = os.pread(descriptor, length, offset + _HEADER)
+                found = _parse_example(data, path, len(offsets))
+                if layout is not None and found.shape != layout.shape:
+                    raise DataError(
+                        f"{path} mixes shapes: record {len(offsets)} is {found.shape}, those "
+                        f"before are {layout.shape}"
+                    )
+                if layout is not None:
+                    raise DataError(f"record {len(offsets)} of {path} is laid out otherwise")
+                layout = found
+            offsets.append(offset)
+            offset += _HEADER + length + _FOOTER
+    if layout is None:
+        raise DataError(f"{path} is empty")
+    return layout, np.array(offsets, np.int64)
+
+
+def _record_length(header: bytes, path: Path, offset: int) -> int:
+    if len(header) == _HEADER:
+        length, crc = struct.unpack("<QI", header)
+        if masked_crc32c(header[:8]) == crc and 0 < length <= MAX_ENTRY_BYTES:
+            return length
+    raise DataError(
+        f"{path} is no TFRecord file, or a damaged one: no valid record at byte {offset:,}"
+    )
+
+
+def _parse_example(data: bytes, path: Path, number: int) -> _Layout:
+    """Finds `shape` and `data` in a serialised tf.train.Example."""
+    features: dict[str, tuple[int, int]] = {}
+    try:
+        for _, start, end in _fields(data, 0, len(data)):  # Example.features
+            for _, entry_start, entry_end in _fields(data, start, end):  # Features.feature
+                (_, k0, k1), (_, v0, v1) = list(_fields(data, entry_start, entry_end))[:2]
+                ((_, list_start, list_end),) = _fields(data, v0, v1)  # Feature.*_list
+                values = list(_fields(data, list_start, list_end))  # *List.value
+                if len(values) == 1:
+                    features[data[k0:k1].decode()] = values[0][1:]
+        shape_start, shape_end = features["shape"]
+        shape = tuple(_varints(data[shape_start:shape_end]))
+        start, end = features["data"]
+    except (KeyError, ValueError, IndexError) as error:
+        raise DataError(
+            f"record {number} of {path} holds {sorted(features) or 'nothing readable'}, not FFHQ's "
+            "features 'shape' and 'data'; export the images as files and give their folder"
+        ) from error
+    if len(shape) != 3 or end - start != shape[0] * shape[1] * shape[2]:
+        raise DataError(
+            f"record {number} of {path} has shape {shape} and {end - start:,} bytes of data, "
+            "which is not one uint8 image"
+        )
+    return _Layout(len(data), data[:start], start, shape)
+
+
+def _fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """(number, start, end) of the length-delimited fields of a protobuf message."""
+    while start < end:
+        tag, start = _varint(data, start)
+        if tag & 7 != 2:
+            raise ValueError(f"wire type {tag & 7}")
+        length, start = _varint(data, start)
+        if start + length > end:
+            raise ValueError("a field that ends behind its message")
+        yield tag >> 3, start, start + length
+        start += length
+
+
+def _varint(data: bytes, start: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[start]
+        value |= (byte & 0x7F) << shift
+        start, shift = start + 1, shift + 7
+        if byte < 0x80:
+            return value, start
+
+
+def _varints(data: bytes) -> Iterator[int]:
+    start = 0
+    while start < len(data):
+        value, start = _varint(data, start)
+        yield value
