@@ -121,7 +121,7 @@ class AnchorConfig:
     anchor_scale: float = 1.0
     """Scale of the skew-normals."""
     anchor_kl: float | None = None
-    """Solve for the pair of anchors with this D_KL(A1 || A0), instead of the three values above."""
+    """Scale both skews by the factor that gives this D_KL(A1 || A0)."""
 
     def __post_init__(self) -> None:
         _positive(self, "anchor_scale")

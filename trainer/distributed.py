@@ -1,15 +1,57 @@
-"""Collectives that the training maths needs, differentiable where the maths is."""
+"""This process among its ranks: its device, its group, and collectives.
+
+Those that the training maths needs are differentiable.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from realness.trainer.config import ConfigError
+
 Result = TypeVar("Result")
+
+
+def pick_device(requested: str) -> torch.device:
+    """The device of this process, `cuda:LOCAL_RANK` or `cpu`. Raises ConfigError for no GPU."""
+    if requested == "cpu" or (requested == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            "--device=cuda, but torch finds no CUDA device; use --device=cpu, or check the driver "
+            "(nvidia-smi) and that this torch is a CUDA build"
+        )
+    local_rank, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if local_rank >= count:
+        raise ConfigError(
+            f"local rank {local_rank} has no GPU: this node has {count}; start {count} ranks here"
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+def start_process_group(device: torch.device) -> None:
+    """Join the launcher's process group, or make a group of one when there is no launcher."""
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    # Without the limit a single lost rank keeps the others waiting for half an hour.
+    options: dict[str, Any] = {"backend": backend, "timeout": timedelta(minutes=10)}
+    if "RANK" not in os.environ:
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
+        options.update(store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group(**options)
+
+
+def stop_process_group() -> None:
+    """Leave the process group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def rank() -> int:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 
 from realness.trainer.config import TrainConfig, flag, flatten
-from realness.trainer.distributed import rank, world_size
-from realness.trainer.engine import (
-    deepspeed_config,
+from realness.trainer.distributed import (
     pick_device,
+    rank,
     start_process_group,
     stop_process_group,
+    world_size,
 )
+from realness.trainer.engine import deepspeed_config
 from realness.trainer.exit_codes import EXIT_OK
 from realness.trainer.gan import build_gan
 from realness.trainer.memory import checkpoint_bytes, count_parameters, estimate_memory

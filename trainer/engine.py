@@ -8,11 +8,12 @@ frozen in G's step, or its gradients would leak into D's next step.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
+import warnings
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,34 +28,12 @@ from realness.trainer.fragments import Fragment, replicated, share_of
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def pick_device(requested: str) -> torch.device:
-    """The device of this process, `cuda:LOCAL_RANK` or `cpu`. Raises ConfigError for no GPU."""
-    if requested == "cpu" or (requested == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise ConfigError(
-            "--device=cuda, but torch finds no CUDA device; use --device=cpu, or check the driver "
-            "(nvidia-smi) and that this torch is a CUDA build"
-        )
-    local_rank, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    if local_rank >= count:
-        raise ConfigError(
-            f"local rank {local_rank} has no GPU: this node has {count}; start {count} ranks here"
-        )
-    torch.cuda.set_device(local_rank)
-    return torch.device("cuda", local_rank)
-
-
-def start_process_group(device: torch.device) -> None:
-    """Join the launcher's process group, or make a group of one when there is no launcher."""
-    os.environ["DS_ACCELERATOR"] = device.type
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    # Without the limit a single lost rank keeps the others waiting for half an hour.
-    options: dict[str, Any] = {"backend": backend, "timeout": timedelta(minutes=10)}
-    if "RANK" not in os.environ:
-        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
-        options.update(store=dist.HashStore(), rank=0, world_size=1)
-    dist.init_process_group(**options)
+@functools.cache
+def _deepspeed() -> Any:
+    """The deepspeed package, joined to the process group that is already there."""
+    os.environ["DS_ACCELERATOR"] = "cuda" if "nccl" in str(dist.get_backend_config()) else "cpu"
+    # DeepSpeed 0.19 still calls a collective by the name that torch 2.13 deprecates.
+    warnings.filterwarnings("ignore", ".*all_gather_into_tensor.*", FutureWarning)
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
@@ -62,12 +41,7 @@ def start_process_group(device: torch.device) -> None:
     # process leaves 66 MiB in /dev/shm behind for good. Gloo does the same work and cleans up.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(verbose=False)
-
-
-def stop_process_group() -> None:
-    """Leave the process group."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    return deepspeed
 
 
 def deepspeed_config(
@@ -136,8 +110,6 @@ class Engine:
         bf16: bool,
         config: dict[str, Any],
     ) -> None:
-        import deepspeed
-
         module.to(device)
         if bf16:
             # Inside the module, because DeepSpeed switches off an autocast that surrounds it.
@@ -151,10 +123,10 @@ class Engine:
         self.name = name
         self.module = module
         self.base_lr = lr
-        self._engine, *_ = deepspeed.initialize(
+        self._engine, *_ = _deepspeed().initialize(
             model=module,
             optimizer=adam,
-            model_parameters=list(module.parameters()),  # pyright: ignore[reportArgumentType]
+            model_parameters=list(module.parameters()),
             config=config,
         )
         self._adam = adam

@@ -13,8 +13,14 @@ from realness.data_pipeline import Catalog, ImageStream, check_images, open_cata
 from realness.trainer import checkpoint
 from realness.trainer.averages import Averages
 from realness.trainer.config import ConfigError, TrainConfig
-from realness.trainer.distributed import rank, together, world_size
-from realness.trainer.engine import pick_device, start_process_group, stop_process_group
+from realness.trainer.distributed import (
+    pick_device,
+    rank,
+    start_process_group,
+    stop_process_group,
+    together,
+    world_size,
+)
 from realness.trainer.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_STOPPED
 from realness.trainer.gan import Gan, build_gan
 from realness.trainer.memory import checkpoint_bytes
