@@ -35,6 +35,14 @@ _GROUPS = {
     "engine": "Engine",
 }
 
+_SUBJECTS = {
+    "Machine": (
+        *("hostname", "devices", "compute_capabilities", "cuda"),
+        *("cpu", "cpu_cores", "memory_gib", "platform"),
+    ),
+    "Process": ("num_ranks", "commit", "command"),
+}
+
 
 def write_report(run_dir: Path, out: Path | None = None) -> Path:
     """Build the report of a run folder, by default as `report.html` in it; returns its path.
@@ -188,7 +196,7 @@ def _tables(run: Run) -> str:
     if run.config:
         parts.append(_section("Configuration", _config_tables(run.config)))
     if run.environment:
-        parts.append(_section("Environment", [("", run.environment)]))
+        parts.append(_section("Environment", _environment_tables(run.environment)))
     return "".join(parts)
 
 
@@ -200,6 +208,15 @@ def _config_tables(config: Mapping[str, Any]) -> list[tuple[str, Mapping[str, An
         if isinstance(value, dict):
             groups.append((_GROUPS.get(key, key), _flat(value)))
     return groups
+
+
+def _environment_tables(environment: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The environment by subject; what has no subject of its own is a version of something."""
+    subjects = {key: title for title, keys in _SUBJECTS.items() for key in keys}
+    tables: dict[str, dict[str, Any]] = {"Software": {}, **{title: {} for title in _SUBJECTS}}
+    for key, value in environment.items():
+        tables[subjects.get(key, "Software")][key] = value
+    return [(title, values) for title, values in tables.items() if values]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -214,8 +231,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _section(title: str, tables: list[tuple[str, Mapping[str, Any]]]) -> str:
     cards = "".join(
-        f'<div class="card">{f"<h3>{escape(name)}</h3>" if name else ""}<table>{_rows(values)}'
-        "</table></div>"
+        f'<div class="card"><h3>{escape(name)}</h3><table>{_rows(values)}</table></div>'
         for name, values in tables
     )
     return f'<section><h2>{escape(title)}</h2><div class="tables">{cards}</div></section>'

@@ -102,6 +102,7 @@ circle { fill: currentColor; }
 table { width: 100%; border-collapse: collapse; font-size: 13.5px; }
 .tables h3 { margin-bottom: 6px; }
 td { padding: 4px 0; border-top: 1px solid var(--line); vertical-align: top; }
+tr:first-child td { border-top: 0; }
 td:first-child { padding-right: 14px; color: var(--soft); white-space: nowrap; }
 td:last-child { text-align: right; overflow-wrap: anywhere; }
 footer { margin-top: 36px; color: var(--faint); font-size: 13px; }
