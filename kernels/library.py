@@ -3,48 +3,162 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from . import build
+
 # "emu" runs the CUDA kernels on the CPU, thread by thread: it exists for the tests.
 Impl = Literal["auto", "cuda", "cpu", "reference", "emu"]
+
+OPS = (
+    "bias_act",
+    "demodulate",
+    "philox",
+    "realness_divergence",
+    "realness_emd",
+    "realness_kl",
+    "realness_loss",
+    "resample_logits",
+    "spectral_norm",
+    "squared_norm",
+    "upfirdn2d",
+)
 
 logger = logging.getLogger("realness.kernels")
 
 
+@dataclass(frozen=True)
+class Operator:
+    """The Python half of a compiled operator: schema, shapes for tracing, and derivative.
+
+    fake: the outputs' shapes, dtypes and strides, as `torch.library.register_fake` takes it.
+    save: stores what the derivative needs, as `torch.library.register_autograd`'s setup_context.
+    backward: (ops, ctx, *gradients) -> a gradient or None for every input, where `ops` is the
+    namespace of operators in which the forward ran.
+    """
+
+    schema: str
+    fake: Callable[..., Any]
+    save: Callable[..., None] | None = None
+    backward: Callable[..., Any] | None = None
+
+    def register(self, namespace: str) -> None:
+        name = f"{namespace}::{self.schema.partition('(')[0]}"
+        signature = self.schema[self.schema.index("(") :]
+        torch.library.define(name, signature, tags=torch.Tag.pt2_compliant_tag)
+        torch.library.register_fake(name, self.fake)
+        if self.backward is not None:
+            backward = functools.partial(self.backward, getattr(torch.ops, namespace))
+            torch.library.register_autograd(name, backward, setup_context=self.save)
+
+
+def differentiate(
+    formula: Callable[..., Any], inputs: Sequence[Tensor], gradients: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """Gradients of a PyTorch formula, to any order: for derivatives too rare to deserve a kernel."""
+    with torch.enable_grad():
+        leaves = [x.view_as(x) if x.requires_grad else x for x in inputs]
+        outputs = formula(*leaves)
+    outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
+    used = [(y, g) for y, g in zip(outputs, gradients, strict=True) if g is not None]
+    wanted = [x for x in leaves if x.requires_grad]
+    if not used or not wanted:
+        return [None] * len(leaves)
+    found = iter(
+        torch.autograd.grad(
+            [y for y, _ in used],
+            wanted,
+            [g for _, g in used],
+            allow_unused=True,
+            create_graph=torch.is_grad_enabled(),
+        )
+    )
+    return [next(found) if x.requires_grad else None for x in leaves]
+
+
+def load(path: Path, namespace: str) -> None:
+    """Loads a compiled library and registers the Python half of its operators."""
+    torch.ops.load_library(str(path))
+    for op in OPS:
+        for operator in importlib.import_module(f"realness.kernels.{op}.op").OPERATORS:
+            operator.register(namespace)
+
+
 class Status(NamedTuple):
-    """What the compiled library offers here, and why."""
+    """Which devices the compiled library serves, where it is, and why."""
 
     devices: frozenset[str]
+    library: Path | None
     reason: str
 
 
+def find_library(mode: str, *, rebuild: bool = False) -> Path:
+    """The library that came with the package, or the cache's, built now if need be."""
+    bundled = build.bundled_library()
+    cuda_is_missing = torch.version.cuda is not None and build.find_nvcc() is not None
+    if bundled is not None and (build.has_cuda(bundled) or not cuda_is_missing):
+        return bundled
+    return build.cached_library(build.make_plan(), retry=rebuild or mode == "require")
+
+
 @functools.cache
-def status() -> Status:
-    """Which implementations the compiled library provides."""
-    return Status(frozenset(), "the compiled library is not available")
+def status(rebuild: bool = False) -> Status:
+    """Finds and loads the library, once. Raises BuildError only for REALNESS_BUILD=require."""
+    mode = build.build_mode()
+    if mode == "never":
+        return Status(frozenset(), None, "REALNESS_BUILD=never")
+    try:
+        path = find_library(mode, rebuild=rebuild)
+        load(path, "realness")
+    except (build.BuildError, OSError) as error:
+        if mode == "require":
+            raise
+        logger.warning("the kernels could not be built: %s", error)
+        return Status(frozenset(), None, str(error).partition("\n")[0])
+    usable = {"cpu", "cuda"} if build.has_cuda(path) and torch.cuda.is_available() else {"cpu"}
+    return Status(frozenset(usable), path, str(path))
+
+
+_emulated: set[str] = set()
+
+
+def load_emulated(path: Path) -> None:
+    """Makes `impl="emu"` available: the CUDA kernels, emulated."""
+    if not _emulated:
+        load(path, "realness_emu")
+        _emulated.add("emu")
 
 
 @functools.cache
 def _namespace(impl: str, device: str) -> str | None:
-    """The operator namespace for `impl` on `device`; None means the reference. Logged once each."""
+    """The operators' namespace for `impl` on `device`; None means the reference. Logged once."""
     if impl not in ("auto", "cuda", "cpu", "reference", "emu"):
         raise ValueError(f"impl={impl!r}; expected auto, cuda, cpu or reference")
     if impl == "reference" or (impl == "auto" and device not in ("cuda", "cpu")):
         return None
+    if impl == "emu":
+        if device != "cpu" or not _emulated:
+            raise ValueError("impl='emu' needs tensors on the CPU and load_emulated() before it")
+        return "realness_emu"
     wanted = device if impl == "auto" else impl
-    if wanted in status().devices and device == ("cpu" if wanted == "emu" else wanted):
-        logger.info("kernels on %s: compiled (%s)", device, status().reason)
-        return "realness_emu" if wanted == "emu" else "realness"
+    found = status()
+    if wanted in found.devices and wanted == device:
+        logger.info("kernels on %s: compiled (%s)", device, found.reason)
+        return "realness"
     if impl == "auto":
-        logger.warning("kernels on %s: PyTorch reference (%s)", device, status().reason)
+        logger.warning("kernels on %s: PyTorch reference (%s)", device, found.reason)
         return None
-    if wanted not in status().devices:
+    if wanted not in found.devices:
         raise ValueError(
-            f"impl={impl!r} is not available: {status().reason}; use impl='auto' or 'reference'"
+            f"impl={impl!r} is not available here ({found.reason}); use impl='auto' or 'reference'"
         )
     raise ValueError(f"impl={impl!r} was given tensors on {device}; use impl='auto'")
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from realness.kernels.checks import check_floating
+from realness.kernels.checks import accumulation_dtype, check_floating
 from realness.kernels.library import Impl, select
 
 from . import reference
@@ -47,5 +47,5 @@ def bias_act(
     if ops is None:
         return reference.bias_act(x, bias, act, slope, gain, clamp)
     number = list(reference.ACTIVATIONS).index(act)
-    bias = None if bias is None else bias.to(x.dtype)
+    bias = None if bias is None else bias.to(accumulation_dtype(x.dtype))
     return ops.bias_act(x, bias, number, slope, gain, math.inf if clamp is None else clamp)

@@ -10,5 +10,5 @@ from realness.kernels.checks import accumulation_dtype
 def demodulate(weight: Tensor, style: Tensor, eps: float = 1e-8) -> Tensor:
     """See `realness.kernels.demodulate`."""
     dtype = accumulation_dtype(weight.dtype)
-    energy = weight.to(dtype).square().flatten(2).sum(2)  # [O, I]
+    energy = weight.to(dtype).square().reshape(*weight.shape[:2], -1).sum(2)  # [O, I]
     return (style.to(dtype).square() @ energy.t() + eps).rsqrt()

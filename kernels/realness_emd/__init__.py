@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from realness.kernels.checks import check_anchor, check_floating, check_logits
+from realness.kernels.checks import accumulation_dtype, check_anchor, check_floating, check_logits
 from realness.kernels.library import Impl, select
 
 from . import reference
@@ -29,4 +29,4 @@ def realness_emd(logits: Tensor, anchor: Tensor, *, impl: Impl = "auto") -> Tens
     ops = select(impl, logits)
     if ops is None:
         return reference.realness_emd(logits, anchor)
-    return ops.realness_emd(logits, anchor.to(logits.dtype))[0]
+    return ops.realness_emd(logits, anchor.to(accumulation_dtype(logits.dtype)))[0]

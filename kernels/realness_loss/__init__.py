@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from realness.kernels.checks import check_anchor, check_floating, check_logits, check_same_shape
+from realness.kernels.checks import (
+    accumulation_dtype,
+    check_anchor,
+    check_floating,
+    check_logits,
+    check_same_shape,
+)
 from realness.kernels.library import Impl, select
 
 from . import reference
@@ -25,6 +32,11 @@ def check_anchors(anchor_real: Tensor, anchor_fake: Tensor, logits: Tensor) -> N
         check_anchor(name, anchor, logits)
         if anchor.dim() != 1:
             raise ValueError(f"{name} has shape {tuple(anchor.shape)}; expected [outcomes]")
+
+
+def widened(dtype: torch.dtype, *tensors: Tensor | None) -> list[Tensor | None]:
+    """The tensors in the dtype of the logits' arithmetic."""
+    return [None if x is None else x.to(accumulation_dtype(dtype)) for x in tensors]
 
 
 def realness_d_loss(
@@ -68,9 +80,8 @@ def realness_d_loss(
         return reference.realness_d_loss(
             logits_real, logits_fake, anchor_real, anchor_fake, noise_real, noise_fake
         )
-    return ops.realness_d_loss(
-        logits_real, logits_fake, anchor_real, anchor_fake, noise_real, noise_fake
-    )[0]
+    rest = widened(logits_fake.dtype, anchor_real, anchor_fake, noise_real, noise_fake)
+    return ops.realness_d_loss(logits_real, logits_fake, *rest)[0]
 
 
 def realness_g_loss(
@@ -128,6 +139,5 @@ def realness_g_loss(
         return reference.realness_g_loss(
             logits_fake, logits_real, anchor_real, anchor_fake, noise_fake, noise_real, objective
         )
-    return ops.realness_g_loss(
-        logits_fake, logits_real, anchor_real, anchor_fake, noise_fake, noise_real, objective
-    )[0]
+    rest = widened(logits_fake.dtype, anchor_real, anchor_fake, noise_fake, noise_real)
+    return ops.realness_g_loss(logits_fake, logits_real, *rest, objective)[0]

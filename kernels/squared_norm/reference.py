@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from realness.kernels.checks import accumulation_dtype
@@ -9,4 +11,5 @@ from realness.kernels.checks import accumulation_dtype
 
 def squared_norm(x: Tensor) -> Tensor:
     """See `realness.kernels.squared_norm`."""
-    return x.to(accumulation_dtype(x.dtype)).square().flatten(1).sum(1)
+    rows = x.to(accumulation_dtype(x.dtype)).reshape(x.shape[0], math.prod(x.shape[1:]))
+    return rows.square().sum(1)

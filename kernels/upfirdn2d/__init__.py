@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from realness.kernels.checks import check_floating
+from realness.kernels.checks import accumulation_dtype, check_floating
 from realness.kernels.library import Impl, select
 
 from . import reference
 
 MAX_TAPS = 64
+MAX_TAPS_AT_ONCE = 8  # longer separable filters take one pass for each axis
 
 
 def as_pair(name: str, factor: int | tuple[int, int]) -> tuple[int, int]:
@@ -29,24 +31,6 @@ def as_padding(padding: int | tuple[int, ...]) -> tuple[int, int, int, int]:
     if len(padding) != 4:
         raise ValueError(f"padding={padding}; expected 1, 2 or 4 numbers")
     return (padding[0], padding[1], padding[2], padding[3])
-
-
-def output_size(
-    shape: tuple[int, int],
-    taps: tuple[int, int],
-    up: tuple[int, int],
-    down: tuple[int, int],
-    padding: tuple[int, int, int, int],
-) -> tuple[int, int]:
-    """(height, width) of the result for an input of (height, width)."""
-    height = shape[0] * up[1] + padding[2] + padding[3] - taps[0]
-    width = shape[1] * up[0] + padding[0] + padding[1] - taps[1]
-    if height < 0 or width < 0:
-        raise ValueError(
-            f"an image of {shape[0]}x{shape[1]} with up={up} and padding={padding} is smaller than "
-            f"the {taps[0]}x{taps[1]} filter; pad more or use a smaller filter"
-        )
-    return height // down[1] + 1, width // down[0] + 1
 
 
 def upfirdn2d(
@@ -82,8 +66,15 @@ def upfirdn2d(
         raise ValueError("f requires a gradient, but the filter is a constant: detach it")
     factors = as_pair("up", up), as_pair("down", down)
     sides = as_padding(padding)
-    output_size((x.shape[2], x.shape[3]), (f.shape[0], f.shape[-1]), *factors, sides)
+    reference.output_size(x.shape[2:], (f.shape[0], f.shape[-1]), *factors, sides)
     ops = select(impl, x)
     if ops is None:
         return reference.upfirdn2d(x, f, *factors, sides, flip, gain)
-    return ops.upfirdn2d(x, f, *factors, sides, flip, gain)
+    f = f.to(accumulation_dtype(x.dtype))
+    if f.dim() == 2:
+        return ops.upfirdn2d(x, f, *factors, sides, flip, gain)
+    if len(f) <= MAX_TAPS_AT_ONCE:
+        return ops.upfirdn2d(x, torch.outer(f, f), *factors, sides, flip, gain)
+    (up_x, up_y), (down_x, down_y) = factors
+    y = ops.upfirdn2d(x, f[None], (up_x, 1), (down_x, 1), (*sides[:2], 0, 0), flip, gain)
+    return ops.upfirdn2d(y, f[:, None], (1, up_y), (1, down_y), (0, 0, *sides[2:]), flip, 1.0)

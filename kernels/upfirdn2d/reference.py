@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from realness.kernels.checks import accumulation_dtype
+
+
+def output_size(
+    shape: Sequence[int],
+    taps: Sequence[int],
+    up: Sequence[int],
+    down: Sequence[int],
+    padding: Sequence[int],
+) -> tuple[int, int]:
+    """(height, width) of the result for an input of (height, width)."""
+    height = shape[0] * up[1] + padding[2] + padding[3] - taps[0]
+    width = shape[1] * up[0] + padding[0] + padding[1] - taps[1]
+    if height < 0 or width < 0:
+        raise ValueError(
+            f"an image of {shape[0]}x{shape[1]} with up={tuple(up)} and padding={tuple(padding)} is smaller than "
+            f"the {taps[0]}x{taps[1]} filter; pad more or use a smaller filter"
+        )
+    return height // down[1] + 1, width // down[0] + 1
 
 
 def upfirdn2d(

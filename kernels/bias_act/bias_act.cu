@@ -1,0 +1,103 @@
+#include "bias_act.cuh"
+
+#include "../csrc/binding.h"
+
+namespace realness::REALNESS_BACKEND {
+namespace {
+
+using OptionalTensor = std::optional<Tensor>;
+
+struct Parameters {
+  int64_t activation;
+  double slope, gain, clamp;
+};
+
+template <class T, int N, int order>
+void launch(const Device& device, const Tensor& x, const Tensor* grad, const Tensor* grad_grad,
+            const Tensor* bias, const Parameters& parameters, Tensor& out) {
+  using A = acc_t<T>;
+  const int64_t channels = x.size(1);
+  const bool innermost = x.dim() == 2 || is_channels_last(x);
+  const int64_t inner = innermost ? 1 : x.numel() / (x.size(0) * channels) / N;
+  STD_TORCH_CHECK(inner <= UINT32_MAX && channels <= UINT32_MAX, "x: too large a plane");
+  for_each(device.stream(), x.numel() / N,
+           BiasAct<T, N, order>{read<T>(x), grad ? read<T>(*grad) : nullptr,
+                                grad_grad ? read<T>(*grad_grad) : nullptr,
+                                bias ? read<A>(*bias) : nullptr, write<T>(out),
+                                static_cast<uint32_t>(inner),
+                                static_cast<uint32_t>(innermost ? channels / N : channels),
+                                innermost, static_cast<int>(parameters.activation),
+                                static_cast<A>(parameters.slope), static_cast<A>(parameters.gain),
+                                static_cast<A>(parameters.clamp)});
+}
+
+template <int order>
+Tensor run(const Tensor& x_any, const Tensor* grad_any, const Tensor* grad_grad_any,
+           const OptionalTensor& bias_any, const Parameters& parameters) {
+  STD_TORCH_CHECK(x_any.dim() >= 2, "x: expected [batch, channels, ...]");
+  STD_TORCH_CHECK(parameters.activation >= 0 && parameters.activation < kNumActivations,
+                  "activation: expected 0 to ", kNumActivations - 1);
+  for (const Tensor* other : {grad_any, grad_grad_any}) {
+    if (!other) continue;
+    check_same_device(*other, x_any);
+    check_dtype("grad", *other, x_any.scalar_type());
+    STD_TORCH_CHECK(other->dim() == x_any.dim(), "grad and x differ in dimensions");
+    for (int64_t d = 0; d < x_any.dim(); ++d) {
+      STD_TORCH_CHECK(other->size(d) == x_any.size(d), "grad and x differ in dimension ", d);
+    }
+  }
+  OptionalTensor bias;
+  if (bias_any) {
+    check_same_device(*bias_any, x_any);
+    check_dtype("bias", *bias_any, accumulation_type(x_any));
+    check_sizes("bias", *bias_any, {x_any.size(1)});
+    bias = dense(*bias_any);
+  }
+  const Device device(x_any);
+  const Tensor x = dense(x_any);
+  OptionalTensor grad, grad_grad;
+  if (grad_any) grad = dense_as(*grad_any, x);
+  if (grad_grad_any) grad_grad = dense_as(*grad_grad_any, x);
+  Tensor out = torch::stable::empty_like(x);
+  if (x.numel() == 0) return out;
+  const bool innermost = x.dim() == 2 || is_channels_last(x);
+  const int64_t span = innermost ? x.size(1) : x.numel() / (x.size(0) * x.size(1));
+  const auto pointer = [&](const OptionalTensor& t) {
+    return t ? t->const_data_ptr() : x.const_data_ptr();
+  };
+  dispatch_floating(x, [&](auto type) {
+    using T = typename decltype(type)::type;
+    const auto go = vectorizable<T>(span, {x.const_data_ptr(), out.const_data_ptr(),
+                                           pointer(grad), pointer(grad_grad)})
+                        ? &launch<T, kVectorSize<T>, order>
+                        : &launch<T, 1, order>;
+    go(device, x, grad ? &*grad : nullptr, grad_grad ? &*grad_grad : nullptr,
+       bias ? &*bias : nullptr, parameters, out);
+  });
+  return out;
+}
+
+Tensor bias_act(const Tensor& x, OptionalTensor bias, int64_t activation, double slope,
+                double gain, double clamp) {
+  return run<0>(x, nullptr, nullptr, bias, {activation, slope, gain, clamp});
+}
+
+Tensor bias_act_grad(const Tensor& grad, const Tensor& x, OptionalTensor bias, int64_t activation,
+                     double slope, double gain, double clamp) {
+  return run<1>(x, &grad, nullptr, bias, {activation, slope, gain, clamp});
+}
+
+Tensor bias_act_grad_grad(const Tensor& grad_grad, const Tensor& grad, const Tensor& x,
+                          OptionalTensor bias, int64_t activation, double slope, double gain,
+                          double clamp) {
+  return run<2>(x, &grad, &grad_grad, bias, {activation, slope, gain, clamp});
+}
+
+STABLE_TORCH_LIBRARY_IMPL(REALNESS_NAMESPACE, REALNESS_KEY, m) {
+  m.impl("bias_act", TORCH_BOX(&bias_act));
+  m.impl("bias_act_grad", TORCH_BOX(&bias_act_grad));
+  m.impl("bias_act_grad_grad", TORCH_BOX(&bias_act_grad_grad));
+}
+
+}  // namespace
+}  // namespace realness::REALNESS_BACKEND

@@ -1,0 +1,100 @@
+// y = clamp(gain * act(x + bias)) and its first two derivatives, element by element.
+#pragma once
+
+#include "../csrc/math.cuh"
+
+namespace realness::REALNESS_BACKEND {
+
+// The numbers are the positions in reference.py's ACTIVATIONS.
+enum Activation { kLinear, kRelu, kLeakyRelu, kSigmoid, kTanh, kSoftplus, kNumActivations };
+
+template <class A>
+struct Derivatives {
+  A value, first, second;
+};
+
+template <class A>
+REALNESS_DEVICE A sigmoid(A x) {
+  return A(1) / (A(1) + exp_(-x));
+}
+
+// NaN compares false everywhere below and must come out as NaN.
+template <int activation, class A>
+REALNESS_DEVICE Derivatives<A> activate(A x, A slope) {
+  if constexpr (activation == kRelu) {
+    return {x <= A(0) ? A(0) : x, A(x > A(0)), A(0)};
+  } else if constexpr (activation == kLeakyRelu) {
+    return {x > A(0) ? x : slope * x, x > A(0) ? A(1) : slope, A(0)};
+  } else if constexpr (activation == kSigmoid) {
+    const A s = sigmoid(x);
+    return {s, s * (A(1) - s), s * (A(1) - s) * (A(1) - A(2) * s)};
+  } else if constexpr (activation == kTanh) {
+    const A t = tanh_(x);
+    return {t, A(1) - t * t, A(-2) * t * (A(1) - t * t)};
+  } else if constexpr (activation == kSoftplus) {
+    if (x > A(20)) return {x, A(1), A(0)};  // as PyTorch: exp(-20) is lost in float32
+    const A s = sigmoid(x);
+    return {log1p_(exp_(x)), s, s * (A(1) - s)};
+  } else {
+    return {x, A(1), A(0)};
+  }
+}
+
+// order 0: y; 1: grad * y'; 2: grad * grad_grad * y''. N elements a thread.
+template <class T, int N, int order>
+struct BiasAct {
+  using A = acc_t<T>;
+  const T *x, *grad, *grad_grad;
+  const A* bias;
+  T* out;
+  // The vector's first channel is (i / skip) % period * step; its elements share that channel, or
+  // count up from it where the channels are innermost.
+  uint32_t skip, period;
+  bool channels_innermost;
+  int activation;
+  A slope, gain, clamp;
+
+  REALNESS_DEVICE void operator()(int64_t i) const {
+    switch (activation) {
+      case kLinear: return apply<kLinear>(i);
+      case kRelu: return apply<kRelu>(i);
+      case kLeakyRelu: return apply<kLeakyRelu>(i);
+      case kSigmoid: return apply<kSigmoid>(i);
+      case kTanh: return apply<kTanh>(i);
+      default: return apply<kSoftplus>(i);
+    }
+  }
+
+  template <int act>
+  REALNESS_DEVICE void apply(int64_t i) const {
+    uint64_t rest = static_cast<uint64_t>(i);
+    take(rest, skip);
+    const int64_t channel = take(rest, period) * (channels_innermost ? N : 1);
+    const auto values = load<N>(x + i * N);
+    Vector<T, N> first{}, second{}, result;
+    if constexpr (order >= 1) first = load<N>(grad + i * N);
+    if constexpr (order == 2) second = load<N>(grad_grad + i * N);
+    REALNESS_UNROLL
+    for (int n = 0; n < N; ++n) {
+      A input = static_cast<A>(values.lane[n]);
+      if (bias) input += bias[channel + (channels_innermost ? n : 0)];
+      const Derivatives<A> f = activate<act>(input, slope);
+      const A y = gain * f.value;
+      const bool passes = abs_(y) <= clamp || clamp == A(INFINITY);
+      A output;
+      if constexpr (order == 0) {
+        output = y > clamp ? clamp : y < -clamp ? -clamp : y;
+      } else if constexpr (order == 1) {
+        output = passes ? static_cast<A>(first.lane[n]) * gain * f.first : A(0);
+      } else {
+        output = passes ? static_cast<A>(first.lane[n]) * static_cast<A>(second.lane[n]) * gain *
+                              f.second
+                        : A(0);
+      }
+      result.lane[n] = static_cast<T>(output);
+    }
+    store(out + i * N, result);
+  }
+};
+
+}  // namespace realness::REALNESS_BACKEND

@@ -1,0 +1,334 @@
+"""Finds the compilers, builds the one shared library and keeps it in a cache.
+
+This file imports neither torch nor the rest of the package, so that setup.py can load it by path:
+
+    build_for_wheel(Path("kernels"))   # -> True if kernels/lib/ now holds a library for the wheel
+
+It uses torch's headers where torch can be found (`--no-build-isolation`), and warns once where it
+cannot build. On first use, `cached_library` does the same into the cache. Environment:
+
+    REALNESS_BUILD        auto (default) | never | require (a failure raises; failures are retried)
+    REALNESS_CACHE        the cache folder, by default realness/ in the user's cache folder
+    TORCH_CUDA_ARCH_LIST  default "8.0 9.0+PTX"
+    CXX, CUDA_HOME, MAX_JOBS
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+PACKAGE_DIR = Path(__file__).parent
+LIBRARY_NAME = "librealness.so"
+DEFAULT_ARCHITECTURES = "8.0 9.0+PTX"
+STABLE_ABI = "0x020a000000000000"  # torch 2.10, the oldest that has all we call
+NINJA_RULES = """
+rule compile
+  command = $compiler $flags -c $in -o $out
+  description = $out
+  depfile = $out.d
+  deps = gcc
+rule link
+  command = $compiler -shared $in -o $out $flags
+  description = $out
+"""
+
+
+class BuildError(RuntimeError):
+    """The library could not be built; the message holds the reason and the remedy."""
+
+
+@dataclass(frozen=True)
+class Torch:
+    """An installed torch, found without importing it."""
+
+    folder: Path
+    version: str
+    has_cuda: bool
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One compiler call: the object's name, its source and the command without them."""
+
+    name: str
+    source: Path
+    compiler: str
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that determines the library's contents."""
+
+    units: tuple[Unit, ...]
+    linker: str
+    link_flags: tuple[str, ...]
+    torch_version: str
+    has_cuda: bool
+
+    @property
+    def key(self) -> str:
+        commands = [[unit.name, unit.compiler, unit.flags] for unit in self.units]
+        settings = json.dumps([commands, self.linker, self.link_flags, self.torch_version])
+        return hashlib.sha256((settings + source_digest()).encode()).hexdigest()[:20]
+
+
+def build_mode() -> str:
+    """REALNESS_BUILD, checked."""
+    mode = os.environ.get("REALNESS_BUILD", "auto")
+    if mode not in ("auto", "never", "require"):
+        raise BuildError(f"REALNESS_BUILD={mode!r}; expected auto, never or require")
+    return mode
+
+
+def sources(folder: Path = PACKAGE_DIR) -> list[Path]:
+    """The translation units, one an op."""
+    return sorted(folder.glob("*/*.cu"))
+
+
+def source_digest(folder: Path = PACKAGE_DIR) -> str:
+    """A hash over all native sources and headers."""
+    digest = hashlib.sha256()
+    for suffix in ("cu", "cuh", "h"):
+        for path in sorted(folder.glob(f"*/*.{suffix}")):
+            digest.update(str(path.relative_to(folder)).encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def find_torch() -> Torch:
+    """The torch of this interpreter. Raises BuildError where there is none."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        raise BuildError("torch is not installed here; install it, or use --no-build-isolation")
+    folder = Path(spec.origin).parent
+    text = (folder / "version.py").read_text()
+    version = re.search(r"^__version__ = '([^']+)'", text, re.MULTILINE)
+    if version is None or not (folder / "include/torch/csrc/stable/library.h").exists():
+        raise BuildError(f"the torch in {folder} has no stable ABI headers; install torch >= 2.10")
+    has_cuda = re.search(r"^cuda\b[^=]*= '", text, re.MULTILINE) is not None
+    return Torch(folder, version[1], has_cuda)
+
+
+def find_compiler() -> str:
+    """The C++ compiler. Raises BuildError where there is none."""
+    for name in (os.environ.get("CXX"), "g++", "c++"):
+        if name and (path := shutil.which(name)):
+            return path
+    raise BuildError("there is no C++ compiler; install g++ 11 or newer, or set CXX")
+
+
+def find_nvcc() -> str | None:
+    """nvcc from CUDA_HOME, the usual place, or PATH."""
+    for home in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"):
+        if home and os.access(f"{home}/bin/nvcc", os.X_OK):
+            return f"{home}/bin/nvcc"
+    return shutil.which("nvcc")
+
+
+def find_ninja() -> list[str]:
+    """The command that runs ninja. Raises BuildError where there is none."""
+    if path := shutil.which("ninja"):
+        return [path]
+    if importlib.util.find_spec("ninja") is not None:
+        return [sys.executable, "-m", "ninja"]
+    raise BuildError("ninja is not installed; pip install ninja")
+
+
+def architecture_flags() -> tuple[str, ...]:
+    """nvcc's -gencode flags for TORCH_CUDA_ARCH_LIST."""
+    flags = []
+    for entry in (os.environ.get("TORCH_CUDA_ARCH_LIST") or DEFAULT_ARCHITECTURES).split():
+        for name in filter(None, entry.split(";")):
+            match = re.fullmatch(r"(\d+)\.(\d+[af]?)(\+PTX)?", name)
+            if match is None:
+                raise BuildError(
+                    f"TORCH_CUDA_ARCH_LIST has {name!r}; expected such as 9.0 or 9.0+PTX"
+                )
+            number = match[1] + match[2]
+            flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
+            if match[3]:
+                flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
+    return tuple(flags)
+
+
+def make_plan(
+    *,
+    cuda: bool | None = None,
+    emulate: bool = False,
+    extra_flags: tuple[str, ...] = (),
+    units: list[Path] | None = None,
+) -> Plan:
+    """What to compile. cuda: None uses nvcc where torch has CUDA; emulate: the tests' library.
+
+    extra_flags go to every C++ compiler call (to nvcc where cuda is True) and, for sanitizers, to
+    the linker of the emulated library. units: other sources than the package's.
+    """
+    torch, compiler = find_torch(), find_compiler()
+    common = (
+        f"-DTORCH_TARGET_VERSION={STABLE_ABI}",
+        "-DTORCH_STABLE_ONLY",
+        f"-isystem{torch.folder / 'include'}",
+        "-std=c++20",
+    )
+    host = (*common, "-x", "c++", "-fPIC", "-fvisibility=hidden", "-MMD", "-MF", "$out.d")
+    nvcc = find_nvcc() if cuda or (cuda is None and torch.has_cuda) else None
+    if cuda and nvcc is None:
+        raise BuildError("there is no nvcc; install the CUDA toolkit or set CUDA_HOME")
+    link = [f"-L{torch.folder / 'lib'}", "-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu"]
+    made: list[Unit] = []
+    for path in units or sources():
+        if emulate:
+            flags = (*host, "-O1", "-DREALNESS_EMULATE", *extra_flags)
+            made.append(Unit(f"{path.stem}.emulated.o", path, compiler, flags))
+            continue
+        made.append(Unit(f"{path.stem}.host.o", path, compiler, (*host, "-O3", "-DREALNESS_HOST")))
+        if nvcc:
+            flags = (
+                *common,
+                *("-O3", "-ccbin", compiler, "-Xcompiler=-fPIC,-fvisibility=hidden"),
+                *("-MD", "-MF", "$out.d", *architecture_flags(), *extra_flags),
+            )
+            made.append(Unit(f"{path.stem}.cuda.o", path, nvcc, flags))
+    if nvcc and not emulate:
+        home = Path(nvcc).resolve().parent.parent
+        link += [f"-L{home}/lib64", f"-L{home}/lib", "-lcudart_static", "-lrt", "-ldl", "-lpthread"]
+    if emulate:
+        link += extra_flags
+    return Plan(tuple(made), compiler, tuple(link), torch.version, nvcc is not None)
+
+
+def write_ninja(plan: Plan, folder: Path) -> None:
+    """build.ninja for the plan, its objects and library in `folder`."""
+    lines = [NINJA_RULES]
+    objects = []
+    for unit in plan.units:
+        objects.append(unit.name)
+        flags = " ".join(flag if "$out" in flag else shlex.quote(flag) for flag in unit.flags)
+        lines += [
+            f"build {unit.name}: compile {unit.source}",
+            f"  compiler = {unit.compiler}",
+            f"  flags = {flags}",
+        ]
+    lines += [
+        f"build {LIBRARY_NAME}: link {' '.join(objects)}",
+        f"  compiler = {plan.linker}",
+        f"  flags = {shlex.join(plan.link_flags)}",
+        "",
+    ]
+    (folder / "build.ninja").write_text("\n".join(lines))
+
+
+def compile_library(plan: Plan, folder: Path) -> Path:
+    """Compiles what has changed and links. Raises BuildError with the compiler's output."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_ninja(plan, folder)
+    jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
+    command = [*find_ninja(), "-C", str(folder), "-j", jobs]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise BuildError(f"{shlex.join(command)} failed:\n{result.stdout[-8000:]}{result.stderr}")
+    return folder / LIBRARY_NAME
+
+
+def publish(library: Path, target: Path, plan: Plan) -> None:
+    """Moves a copy of the library and its manifest into place; nobody sees half a file."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    manifest = {"sources": source_digest(), "torch": plan.torch_version, "cuda": plan.has_cuda}
+    staged = target.with_name(f"{target.name}.{os.getpid()}")
+    staged.with_suffix(".json").write_text(json.dumps(manifest))
+    os.replace(staged.with_suffix(".json"), target.with_suffix(".json"))
+    shutil.copy(library, staged)
+    os.replace(staged, target)
+
+
+def cache_folder() -> Path:
+    """Where built libraries live."""
+    if folder := os.environ.get("REALNESS_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "realness"
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds a file lock, which the kernel drops if this process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def cached_library(plan: Plan, *, retry: bool = False) -> Path:
+    """The plan's library from the cache, built first if it is not there.
+
+    One process builds, others wait for it. A failure is remembered until the sources, the flags or
+    torch change; retry=True tries again. Raises BuildError.
+    """
+    target = cache_folder() / plan.key / LIBRARY_NAME
+    failure = target.with_name("failed.txt")
+    with locked(cache_folder() / f"{plan.key}.lock"):
+        if target.exists():
+            return target
+        if failure.exists() and not retry:
+            raise BuildError(
+                f"an earlier build failed, see {failure}; "
+                "mend it and run `python -m realness.kernels --rebuild`"
+            )
+        try:
+            publish(compile_library(plan, target.parent / "objects"), target, plan)
+        except BuildError as error:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            failure.write_text(str(error))
+            raise
+        failure.unlink(missing_ok=True)
+        shutil.rmtree(target.parent / "objects")
+    return target
+
+
+def bundled_library(folder: Path = PACKAGE_DIR) -> Path | None:
+    """The library that came with the installed package, if it was built from these sources."""
+    library = folder / "lib" / LIBRARY_NAME
+    manifest = library.with_suffix(".json")
+    if not library.exists() or not manifest.exists():
+        return None
+    return library if json.loads(manifest.read_text())["sources"] == source_digest() else None
+
+
+def has_cuda(library: Path) -> bool:
+    """Whether the library was built with CUDA kernels."""
+    return bool(json.loads(library.with_suffix(".json").read_text())["cuda"])
+
+
+def build_for_wheel(package_dir: Path) -> bool:
+    """Builds package_dir/lib/ for setup.py, with CUDA wherever nvcc is, whatever torch was built for.
+
+    Returns False, after one warning, where it cannot; raises BuildError for REALNESS_BUILD=require.
+    """
+    shutil.rmtree(package_dir / "lib", ignore_errors=True)
+    if build_mode() == "never":
+        return False
+    try:
+        plan = make_plan(cuda=find_nvcc() is not None)
+        publish(cached_library(plan, retry=True), package_dir / "lib" / LIBRARY_NAME, plan)
+    except BuildError as error:
+        if build_mode() == "require":
+            raise
+        warnings.warn(
+            f"no compiled kernels in this installation, the PyTorch reference will run: {error}",
+            stacklevel=2,
+        )
+        return False
+    return True

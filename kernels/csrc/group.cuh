@@ -1,0 +1,104 @@
+// The threads that work on one item together. Algorithms are written once against this interface:
+//   lane(), size()             this thread's number and how many there are
+//   sum(x), max(x)             over all lanes, the result in every lane; max ignores NaN
+//   inclusive_sum(x), last(x)  prefix sum over the lanes; the value of the last lane
+//   sync()                     all lanes' writes are visible to all lanes
+//   warp(), warp_index(), num_warps()   its parts, for algorithms with two levels
+//   sum_over_warps(x)          for every lane of a warp the sum over the warps, valid in warp 0
+#pragma once
+
+#include "math.cuh"
+
+namespace realness::REALNESS_BACKEND {
+
+#if defined(REALNESS_HOST)
+
+// One CPU thread. It adds long rows one by one, so it does that in double.
+struct Serial {
+  template <class A>
+  using Sum = double;
+  static int lane() { return 0; }
+  static int size() { return 1; }
+  template <class A> static A sum(A x) { return x; }
+  template <class A> static A max(A x) { return x; }
+  template <class A> static A inclusive_sum(A x) { return x; }
+  template <class A> static A last(A x) { return x; }
+  template <class A> static A sum_over_warps(A x) { return x; }
+  static void sync() {}
+  static Serial warp() { return {}; }
+  static int warp_index() { return 0; }
+  static int num_warps() { return 1; }
+};
+
+#else
+
+constexpr uint32_t kFullWarp = 0xffffffffu;
+
+struct Warp {
+  template <class A>
+  using Sum = A;
+  REALNESS_DEVICE static int lane() { return static_cast<int>(threadIdx.x) % 32; }
+  REALNESS_DEVICE static int size() { return 32; }
+  template <class A>
+  REALNESS_DEVICE static A sum(A x) {
+    REALNESS_UNROLL
+    for (int offset = 16; offset > 0; offset /= 2) x += __shfl_xor_sync(kFullWarp, x, offset);
+    return x;
+  }
+  template <class A>
+  REALNESS_DEVICE static A max(A x) {
+    REALNESS_UNROLL
+    for (int offset = 16; offset > 0; offset /= 2) {
+      const A other = __shfl_xor_sync(kFullWarp, x, offset);
+      x = other > x ? other : x;
+    }
+    return x;
+  }
+  template <class A>
+  REALNESS_DEVICE static A inclusive_sum(A x) {
+    REALNESS_UNROLL
+    for (int offset = 1; offset < 32; offset *= 2) {
+      const A below = __shfl_up_sync(kFullWarp, x, offset);
+      x += lane() >= offset ? below : A(0);
+    }
+    return x;
+  }
+  template <class A>
+  REALNESS_DEVICE static A last(A x) { return __shfl_sync(kFullWarp, x, 31); }
+};
+
+// A whole thread block; its size is a multiple of 32.
+struct Block {
+  template <class A>
+  using Sum = A;
+  double* scratch;  // shared memory, one value a thread
+  REALNESS_DEVICE static int lane() { return static_cast<int>(threadIdx.x); }
+  REALNESS_DEVICE static int size() { return static_cast<int>(blockDim.x); }
+  REALNESS_DEVICE static void sync() { __syncthreads(); }
+  REALNESS_DEVICE static Warp warp() { return {}; }
+  REALNESS_DEVICE static int warp_index() { return static_cast<int>(threadIdx.x) / 32; }
+  REALNESS_DEVICE static int num_warps() { return static_cast<int>(blockDim.x) / 32; }
+  template <class A>
+  REALNESS_DEVICE A sum(A x) const {
+    A* parts = reinterpret_cast<A*>(scratch);
+    x = Warp::sum(x);
+    __syncthreads();  // the scratch may still be read by an earlier sum
+    if (Warp::lane() == 0) parts[warp_index()] = x;
+    __syncthreads();
+    return Warp::sum(Warp::lane() < num_warps() ? parts[Warp::lane()] : A(0));
+  }
+  template <class A>
+  REALNESS_DEVICE A sum_over_warps(A x) const {
+    A* parts = reinterpret_cast<A*>(scratch);
+    __syncthreads();
+    parts[threadIdx.x] = x;
+    __syncthreads();
+    if (warp_index() > 0) return x;
+    for (int w = 1; w < num_warps(); ++w) x += parts[w * 32 + Warp::lane()];
+    return x;
+  }
+};
+
+#endif
+
+}  // namespace realness::REALNESS_BACKEND

@@ -1,0 +1,109 @@
+// Runs a functor over a range, on any backend. `stream` is ignored by the CPU backends.
+//   for_each(n, f):        f(i)          a thread for every i
+//   for_each_row(n, f):    f(i, group)   a warp for every i
+//   for_each_block(n, f):  f(i, group)   a block of kThreads for every i
+#pragma once
+
+#include "group.cuh"
+
+#if defined(REALNESS_HOST)
+#include <torch/csrc/stable/ops.h>
+#else
+#include <torch/headeronly/util/Exception.h>
+#endif
+
+namespace realness::REALNESS_BACKEND {
+
+constexpr int kThreads = 256;
+
+#if defined(REALNESS_HOST)
+
+using Stream = void*;
+
+template <class F>
+void for_each(Stream, int64_t count, const F& f) {
+  torch::stable::parallel_for(0, count, 4096, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) f(i);
+  });
+}
+template <class F>
+void for_each_row(Stream, int64_t count, const F& f) {
+  torch::stable::parallel_for(0, count, 8, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) f(i, Serial());
+  });
+}
+template <int threads = kThreads, class F>
+void for_each_block(Stream, int64_t count, const F& f) {
+  torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) f(i, Serial());
+  });
+}
+
+#else
+
+using Stream = cudaStream_t;
+
+template <class F>
+__global__ void __launch_bounds__(kThreads, 1) each_kernel(int64_t count,
+                                                                const __grid_constant__ F f) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i < count) f(i);
+}
+template <class F>
+__global__ void __launch_bounds__(kThreads, 1) row_kernel(int64_t count,
+                                                               const __grid_constant__ F f) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32;
+  if (i < count) f(i, Warp());  // a whole warp leaves together
+}
+template <int threads, class F>
+__global__ void __launch_bounds__(threads, 1) block_kernel(const __grid_constant__ F f) {
+#if defined(REALNESS_EMULATE)
+  double* scratch = reinterpret_cast<double*>(machine::state().shared);
+#else
+  __shared__ double scratch[threads];
+#endif
+  f(static_cast<int64_t>(blockIdx.x), Block{scratch});
+}
+
+#if defined(REALNESS_EMULATE)
+#define REALNESS_LAUNCH(kernel, blocks, threads, stream, ...) \
+  ((void)(stream), machine::launch(blocks, threads, [&] { kernel(__VA_ARGS__); }))
+inline void check_launch() {}
+#else
+#define REALNESS_LAUNCH(kernel, blocks, threads, stream, ...) \
+  kernel<<<static_cast<unsigned>(blocks), threads, 0, stream>>>(__VA_ARGS__)
+inline void check_launch() {
+  const cudaError_t error = cudaGetLastError();
+  STD_TORCH_CHECK(error == cudaSuccess, "realness: kernel launch failed: ",
+                  cudaGetErrorString(error));
+}
+#endif
+
+inline int64_t blocks_for(int64_t count, int64_t per_block) {
+  const int64_t blocks = (count + per_block - 1) / per_block;
+  STD_TORCH_CHECK(blocks <= INT32_MAX, "realness: ", count, " items are too many for one launch");
+  return blocks;
+}
+
+template <class F>
+void for_each(Stream stream, int64_t count, const F& f) {
+  if (count == 0) return;
+  REALNESS_LAUNCH((each_kernel<F>), blocks_for(count, kThreads), kThreads, stream, count, f);
+  check_launch();
+}
+template <class F>
+void for_each_row(Stream stream, int64_t count, const F& f) {
+  if (count == 0) return;
+  REALNESS_LAUNCH((row_kernel<F>), blocks_for(count, kThreads / 32), kThreads, stream, count, f);
+  check_launch();
+}
+template <int threads = kThreads, class F>
+void for_each_block(Stream stream, int64_t count, const F& f) {
+  if (count == 0) return;
+  REALNESS_LAUNCH((block_kernel<threads, F>), blocks_for(count, 1), threads, stream, f);
+  check_launch();
+}
+
+#endif
+
+}  // namespace realness::REALNESS_BACKEND

@@ -1,0 +1,86 @@
+#include "upfirdn2d.cuh"
+
+#include "../csrc/binding.h"
+
+namespace realness::REALNESS_BACKEND {
+namespace {
+
+Axis axis(const char* name, int64_t up, int64_t down, int64_t before, int64_t after, int64_t taps,
+          int64_t in) {
+  STD_TORCH_CHECK(up >= 1 && down >= 1 && up <= 1 << 16 && down <= 1 << 16, name,
+                  ": factors must be between 1 and 2^16, got up ", up, " and down ", down);
+  STD_TORCH_CHECK(std::abs(before) <= 1 << 24 && std::abs(after) <= 1 << 24, name,
+                  ": padding of more than 2^24");
+  const int64_t padded = in * up + before + after;
+  STD_TORCH_CHECK(padded >= taps, name, ": the padded image has ", padded,
+                  " pixels, fewer than the filter's ", taps);
+  const int64_t out = (padded - taps) / down + 1;
+  STD_TORCH_CHECK(out <= INT32_MAX && in <= INT32_MAX, name, ": too large an image");
+  return {static_cast<int>(up), static_cast<int>(down), static_cast<int>(before),
+          static_cast<int>(taps), in, out};
+}
+
+template <class T, int N>
+void launch(const Device& device, const Images<T>& images, int64_t planes) {
+  // Tall strips reuse more rows; with a vector of channels a thread has fewer registers for them.
+  constexpr int rows = N == 1 ? 8 : N == 8 ? 2 : 4;
+  const Axis &x = images.x, &y = images.y;
+  const int64_t vectors = images.channels_last ? images.channels / N : 1;
+  const auto small = [&](auto up, auto down) {
+    const int64_t strips = (y.out + rows - 1) / rows;
+    for_each(device.stream(), planes * strips * x.out * vectors,
+             SmallFilter<T, N, decltype(up)::value, decltype(down)::value, rows>{images, vectors,
+                                                                                 strips});
+  };
+  const bool square = x.up == y.up && x.down == y.down && x.taps <= 4 && y.taps <= 4;
+  const std::integral_constant<int, 1> one;
+  const std::integral_constant<int, 2> two;
+  if (square && x.up == 1 && x.down == 1) return small(one, one);
+  if (square && x.up == 2 && x.down == 1) return small(two, one);
+  if (square && x.up == 1 && x.down == 2) return small(one, two);
+  for_each(device.stream(), planes * y.out * x.out * vectors, AnyFilter<T, N>{images, vectors});
+}
+
+Tensor upfirdn2d(const Tensor& x_any, const Tensor& filter_any, std::vector<int64_t> up,
+                 std::vector<int64_t> down, std::vector<int64_t> padding, bool correlate,
+                 double gain) {
+  STD_TORCH_CHECK(x_any.dim() == 4, "x: expected [batch, channels, height, width]");
+  STD_TORCH_CHECK(filter_any.dim() == 2 && filter_any.numel() > 0, "f: expected [kh, kw]");
+  STD_TORCH_CHECK(up.size() == 2 && down.size() == 2 && padding.size() == 4,
+                  "expected 2 up, 2 down and 4 padding numbers");
+  check_same_device(x_any, filter_any);
+  check_dtype("f", filter_any, accumulation_type(x_any));
+  const Axis x_axis = axis("x axis", up[0], down[0], padding[0], padding[1], filter_any.size(1),
+                           x_any.size(3));
+  const Axis y_axis = axis("y axis", up[1], down[1], padding[2], padding[3], filter_any.size(0),
+                           x_any.size(2));
+  const int64_t batch = x_any.size(0), channels = x_any.size(1);
+  const Device device(x_any);
+  const Tensor x = dense(x_any), filter = dense(filter_any);
+  const bool channels_last = is_channels_last(x);
+  Tensor out = torch::stable::empty({batch, channels, y_axis.out, x_axis.out}, x.scalar_type(),
+                                    std::nullopt, x.device(), std::nullopt, format_of(x));
+  if (out.numel() == 0) return out;
+  STD_TORCH_CHECK(channels <= INT32_MAX, "x: too many channels");
+  dispatch_floating(x, [&](auto type) {
+    using T = typename decltype(type)::type;
+    using A = acc_t<T>;
+    const Images<T> images{read<T>(x), write<T>(out), read<A>(filter), static_cast<A>(gain),
+                           correlate, channels_last, channels, x_axis, y_axis};
+    const int64_t planes = channels_last ? batch : batch * channels;
+    if (channels_last &&
+        vectorizable<T>(channels, {x.const_data_ptr(), out.const_data_ptr()})) {
+      launch<T, kVectorSize<T>>(device, images, planes);
+    } else {
+      launch<T, 1>(device, images, planes);
+    }
+  });
+  return out;
+}
+
+STABLE_TORCH_LIBRARY_IMPL(REALNESS_NAMESPACE, REALNESS_KEY, m) {
+  m.impl("upfirdn2d", TORCH_BOX(&upfirdn2d));
+}
+
+}  // namespace
+}  // namespace realness::REALNESS_BACKEND

@@ -1,0 +1,303 @@
+"""Every public function with inputs worth trying. A case's name starts with its op's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from realness import kernels
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A call: `make()` gives float64 inputs, `call(impl, *inputs)` one or several outputs.
+
+    differentiable: positions of inputs that get a gradient; order: how often; wide: positions of
+    inputs that are float32 where the others are bfloat16 or float16.
+    """
+
+    name: str
+    call: Callable[..., Any]
+    make: Callable[[], list[Tensor]]
+    differentiable: tuple[int, ...] = (0,)
+    order: int = 1
+    wide: tuple[int, ...] = ()
+
+    def inputs(self, dtype: torch.dtype, device: torch.device, layout: str) -> list[Tensor]:
+        torch.manual_seed(len(self.name))
+        tensors = []
+        for i, x in enumerate(self.make()):
+            target = torch.float32 if i in self.wide and dtype != torch.float64 else dtype
+            x = x.to(device, target) if x.is_floating_point() else x.to(device)
+            tensors.append(laid_out(x, layout))
+        return tensors
+
+    def outputs(self, impl: str, inputs: list[Tensor]) -> list[Tensor]:
+        found = self.call(impl, *inputs)
+        return [found] if isinstance(found, Tensor) else list(found)
+
+
+def laid_out(x: Tensor, layout: str) -> Tensor:
+    """The same values in another memory layout."""
+    if layout == "channels_last" and x.dim() == 4:
+        return x.contiguous(memory_format=torch.channels_last)
+    if layout == "strided" and x.dim() > 0:
+        room = x.new_full((*x.shape[:-1], 2 * x.shape[-1] + 1), float("nan"))
+        room[..., 1::2] = x
+        return room[..., 1::2]
+    if layout == "offset" and x.dim() > 0:  # dense, but not aligned to 16 bytes
+        room = x.new_empty(x.numel() + 1)[1:].view(x.shape)
+        return room.copy_(x)
+    return x
+
+
+def randn(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+def logits(batch: int, outcomes: int) -> Tensor:
+    return 3 * randn(batch, outcomes)
+
+
+def anchor(*shape: int) -> Tensor:
+    return torch.softmax(randn(*shape), -1)
+
+
+def row_cases() -> list[Case]:
+    cases = []
+    for batch, outcomes in ((5, 51), (1, 1), (3, 2), (0, 7), (9, 33), (2, 1024)):
+        size = f"{batch}x{outcomes}"
+        cases.append(
+            Case(
+                f"realness_divergence-{size}",
+                lambda impl, p, q: kernels.realness_divergence(p, q, impl=impl),
+                lambda b=batch, n=outcomes: [logits(b, n), logits(b, n)],
+                (0, 1),
+                2,
+            )
+        )
+        for shared in (True, False):
+            shape = (outcomes,) if shared else (batch, outcomes)
+            name = f"{size}-{'shared' if shared else 'own'}_anchor"
+            make = lambda b=batch, n=outcomes, s=shape: [logits(b, n), anchor(*s)]  # noqa: E731
+            kl = lambda impl, z, a: kernels.realness_kl(z, a, impl=impl)  # noqa: E731
+            emd = lambda impl, z, a: kernels.realness_emd(z, a, impl=impl)  # noqa: E731
+            cases += [
+                Case(f"realness_kl-{name}", kl, make, order=2),
+                Case(f"realness_emd-{name}", emd, make),
+            ]
+    return cases
+
+
+def loss_cases() -> list[Case]:
+    cases = []
+    for real, fake, outcomes in ((4, 4, 51), (30, 27, 5), (1, 1, 1), (2, 3, 40)):
+        for noisy in (False, True):
+
+            def make_d(r: int = real, f: int = fake, n: int = outcomes) -> list[Tensor]:
+                both = [logits(r, n), logits(f, n), anchor(n), anchor(n)]
+                return [*both, randn(r, n), randn(f, n)]
+
+            def d_loss(impl: str, r: Tensor, f: Tensor, *rest: Tensor, k: bool = noisy) -> Tensor:
+                return kernels.realness_d_loss(r, f, *rest[: 4 if k else 2], impl=impl)  # type: ignore[arg-type]
+
+            suffix = f"{real}-{fake}-{outcomes}-{'resampled' if noisy else 'plain'}"
+            cases.append(Case(f"realness_loss-d-{suffix}", d_loss, make_d, (0, 1)))
+            for objective in (1, 2, 3):
+
+                def make_g(f: int = fake, n: int = outcomes) -> list[Tensor]:
+                    return [
+                        logits(f, n),
+                        logits(f, n),
+                        anchor(n),
+                        anchor(n),
+                        randn(f, n),
+                        randn(f, n),
+                    ]
+
+                def g_loss(
+                    impl: str,
+                    f: Tensor,
+                    r: Tensor,
+                    *rest: Tensor,
+                    k: bool = noisy,
+                    o: int = objective,
+                ) -> Tensor:
+                    noise = rest[2:] if k else ()
+                    return kernels.realness_g_loss(
+                        f,
+                        r,
+                        rest[0],
+                        rest[1],
+                        *noise,
+                        objective=o,
+                        impl=impl,  # type: ignore[arg-type]
+                    )
+
+                cases.append(Case(f"realness_loss-g{objective}-{suffix}", g_loss, make_g))
+    return cases
+
+
+def resample_cases() -> list[Case]:
+    cases = []
+    for batch, outcomes in ((5, 51), (40, 3), (2, 1)):
+        size = f"{batch}x{outcomes}"
+        cases += [
+            Case(
+                f"resample_logits-moments-{size}",
+                lambda impl, z: kernels.logit_moments(z, impl=impl),
+                lambda b=batch, n=outcomes: [logits(b, n)],
+                order=2,
+            ),
+            Case(
+                f"resample_logits-draw-{size}",
+                lambda impl, m, v, e: kernels.resample_from_moments(m, v, e, impl=impl),
+                lambda b=batch, n=outcomes: [randn(n), randn(n).square() + 0.1, randn(b, n)],
+                (0, 1, 2),
+                2,
+                (0, 1),
+            ),
+            Case(
+                f"resample_logits-whole-{size}",
+                lambda impl, z, e: kernels.resample_logits(z, e, impl=impl),
+                lambda b=batch, n=outcomes: [logits(b, n), randn(b, n)],
+                order=2,
+            ),
+        ]
+    return cases
+
+
+def image_cases() -> list[Case]:
+    cases = [
+        Case(
+            f"squared_norm-{'x'.join(map(str, shape))}",
+            lambda impl, x: kernels.squared_norm(x, impl=impl),
+            lambda s=shape: [randn(*s)],
+            order=2,
+        )
+        for shape in ((3,), (3, 5), (2, 3, 37, 53), (4, 8, 4, 4), (0, 3, 4, 4), (2, 0), (2, 9000))
+    ]
+    for act in ("linear", "relu", "lrelu", "sigmoid", "tanh", "softplus"):
+        for shape in (
+            ((2, 8, 4, 4), (3, 5, 7, 3)) if act != "linear" else ((3, 16), (0, 3), (2, 3, 5))
+        ):
+            for gain, clamp in ((1.0, None), (1.7, 0.8)):
+                cases.append(
+                    Case(
+                        f"bias_act-{act}-{'x'.join(map(str, shape))}-{gain}-{clamp}",
+                        lambda impl, x, b, a=act, g=gain, c=clamp: kernels.bias_act(
+                            x, b, a, gain=g, clamp=c, impl=impl
+                        ),
+                        lambda s=shape: [2 * randn(*s), randn(s[1])],
+                        (0, 1),
+                        2,
+                    )
+                )
+    no_bias = lambda impl, x: kernels.bias_act(x, None, "lrelu", slope=0.1, impl=impl)  # noqa: E731
+    cases.append(Case("bias_act-no_bias", no_bias, lambda: [randn(2, 3, 4, 4)], order=2))
+    return cases
+
+
+UPFIRDN = {
+    "blur": ((2, 8, 9, 7), (4,), {"padding": (2, 1, 2, 1)}),
+    "up2": ((2, 3, 5, 6), (4,), {"up": 2, "padding": (2, 1, 2, 1), "gain": 4.0}),
+    "up2_odd_phase": ((1, 8, 5, 6), (4,), {"up": 2, "padding": (1, 2, 3, 0)}),
+    "down2": ((2, 8, 37, 53), (4,), {"down": 2, "padding": 1}),
+    "down2_flipped": ((2, 3, 9, 12), (3, 4), {"down": 2, "padding": (1, 2, 0, 3), "flip": True}),
+    "crop": ((1, 2, 12, 11), (2, 3), {"padding": (-2, -1, -3, 2)}),
+    "one_tap": ((2, 3, 4, 4), (1,), {"up": 2, "padding": (0, -1)}),
+    "up3_down2": ((1, 4, 7, 5), (5, 6), {"up": 3, "down": 2, "padding": 4}),
+    "axes_differ": ((1, 3, 6, 8), (3, 2), {"up": (1, 2), "down": (2, 1), "padding": 2}),
+    "long_separable": ((1, 8, 6, 7), (12,), {"up": 2, "padding": 6, "flip": True}),
+    "empty": ((0, 3, 4, 4), (4,), {"padding": 2}),
+}
+
+
+def upfirdn_cases() -> list[Case]:
+    return [
+        Case(
+            f"upfirdn2d-{name}",
+            lambda impl, x, f, o=options: kernels.upfirdn2d(x, f, **o, impl=impl),
+            lambda s=shape, t=taps: [randn(*s), randn(*t)],
+            order=2,
+            wide=(1,),
+        )
+        for name, (shape, taps, options) in UPFIRDN.items()
+    ]
+
+
+def demodulate_cases() -> list[Case]:
+    shapes = (
+        ((6, 5, 3, 3), 4),
+        ((3, 40, 1, 1), 9),
+        ((1, 1, 1, 1), 1),
+        ((4, 7), 2),
+        ((3, 2, 3, 3), 0),
+    )
+    return [
+        Case(
+            f"demodulate-{'x'.join(map(str, weight))}-{batch}",
+            lambda impl, w, s: kernels.demodulate(w, s, impl=impl),
+            lambda w=weight, b=batch: [randn(*w), randn(b, w[1])],
+            (0, 1),
+            2,
+        )
+        for weight, batch in shapes
+    ]
+
+
+def spectral_cases() -> list[Case]:
+    networks = {
+        "three": [(6, 3, 3, 3), (1, 5), (40, 70)],
+        "one": [(1, 1)],
+        "many": [(2 + i % 3, 3) for i in range(35)],
+    }
+    cases = []
+    for name, shapes in networks.items():
+        n = len(shapes)
+
+        def make(shapes: list[tuple[int, ...]] = shapes) -> list[Tensor]:
+            weights = [randn(*s) for s in shapes]
+            return [
+                *weights,
+                *(randn(len(w)) for w in weights),
+                *(randn(w[0].numel()) for w in weights),
+            ]
+
+        def step(impl: str, *tensors: Tensor, n: int = n) -> list[Tensor]:
+            u = [x.clone() for x in tensors[n : 2 * n]]
+            v = [x.clone() for x in tensors[2 * n :]]
+            kernels.spectral_norm_step(list(tensors[:n]), u, v, impl=impl)  # type: ignore[arg-type]
+            return [*u, *v]
+
+        def scale(impl: str, *tensors: Tensor, n: int = n) -> list[Tensor]:
+            u, v = (
+                [x.contiguous() for x in part] for part in (tensors[n : 2 * n], tensors[2 * n :])
+            )
+            return kernels.spectral_scale(list(tensors[:n]), u, v, impl=impl)  # type: ignore[arg-type]
+
+        wide = tuple(range(n, 3 * n))
+        cases += [
+            Case(f"spectral_norm-step-{name}", step, make, (), 0, wide),
+            Case(f"spectral_norm-scale-{name}", scale, make, tuple(range(n)), 1, wide),
+        ]
+    return cases
+
+
+CASES = [
+    *row_cases(),
+    *loss_cases(),
+    *resample_cases(),
+    *image_cases(),
+    *upfirdn_cases(),
+    *demodulate_cases(),
+    *spectral_cases(),
+]
+BY_NAME = {case.name: case for case in CASES}
+assert len(BY_NAME) == len(CASES)

@@ -1,0 +1,45 @@
+"""Which implementations the suite runs: the reference, the compiled CPU code, the CUDA kernels
+under the emulator, and the CUDA kernels themselves where there is a device."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from realness.kernels import build, library
+
+
+@pytest.fixture(scope="session")
+def emulator() -> None:
+    """Builds and loads the emulated kernels; REALNESS_TEST_EMULATOR names another library."""
+    given = os.environ.get("REALNESS_TEST_EMULATOR")
+    library.load_emulated(
+        Path(given) if given else build.cached_library(build.make_plan(emulate=True), retry=True)
+    )
+
+
+@pytest.fixture(params=["reference", "cpu", "emu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def impl(request: pytest.FixtureRequest) -> str:
+    """One implementation after the other."""
+    name = request.param
+    if name == "emu":
+        request.getfixturevalue("emulator")
+    if name == "cuda" and not torch.cuda.is_available():
+        if os.environ.get("REALNESS_REQUIRE_GPU"):
+            pytest.fail("REALNESS_REQUIRE_GPU is set, but there is no CUDA device")
+        pytest.skip("no CUDA device")
+    return name
+
+
+@pytest.fixture
+def device(impl: str) -> torch.device:
+    """The device on which `impl` runs."""
+    return torch.device("cuda" if impl == "cuda" else "cpu")
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)

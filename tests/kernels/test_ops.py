@@ -1,0 +1,85 @@
+"""Every op, on every implementation: values and derivatives against the float64 reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import BY_NAME, CASES, DTYPES, Case
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+
+CPU = torch.device("cpu")
+LAYOUTS = [
+    *((dtype, "contiguous") for dtype in DTYPES),
+    *((torch.float32, layout) for layout in ("channels_last", "strided", "offset")),
+    (torch.bfloat16, "channels_last"),
+]
+
+
+def results(case: Case, impl: str, inputs: list[Tensor]) -> list[Tensor]:
+    """Outputs and, for fixed random cotangents, the gradients of all differentiable inputs."""
+    inputs = [x.detach() for x in inputs]
+    leaves = [inputs[i].requires_grad_() for i in case.differentiable]
+    outputs = case.outputs(impl, inputs)
+    found = [y.detach() for y in outputs]
+    if leaves:
+        generator = torch.Generator().manual_seed(1)
+        cotangents = [
+            torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y) for y in outputs
+        ]
+        found += torch.autograd.grad(outputs, leaves, cotangents)
+    return found
+
+
+def error(actual: Tensor, exact: Tensor) -> float:
+    return (actual.double().cpu() - exact).abs().max().item() if exact.numel() else 0.0
+
+
+@pytest.mark.parametrize(("dtype", "layout"), LAYOUTS, ids=lambda x: str(x).replace("torch.", ""))
+@pytest.mark.parametrize("name", BY_NAME)
+def test_matches_float64_reference(
+    name: str, dtype: torch.dtype, layout: str, impl: str, device: torch.device
+) -> None:
+    """No further from the float64 reference than twice the same-dtype reference, plus rounding."""
+    case = BY_NAME[name]
+    inputs = case.inputs(dtype, device, layout)
+    exact = results(case, "reference", [x.double().cpu() for x in inputs])
+    plain = results(case, "reference", inputs)
+    actual = results(case, impl, inputs)
+    for i, (ours, theirs, truth) in enumerate(zip(actual, plain, exact, strict=True)):
+        assert ours.dtype == theirs.dtype
+        assert ours.shape == truth.shape
+        scale = truth.abs().max().item() if truth.numel() else 0.0
+        allowed = 2 * error(theirs, truth) + 8 * torch.finfo(ours.dtype).eps * scale
+        assert error(ours, truth) <= allowed, f"result {i}"
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.order], ids=lambda c: c.name)
+def test_derivatives(case: Case, impl: str, device: torch.device) -> None:
+    """Against finite differences, to the documented order."""
+    inputs = case.inputs(torch.float64, device, "contiguous")
+    for i in case.differentiable:
+        inputs[i].requires_grad_()
+
+    def function(*tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(case.outputs(impl, list(tensors)))
+
+    if inputs[0].numel() == 0:
+        pytest.skip("nothing to differentiate")
+    assert gradcheck(function, inputs, fast_mode=True)
+    if case.order == 2:
+        assert gradgradcheck(function, inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize(
+    "name", ["squared_norm-4x8x4x4", "upfirdn2d-blur", "bias_act-lrelu-2x8x4x4-1.0-None"]
+)
+def test_layout_is_kept(name: str, impl: str, device: torch.device) -> None:
+    """channels_last in, channels_last out, forwards and backwards."""
+    case = BY_NAME[name]
+    inputs = case.inputs(torch.float32, device, "channels_last")
+    x = inputs[0].requires_grad_()
+    (y,) = case.outputs(impl, inputs)
+    (gradient,) = torch.autograd.grad(y.square().sum(), x)
+    for tensor in (y, gradient) if y.dim() == 4 else (gradient,):
+        assert tensor.is_contiguous(memory_format=torch.channels_last)
