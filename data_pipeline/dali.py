@@ -124,6 +124,7 @@ class DaliDecoder:
         options: dict[str, Any] = {"device": "mixed" if mixed else "cpu"}
         if mixed:
             options |= {"preallocate_width_hint": size, "preallocate_height_hint": size}
+            options |= {"jpeg_fancy_upsampling": True}
         uint8, int32 = types.DALIDataType.UINT8, types.DALIDataType.INT32
 
         @pipeline_def
@@ -133,7 +134,6 @@ class DaliDecoder:
             pixels = fn.decoders.image(
                 encoded,
                 output_type=types.DALIImageType.RGB,
-                jpeg_fancy_upsampling=True,
                 **options,
             )
             return fn.crop_mirror_normalize(

@@ -39,10 +39,8 @@ class ThreadDecoder:
 
     def submit(self, plan: BatchPlan) -> None:
         """Starts decoding a batch."""
-        size, count = self._reader.resolution, len(plan.samples)
-        images = torch.empty(
-            (count, 3, size, size), dtype=torch.uint8, pin_memory=self._device.type == "cuda"
-        )
+        count = len(plan.samples)
+        images = _empty_images(count, self._reader.resolution, self._device)
         # A few pieces a thread: small enough to share the work evenly, large enough that tiny
         # images are not swamped by the cost of a task.
         piece = max(1, count // (4 * self._num_threads))
@@ -69,3 +67,12 @@ class ThreadDecoder:
         for row in range(start, min(stop, len(images))):
             out, mirror = images[row], bool(plan.mirror[row])
             self._reader.load(plan, row, lambda data, o=out, m=mirror: into(data, o, m))
+
+
+def _empty_images(count: int, size: int, device: torch.device) -> torch.Tensor:
+    shape = (count, 3, size, size)
+    if device.type == "cuda":
+        return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+    # NumPy asks the kernel for huge pages, PyTorch does not: a fresh megapixel costs 50 us rather
+    # than a millisecond of page faults.
+    return torch.from_numpy(np.empty(shape, np.uint8))
