@@ -16,9 +16,10 @@ from typing import Annotated
 
 import tyro
 
+from realness.data_pipeline import DataError
 from realness.launch.presets import DEFAULT, PRESETS, preset
 from realness.trainer.config import ConfigError, TrainConfig
-from realness.trainer.exit_codes import EXIT_USAGE
+from realness.trainer.exit_codes import EXIT_FAILED, EXIT_USAGE
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Command:
 def parse(arguments: Sequence[str]) -> Command:
     """Read the command line over the preset that it names.
 
-    Raises ConfigError for values that cannot be run; exits with code 2 on unknown flags.
+    Raises ConfigError for an unknown preset; prints what is wrong with the flags or their values
+    and exits with code 2.
     """
     # The DeepSpeed launcher appends --local_rank=N, which LOCAL_RANK says too.
     own = [item for item in arguments if not item.startswith("--local_rank")]
@@ -45,6 +47,7 @@ def parse(arguments: Sequence[str]) -> Command:
         default=default,
         description=description,
         config=(tyro.conf.OmitArgPrefixes,),
+        console_outputs=_is_leader(),
     )
 
 
@@ -57,11 +60,15 @@ def _preset_name(arguments: Sequence[str]) -> str:
     return DEFAULT
 
 
+def _is_leader() -> bool:
+    """Whether this process speaks for all ranks."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the process's exit code."""
-    leader = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(
-        level=logging.INFO if leader else logging.WARNING,
+        level=logging.INFO if _is_leader() else logging.WARNING,
         format="%(asctime)s %(name)s: %(message)s",
         datefmt="%H:%M:%S",
     )
@@ -75,9 +82,12 @@ def main(arguments: Sequence[str]) -> int:
 
         return train(command.config)
     except ConfigError as error:
-        if leader:
+        if _is_leader():
             print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_FAILED
 
 
 if __name__ == "__main__":

@@ -171,11 +171,13 @@ def test_histogram_anchors_depend_on_seed_and_position_alone(monkeypatch):
 
 
 @pytest.mark.parametrize("num_outcomes", [51, 1024])
-def test_histogram_anchors_share_no_draw_with_resampling(num_outcomes):
-    """The first sample's resampling noise is in its first columns, up to 1,024 of them."""
+def test_histogram_anchors_have_draws_of_their_own(num_outcomes):
+    """A purpose of their own: nothing of the first sample's resampling noise is in them."""
     draws = batch_draws(7, Stream.D_FAKE, 80, 8)
-    columns = draws.normal(Purpose.RESAMPLE, 1024 + 2 * NUM_HISTOGRAM_SAMPLES)[0]
-    expected = histogram_pair(columns[1024:].reshape(2, -1).numpy(), num_outcomes)
+    columns = draws.normal(Purpose.ANCHORS, 2 * NUM_HISTOGRAM_SAMPLES)[0]
+    resampling = draws.normal(Purpose.RESAMPLE, 2 * NUM_HISTOGRAM_SAMPLES)[0]
+    assert not np.intersect1d(columns.numpy(), resampling.numpy()).size
+    expected = histogram_pair(columns.reshape(2, -1).numpy(), num_outcomes)
     pair = HistogramAnchors(num_outcomes).pair(draws)
     np.testing.assert_array_equal(pair.fake, expected.fake)
     np.testing.assert_array_equal(pair.real, expected.real)

@@ -241,6 +241,8 @@ class TrainConfig:
     """Length of the run in thousands of images."""
     ema_halflife_kimg: float = 10.0
     """Half-life of the moving average of G's weights."""
+    ema_rampup: float = 0.05
+    """Until then the half-life is this share of the images seen, so that early grids show G."""
     log_kimg: float = _any_time(1.0)
     """Write statistics every so many thousand images."""
     sample_kimg: float = _any_time(50.0)
@@ -264,6 +266,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _positive(self, "batch_size", "total_kimg", "ema_halflife_kimg", "num_samples")
         _positive(self, "log_kimg", "sample_kimg", "checkpoint_kimg", "keep_checkpoints")
+        _not_negative(self, "ema_rampup")
         _require(0 <= self.seed < 2**63, f"--seed={self.seed} must be a non-negative 63-bit number")
 
     @property

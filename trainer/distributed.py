@@ -43,7 +43,6 @@ def start_process_group(device: torch.device) -> None:
     # Without the limit a single lost rank keeps the others waiting for half an hour.
     options: dict[str, Any] = {"backend": backend, "timeout": timedelta(minutes=10)}
     if "RANK" not in os.environ:
-        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
         options.update(store=dist.HashStore(), rank=0, world_size=1)
     dist.init_process_group(**options)
 

@@ -14,18 +14,25 @@ from realness.trainer.fragments import Fragment, replicated, share_of
 class Ema:
     """A float32 copy of a network that follows it with a half-life stated in images.
 
+    Early on the half-life is `rampup` times the images seen (Karras et al., StyleGAN2-ADA, 2020),
+    or the copy would show the initial weights for several half-lives; 0 switches that off.
+
     Weights and floating-point buffers (the running statistics of batch normalisation) are averaged
     alike, so that the statistics belong to the averaged weights. `module` is in evaluation mode.
     """
 
-    def __init__(self, module: nn.Module, halflife_images: float) -> None:
+    def __init__(self, module: nn.Module, halflife_images: float, rampup: float = 0.0) -> None:
         self.module = copy.deepcopy(module).float().eval().requires_grad_(False)
         self._halflife_images = halflife_images
+        self._rampup = rampup
 
     @torch.no_grad()
-    def update(self, source: nn.Module, num_images: int) -> None:
-        """Move towards `source` by the share that `num_images` are worth."""
-        weight = 1 - 0.5 ** (num_images / self._halflife_images)
+    def update(self, source: nn.Module, num_images: int, images_seen: int) -> None:
+        """Move towards `source` by the share that the last `num_images` of `images_seen` weigh."""
+        halflife = self._halflife_images
+        if self._rampup:
+            halflife = min(halflife, self._rampup * images_seen)
+        weight = 1 - 0.5 ** (num_images / halflife)
         mine, theirs = self.module.state_dict(), source.state_dict()
         averaged = [name for name, value in mine.items() if value.is_floating_point()]
         torch._foreach_lerp_(

@@ -32,6 +32,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 def _deepspeed() -> Any:
     """The deepspeed package, joined to the process group that is already there."""
     os.environ["DS_ACCELERATOR"] = "cuda" if "nccl" in str(dist.get_backend_config()) else "cpu"
+    os.environ.setdefault("LOCAL_RANK", "0")
     # DeepSpeed 0.19 still calls a collective by the name that torch 2.13 deprecates.
     warnings.filterwarnings("ignore", ".*all_gather_into_tensor.*", FutureWarning)
     import deepspeed
@@ -188,6 +189,7 @@ class Engine:
         whole = replicated(f"{self.name}.model", self.module.state_dict())
         return whole + self._moment_fragments()
 
+    @torch.no_grad()
     def finish_loading(self, num_updates: int) -> None:
         """Take over filled `target_state` views and the optimiser's count of updates."""
         for state in self._adam.state.values():

@@ -92,7 +92,7 @@ def build_networks(config: TrainConfig) -> tuple[nn.Module, nn.Module, Objective
 def build_gan(config: TrainConfig, device: torch.device) -> Gan:
     """Build networks, engines and the moving average; collective."""
     generator, discriminator, objective = build_networks(config)
-    ema = Ema(generator.to(device), config.ema_halflife_kimg * 1000)
+    ema = Ema(generator.to(device), config.ema_halflife_kimg * 1000, config.ema_rampup)
     settings = config.engine
 
     def engine(name: str, module: nn.Module, stage: int, lr: float) -> Engine:

@@ -73,11 +73,11 @@ def train(config: TrainConfig) -> int:
     """
     device = pick_device(config.engine.device)
     start_process_group(device)
-    stop = StopRequest()
     try:
         torch.backends.cuda.matmul.allow_tf32 = config.engine.tf32
         torch.backends.cudnn.allow_tf32 = config.engine.tf32
         folder, catalog = together(lambda: _check(config), failure=ConfigError)
+        stop = StopRequest()
         gan = build_gan(config, device)
         with ExitStack() as cleanup:
             cleanup.callback(gan.close)
@@ -96,6 +96,8 @@ def _check(config: TrainConfig) -> tuple[Path, Catalog]:
     config.check_ranks(world_size())
     folder = open_run_folder(config)
     check_free_space(folder, checkpoint_bytes(config), config.keep_checkpoints)
+    if not config.data.data:
+        raise ConfigError("--data is missing: name a folder, zip or tar shards of images")
     catalog = open_catalog(config.data.data)
     check_images(catalog, config.data.resolution, max_bad_images=config.data.max_bad_images)
     return folder, catalog
@@ -131,6 +133,8 @@ def _iterate(run: Run, stop: StopRequest) -> int:
             real_g = cleanup.enter_context(run.stream(Stream.G_REAL, optimizer.k_g))
             streams.append(real_g)
         pace = Pace(streams)
+        if run.images == 0:
+            save_reals(run)
         saved, stopping = True, False
         while run.images < config.num_images and not stopping:
             gan.set_lr_factor(lr_factor(config, run.images))
@@ -140,8 +144,8 @@ def _iterate(run: Run, stop: StopRequest) -> int:
             for update in range(optimizer.k_g):
                 first = run.images * optimizer.k_g + update * config.batch_size
                 averages.add(train_g(gan, next(real_g) if real_g else None, first))
-            gan.ema.update(gan.g.module, config.batch_size)
             run.images += config.batch_size
+            gan.ema.update(gan.g.module, config.batch_size, run.images)
             pace.add(config.batch_size)
 
             stopping = stop.poll()
@@ -160,6 +164,7 @@ def _iterate(run: Run, stop: StopRequest) -> int:
                 )
             if last or is_due(config.sample_kimg, run.images, config.batch_size):
                 save_samples(run)
+                run.reporter.write_report()
             if last or is_due(config.checkpoint_kimg, run.images, config.batch_size):
                 saved = save_checkpoint(run)
         stop.settle()
@@ -187,6 +192,24 @@ def save_checkpoint(run: Run) -> bool:
         run.reporter.warn(f"NO CHECKPOINT at {run.images / 1000:.1f} kimg: {error}")
         return False
     return True
+
+
+def save_reals(run: Run) -> None:
+    """Write a grid of real images, to hold the samples against."""
+    if rank() != 0:
+        return
+    data, count = run.config.data, run.config.num_samples
+    with ImageStream(
+        run.catalog,
+        resolution=data.resolution,
+        global_batch=count,
+        seed=run.config.seed,
+        purpose=int(Stream.SHOWN),
+        mirror=False,
+        max_bad_images=data.max_bad_images,
+    ) as stream:
+        images = next(stream) / 127.5 - 1
+    run.reporter.save_grid(images, "reals", images_seen=0)
 
 
 @torch.no_grad()

@@ -31,6 +31,7 @@ class Purpose(IntEnum):
 
     LATENT = 1
     RESAMPLE = 2
+    ANCHORS = 3
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,6 @@ from realness.trainer.objectives.anchors import (
 )
 from realness.trainer.randomness import Draws, Purpose
 
-# Resampling uses a sample's first columns, 1,024 at most (the limit of `num_outcomes`).
-FIRST_FREE_COLUMN = 1024
-
 
 class AnchorSource(Protocol):
     """Where a loss gets its anchors from."""
@@ -69,8 +66,7 @@ class HistogramAnchors:
         return expected_histogram_pair(self.num_outcomes)
 
     def pair(self, draws: Draws) -> AnchorPair:
-        num_columns = FIRST_FREE_COLUMN + 2 * NUM_HISTOGRAM_SAMPLES
-        row = global_batch_row(draws).normal(Purpose.RESAMPLE, num_columns)[0, FIRST_FREE_COLUMN:]
+        row = global_batch_row(draws).normal(Purpose.ANCHORS, 2 * NUM_HISTOGRAM_SAMPLES)
         normals = row.reshape(2, NUM_HISTOGRAM_SAMPLES).cpu().numpy().astype(np.float64)
         return histogram_pair(normals, self.num_outcomes)
 
