@@ -9,7 +9,8 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c requi
 FACES := data/orl-faces
 FACES_64 := data/orl-faces-64
 RUN := runs/demo
-RANKS ?= 2
+# One rank a GPU, two at most; two on the CPU of a machine without.
+RANKS ?= $(if $(filter 1,$(shell nvidia-smi --list-gpus 2>/dev/null | wc -l)),1,2)
 # One thread a rank: the ranks of the demo share the machine's cores.
 DEMO_ENVIRONMENT := OMP_NUM_THREADS=1
 
@@ -35,7 +36,7 @@ $(FACES_64): | $(FACES)
 demo: $(INSTALLED) $(FACES_64)
 	$(DEMO_ENVIRONMENT) $(BIN)/deepspeed --num_gpus $(RANKS) launch/train_ffhq.py \
 		--preset demo --data $(FACES_64) --run-dir $(RUN)
-	@echo "sample grid: $$(ls $(RUN)/samples/*.png | tail -n 1)"
+	@echo "sample grid: $$(ls $(RUN)/samples/0*.png | tail -n 1)"
 	@echo "report:      $(RUN)/report.html"
 
 test: $(INSTALLED)
