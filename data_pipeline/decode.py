@@ -35,7 +35,9 @@ def decode_into(data: bytes, out: UInt8Array, mirror: bool) -> None:
         pixels = _decode_png(data)
     if pixels.shape != (resolution, resolution, 3):
         raise BadImage(f"decodes to {pixels.shape}, not {(resolution, resolution, 3)}")
-    np.copyto(out, (pixels[:, ::-1] if mirror else pixels).transpose(2, 0, 1))
+    oriented = pixels[:, ::-1] if mirror else pixels
+    for channel in range(3):  # one at a time: NumPy's loop over all three is slower when flipped
+        np.copyto(out[channel], oriented[:, :, channel])
 
 
 def copy_raw_into(data: bytes, out: UInt8Array, mirror: bool) -> None:

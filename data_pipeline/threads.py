@@ -6,6 +6,7 @@ worker processes nor shared memory.
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ import torch
 
 from realness.data_pipeline.decode import copy_raw_into, decode_into
 from realness.data_pipeline.samples import BatchPlan, SampleReader
+
+# A consumer that collects batches gets fresh memory beyond so many.
+_MAX_KEPT_BATCHES = 8
 
 
 @dataclass
@@ -36,11 +40,12 @@ class ThreadDecoder:
         self._raw = reader.catalog.raw is not None
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="realness-decode")
         self._pending: deque[_Pending] = deque()
+        self._buffers: _BufferPool | None = None
 
     def submit(self, plan: BatchPlan) -> None:
         """Starts decoding a batch."""
         count = len(plan.samples)
-        images = _empty_images(count, self._reader.resolution, self._device)
+        images = self._empty_images(count)
         # A few pieces a thread: small enough to share the work evenly, large enough that tiny
         # images are not swamped by the cost of a task.
         piece = max(1, count // (4 * self._num_threads))
@@ -61,6 +66,15 @@ class ThreadDecoder:
         """Drops what is pending and ends the threads."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._pending.clear()
+        self._buffers = None
+
+    def _empty_images(self, count: int) -> torch.Tensor:
+        shape = (count, 3, self._reader.resolution, self._reader.resolution)
+        if self._device.type == "cuda":
+            return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+        if self._buffers is None:
+            self._buffers = _BufferPool(shape)
+        return self._buffers.take()
 
     def _decode_rows(self, plan: BatchPlan, images: np.ndarray, start: int, stop: int) -> None:
         into = copy_raw_into if self._raw else decode_into
@@ -69,10 +83,27 @@ class ThreadDecoder:
             self._reader.load(plan, row, lambda data, o=out, m=mirror: into(data, o, m))
 
 
-def _empty_images(count: int, size: int, device: torch.device) -> torch.Tensor:
-    shape = (count, 3, size, size)
-    if device.type == "cuda":
-        return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
-    # NumPy asks the kernel for huge pages, PyTorch does not: a fresh megapixel costs 50 us rather
-    # than a millisecond of page faults.
-    return torch.from_numpy(np.empty(shape, np.uint8))
+class _BufferPool:
+    """Memory for batches in main memory, used again once nobody holds a batch any more.
+
+    A fresh batch costs its page faults, at 1024x1024 half as much as decoding it. A torch tensor
+    made by from_numpy holds the array until the last tensor or view on it is gone, so an array
+    that only this pool refers to is free.
+    """
+
+    # The list's reference, the loop variable's and the argument of getrefcount.
+    _NUM_OWN_REFERENCES = 3
+
+    def __init__(self, shape: tuple[int, int, int, int]) -> None:
+        self._shape = shape
+        self._arrays: list[np.ndarray] = []
+
+    def take(self) -> torch.Tensor:
+        """A uint8 batch tensor with arbitrary contents that shares memory with no live tensor."""
+        for array in self._arrays:
+            if sys.getrefcount(array) <= self._NUM_OWN_REFERENCES:
+                return torch.from_numpy(array)
+        array = np.empty(self._shape, np.uint8)
+        if len(self._arrays) < _MAX_KEPT_BATCHES:
+            self._arrays.append(array)
+        return torch.from_numpy(array)
