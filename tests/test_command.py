@@ -12,6 +12,7 @@ from ranks import tiny_arguments, write_images
 
 from realness.launch import train_ffhq
 from realness.launch.presets import DEFAULT, PRESETS, preset
+from realness.trainer import run_folder
 from realness.trainer.config import ConfigError, flatten, from_dict, to_json
 from realness.trainer.config import TrainConfig as Config
 
@@ -146,6 +147,18 @@ def test_an_unusable_run_folder_is_refused(
     full = refused(capsys, tiny_arguments(data, tmp_path / "run"))
     assert "GiB free" in full
     assert "--keep-checkpoints" in full
+
+
+def test_two_runs_do_not_share_a_folder(
+    capsys: pytest.CaptureFixture[str],
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(run_folder, "LOCK_WAIT_SECONDS", 0)
+    with run_folder.lock_run_folder(tmp_path):
+        assert "in use by another run" in refused(capsys, tiny_arguments(data, tmp_path))
+    run_folder.lock_run_folder(tmp_path).close()
 
 
 def test_a_config_of_another_version_is_refused() -> None:

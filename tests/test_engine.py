@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ from ranks import run_on_ranks
 from torch import Tensor
 
 from realness.launch.presets import realness_dcgan
+from realness.trainer import checkpoint
 from realness.trainer.config import ConfigError, EngineConfig, PenaltyConfig, TrainConfig
 from realness.trainer.distributed import rank
 from realness.trainer.engine import deepspeed_config
-from realness.trainer.gan import build_gan, build_networks
+from realness.trainer.gan import Gan, build_gan, build_networks
 from realness.trainer.networks import update_spectral_norm
 from realness.trainer.randomness import Purpose, Stream, batch_draws
 from realness.trainer.step import train_d, train_g
@@ -45,17 +47,34 @@ def images(stream: Stream, step: int) -> Tensor:
     return torch.randint(0, 256, (BATCH, 3, 32, 32), generator=generator, dtype=torch.uint8)
 
 
-def with_engines(config: TrainConfig) -> dict[str, Any]:
-    gan = build_gan(config, torch.device("cpu"))
+def play(gan: Gan, steps: range) -> None:
+    """Iterations on this rank's rows."""
     rows = slice(rank() * gan.local_batch, (rank() + 1) * gan.local_batch)
-    for step in range(STEPS):
+    for step in steps:
         train_d(gan, images(Stream.D_REAL, step)[rows], step * BATCH)
         train_g(gan, images(Stream.G_REAL, step)[rows], step * BATCH)
-    state = {
+
+
+def state_of(gan: Gan) -> dict[str, np.ndarray]:
+    return {
         f"{engine.name}/{name}": value.numpy().copy()
         for engine in (gan.g, gan.d)
         for name, value in engine.module.state_dict().items()
     }
+
+
+def assert_close(state: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    """Each tensor within 1e-5, relative to its norm."""
+    assert state.keys() == expected.keys()
+    for name, value in expected.items():
+        error = np.linalg.norm(state[name] - value) / (np.linalg.norm(value) + 1e-12)
+        assert error < 1e-5, f"{name}: relative error {error:.1e}"
+
+
+def with_engines(config: TrainConfig) -> dict[str, Any]:
+    gan = build_gan(config, torch.device("cpu"))
+    play(gan, range(STEPS))
+    state = state_of(gan)
     gan.close()
     return state
 
@@ -120,10 +139,49 @@ def test_engines_equal_plain_torch(
     config = tiny(stage_g, stage_d, r1_gamma, clip)
     expected = with_plain_torch(config)
     for state in run_on_ranks(world_size, with_engines, config):
-        assert state.keys() == expected.keys()
-        for name, value in expected.items():
-            error = np.linalg.norm(state[name] - value) / (np.linalg.norm(value) + 1e-12)
-            assert error < 1e-5, f"{name}: relative error {error:.1e}"
+        assert_close(state, expected)
+
+
+def save_halfway(config: TrainConfig, root: Path) -> None:
+    gan = build_gan(config, torch.device("cpu"))
+    play(gan, range(STEPS // 2))
+    position = checkpoint.Position(STEPS // 2 * BATCH, gan.num_updates(), "digest")
+    checkpoint.save(root, gan.owned_state(), position, keep=1)
+    gan.close()
+
+
+def load_and_finish(config: TrainConfig, root: Path) -> dict[str, Any]:
+    gan = build_gan(replace(config, seed=99), torch.device("cpu"))
+    gan = replace(gan, config=config)
+    position = checkpoint.restore(root, gan.target_state(), print)
+    assert position is not None
+    gan.finish_loading(position.num_updates)
+    play(gan, range(STEPS // 2, STEPS))
+    state = state_of(gan)
+    gan.close()
+    return state
+
+
+@pytest.mark.parametrize(
+    ("writers", "stages", "readers", "other_stages"),
+    [
+        (2, (1, 2), 1, (0, 0)),
+        (1, (0, 0), 2, (2, 1)),
+        pytest.param(2, (1, 1), 4, (2, 0), marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_moves_between_ranks_and_stages(
+    tmp_path: Path,
+    writers: int,
+    stages: tuple[int, int],
+    readers: int,
+    other_stages: tuple[int, int],
+) -> None:
+    """Half of the steps on some ranks, the rest on others that began with other weights."""
+    expected = with_plain_torch(tiny(0, 0, 10.0, 0.0))
+    run_on_ranks(writers, save_halfway, tiny(*stages, 10.0, 0.0), tmp_path)
+    for state in run_on_ranks(readers, load_and_finish, tiny(*other_stages, 10.0, 0.0), tmp_path):
+        assert_close(state, expected)
 
 
 def bf16_losses(config: TrainConfig) -> tuple[list[float], bool]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,12 @@ from realness.trainer.pace import Pace
 from realness.trainer.process import StopRequest
 from realness.trainer.randomness import Purpose, Stream, batch_draws
 from realness.trainer.reporting import Reporter, write_environment
-from realness.trainer.run_folder import check_free_space, open_run_folder, write_config
+from realness.trainer.run_folder import (
+    check_free_space,
+    lock_run_folder,
+    open_run_folder,
+    write_config,
+)
 from realness.trainer.schedule import is_due, lr_factor
 from realness.trainer.step import train_d, train_g
 
@@ -78,8 +83,9 @@ def train(config: TrainConfig) -> int:
         torch.backends.cudnn.allow_tf32 = config.engine.tf32
         folder, catalog = together(lambda: _check(config), failure=ConfigError)
         stop = StopRequest()
-        gan = build_gan(config, device)
         with ExitStack() as cleanup:
+            cleanup.enter_context(together(lambda: _lock(folder), failure=ConfigError))
+            gan = build_gan(config, device)
             cleanup.callback(gan.close)
             images = _restore(config, folder, catalog, gan)
             reporter = Reporter(
@@ -94,13 +100,18 @@ def train(config: TrainConfig) -> int:
 def _check(config: TrainConfig) -> tuple[Path, Catalog]:
     """Everything that can be wrong with the input, before anything is built."""
     config.check_ranks(world_size())
-    folder = open_run_folder(config)
-    check_free_space(folder, checkpoint_bytes(config), config.keep_checkpoints)
     if not config.data.data:
         raise ConfigError("--data is missing: name a folder, zip or tar shards of images")
     catalog = open_catalog(config.data.data)
     check_images(catalog, config.data.resolution, max_bad_images=config.data.max_bad_images)
+    folder = open_run_folder(config)
+    check_free_space(folder, checkpoint_bytes(config), config.keep_checkpoints)
     return folder, catalog
+
+
+def _lock(folder: Path) -> AbstractContextManager[object]:
+    """Rank 0 holds the run's folder; the others hold nothing."""
+    return lock_run_folder(folder) if rank() == 0 else nullcontext()
 
 
 def _restore(config: TrainConfig, folder: Path, catalog: Catalog, gan: Gan) -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
+import time
 from pathlib import Path
+from typing import IO
 
 from realness.trainer.config import (
     ConfigError,
@@ -17,6 +20,7 @@ from realness.trainer.config import (
 from realness.trainer.reporting.files import write_text
 
 PROBE_BYTES = 1 << 20
+LOCK_WAIT_SECONDS = 30
 
 
 def open_run_folder(config: TrainConfig) -> Path:
@@ -37,6 +41,28 @@ def open_run_folder(config: TrainConfig) -> Path:
     if recorded.exists():
         _check_same_run(config, read_config(folder))
     return folder
+
+
+def lock_run_folder(folder: Path) -> IO[str]:
+    """Take the folder for this process until the returned file is closed or the process ends.
+
+    Raises ConfigError when another run still has it after LOCK_WAIT_SECONDS: the ranks of a killed
+    launcher, say, need a moment to write their checkpoint.
+    """
+    file = (folder / ".lock").open("w")
+    deadline = time.monotonic() + LOCK_WAIT_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                file.close()
+                raise ConfigError(
+                    f"--run-dir={folder} is in use by another run; wait for it, stop it, or use "
+                    "another --run-dir"
+                ) from error
+            time.sleep(1)
 
 
 def read_config(folder: Path) -> TrainConfig:
