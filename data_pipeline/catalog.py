@@ -83,6 +83,7 @@ class Catalog:
     _bad: dict[int, str] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _digest: str | None = None
+    _warned: bool = False
 
     def __len__(self) -> int:
         return len(self.names)
@@ -128,9 +129,17 @@ class Catalog:
         if not known:
             logger.warning("bad image %s: %s", self.name(index), reason)
 
-    def known_bad(self, index: int) -> str | None:
-        """Why the image was reported bad before, or None."""
-        return self._bad.get(index)
+    @property
+    def num_bad_images(self) -> int:
+        """Distinct images reported bad in this process, by any stream."""
+        return len(self._bad)
+
+    def warn_once(self, message: str) -> None:
+        """Logs a warning about the whole set, the first one only, however many streams ask."""
+        with self._lock:
+            said, self._warned = self._warned, True
+        if not said:
+            logger.warning("%s", message)
 
     def close(self) -> None:
         """Closes the files it holds open."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 from types import TracebackType
 from typing import Literal, Protocol
 
@@ -14,7 +15,7 @@ from realness.data_pipeline.dali import DaliDecoder, why_not_available
 from realness.data_pipeline.errors import DataError
 from realness.data_pipeline.samples import BatchPlan, SampleReader
 from realness.data_pipeline.threads import ThreadDecoder
-from realness.data_pipeline.waiting import WaitClock
+from realness.data_pipeline.waiting import StarvationWatch, WaitClock
 
 logger = logging.getLogger("realness.data")
 DecoderName = Literal["auto", "dali", "threads"]
@@ -89,6 +90,11 @@ class ImageStream:
         self._closed = False
         self._device = torch.device(device)
         self._clock = WaitClock(self._device)
+        self._watch = StarvationWatch(
+            catalog.warn_once,
+            _starvation_remedy(catalog, resolution, num_threads),
+            num_first=prefetch + 2,
+        )
         self._decoder, num_ahead = self._make_decoder(decoder, num_threads, prefetch)
         for _ in range(num_ahead):
             self._submit()
@@ -103,6 +109,7 @@ class ImageStream:
         self._submit()
         images, self._plan = self._decoder.receive()
         self._clock.stop()
+        self._watch.look(self._clock.seconds)
         self._position += self._global_batch
         return images
 
@@ -211,6 +218,23 @@ class ImageStream:
 def _log_choice(level: int, message: str) -> None:
     """Once a process for each message: a run opens several streams."""
     logger.log(level, message)
+
+
+def _starvation_remedy(catalog: Catalog, resolution: int, num_threads: int) -> str:
+    remedies = []
+    num_cores = len(os.sched_getaffinity(0))
+    if num_threads < num_cores:
+        remedies.append(
+            f"use more decoding threads than {num_threads} (this process has {num_cores} cores)"
+        )
+    if catalog.raw is None:
+        remedies.append(
+            "store the images raw, which need no decoding, with `python launch/prepare.py "
+            f"{catalog.source} OUT --resolution {resolution} --format raw`"
+        )
+    else:
+        remedies.append("move the data to a faster disk")
+    return " or ".join(remedies)
 
 
 def _check_arguments(

@@ -1,9 +1,10 @@
-"""How long a step waited for its data: on the host, or on a GPU its stream's idle time."""
+"""How long the steps wait for their data, and a word to the user when it is too long."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 
 import torch
 
@@ -45,3 +46,35 @@ class WaitClock:
             begin, end = self._events.popleft()
             self._seconds += begin.elapsed_time(end) / 1000
         return self._seconds
+
+
+class StarvationWatch:
+    """Says once when the steps stand waiting for data a good part of the time, and what helps.
+
+    The share is taken over windows of at least WINDOW_SECONDS and WINDOW_BATCHES, the first of
+    which starts behind the first batches, that nothing could be ready for.
+    """
+
+    WINDOW_SECONDS = 30.0
+    WINDOW_BATCHES = 20
+    MAX_SHARE = 0.2
+
+    def __init__(self, warn_once: Callable[[str], None], remedy: str, *, num_first: int) -> None:
+        self._warn_once, self._remedy = warn_once, remedy
+        self._num_batches = -num_first
+        self._started = self._waited = 0.0
+
+    def look(self, waited: float) -> None:
+        """Called after each batch with the seconds waited so far."""
+        now = time.perf_counter()
+        self._num_batches += 1
+        if self._num_batches < 0:
+            return
+        seconds = now - self._started
+        if self._num_batches == 0:
+            self._started, self._waited = now, waited
+        elif self._num_batches >= self.WINDOW_BATCHES and seconds >= self.WINDOW_SECONDS:
+            share = (waited - self._waited) / seconds
+            if share > self.MAX_SHARE:
+                self._warn_once(f"training waits for data {share:.0%} of the time; {self._remedy}")
+            self._num_batches, self._started, self._waited = 0, now, waited
