@@ -313,7 +313,7 @@ def has_cuda(library: Path) -> bool:
 
 
 def build_for_wheel(package_dir: Path) -> bool:
-    """Builds package_dir/lib/ for setup.py, with CUDA wherever nvcc is, whatever torch was built for.
+    """Builds package_dir/lib/ for setup.py, with CUDA wherever nvcc is, also for a CPU torch.
 
     Returns False, after one warning, where it cannot; raises BuildError for REALNESS_BUILD=require.
     """

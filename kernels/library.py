@@ -63,7 +63,7 @@ class Operator:
 def differentiate(
     formula: Callable[..., Any], inputs: Sequence[Tensor], gradients: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
-    """Gradients of a PyTorch formula, to any order: for derivatives too rare to deserve a kernel."""
+    """Gradients of a PyTorch formula, to any order: for derivatives too rare for a kernel."""
     with torch.enable_grad():
         leaves = [x.view_as(x) if x.requires_grad else x for x in inputs]
         outputs = formula(*leaves)

@@ -18,11 +18,11 @@ REALNESS_DEVICE A sigmoid(A x) {
   return A(1) / (A(1) + exp_(-x));
 }
 
-// NaN compares false everywhere below and must come out as NaN.
+// NaN compares false everywhere below, and comes out as in PyTorch.
 template <int activation, class A>
 REALNESS_DEVICE Derivatives<A> activate(A x, A slope) {
   if constexpr (activation == kRelu) {
-    return {x <= A(0) ? A(0) : x, A(x > A(0)), A(0)};
+    return {x <= A(0) ? A(0) : x, x <= A(0) ? A(0) : A(1), A(0)};
   } else if constexpr (activation == kLeakyRelu) {
     return {x > A(0) ? x : slope * x, x > A(0) ? A(1) : slope, A(0)};
   } else if constexpr (activation == kSigmoid) {
@@ -85,11 +85,10 @@ struct BiasAct {
       if constexpr (order == 0) {
         output = y > clamp ? clamp : y < -clamp ? -clamp : y;
       } else if constexpr (order == 1) {
-        output = passes ? static_cast<A>(first.lane[n]) * gain * f.first : A(0);
+        output = (passes ? static_cast<A>(first.lane[n]) : A(0)) * gain * f.first;
       } else {
-        output = passes ? static_cast<A>(first.lane[n]) * static_cast<A>(second.lane[n]) * gain *
-                              f.second
-                        : A(0);
+        output = (passes ? static_cast<A>(first.lane[n]) : A(0)) *
+                 static_cast<A>(second.lane[n]) * gain * f.second;
       }
       result.lane[n] = static_cast<T>(output);
     }

@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kThreads, 1) row_kernel(int64_t count,
 template <int threads, class F>
 __global__ void __launch_bounds__(threads, 1) block_kernel(const __grid_constant__ F f) {
 #if defined(REALNESS_EMULATE)
-  double* scratch = reinterpret_cast<double*>(machine::state().shared);
+  double* scratch = reinterpret_cast<double*>(emulated::machine::state().shared);
 #else
   __shared__ double scratch[threads];
 #endif
@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(threads, 1) block_kernel(const __grid_constant
 
 #if defined(REALNESS_EMULATE)
 #define REALNESS_LAUNCH(kernel, blocks, threads, stream, ...) \
-  ((void)(stream), machine::launch(blocks, threads, [&] { kernel(__VA_ARGS__); }))
+  ((void)(stream), emulated::machine::launch(blocks, threads, [&] { kernel(__VA_ARGS__); }))
 inline void check_launch() {}
 #else
 #define REALNESS_LAUNCH(kernel, blocks, threads, stream, ...) \

@@ -13,8 +13,10 @@
 #define REALNESS_NAMESPACE realness
 #define REALNESS_KEY CPU
 #elif defined(REALNESS_EMULATE)
+#if !defined(REALNESS_BACKEND)  // the tests of planted bugs load many variants at once
 #define REALNESS_BACKEND emulated
 #define REALNESS_NAMESPACE realness_emu
+#endif
 #define REALNESS_KEY CPU
 #include "emulator.h"
 #else

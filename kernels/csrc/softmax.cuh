@@ -34,11 +34,11 @@ REALNESS_DEVICE auto normalize(Group group, const Logits& logits, int64_t row,
     peak = x > peak ? x : peak;
   }
   peak = group.max(peak);
-  A total = 0;
+  typename Group::template Sum<A> total = 0;
   for (int k = group.lane(); k < num_outcomes; k += group.size()) {
     total += exp_(logits(row, k) - peak);
   }
-  return Normalizer<A>{peak, log_(group.sum(total))};
+  return Normalizer<A>{peak, log_(static_cast<A>(group.sum(total)))};
 }
 
 // One outcome's share of KL(target || q). `!= 0` rather than `> 0`: NaN must stay.

@@ -72,7 +72,7 @@ def realness_d_loss(
     if logits_real.dtype != logits_fake.dtype or logits_real.shape[1] != logits_fake.shape[1]:
         raise ValueError(
             f"logits_real is {logits_real.dtype} {tuple(logits_real.shape)}, logits_fake "
-            f"{logits_fake.dtype} {tuple(logits_fake.shape)}; expected one dtype and as many outcomes"
+            f"{logits_fake.dtype} {tuple(logits_fake.shape)}; expected one dtype, as many outcomes"
         )
     check_anchors(anchor_real, anchor_fake, logits_real)
     ops = select(impl, logits_real)

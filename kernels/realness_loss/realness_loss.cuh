@@ -84,9 +84,8 @@ struct RealnessLoss {
       total += compare(block, fake, objective == 3 ? anchor_real : nullptr, objective == 2,
                        anchor_fake);
     }
-    total = block.sum(total);
+    total = block.sum(total);  // also a barrier: all rows' gradients are written
     if (block.lane() == 0) *loss = total;
-    block.sync();
     if (objective == 0) real.backpropagate(block, num_outcomes);
     fake.backpropagate(block, num_outcomes);
   }

@@ -23,8 +23,8 @@ def output_size(
     width = shape[1] * up[0] + padding[0] + padding[1] - taps[1]
     if height < 0 or width < 0:
         raise ValueError(
-            f"an image of {shape[0]}x{shape[1]} with up={tuple(up)} and padding={tuple(padding)} is smaller than "
-            f"the {taps[0]}x{taps[1]} filter; pad more or use a smaller filter"
+            f"an image of {shape[0]}x{shape[1]} with up={tuple(up)} and padding={tuple(padding)} "
+            f"is smaller than the {taps[0]}x{taps[1]} filter; pad more or use a smaller filter"
         )
     return height // down[1] + 1, width // down[0] + 1
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from realness import kernels
+from realness.kernels.bias_act import Activation
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+VECTORISED = ("squared_norm", "bias_act", "upfirdn2d")
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def row_cases() -> list[Case]:
 
 def loss_cases() -> list[Case]:
     cases = []
-    for real, fake, outcomes in ((4, 4, 51), (30, 27, 5), (1, 1, 1), (2, 3, 40)):
+    for real, fake, outcomes in ((4, 4, 51), (30, 27, 5), (1, 1, 1)):
         for noisy in (False, True):
 
             def make_d(r: int = real, f: int = fake, n: int = outcomes) -> list[Tensor]:
@@ -183,7 +185,8 @@ def image_cases() -> list[Case]:
         )
         for shape in ((3,), (3, 5), (2, 3, 37, 53), (4, 8, 4, 4), (0, 3, 4, 4), (2, 0), (2, 9000))
     ]
-    for act in ("linear", "relu", "lrelu", "sigmoid", "tanh", "softplus"):
+    activations: tuple[Any, ...] = get_args(Activation)
+    for act in activations:
         for shape in (
             ((2, 8, 4, 4), (3, 5, 7, 3)) if act != "linear" else ((3, 16), (0, 3), (2, 3, 5))
         ):
@@ -255,7 +258,7 @@ def demodulate_cases() -> list[Case]:
 def spectral_cases() -> list[Case]:
     networks = {
         "three": [(6, 3, 3, 3), (1, 5), (40, 70)],
-        "one": [(1, 1)],
+        "one": [(1, 4)],
         "many": [(2 + i % 3, 3) for i in range(35)],
     }
     cases = []
@@ -264,11 +267,11 @@ def spectral_cases() -> list[Case]:
 
         def make(shapes: list[tuple[int, ...]] = shapes) -> list[Tensor]:
             weights = [randn(*s) for s in shapes]
-            return [
-                *weights,
-                *(randn(len(w)) for w in weights),
-                *(randn(w[0].numel()) for w in weights),
-            ]
+            # Near the singular vectors, where sigma is well conditioned, but not at them.
+            svds = [torch.linalg.svd(w.flatten(1), full_matrices=False) for w in weights]
+            u = [left[:, 0] + 0.1 * randn(len(left)) for left, _, _ in svds]
+            v = [right[0] + 0.1 * randn(right.shape[1]) for _, _, right in svds]
+            return [*weights, *u, *v]
 
         def step(impl: str, *tensors: Tensor, n: int = n) -> list[Tensor]:
             u = [x.clone() for x in tensors[n : 2 * n]]
@@ -285,7 +288,8 @@ def spectral_cases() -> list[Case]:
         wide = tuple(range(n, 3 * n))
         cases += [
             Case(f"spectral_norm-step-{name}", step, make, (), 0, wide),
-            Case(f"spectral_norm-scale-{name}", scale, make, tuple(range(n)), 1, wide),
+            # Finite differences for 35 layers would take minutes.
+            Case(f"spectral_norm-scale-{name}", scale, make, tuple(range(n)), int(n < 35), wide),
         ]
     return cases
 
@@ -300,4 +304,18 @@ CASES = [
     *spectral_cases(),
 ]
 BY_NAME = {case.name: case for case in CASES}
+
+
+def variants() -> list[tuple[str, torch.dtype, str]]:
+    """Every case in every dtype; other layouts where the op can tell them apart."""
+    found = []
+    for case in CASES:
+        found += [(case.name, dtype, "contiguous") for dtype in DTYPES]
+        found.append((case.name, torch.float32, "strided"))
+        if case.name.startswith(VECTORISED):
+            layouts = ("channels_last", "offset")
+            found += [(case.name, d, x) for d in (torch.float32, torch.bfloat16) for x in layouts]
+    return found
+
+
 assert len(BY_NAME) == len(CASES)

@@ -4,16 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import BY_NAME, CASES, DTYPES, Case
+from cases import BY_NAME, CASES, Case, variants
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
-
-CPU = torch.device("cpu")
-LAYOUTS = [
-    *((dtype, "contiguous") for dtype in DTYPES),
-    *((torch.float32, layout) for layout in ("channels_last", "strided", "offset")),
-    (torch.bfloat16, "channels_last"),
-]
 
 
 def results(case: Case, impl: str, inputs: list[Tensor]) -> list[Tensor]:
@@ -35,8 +28,9 @@ def error(actual: Tensor, exact: Tensor) -> float:
     return (actual.double().cpu() - exact).abs().max().item() if exact.numel() else 0.0
 
 
-@pytest.mark.parametrize(("dtype", "layout"), LAYOUTS, ids=lambda x: str(x).replace("torch.", ""))
-@pytest.mark.parametrize("name", BY_NAME)
+@pytest.mark.parametrize(
+    ("name", "dtype", "layout"), variants(), ids=lambda x: str(x).replace("torch.", "")
+)
 def test_matches_float64_reference(
     name: str, dtype: torch.dtype, layout: str, impl: str, device: torch.device
 ) -> None:
@@ -50,7 +44,9 @@ def test_matches_float64_reference(
         assert ours.dtype == theirs.dtype
         assert ours.shape == truth.shape
         scale = truth.abs().max().item() if truth.numel() else 0.0
-        allowed = 2 * error(theirs, truth) + 8 * torch.finfo(ours.dtype).eps * scale
+        # For float64 the reference is the truth, and its own error is unknown.
+        roundings = 256 if ours.dtype == torch.float64 else 8
+        allowed = 2 * error(theirs, truth) + roundings * torch.finfo(ours.dtype).eps * scale
         assert error(ours, truth) <= allowed, f"result {i}"
 
 

@@ -1,0 +1,190 @@
+"""What benchmarks/kernels.py times: every operator at the shapes of real training runs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from realness import kernels
+
+FILTER_TAPS = (1.0, 3.0, 3.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One operator at one shape. `call(impl, *inputs)`; `library(*inputs)` is the closest rival."""
+
+    op: str
+    shape: str
+    make: Callable[[], list[Tensor]]
+    call: Callable[..., Any]
+    library: Callable[..., Any] | None = None
+    differentiable: tuple[int, ...] = (0,)
+
+    @property
+    def has_layouts(self) -> bool:
+        """Whether channels_last is a case of its own."""
+        return self.op.startswith(("squared_norm", "bias_act", "upfirdn2d"))
+
+
+def anchor(n: int) -> Tensor:
+    return torch.softmax(torch.randn(n), 0)
+
+
+def loss_workloads(batches: tuple[int, ...]) -> list[Workload]:
+    """The realness losses at the paper's 51 outcomes."""
+
+    def make(b: int) -> Callable[[], list[Tensor]]:
+        return lambda: [
+            *(torch.randn(b, 51) for _ in range(2)),
+            *(anchor(51) for _ in range(2)),
+            *(torch.randn(b, 51) for _ in range(2)),
+        ]
+
+    def d_loss(impl: Any, *x: Tensor) -> Tensor:
+        return kernels.realness_d_loss(*x, impl=impl)
+
+    def g_loss(impl: Any, *x: Tensor) -> Tensor:
+        return kernels.realness_g_loss(*x, objective=2, impl=impl)
+
+    found = []
+    for b in batches:
+        size = f"{b}x51"
+        found += [
+            Workload(
+                "realness_kl",
+                size,
+                lambda b=b: [torch.randn(b, 51), anchor(51)],
+                lambda impl, z, a: kernels.realness_kl(z, a, impl=impl),
+                lambda z, a: F.kl_div(z.log_softmax(1), a.expand_as(z), reduction="none").sum(1),
+            ),
+            Workload(
+                "realness_divergence",
+                size,
+                lambda b=b: [torch.randn(b, 51), torch.randn(b, 51)],
+                lambda impl, p, q: kernels.realness_divergence(p, q, impl=impl),
+                lambda p, q: F.kl_div(
+                    q.log_softmax(1), p.log_softmax(1), reduction="none", log_target=True
+                ).sum(1),
+                (0, 1),
+            ),
+            Workload(
+                "realness_emd",
+                size,
+                lambda b=b: [torch.randn(b, 51), anchor(51)],
+                lambda impl, z, a: kernels.realness_emd(z, a, impl=impl),
+            ),
+            Workload("realness_d_loss, resampled", size, make(b), d_loss, None, (0, 1)),
+            Workload("realness_g_loss 2, resampled", size, make(b), g_loss),
+            Workload(
+                "resample_logits",
+                size,
+                lambda b=b: [torch.randn(b, 51), torch.randn(b, 51)],
+                lambda impl, z, e: kernels.resample_logits(z, e, impl=impl),
+                lambda z, e: z.mean(0) + z.std(0, correction=0) * e,
+            ),
+            Workload(
+                "philox_normal",
+                size,
+                lambda b=b: [torch.arange(b)],
+                lambda impl, i: kernels.philox_normal(1, 2, i, 51, impl=impl),
+                lambda i: torch.randn(len(i), 51, device=i.device),
+                (),
+            ),
+        ]
+    return found
+
+
+def image_workloads(side: int) -> list[Workload]:
+    """R1's gradients and StyleGAN2's layers at full resolution (1024) or a fraction of it."""
+    taps = torch.tensor(FILTER_TAPS) / sum(FILTER_TAPS)
+    square = torch.outer(taps, taps)
+
+    def upfirdn(name: str, size: int, **options: Any) -> Workload:
+        return Workload(
+            f"upfirdn2d {name}",
+            f"4x32x{size}x{size}",
+            lambda: [torch.randn(4, 32, size, size), square],
+            lambda impl, x, f: kernels.upfirdn2d(x, f, impl=impl, **options),
+        )
+
+    found = [
+        Workload(
+            "squared_norm",
+            f"8x3x{side}x{side}",
+            lambda: [torch.randn(8, 3, side, side)],
+            lambda impl, x: kernels.squared_norm(x, impl=impl),
+            lambda x: torch.linalg.vector_norm(x, dim=(1, 2, 3), dtype=torch.float32).square(),
+        ),
+        upfirdn("up 2", side // 2, up=2, padding=(2, 1, 2, 1), gain=4.0),
+        upfirdn("down 2", side, down=2, padding=1),
+        upfirdn("blur", side, padding=(2, 1, 2, 1)),
+    ]
+    for channels, size in ((32, side), (512, side // 16)):
+        found.append(
+            Workload(
+                "bias_act lrelu",
+                f"4x{channels}x{size}x{size}",
+                lambda c=channels, s=size: [torch.randn(4, c, s, s), torch.randn(c)],
+                lambda impl, x, b: kernels.bias_act(
+                    x, b, "lrelu", gain=2**0.5, clamp=256.0, impl=impl
+                ),
+                lambda x, b: (F.leaky_relu(x + b[:, None, None], 0.2) * 2**0.5).clamp(-256, 256),
+                (0, 1),
+            )
+        )
+    return found
+
+
+def weight_workloads(widest: int) -> list[Workload]:
+    """StyleGAN2's modulated convolutions, and a DCGAN discriminator's layers."""
+    widths = [3] + [min(widest, 32 * 2**i) for i in range(8)]
+    shapes = [(o, i, 4, 4) for i, o in itertools.pairwise(widths)]
+
+    def make_network() -> list[Tensor]:
+        weights = [torch.randn(s) * 0.02 for s in shapes]
+        u = [F.normalize(torch.randn(len(w)), dim=0) for w in weights]
+        v = [w.flatten(1).t() @ x for w, x in zip(weights, u, strict=True)]
+        return [*weights, *u, *(F.normalize(x, dim=0) for x in v)]
+
+    n = len(shapes)
+
+    def wide(vectors: tuple[Tensor, ...]) -> list[Tensor]:
+        return [x if x.dtype == torch.float64 else x.float() for x in vectors]
+
+    def scale(impl: Any, *x: Tensor) -> list[Tensor]:
+        return kernels.spectral_scale(list(x[:n]), wide(x[n : 2 * n]), wide(x[2 * n :]), impl=impl)
+
+    def step(impl: Any, *x: Tensor) -> list[Tensor]:
+        u, v = wide(x[n : 2 * n]), wide(x[2 * n :])
+        kernels.spectral_norm_step(list(x[:n]), u, v, impl=impl)
+        return u + v
+
+    def modulated(w: Tensor, s: Tensor) -> Tensor:
+        return ((w * s[:, None, :, None, None]).square().sum((2, 3, 4)) + 1e-8).rsqrt()
+
+    return [
+        Workload(
+            "demodulate",
+            f"{widest}x{widest}x3x3, 32 styles",
+            lambda: [torch.randn(widest, widest, 3, 3), torch.randn(32, widest)],
+            lambda impl, w, s: kernels.demodulate(w, s, impl=impl),
+            modulated,
+            (0, 1),
+        ),
+        Workload("spectral_norm_step", f"{n} layers", make_network, step, None, ()),
+        Workload("spectral_scale", f"{n} layers", make_network, scale, None, tuple(range(n))),
+    ]
+
+
+def workloads(small: bool) -> list[Workload]:
+    """All of them; `small` for a quick look or a CPU."""
+    if small:
+        return [*loss_workloads((4, 32)), *image_workloads(128), *weight_workloads(64)]
+    return [*loss_workloads((4, 32, 256)), *image_workloads(1024), *weight_workloads(512)]

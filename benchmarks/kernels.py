@@ -1,0 +1,315 @@
+"""Times every operator against eager PyTorch, torch.compile and the closest library function.
+
+    python benchmarks/kernels.py [--op squared_norm] [--impl ours eager] [--quick]
+
+Each candidate is first compared with the float64 reference; a wrong one is not timed. Between runs
+the last-level cache is flushed. Bytes are the least that the operation must move: every input and
+output once; for the backward pass also the saved input, the incoming and the outgoing gradient.
+GB/s and the share of the copy bandwidth, which is measured first, follow from them. Rows are
+appended to a CSV file. On the CPU shapes are small (as with --quick): that part is about
+correctness and trend, not speed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import functools
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from kernel_workloads import Workload, workloads
+from torch import Tensor
+
+RESULTS = Path(__file__).parent / "results" / "kernels.csv"
+FLUSH_BYTES = 256 << 20
+CANDIDATES = ("ours", "eager", "compile", "library")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds: the median and the 20th and 80th percentiles."""
+
+    median_ms: float
+    p20_ms: float
+    p80_ms: float
+
+
+def as_list(value: Any) -> list[Tensor]:
+    return [] if value is None else [value] if isinstance(value, Tensor) else list(value)
+
+
+def run(function: Callable[..., Any], inputs: list[Tensor], leaves: list[Tensor]) -> list[Tensor]:
+    """Outputs, and the gradients of `leaves` for the sum of the outputs' sums."""
+    outputs = as_list(function(*inputs))
+    if not leaves:
+        return outputs
+    cotangents = [torch.ones_like(y) for y in outputs]
+    return outputs + list(torch.autograd.grad(outputs, leaves, cotangents))
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def measure(function: Callable[[], Any], device: torch.device, repeats: int) -> Timing:
+    """Runs with a cold last-level cache."""
+    size = FLUSH_BYTES if device.type == "cuda" else FLUSH_BYTES // 8
+    room = torch.empty(size, dtype=torch.int8, device=device)
+    times = []
+    for i in range(repeats + 3):
+        room.zero_()
+        if device.type == "cuda":
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            function()
+            end.record()
+            end.synchronize()
+            elapsed = start.elapsed_time(end)
+        else:
+            begin = time.perf_counter()
+            function()
+            elapsed = 1e3 * (time.perf_counter() - begin)
+        if i >= 3:
+            times.append(elapsed)
+    cuts = statistics.quantiles(times, n=5)
+    return Timing(statistics.median(times), cuts[0], cuts[3])
+
+
+def count_launches(function: Callable[[], Any], device: torch.device) -> int | None:
+    """Device kernels a call, where there is a device."""
+    if device.type != "cuda":
+        return None
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        function()
+        synchronize(device)
+    kinds = ("Memcpy", "Memset")
+    return sum(e.count for e in profile.key_averages() if not e.key.startswith(kinds))
+
+
+def copy_bandwidth(device: torch.device, repeats: int) -> float:
+    """GB/s of a large copy, reads and writes counted."""
+    source = torch.empty(FLUSH_BYTES, dtype=torch.int8, device=device)
+    target = torch.empty_like(source)
+    timing = measure(lambda: target.copy_(source), device, repeats)
+    return 2 * FLUSH_BYTES / timing.median_ms / 1e6
+
+
+def is_right(found: list[Tensor], plain: list[Tensor], exact: list[Tensor]) -> bool:
+    """No further from float64 than twice the eager reference, plus rounding."""
+    for ours, theirs, truth in zip(found, plain, exact, strict=True):
+        scale = truth.abs().max().item()
+        reference_error = (theirs.double() - truth).abs().max().item()
+        allowed = 2 * reference_error + 16 * torch.finfo(theirs.dtype).eps * scale
+        if not (ours.double() - truth).abs().max().item() <= allowed:
+            return False
+    return True
+
+
+def candidates(
+    workload: Workload, device: torch.device, names: list[str]
+) -> dict[str, Callable[..., Any]]:
+    def eager(*x: Tensor) -> Any:
+        return workload.call("reference", *x)
+
+    every = {
+        "ours": lambda *x: workload.call(device.type, *x),
+        "eager": eager,
+        "compile": torch.compile(eager),
+        "library": workload.library,
+    }
+    return {name: every[name] for name in names if every[name] is not None}
+
+
+def prepare(
+    workload: Workload, dtype: torch.dtype, device: torch.device, layout: str
+) -> list[Tensor]:
+    """The same values for every candidate."""
+    torch.manual_seed(0)
+    inputs = []
+    for x in workload.make():
+        x = x.to(device, dtype if x.is_floating_point() else None)
+        if layout == "channels_last" and x.dim() == 4:
+            x = x.to(memory_format=torch.channels_last)
+        inputs.append(x)
+    return inputs
+
+
+def least_bytes(inputs: list[Tensor], results: list[Tensor], leaves: list[Tensor]) -> int:
+    """Every input and result once; with a backward, leaves and cotangents are read as well."""
+    moved = sum(x.nbytes for x in inputs) + sum(y.nbytes for y in results)
+    if leaves:  # the results are then the outputs and one gradient a leaf
+        moved += sum(x.nbytes for x in leaves)
+        moved += sum(y.nbytes for y in results[: -len(leaves)])
+    return moved
+
+
+@dataclass
+class Bench:
+    """Settings of a whole run, and the rows it has produced."""
+
+    device: torch.device
+    bandwidth: float
+    impls: list[str]
+    repeats: int
+
+    def rows(self, workload: Workload, dtype: torch.dtype, layout: str) -> list[dict[str, Any]]:
+        """Every candidate of a workload, forward and forward + backward."""
+        inputs = prepare(workload, dtype, self.device, layout)
+        found = self.direction(workload, inputs, [], layout)
+        if workload.differentiable:
+            leaves = [inputs[i].requires_grad_() for i in workload.differentiable]
+            found += self.direction(workload, inputs, leaves, layout)
+        return found
+
+    def direction(
+        self, workload: Workload, inputs: list[Tensor], leaves: list[Tensor], layout: str
+    ) -> list[dict[str, Any]]:
+        """Checks and times every candidate, with a backward pass if there are leaves."""
+        wide = [x.detach().double() if x.is_floating_point() else x for x in inputs]
+        wide_leaves = [wide[i].requires_grad_() for i in workload.differentiable if leaves]
+        reference = functools.partial(workload.call, "reference")
+        exact, plain = run(reference, wide, wide_leaves), run(reference, inputs, leaves)
+        moved = least_bytes(inputs, plain, leaves)
+        rows = []
+        for name, function in candidates(workload, self.device, self.impls).items():
+            row = {
+                "op": workload.op,
+                "shape": workload.shape,
+                "dtype": str(inputs[-1].dtype).removeprefix("torch."),
+                "layout": layout,
+                "pass": "forward+backward" if leaves else "forward",
+                "impl": name,
+            }
+            is_other_stream = workload.op == "philox_normal" and name == "library"
+            if not is_other_stream and not is_right(run(function, inputs, leaves), plain, exact):
+                print(f"WRONG, not timed: {row}")
+                continue
+            call = functools.partial(run, function, inputs, leaves)
+            timing = measure(call, self.device, self.repeats)
+            speed = moved / timing.median_ms / 1e6
+            row |= {
+                "median_ms": round(timing.median_ms, 5),
+                "p20_ms": round(timing.p20_ms, 5),
+                "p80_ms": round(timing.p80_ms, 5),
+                "bytes": moved,
+                "gb_per_s": round(speed, 2),
+                "share_of_copy": round(speed / self.bandwidth, 4),
+                "launches": count_launches(call, self.device),
+            }
+            print_row(row)
+            rows.append(row)
+        return rows
+
+
+def print_row(row: dict[str, Any]) -> None:
+    print(
+        f"{row['op']:<29}{row['shape']:<24}{row['dtype']:<10}{row['layout']:<15}"
+        f"{row['pass']:<18}{row['impl']:<9}{row['median_ms']:9.4f}{row['p20_ms']:9.4f}"
+        f"{row['p80_ms']:9.4f}{row['gb_per_s']:9.2f}{100 * row['share_of_copy']:7.1f}%"
+        f"{row['launches'] or '-':>9}",
+        flush=True,
+    )
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """Where and on what the numbers were taken."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+        check=False,
+    ).stdout.strip()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    return {
+        "device": name or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda or "",
+        "commit": commit or "unknown",
+    }
+
+
+def append_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        if is_new:
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+def plot(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Bars: how many times faster than eager, for every other candidate."""
+    import matplotlib.pyplot as plt
+
+    keys = ("op", "shape", "dtype", "layout", "pass")
+    eager = {tuple(r[k] for k in keys): r["median_ms"] for r in rows if r["impl"] == "eager"}
+    bars = [
+        (" ".join((*key, row["impl"])), eager[key] / row["median_ms"])
+        for row in rows
+        if row["impl"] != "eager" and (key := tuple(row[k] for k in keys)) in eager
+    ]
+    figure, axes = plt.subplots(figsize=(11, 1 + 0.2 * len(bars)), layout="constrained")
+    axes.barh([name for name, _ in bars], [value for _, value in bars])
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.invert_yaxis()
+    axes.set_xlabel("times faster than eager PyTorch")
+    figure.savefig(path)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--op", nargs="*", default=[""], help="only ops that start so")
+    parser.add_argument("--impl", nargs="*", default=list(CANDIDATES), choices=CANDIDATES)
+    parser.add_argument(
+        "--dtype", nargs="*", default=["float32", "bfloat16"], choices=("float32", "bfloat16")
+    )
+    parser.add_argument("--quick", action="store_true", help="small shapes, few repeats")
+    parser.add_argument("--csv", type=Path, default=RESULTS, help="rows are appended here")
+    parser.add_argument("--plot", type=Path, help="write a figure (PNG, SVG or PDF)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    small = arguments.quick or device.type == "cpu"
+    repeats = 20 if small else 100
+    bandwidth = copy_bandwidth(device, repeats)
+    origin = provenance(device) | {"copy_gb_per_s": round(bandwidth, 2)}
+    print(", ".join(f"{key} {value}" for key, value in origin.items()))
+    print(
+        f"{'op':<29}{'shape':<24}{'dtype':<10}{'layout':<15}{'pass':<18}{'impl':<9}"
+        f"{'ms':>9}{'p20':>9}{'p80':>9}{'GB/s':>9}{'copy':>8}{'launches':>9}"
+    )
+    bench = Bench(device, bandwidth, arguments.impl, repeats)
+    rows: list[dict[str, Any]] = []
+    for workload in workloads(small):
+        if not workload.op.startswith(tuple(arguments.op)):
+            continue
+        layouts = ["contiguous"] + ["channels_last"] * workload.has_layouts
+        for dtype in arguments.dtype:
+            for layout in layouts:
+                rows += bench.rows(workload, getattr(torch, dtype), layout)
+    if not rows:
+        raise SystemExit(f"no operator starts with {arguments.op}, or none was right")
+    append_csv(arguments.csv, [origin | row for row in rows])
+    if arguments.plot:
+        plot(arguments.plot, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Runs the float32 cases on emulated kernels that were compiled with sanitizers.
+
+    python sanitized.py LIBRARY NAMESPACE:OP ...
+
+Prints a JSON object: for every NAMESPACE:OP null, or what went wrong first. Each check runs in a
+process of its own, because a sanitizer ends it. Run with libasan preloaded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from cases import CASES
+from test_ops import error, results
+
+from realness.kernels import library
+
+SEEDS = ("0", "1", "2")
+
+
+def first_difference(op: str, seeds: tuple[str, ...] = SEEDS) -> str | None:
+    """Compares emulated and reference results of all the op's cases, in three schedules."""
+    for case in (case for case in CASES if case.name.startswith(op)):
+        for layout in ("contiguous", "strided"):
+            inputs = case.inputs(torch.float32, torch.device("cpu"), layout)
+            exact = results(case, "reference", inputs)
+            for seed in seeds:
+                os.environ["REALNESS_EMU_SEED"] = seed
+                for i, (ours, truth) in enumerate(
+                    zip(results(case, "emu", inputs), exact, strict=True)
+                ):
+                    scale = max(1.0, truth.abs().max().item()) if truth.numel() else 1.0
+                    if not error(ours, truth.double()) <= 1e-4 * scale:
+                        return f"{case.name}: result {i} differs with seed {seed}"
+    return None
+
+
+def check(namespace: str, op: str) -> str | None:
+    """first_difference in a child process."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.dup2(writer, 1)
+        os.dup2(writer, 2)
+        library._namespace = lambda impl, device: namespace if impl == "emu" else None
+        try:
+            found = first_difference(op)
+        except RuntimeError as failure:
+            found = str(failure).partition("\n")[0]
+        if found:
+            print(found, flush=True)
+        os._exit(1 if found else 0)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        output = pipe.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    telling = [x for x in output.splitlines() if "ERROR" in x or "runtime error" in x]
+    return None if code == 0 else (telling or output.splitlines() or [f"exit code {code}"])[0]
+
+
+def main() -> None:
+    path, *checks = sys.argv[1:]
+    namespaces = {entry.partition(":")[0] for entry in checks}
+    for namespace in sorted(namespaces):
+        library.load(Path(path), namespace)
+    print(json.dumps({entry: check(*entry.split(":")) for entry in checks}))
+
+
+if __name__ == "__main__":
+    main()

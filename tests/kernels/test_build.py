@@ -1,0 +1,141 @@
+"""The build: its settings, its cache, its memory of failures, and how the package reports it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from realness.kernels import build, library
+
+REPOSITORY = Path(build.__file__).parent.parent
+TINY = 'extern "C" int realness_answer() { return 42; }\n'
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A source that compiles in no time, and an empty cache."""
+    monkeypatch.setenv("REALNESS_CACHE", str(tmp_path / "cache"))
+    source = tmp_path / "tiny.cu"
+    source.write_text(TINY)
+    return source
+
+
+def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+def test_a_library_is_built_once_and_published_whole(tiny: Path) -> None:
+    plan = build.make_plan(emulate=True, units=[tiny])
+    library_path = build.cached_library(plan)
+    first = library_path.stat().st_mtime_ns
+    assert build.cached_library(plan).stat().st_mtime_ns == first
+    assert {p.name for p in library_path.parent.iterdir()} == {"librealness.so", "librealness.json"}
+    assert json.loads(library_path.with_suffix(".json").read_text())["torch"] == torch.__version__
+
+
+def test_a_failure_is_remembered_until_asked_again(tiny: Path) -> None:
+    tiny.write_text("#error broken on purpose\n")
+    plan = build.make_plan(emulate=True, units=[tiny])
+    with pytest.raises(build.BuildError, match="broken on purpose"):
+        build.cached_library(plan)
+    tiny.write_text(TINY)
+    with pytest.raises(build.BuildError, match="an earlier build failed"):
+        build.cached_library(plan)
+    assert build.cached_library(plan, retry=True).exists()
+
+
+def test_the_key_depends_on_flags_and_torch(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = {build.make_plan(emulate=True, units=[tiny]).key}
+    keys.add(build.make_plan(emulate=True, units=[tiny], extra_flags=("-g",)).key)
+    other = build.Torch(build.find_torch().folder, "9.9", False)
+    monkeypatch.setattr(build, "find_torch", lambda: other)
+    keys.add(build.make_plan(emulate=True, units=[tiny]).key)
+    assert len(keys) == 3
+
+
+def test_architectures_follow_torchs_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
+    assert [flag.partition("code=")[2] for flag in build.architecture_flags()] == [
+        "sm_80",
+        "sm_90",
+        "compute_90",
+    ]
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0a;10.0+PTX")
+    assert [flag.partition("code=")[2] for flag in build.architecture_flags()] == [
+        "sm_90a",
+        "sm_100",
+        "compute_100",
+    ]
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "Hopper")
+    with pytest.raises(build.BuildError, match=r"'Hopper'; expected such as 9.0"):
+        build.architecture_flags()
+
+
+def test_a_wheel_without_a_compiler_warns_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build.shutil, "which", lambda name: None)
+    monkeypatch.setenv("REALNESS_BUILD", "auto")
+    with pytest.warns(UserWarning, match=r"no C\+\+ compiler") as caught:
+        assert not build.build_for_wheel(tiny.parent / "package")
+    assert len(caught) == 1
+    monkeypatch.setenv("REALNESS_BUILD", "require")
+    with pytest.raises(build.BuildError, match=r"no C\+\+ compiler"):
+        build.build_for_wheel(tiny.parent / "package")
+
+
+def test_a_wheel_gets_the_library_and_its_manifest(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "find_nvcc", lambda: None)
+    monkeypatch.setattr(build, "sources", lambda: [tiny])
+    package = tiny.parent / "package"
+    assert build.build_for_wheel(package)
+    assert build.bundled_library(package) == package / "lib" / build.LIBRARY_NAME
+    assert not build.has_cuda(package / "lib" / build.LIBRARY_NAME)
+
+
+def test_the_build_file_imports_no_torch() -> None:
+    code = (
+        "import importlib.util as u, sys; spec = u.spec_from_file_location('b', sys.argv[1])"
+        "; b = u.module_from_spec(spec); sys.modules['b'] = b"
+        "; spec.loader.exec_module(b); b.make_plan(cuda=False); assert 'torch' not in sys.modules"
+    )
+    result = python("-c", code, build.__file__)
+    assert result.returncode == 0, result.stderr
+
+
+def test_never_means_the_reference() -> None:
+    code = "import torch, realness.kernels as k; print(k.squared_norm(torch.ones(2, 3)).tolist())"
+    result = python("-c", code, REALNESS_BUILD="never")
+    assert result.stdout.strip() == "[3.0, 3.0]", result.stderr
+    assert "PyTorch reference (REALNESS_BUILD=never)" in result.stderr
+    refused = python("-c", code.replace("3))", "3), impl='cpu')"), REALNESS_BUILD="never")
+    assert "impl='cpu' is not available here (REALNESS_BUILD=never)" in refused.stderr
+
+
+def test_the_report_names_the_library() -> None:
+    result = python("-m", "realness.kernels")
+    assert result.returncode == 0, result.stderr
+    assert str(library.status().library) in result.stdout
+    assert "on cpu          compiled" in result.stdout
+
+
+def test_a_bare_import_is_refused() -> None:
+    result = python("-c", "import kernels")
+    assert "import it as realness.kernels" in result.stderr
+
+
+def test_every_folder_with_a_kernel_is_listed() -> None:
+    assert sorted(library.OPS) == [path.stem for path in build.sources()]

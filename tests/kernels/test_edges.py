@@ -1,0 +1,244 @@
+"""Awkward values, wrong arguments, and the contracts of torch: opcheck and torch.compile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from cases import BY_NAME, CASES, anchor, logits, randn
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+from realness import kernels
+
+INF, NAN = float("inf"), float("nan")
+ONE_CASE_EACH = {case.name.rsplit("-", 1)[0]: case for case in CASES}
+
+
+def same(ours: Tensor, theirs: Tensor) -> None:
+    torch.testing.assert_close(ours.cpu(), theirs, rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+def both(function: Callable[..., Tensor], impl: str, x: Tensor) -> None:
+    """Value and gradient agree with the reference, NaN and infinity included."""
+    found = []
+    for which in (impl, "reference"):
+        leaf = x.cuda() if which == "cuda" else x.clone()
+        value = function(leaf.requires_grad_(), which)
+        found.append((value.detach(), torch.autograd.grad(value.sum(), leaf)[0]))
+    same(found[0][0], found[1][0])
+    same(found[0][1], found[1][1])
+
+
+ROWS = {
+    "excluded": [[-INF, 1.0, 2.0, -INF, 0.5]],
+    "huge": [[3e4, 3e4 - 1, -3e38, 0.0, 2.9e4], [-3e38, -3e38, -3e38, -3e38, -3e38]],
+    "nan": [[0.0, NAN, 1.0, 2.0, 3.0], [0.0, 1.0, 2.0, 3.0, 4.0]],
+    "all_excluded": [[-INF] * 5],
+    "infinite": [[INF, 0.0, 0.0, 0.0, 0.0]],
+}
+
+
+@pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
+def test_rows_with_special_values(rows: list[list[float]], impl: str, device: torch.device) -> None:
+    x = torch.tensor(rows)
+    target = torch.tensor([0.0, 0.25, 0.5, 0.0, 0.25])
+    other = torch.tensor([[0.3, -0.1, 0.2, 0.9, -2.0]]).expand(len(x), -1)
+
+    def on(t: Tensor, x: Tensor) -> Tensor:
+        return t.to(x.device)
+
+    both(lambda z, i: kernels.realness_kl(z, on(target, z), impl=i), impl, x)
+    both(lambda z, i: kernels.realness_emd(z, on(target, z), impl=i), impl, x)
+    both(lambda z, i: kernels.realness_divergence(z, on(other, z), impl=i), impl, x)
+    both(lambda z, i: kernels.realness_divergence(on(other, z), z, impl=i), impl, x)
+    both(
+        lambda z, i: kernels.realness_d_loss(z, on(other, z), on(target, z), on(target, z), impl=i),
+        impl,
+        x,
+    )
+
+
+@pytest.mark.parametrize("act", ["linear", "relu", "lrelu", "sigmoid", "tanh", "softplus"])
+@pytest.mark.parametrize("clamp", [None, 2.0])
+def test_bias_act_with_special_values(act: Any, clamp: float | None, impl: str) -> None:
+    x = torch.tensor([[NAN, INF, -INF, 0.0, -0.0, 2.0, -2.0, 25.0, 1e30]])
+    x = x[:, [3, 4, 5, 6, 7]] if act == "softplus" else x
+    both(lambda t, i: kernels.bias_act(t, None, act, clamp=clamp, impl=i), impl, x)
+
+
+def test_nan_reaches_sums_and_pixels(impl: str, device: torch.device) -> None:
+    x = torch.randn(2, 3, 8, 8, device=device)
+    x[1, 2, 3, 4] = NAN
+    assert kernels.squared_norm(x, impl=impl).isnan().tolist() == [False, True]  # type: ignore[arg-type]
+    blurred = kernels.upfirdn2d(x, torch.ones(4, device=device), padding=(2, 1), impl=impl)  # type: ignore[arg-type]
+    assert int(blurred.isnan().sum()) == 16
+
+
+def test_a_constant_outcome_passes_no_gradient(impl: str, device: torch.device) -> None:
+    """Variance 0, where the square root has no derivative."""
+    z = torch.tensor([[1.0, 2.0], [1.0, 5.0]], device=device, requires_grad=True)
+    noise = torch.ones(2, 2, device=device)
+    target = torch.tensor([0.5, 0.5], device=device)
+    drawn = kernels.resample_logits(z, noise, impl=impl)  # type: ignore[arg-type]
+    loss = kernels.realness_d_loss(z, z, target, target, noise, noise, impl=impl)  # type: ignore[arg-type]
+    for value in (drawn.sum(), loss):
+        (gradient,) = torch.autograd.grad(value, z, retain_graph=True)
+        assert gradient.isfinite().all()
+    assert drawn[:, 0].tolist() == [1.0, 1.0]
+
+
+Z, A, X = logits(3, 4).float(), anchor(4).float(), randn(2, 3, 5, 5).float()
+U, V = [torch.randn(2)], [torch.randn(75)]
+WRONG: list[tuple[Callable[[], Any], str]] = [
+    (lambda: kernels.realness_kl(Z[0], A), r"logits has shape \(4,\); expected \[batch"),
+    (lambda: kernels.realness_kl(Z.long(), A), "dtype torch.int64; expected float32"),
+    (lambda: kernels.realness_kl(Z, A[:3]), r"anchor has shape \(3,\); expected \[4\]"),
+    (lambda: kernels.realness_kl(Z, A.to("meta")), "anchor is on meta"),
+    (lambda: kernels.realness_kl(Z, A.clone().requires_grad_()), "anchors are constants"),
+    (lambda: kernels.realness_kl(torch.zeros(1, 1025), torch.ones(1025)), "1025 outcomes"),
+    (lambda: kernels.realness_kl(torch.zeros(1, 0), torch.ones(0)), "0 outcomes"),
+    (lambda: kernels.realness_kl(Z, A, impl="fast"), "impl='fast'; expected auto"),  # type: ignore[arg-type]
+    (lambda: kernels.realness_kl(Z.to("meta"), A.to("meta"), impl="cpu"), "tensors on meta"),
+    (lambda: kernels.realness_emd(Z, A[None]), r"anchor has shape \(1, 4\)"),
+    (lambda: kernels.realness_divergence(Z, Z[:2]), "expected equal shapes"),
+    (lambda: kernels.realness_divergence(Z, Z.double()), "convert one of them"),
+    (lambda: kernels.realness_d_loss(Z, Z[:, :3], A, A), "as many outcomes"),
+    (lambda: kernels.realness_d_loss(Z[:0], Z, A, A), "empty batch"),
+    (lambda: kernels.realness_d_loss(Z, Z, A, A, Z[:2]), "noise_real has shape"),
+    (lambda: kernels.realness_g_loss(Z, None, A, A), "give logits_real"),
+    (lambda: kernels.realness_g_loss(Z, Z, A, A, objective=4), "objective=4"),
+    (lambda: kernels.logit_moments(Z[:0]), "empty batch"),
+    (lambda: kernels.resample_logits(Z), "has no noise"),
+    (lambda: kernels.resample_logits(Z, Z, seed=1), "give one of them"),
+    (lambda: kernels.resample_from_moments(A, A.double(), Z), "one dtype"),
+    (lambda: kernels.squared_norm(torch.tensor(1.0)), "scalar"),
+    (lambda: kernels.bias_act(X, A), r"bias has shape \(4,\); expected \[3\]"),
+    (lambda: kernels.bias_act(X, act="gelu"), "act='gelu'; expected one of linear"),  # type: ignore[arg-type]
+    (lambda: kernels.bias_act(X, clamp=-1.0), "clamp=-1.0; expected a positive"),
+    (lambda: kernels.upfirdn2d(X[0], A), "expected \\[batch, channels"),
+    (lambda: kernels.upfirdn2d(X, A, up=0), "up=0; expected at least 1"),
+    (lambda: kernels.upfirdn2d(X, A, padding=-4), "smaller than the 4x4 filter"),
+    (lambda: kernels.upfirdn2d(X, torch.ones(65)), "1 to 64 taps"),
+    (lambda: kernels.upfirdn2d(X, A, padding=(1, 2, 3)), "1, 2 or 4 numbers"),
+    (lambda: kernels.demodulate(X, Z), r"style has shape \(3, 4\); expected \[batch, 3\]"),
+    (lambda: kernels.demodulate(X, Z[:, :3], eps=-1.0), "eps=-1.0"),
+    (lambda: kernels.spectral_norm_step([X], U, []), "0 v"),
+    (lambda: kernels.spectral_norm_step([X], U, [V[0][:3]]), r"v\[0\] is torch.float32 \(3,\)"),
+    (lambda: kernels.spectral_norm_step([X], [U[0].double()], V), r"u\[0\] is torch.float64"),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), WRONG)
+def test_wrong_arguments_say_what_was_expected(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+RAW_WRONG: list[tuple[str, tuple[Any, ...], str]] = [
+    ("realness_kl", (Z, A[:3]), "anchor"),
+    ("realness_kl", (Z, A.double()), "anchor is Double, expected Float"),
+    ("realness_kl", (Z.int(), A), "expected Float|got Int"),
+    ("realness_kl_backward", (Z[:2, 0], Z, A, Z[:, :2]), "grad"),
+    ("realness_divergence", (Z, Z[:2]), "logits_q"),
+    ("realness_emd_backward", (Z[:, 0], Z, A, Z), "normalizer"),
+    ("logit_moments", (Z[:0],), "empty batch"),
+    ("resample_from_moments", (A[:3], A, Z), "mean"),
+    ("realness_g_loss", (Z, None, A, A, None, None, 2), "as many real as fake"),
+    ("realness_loss_backward", (Z[0, 0], [Z], [Z, Z]), "one or two sides"),
+    ("philox", (0, 0, torch.arange(3), -1, 0), "dim"),
+    ("sample_dot", (X, X[:1]), "dimension 0: 2 and 1"),
+    ("scale_samples", (X, A), "scale"),
+    ("bias_act", (X, A, 1, 0.0, 1.0, INF), "bias"),
+    ("bias_act", (X, None, 9, 0.0, 1.0, INF), "activation: expected 0 to 5"),
+    ("bias_act_grad", (X[:1], X, None, 1, 0.0, 1.0, INF), "dimension 0"),
+    ("upfirdn2d", (X, X[0, 0], [0, 1], [1, 1], [0] * 4, False, 1.0), "between 1 and"),
+    ("upfirdn2d", (X, X[0, 0], [1, 1], [1, 1], [-9] * 4, False, 1.0), "fewer than the filter"),
+    ("demodulate", (X, Z, 0.0), "style"),
+    ("spectral_norm_step", ([X], U, U, 1e-12), "v has an unexpected shape"),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "message"), RAW_WRONG)
+def test_the_compiled_operators_check_too(
+    name: str, arguments: tuple[Any, ...], message: str, impl: str
+) -> None:
+    """They must not read out of bounds, whoever calls them."""
+    if impl == "cuda":
+        pytest.skip("the arguments are on the CPU")
+    ops = torch.ops.realness_emu if impl == "emu" else compiled_ops()
+    with pytest.raises(RuntimeError, match=message):
+        getattr(ops, name)(*arguments)
+
+
+def compiled_ops() -> Any:
+    kernels.squared_norm(X, impl="cpu")  # loads the library
+    return torch.ops.realness
+
+
+class Recorder(TorchDispatchMode):
+    """Collects calls of our operators with their arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: dict[Any, tuple[Any, ...]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace.startswith("realness"):
+            self.calls.setdefault(func, args)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ONE_CASE_EACH)
+def test_opcheck(name: str, impl: str, device: torch.device) -> None:
+    """Schema, fake kernel and autograd registration of every operator that a case calls."""
+    case = ONE_CASE_EACH[name]
+    inputs = case.inputs(torch.float32, device, "contiguous")
+    for i in case.differentiable:
+        inputs[i].requires_grad_()
+    with Recorder() as recorder:
+        outputs = case.outputs(impl, inputs)
+        if case.differentiable:
+            leaves = [inputs[i] for i in case.differentiable]
+            total = sum(y.square().sum() for y in outputs)
+            again = case.order == 2
+            gradients = torch.autograd.grad(total, leaves, create_graph=again)  # type: ignore[arg-type]
+            if again:
+                torch.autograd.grad(sum(g.square().sum() for g in gradients), leaves)  # type: ignore[arg-type]
+    assert recorder.calls
+    for func, args in recorder.calls.items():
+        detached = tree_map_only(Tensor, lambda t: t.detach().clone(), args)
+        torch.library.opcheck(func, detached)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["realness_kl-5x51-shared_anchor", "bias_act-lrelu-2x8x4x4-1.7-0.8", "upfirdn2d-up2"],
+)
+def test_compiles_without_graph_breaks(name: str, impl: str, device: torch.device) -> None:
+    case = BY_NAME[name]
+    inputs = case.inputs(torch.float32, device, "contiguous")
+    inputs[0].requires_grad_()
+
+    def total(*tensors: Tensor) -> Tensor:
+        return sum((y.square().sum() for y in case.outputs(impl, list(tensors))), torch.zeros(()))
+
+    compiled = torch.compile(total, fullgraph=True, backend="aot_eager")
+    ours = torch.autograd.grad(compiled(*inputs), inputs[0])[0]
+    torch.testing.assert_close(ours, torch.autograd.grad(total(*inputs), inputs[0])[0])
+
+
+def test_the_reference_runs_on_the_meta_device() -> None:
+    z, target = Z.to("meta"), A.to("meta")
+    assert kernels.realness_kl(z, target).shape == (3,)
+    upsampled = kernels.upfirdn2d(X.to("meta"), target, up=2, padding=(2, 1, 2, 1))
+    assert upsampled.shape == (
+        2,
+        3,
+        10,
+        10,
+    )
+    assert kernels.philox_normal(0, 0, torch.arange(3, device="meta"), 5).shape == (3, 5)

@@ -1,0 +1,60 @@
+"""The generator: one stream of integers everywhere, normals that agree to rounding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from realness import kernels
+
+SEEDS = (0, 1, 2**63 - 1, -(2**63))
+INDEX = torch.tensor([0, 1, 5, 2**32 - 1, 2**32, 2**62 + 3])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("dim", [0, 1, 4, 7, 51])
+def test_integers_and_uniforms_are_the_reference_bit_for_bit(
+    seed: int, dim: int, impl: str, device: torch.device
+) -> None:
+    index = INDEX.to(device)
+    for draw in (kernels.philox_uint32, kernels.philox_uniform):
+        ours = draw(seed, 2**32 - 1, index, dim, impl=impl)  # type: ignore[arg-type]
+        assert torch.equal(ours.cpu(), draw(seed, 2**32 - 1, INDEX, dim, impl="reference"))
+
+
+def test_normals_agree_to_rounding(impl: str, device: torch.device) -> None:
+    index = torch.arange(500)
+    ours = kernels.philox_normal(3, 1, index.to(device), 9, impl=impl)  # type: ignore[arg-type]
+    exact = kernels.philox_normal(3, 1, index, 9, impl="reference")
+    torch.testing.assert_close(ours.cpu(), exact, rtol=1e-6, atol=1e-6)
+
+
+def test_rows_do_not_depend_on_the_split(impl: str, device: torch.device) -> None:
+    index = torch.arange(100, 112, device=device)
+    whole = kernels.philox_normal(9, 4, index, 5, impl=impl)  # type: ignore[arg-type]
+    parts = [kernels.philox_normal(9, 4, part, 5, impl=impl) for part in index.split(5)]  # type: ignore[arg-type]
+    assert torch.equal(whole, torch.cat(parts))
+    reordered = kernels.philox_normal(9, 4, index.flip(0)[::2], 5, impl=impl)  # type: ignore[arg-type]
+    assert torch.equal(reordered, whole.flip(0)[::2])
+
+
+def test_uniforms_stay_inside_the_interval() -> None:
+    draws = kernels.philox_uniform(1, 0, torch.arange(200_000), 4, impl="reference")
+    assert 0 < draws.min() < 1e-5
+    assert 1 - 1e-5 < draws.max() < 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((2**63, 0, INDEX, 1), "seed"),
+        ((0, -1, INDEX, 1), "purpose"),
+        ((0, 2**32, INDEX, 1), "purpose"),
+        ((0, 0, INDEX, -1), "dim"),
+        ((0, 0, INDEX.int(), 1), "index"),
+        ((0, 0, INDEX[None], 1), "index"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        kernels.philox_normal(*arguments)
