@@ -65,7 +65,7 @@ def train_g(gan: Gan, images: Tensor | None, first: int) -> Stats:
         if images is not None:
             with torch.no_grad():
                 out_real = discriminator(gan.normalise(images)).float()
-        out_fake = discriminator(fake.contiguous(memory_format=torch.channels_last)).float()
+        out_fake = discriminator(fake).float()
         loss = gan.objective.g_loss(out_fake, out_real, fake_draws, real_draws)
         gan.g.backward(loss)
     gan.g.step()

@@ -2,7 +2,7 @@
 
 The generator starts at 4x4 with `width * resolution / 8` channels and halves them at each doubling
 of the side, down to `width` at half the output resolution; the discriminator is its mirror image.
-No layer has a bias. With width 32 at 1024 this is the paper's 187M + 189M parameters.
+No layer has a bias. Activations are channels_last, which convolutions are fastest in.
 """
 
 from __future__ import annotations
@@ -87,10 +87,12 @@ class DCGANGenerator(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         if z.dim() != 2 or z.shape[1] != self.z_dim:
             raise ValueError(f"z has shape {tuple(z.shape)}, expected [B, {self.z_dim}]")
-        x = z[:, :, None, None]
         *hidden, last = self.layers
+        x = z[:, :, None, None]
         for layer, norm in zip(hidden, self.norms, strict=True):
-            x = self._activate(norm(layer(x)))
+            # Set where there is more than one pixel, the layout stays to the end.
+            x = layer(x).contiguous(memory_format=torch.channels_last)
+            x = self._activate(norm(x))
         return torch.tanh(last(x))
 
     def _activate(self, x: Tensor) -> Tensor:
@@ -129,7 +131,7 @@ class DCGANDiscriminator(nn.Module):
         expected = (IMAGE_CHANNELS, self.resolution, self.resolution)
         if tuple(images.shape[1:]) != expected:
             raise ValueError(f"images have shape {tuple(images.shape)}, expected [B, *{expected}]")
-        x = images
+        x = images.contiguous(memory_format=torch.channels_last)
         for layer in self.layers:
             x = F.leaky_relu(layer(x), LEAK)
         return self.head(x.flatten(1))
