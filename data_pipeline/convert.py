@@ -91,8 +91,9 @@ def _decode(data: bytes) -> Image.Image:
         raise
     except Image.UnidentifiedImageError as error:
         raise BadImage(f"is no image that can be read (starts with {data[:8]!r})") from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise BadImage(f"does not decode ({error})") from error
+    except Exception as error:
+        # Pillow raises whatever its parsers stumble over, TypeError and struct.error included.
+        raise BadImage(f"does not decode ({type(error).__name__}: {error})") from error
 
 
 def _refuse_absurd(image: Image.Image) -> None:

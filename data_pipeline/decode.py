@@ -61,10 +61,11 @@ def _decode_jpeg(data: bytes, resolution: int) -> UInt8Array:
 
 
 def _decode_png(data: bytes) -> UInt8Array:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             return np.asarray(image)
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
-        raise BadImage(f"PNG does not decode ({error})") from error
+    except Exception as error:
+        # Pillow raises whatever its parser stumbles over, SyntaxError and struct.error included.
+        raise BadImage(f"PNG does not decode ({type(error).__name__}: {error})") from error

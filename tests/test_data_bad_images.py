@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from data_images import encoded, image_files, picture, write_folder, write_tar, write_zip
 from PIL import Image
 
-from realness.data_pipeline import Catalog, DataError, ImageStream, open_catalog
+from realness.data_pipeline import BadImage, Catalog, DataError, ImageStream, open_catalog
+from realness.data_pipeline.convert import Conversion, convert
+from realness.data_pipeline.decode import decode_into
+from realness.data_pipeline.headers import HeaderIncomplete, read_header
 
 SIZE = 32
 NUM_GOOD = 30
@@ -203,3 +208,36 @@ def test_two_streams_over_one_catalog_name_a_bad_image_once(
     run_epochs(catalog)
     run_epochs(catalog)
     assert len(caplog.records) == 1
+
+
+def damaged(data: bytes, rng: np.random.Generator) -> bytes:
+    """The bytes with a few overwritten, mostly near the start, and sometimes cut."""
+    noisy = bytearray(data)
+    for _ in range(rng.choice([1, 2, 5, 20])):
+        noisy[rng.integers(len(noisy) if rng.random() < 0.5 else min(80, len(noisy)))] = (
+            rng.integers(256)
+        )
+    return bytes(noisy[: rng.integers(len(noisy))] if rng.random() < 0.2 else noisy)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_files_raise_bad_image_and_nothing_else() -> None:
+    rng = np.random.default_rng(0)
+    kinds = ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM"]
+    originals = [encoded(picture(seed), kind) for seed, kind in enumerate(kinds)]
+    out = np.empty((3, SIZE, SIZE), np.uint8)
+    settings = Conversion(16)
+    num_refused = 0
+    for trial in range(2100):
+        data = damaged(originals[trial % len(originals)], rng)
+        for work in (
+            lambda d=data: decode_into(d, out, False),
+            lambda d=data: convert(d, settings),
+        ):
+            with contextlib.suppress(BadImage):
+                work()
+                num_refused -= 1
+            num_refused += 1
+        with contextlib.suppress(BadImage, HeaderIncomplete):
+            read_header(data[: rng.integers(len(data) + 1)])
+    assert num_refused > 1000
