@@ -4,22 +4,70 @@
 `realness.trainer`, `realness.kernels`, and so on. Everything else is declared in pyproject.toml.
 """
 
-from setuptools import find_packages, setup
+import importlib.util
+import sys
+from pathlib import Path
+
+from setuptools import Distribution, find_namespace_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_py import build_py
 
 FOLDERS = ("trainer", "kernels", "data_pipeline", "launch")
 
 
 def packages() -> list[str]:
-    """Every package, under its installed name."""
+    """Every package, and every folder of kernel sources, under its installed name."""
     return [
         f"realness.{name}"
         for folder in FOLDERS
-        for name in (folder, *(f"{folder}.{inner}" for inner in find_packages(folder)))
+        for name in (folder, *(f"{folder}.{inner}" for inner in _inside(folder)))
     ]
+
+
+def _inside(folder: str) -> list[str]:
+    return find_namespace_packages(folder, exclude=["*__pycache__*", "lib"])
+
+
+class BuildWithKernels(build_py):
+    """Puts the compiled kernels beside the modules; an editable install compiles on first use."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            _kernel_builder().build_for_wheel(Path(self.build_lib) / "realness" / "kernels")
+
+
+class PlatformWheel(bdist_wheel):
+    """The library speaks torch's stable ABI and no Python: any Python 3, this platform."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return ("py3", "none", super().get_tag()[2])
+
+
+class PlatformDistribution(Distribution):
+    """Says that the wheel holds compiled code, which setuptools cannot see for itself."""
+
+    def has_ext_modules(self) -> bool:
+        return True
+
+
+def _kernel_builder():
+    """kernels/build.py, loaded by path: the package itself needs torch to be imported."""
+    path = Path(__file__).parent / "kernels" / "build.py"
+    spec = importlib.util.spec_from_file_location("realness_kernel_build", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # dataclasses look their module up by name.
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 setup(
     package_dir={f"realness.{folder}": folder for folder in FOLDERS},
     packages=packages(),
     package_data={"realness.kernels": ["**/*.cu", "**/*.cuh", "**/*.cpp", "**/*.h"]},
+    distclass=PlatformDistribution,
+    cmdclass={"build_py": BuildWithKernels, "bdist_wheel": PlatformWheel},
 )
