@@ -17,6 +17,7 @@ import datetime
 import importlib.metadata
 import importlib.util
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -153,6 +154,8 @@ def provenance(options: argparse.Namespace) -> dict[str, Any]:
         "device": options.device,
         "threads": options.threads,
         "batch": options.batch,
+        "cores": os.cpu_count(),
+        "load_average": round(os.getloadavg()[1], 1),  # above the cores, others were at work too
         "data": Path(options.data).name if options.data else "made (1/f noise)",
         "python": platform.python_version(),
         **versions,
