@@ -135,58 +135,64 @@ def _restore(config: TrainConfig, folder: Path, catalog: Catalog, gan: Gan) -> i
 
 def _iterate(run: Run, stop: StopRequest) -> int:
     config, gan, optimizer = run.config, run.gan, run.config.optimizer
-    averages = Averages()
+    batch, averages, saved, stopping = config.batch_size, Averages(), True, False
     with ExitStack() as cleanup:
-        real_d = cleanup.enter_context(run.stream(Stream.D_REAL, optimizer.k_d))
-        streams = [real_d]
-        real_g = None
-        if gan.objective.needs_real_in_g_step:
-            real_g = cleanup.enter_context(run.stream(Stream.G_REAL, optimizer.k_g))
-            streams.append(real_g)
-        pace = Pace(streams)
+        real_d, real_g = _open_streams(run, cleanup)
+        pace = Pace([stream for stream in (real_d, real_g) if stream])
         if run.images == 0:
             save_reals(run)
-        saved, stopping = True, False
         while run.images < config.num_images and not stopping:
             gan.set_lr_factor(lr_factor(config, run.images))
             for update in range(optimizer.k_d):
-                first = run.images * optimizer.k_d + update * config.batch_size
+                first = run.images * optimizer.k_d + update * batch
                 averages.add(train_d(gan, next(real_d), first))
             for update in range(optimizer.k_g):
-                first = run.images * optimizer.k_g + update * config.batch_size
+                first = run.images * optimizer.k_g + update * batch
                 averages.add(train_g(gan, next(real_g) if real_g else None, first))
-            run.images += config.batch_size
-            gan.ema.update(gan.g.module, config.batch_size, run.images)
-            pace.add(config.batch_size)
+            run.images += batch
+            gan.ema.update(gan.g.module, batch, run.images)
+            pace.add(batch)
 
             stopping = stop.poll()
-            last = stopping or run.images >= config.num_images
-            if last or is_due(config.log_kimg, run.images, config.batch_size):
-                means = averages.read()
-                run.reporter.log(
-                    {
-                        "images": run.images,
-                        "kimg": run.images / 1000,
-                        **pace.read(config.num_images - run.images),
-                        **means,
-                        "lr_g": gan.g.lr,
-                        "lr_d": gan.d.lr,
-                    }
-                )
-            if last or is_due(config.sample_kimg, run.images, config.batch_size):
+            complete = run.images >= config.num_images
+            if stopping or complete or is_due(config.log_kimg, run.images, batch):
+                write_record(run, averages.read(), pace)
+            # Before the samples: after SIGTERM there may be little time.
+            if stopping or complete or is_due(config.checkpoint_kimg, run.images, batch):
+                saved = save_checkpoint(run)
+            if complete or is_due(config.sample_kimg, run.images, batch):
                 save_samples(run)
                 run.reporter.write_report()
-            if last or is_due(config.checkpoint_kimg, run.images, config.batch_size):
-                saved = save_checkpoint(run)
         stop.settle()
     if not saved:
         return EXIT_FAILED
-    if run.images < config.num_images:
-        run.reporter.message(
-            f"stopped ({stop.reason or 'asked by another rank'}); the same command resumes"
-        )
+    return _say_end(run, stop.reason or "asked by another rank")
+
+
+def _open_streams(run: Run, cleanup: ExitStack) -> tuple[ImageStream, ImageStream | None]:
+    """Real images for D's updates, and for G's where its objective compares with them."""
+    real_d = cleanup.enter_context(run.stream(Stream.D_REAL, run.config.optimizer.k_d))
+    if not run.gan.objective.needs_real_in_g_step:
+        return real_d, None
+    return real_d, cleanup.enter_context(run.stream(Stream.G_REAL, run.config.optimizer.k_g))
+
+
+def _say_end(run: Run, reason: str) -> int:
+    if run.images < run.config.num_images:
+        run.reporter.message(f"stopped ({reason}); the same command resumes")
         return EXIT_STOPPED
+    run.reporter.message(
+        f"{run.images / 1000:,.1f} kimg are done; see {run.folder / 'report.html'}"
+    )
     return EXIT_OK
+
+
+def write_record(run: Run, means: dict[str, float], pace: Pace) -> None:
+    """Report one interval."""
+    record = {"images": run.images, "kimg": run.images / 1000, **means}
+    record |= pace.read(run.config.num_images - run.images)
+    record |= {"lr_g": run.gan.g.lr, "lr_d": run.gan.d.lr}
+    run.reporter.log(record)
 
 
 def save_checkpoint(run: Run) -> bool:
