@@ -37,7 +37,7 @@ DEFAULT_ARCHITECTURES = "8.0 9.0+PTX"
 STABLE_ABI = "0x020a000000000000"  # torch 2.10, the oldest that has all we call
 NINJA_RULES = """
 rule compile
-  command = $compiler $flags -c $in -o $out
+  command = $compiler $flags -MD -MF $out.d -c $in -o $out
   description = $out
   depfile = $out.d
   deps = gcc
@@ -184,7 +184,7 @@ def make_plan(
         f"-isystem{torch.folder / 'include'}",
         "-std=c++20",
     )
-    host = (*common, "-x", "c++", "-fPIC", "-fvisibility=hidden", "-MMD", "-MF", "$out.d")
+    host = (*common, "-x", "c++", "-fPIC", "-fvisibility=hidden")
     nvcc = find_nvcc() if cuda or (cuda is None and torch.has_cuda) else None
     if cuda and nvcc is None:
         raise BuildError("there is no nvcc; install the CUDA toolkit or set CUDA_HOME")
@@ -200,7 +200,8 @@ def make_plan(
             flags = (
                 *common,
                 *("-O3", "-ccbin", compiler, "-Xcompiler=-fPIC,-fvisibility=hidden"),
-                *("-MD", "-MF", "$out.d", *architecture_flags(), *extra_flags),
+                *architecture_flags(),
+                *extra_flags,
             )
             made.append(Unit(f"{path.stem}.cuda.o", path, nvcc, flags))
     if nvcc and not emulate:
@@ -217,11 +218,10 @@ def write_ninja(plan: Plan, folder: Path) -> None:
     objects = []
     for unit in plan.units:
         objects.append(unit.name)
-        flags = " ".join(flag if "$out" in flag else shlex.quote(flag) for flag in unit.flags)
         lines += [
             f"build {unit.name}: compile {unit.source}",
             f"  compiler = {unit.compiler}",
-            f"  flags = {flags}",
+            f"  flags = {shlex.join(unit.flags)}",
         ]
     lines += [
         f"build {LIBRARY_NAME}: link {' '.join(objects)}",

@@ -175,6 +175,16 @@ def resample_cases() -> list[Case]:
     return cases
 
 
+def activation_case(act: Any, shape: tuple[int, ...], gain: float, clamp: float | None) -> Case:
+    return Case(
+        f"bias_act-{act}-{'x'.join(map(str, shape))}-{gain}-{clamp}",
+        lambda impl, x, b: kernels.bias_act(x, b, act, gain=gain, clamp=clamp, impl=impl),
+        lambda: [2 * randn(*shape), randn(shape[1])],
+        (0, 1),
+        2,
+    )
+
+
 def image_cases() -> list[Case]:
     cases = [
         Case(
@@ -185,23 +195,10 @@ def image_cases() -> list[Case]:
         )
         for shape in ((3,), (3, 5), (2, 3, 37, 53), (4, 8, 4, 4), (0, 3, 4, 4), (2, 0), (2, 9000))
     ]
-    activations: tuple[Any, ...] = get_args(Activation)
-    for act in activations:
-        for shape in (
-            ((2, 8, 4, 4), (3, 5, 7, 3)) if act != "linear" else ((3, 16), (0, 3), (2, 3, 5))
-        ):
-            for gain, clamp in ((1.0, None), (1.7, 0.8)):
-                cases.append(
-                    Case(
-                        f"bias_act-{act}-{'x'.join(map(str, shape))}-{gain}-{clamp}",
-                        lambda impl, x, b, a=act, g=gain, c=clamp: kernels.bias_act(
-                            x, b, a, gain=g, clamp=c, impl=impl
-                        ),
-                        lambda s=shape: [2 * randn(*s), randn(s[1])],
-                        (0, 1),
-                        2,
-                    )
-                )
+    for act in get_args(Activation):
+        for shape in ((2, 8, 4, 4), (3, 5, 7, 3)):
+            cases += [activation_case(act, shape, 1.0, None), activation_case(act, shape, 1.7, 0.8)]
+    cases += [activation_case("lrelu", shape, 1.0, None) for shape in ((3, 16), (0, 3), (2, 3, 5))]
     no_bias = lambda impl, x: kernels.bias_act(x, None, "lrelu", slope=0.1, impl=impl)  # noqa: E731
     cases.append(Case("bias_act-no_bias", no_bias, lambda: [randn(2, 3, 4, 4)], order=2))
     return cases
