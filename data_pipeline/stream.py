@@ -181,32 +181,32 @@ class ImageStream:
         """The decoder and the number of batches to submit to it before the first is asked for."""
         if wanted not in ("auto", "dali", "threads"):
             raise ValueError(f"decoder={wanted!r} is unknown; use 'auto', 'dali' or 'threads'")
-        problem = "decoder='threads' was asked for"
-        if wanted != "threads":
-            problem = self._why_not_dali()
-            if problem is None:
-                try:
-                    # One batch more than with threads: DALI decodes only what has been read.
-                    depth = prefetch + 1
-                    dali = DaliDecoder(
-                        self._reader,
-                        device=self._device,
-                        num_threads=num_threads,
-                        batch=self._local_batch,
-                        depth=depth,
-                    )
-                    _log_choice(logging.INFO, f"decoding with DALI ({dali.name})")
-                    return dali, depth
-                except (RuntimeError, ImportError, OSError) as error:
-                    problem = f"DALI does not start: {error}"
-            if wanted == "dali":
-                raise ValueError(f"decoder='dali' cannot run: {problem}; use decoder='threads'")
-        level = logging.WARNING if wanted == "auto" else logging.INFO
-        if self._reader.catalog.raw is not None:
-            level = logging.INFO
+        problem = self._why_not_dali() if wanted != "threads" else "decoder='threads' was asked for"
+        if problem is None:
+            try:
+                return self._start_dali(num_threads, prefetch)
+            except (RuntimeError, ImportError, OSError) as error:
+                problem = f"DALI does not start: {error}"
+        if wanted == "dali":
+            raise ValueError(f"decoder='dali' cannot run: {problem}; use decoder='threads'")
+        is_fallback = wanted == "auto" and self._reader.catalog.raw is None
+        level = logging.WARNING if is_fallback else logging.INFO
         _log_choice(level, f"decoding with threads (simplejpeg, Pillow): {problem}")
         threads = ThreadDecoder(self._reader, device=self._device, num_threads=num_threads)
         return threads, prefetch
+
+    def _start_dali(self, num_threads: int, prefetch: int) -> tuple[Decoder, int]:
+        # One batch more than with threads: DALI decodes only what has been read.
+        depth = prefetch + 1
+        dali = DaliDecoder(
+            self._reader,
+            device=self._device,
+            num_threads=num_threads,
+            batch=self._local_batch,
+            depth=depth,
+        )
+        _log_choice(logging.INFO, f"decoding with DALI ({dali.name})")
+        return dali, depth
 
     def _why_not_dali(self) -> str | None:
         if self._reader.catalog.raw is not None:
