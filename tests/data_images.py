@@ -17,7 +17,7 @@ def picture(seed: int, size: int | tuple[int, int] = 32) -> Image.Image:
     width, height = (size, size) if isinstance(size, int) else size
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)
-    return Image.fromarray(coarse, "RGB").resize((width, height), Image.Resampling.BICUBIC)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
 def encoded(image: Image.Image, image_format: str = "JPEG", **options: object) -> bytes:
