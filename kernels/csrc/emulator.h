@@ -1,8 +1,8 @@
 // CUDA's execution model on one CPU thread, for tests of unchanged kernels.
 //
 // Every thread of a block is a fiber; barriers and warp collectives are rendezvous points. Blocks
-// run one after another. REALNESS_EMU_SEED shuffles the order in which fibers run, so that a missing
-// barrier becomes a wrong answer for some seed. Shared memory starts as NaN. A barrier or collective
+// run one after another. REALNESS_EMU_SEED shuffles the order in which fibers run and holds one warp
+// of each block back, so that a missing barrier becomes a wrong answer for some seed. Shared memory starts as NaN. A barrier or collective
 // that not all of its threads reach is an error, not a hang.
 // It says nothing about speed, memory ordering, races between blocks or the device's libm.
 #pragma once
@@ -38,6 +38,7 @@ namespace realness::emulated::machine {
 
 constexpr size_t kStackBytes = 128 << 10;
 constexpr size_t kSharedBytes = 48 << 10;
+constexpr unsigned kHoldRounds = 16;
 
 struct Fiber {
   ucontext_t context;
@@ -183,15 +184,17 @@ inline void start_block(unsigned block) {
 
 inline void run_block(std::vector<int>& order, std::mt19937* shuffle) {
   State& s = state();
-  while (s.alive) {
+  const int held_back = shuffle ? static_cast<int>((*shuffle)() % s.warps.size()) : -1;
+  for (unsigned round = 0; s.alive; ++round) {
+    const bool everyone = !shuffle || round % kHoldRounds == 0;
     s.progress = false;
     if (shuffle) std::shuffle(order.begin(), order.end(), *shuffle);
     for (const int i : order) {
-      if (s.fibers[i].finished) continue;
+      if (s.fibers[i].finished || (!everyone && i / 32 == held_back)) continue;
       enter(s.fibers[i]);
       if (!s.error.empty()) throw std::runtime_error("emulator: " + s.error);
     }
-    if (!s.progress && s.alive) {
+    if (everyone && !s.progress && s.alive) {
       throw std::runtime_error("emulator: deadlock, not all threads reach a barrier or collective");
     }
   }

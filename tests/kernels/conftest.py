@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,16 +22,19 @@ def emulator() -> None:
     )
 
 
-@pytest.fixture(params=["cpu", "emu", pytest.param("cuda", marks=pytest.mark.gpu)])
+IMPLS: list[Any] = ["cpu", "emu"]
+if torch.cuda.is_available() or os.environ.get("REALNESS_REQUIRE_GPU"):
+    IMPLS.append(pytest.param("cuda", marks=pytest.mark.gpu))
+
+
+@pytest.fixture(params=IMPLS)
 def impl(request: pytest.FixtureRequest) -> str:
     """One implementation after the other."""
     name = request.param
     if name == "emu":
         request.getfixturevalue("emulator")
     if name == "cuda" and not torch.cuda.is_available():
-        if os.environ.get("REALNESS_REQUIRE_GPU"):
-            pytest.fail("REALNESS_REQUIRE_GPU is set, but there is no CUDA device")
-        pytest.skip("no CUDA device")
+        pytest.fail("REALNESS_REQUIRE_GPU is set, but there is no CUDA device")
     return name
 
 

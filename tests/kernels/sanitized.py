@@ -58,8 +58,9 @@ def check(namespace: str, op: str) -> str | None:
     with os.fdopen(reader) as pipe:
         output = pipe.read()
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    telling = [x for x in output.splitlines() if "ERROR" in x or "runtime error" in x]
-    return None if code == 0 else (telling or output.splitlines() or [f"exit code {code}"])[0]
+    lines = [line for line in output.splitlines() if "WARNING: ASan" not in line]
+    telling = [line for line in lines if "ERROR" in line or "runtime error" in line]
+    return None if code == 0 else (telling or lines or [f"exit code {code}"])[0]
 
 
 def main() -> None:

@@ -68,13 +68,13 @@ def test_the_key_depends_on_flags_and_torch(tiny: Path, monkeypatch: pytest.Monk
 
 def test_architectures_follow_torchs_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
-    assert [flag.partition("code=")[2] for flag in build.architecture_flags()] == [
+    assert [flag.rpartition("code=")[2] for flag in build.architecture_flags()] == [
         "sm_80",
         "sm_90",
         "compute_90",
     ]
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0a;10.0+PTX")
-    assert [flag.partition("code=")[2] for flag in build.architecture_flags()] == [
+    assert [flag.rpartition("code=")[2] for flag in build.architecture_flags()] == [
         "sm_90a",
         "sm_100",
         "compute_100",

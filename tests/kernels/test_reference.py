@@ -104,9 +104,9 @@ def test_demodulated_weights_have_unit_norm() -> None:
 
 
 def test_power_iteration_finds_the_largest_singular_value(impl: str, device: torch.device) -> None:
-    weight = torch.randn(8, 3, 2, 2, device=device)
-    u, v = [torch.randn(8, device=device)], [torch.randn(12, device=device)]
-    for _ in range(200):
+    weight = torch.diag(torch.tensor([3.0, 2.0, 1.0, 0.5])).reshape(4, 4, 1, 1).to(device)
+    u, v = [torch.ones(4, device=device)], [torch.ones(4, device=device)]
+    for _ in range(60):
         kernels.spectral_norm_step([weight], u, v, impl=impl)  # type: ignore[arg-type]
     (scaled,) = kernels.spectral_scale([weight], u, v, impl=impl)  # type: ignore[arg-type]
     sigma = torch.linalg.matrix_norm(scaled.flatten(1), 2).item()

@@ -161,19 +161,23 @@ MUTANTS = [
 
 def run_sanitized(library_path: Path, checks: list[str]) -> dict[str, str | None]:
     """The outcome of every check; see sanitized.py."""
-    preload = subprocess.run(
-        [build.find_compiler(), "-print-file-name=libasan.so"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
+    # libstdc++ as well: AddressSanitizer looks for its exceptions before torch has loaded it.
+    preload = [
+        subprocess.run(
+            [build.find_compiler(), f"-print-file-name={name}"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        for name in ("libasan.so", "libstdc++.so.6")
+    ]
     result = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("sanitized.py")), str(library_path), *checks],
         capture_output=True,
         text=True,
         env={
             **os.environ,
-            "LD_PRELOAD": preload,
+            "LD_PRELOAD": " ".join(preload),
             "ASAN_OPTIONS": "detect_leaks=0",
             "OMP_NUM_THREADS": "1",
         },
