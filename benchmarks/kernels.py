@@ -287,7 +287,7 @@ def main() -> None:
     arguments = parse_arguments()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     small = arguments.quick or device.type == "cpu"
-    repeats = 20 if small else 100
+    repeats = 5 if device.type == "cpu" else 20 if small else 100
     bandwidth = copy_bandwidth(device, repeats)
     origin = provenance(device) | {"copy_gb_per_s": round(bandwidth, 2)}
     print(", ".join(f"{key} {value}" for key, value in origin.items()))

@@ -181,7 +181,7 @@ def make_plan(
     common = (
         f"-DTORCH_TARGET_VERSION={STABLE_ABI}",
         "-DTORCH_STABLE_ONLY",
-        f"-isystem{torch.folder / 'include'}",
+        *("-isystem", str(torch.folder / "include")),
         "-std=c++20",
     )
     host = (*common, "-x", "c++", "-fPIC", "-fvisibility=hidden")

@@ -52,7 +52,7 @@ struct Type {
   using type = T;
 };
 
-// Calls f(Type<T>()) with the element type of `tensor`. The tests of planted bugs compile every op
+// Calls f(Type<T>()) with the element type of `tensor`. The sanitizers' tests compile every op
 // many times over, for float32 only.
 template <class F>
 void dispatch_floating(const Tensor& tensor, F&& f) {
