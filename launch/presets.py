@@ -49,10 +49,10 @@ def demo() -> TrainConfig:
     return replace(
         base,
         batch_size=16,
-        total_kimg=150,
+        total_kimg=100,
         ema_halflife_kimg=3,
         log_kimg=1,
-        sample_kimg=10,
+        sample_kimg=5,
         checkpoint_kimg=25,
         g=replace(base.g, g_width=16),
         d=replace(base.d, d_width=16),

@@ -138,7 +138,7 @@ def _iterate(run: Run, stop: StopRequest) -> int:
     batch, averages, saved, stopping = config.batch_size, Averages(), True, False
     with ExitStack() as cleanup:
         real_d, real_g = _open_streams(run, cleanup)
-        pace = Pace([stream for stream in (real_d, real_g) if stream])
+        pace = Pace(run.catalog, [stream for stream in (real_d, real_g) if stream])
         if run.images == 0:
             save_reals(run)
         while run.images < config.num_images and not stopping:

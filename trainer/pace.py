@@ -8,13 +8,14 @@ from collections.abc import Sequence
 import psutil
 import torch
 
-from realness.data_pipeline import ImageStream
+from realness.data_pipeline import Catalog, ImageStream
 
 
 class Pace:
     """Throughput, data waits and memory, measured from one `read` to the next."""
 
-    def __init__(self, streams: Sequence[ImageStream]) -> None:
+    def __init__(self, catalog: Catalog, streams: Sequence[ImageStream]) -> None:
+        self._catalog = catalog
         self._streams = streams
         self._process = psutil.Process()
         self._started = self._last = time.monotonic()
@@ -42,7 +43,7 @@ class Pace:
             "elapsed_s": now - self._started,
             "data_wait_percent": 100 * (waited - self._waited) / seconds,
             "memory_gib": self._process.memory_info().rss / 2**30,
-            "bad_images": sum(stream.num_bad_images for stream in self._streams),
+            "bad_images": self._catalog.num_bad_images,
         }
         if torch.cuda.is_available():
             record["gpu_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
