@@ -22,13 +22,13 @@ from realness.kernels import library
 SEEDS = ("0", "1", "2")
 
 
-def first_difference(op: str, seeds: tuple[str, ...] = SEEDS) -> str | None:
+def first_difference(op: str) -> str | None:
     """Compares emulated and reference results of all the op's cases, in three schedules."""
     for case in (case for case in CASES if case.name.startswith(op)):
-        for layout in ("contiguous", "strided"):
+        for layout, schedules in (("contiguous", SEEDS), ("strided", SEEDS[:1])):
             inputs = case.inputs(torch.float32, torch.device("cpu"), layout)
             exact = results(case, "reference", inputs)
-            for seed in seeds:
+            for seed in schedules:
                 os.environ["REALNESS_EMU_SEED"] = seed
                 for i, (ours, truth) in enumerate(
                     zip(results(case, "emu", inputs), exact, strict=True)
