@@ -67,7 +67,7 @@ def _kernel_builder():
 setup(
     package_dir={f"realness.{folder}": folder for folder in FOLDERS},
     packages=packages(),
-    package_data={"realness.kernels": ["**/*.cu", "**/*.cuh", "**/*.cpp", "**/*.h"]},
+    package_data={"realness.kernels": ["**/*.cu", "**/*.cuh", "**/*.h", "lib/*"]},
     distclass=PlatformDistribution,
     cmdclass={"build_py": BuildWithKernels, "bdist_wheel": PlatformWheel},
 )

@@ -49,7 +49,7 @@ def demo() -> TrainConfig:
     return replace(
         base,
         batch_size=16,
-        total_kimg=100,
+        total_kimg=70,
         ema_halflife_kimg=3,
         log_kimg=1,
         sample_kimg=5,
