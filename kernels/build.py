@@ -51,6 +51,10 @@ class BuildError(RuntimeError):
     """The library could not be built; the message holds the reason and the remedy."""
 
 
+class BuildInterrupted(BuildError):
+    """The build was stopped by a signal: it says nothing about the sources or the compilers."""
+
+
 @dataclass(frozen=True)
 class Torch:
     """An installed torch, found without importing it."""
@@ -233,12 +237,18 @@ def write_ninja(plan: Plan, folder: Path) -> None:
 
 
 def compile_library(plan: Plan, folder: Path) -> Path:
-    """Compiles what has changed and links. Raises BuildError with the compiler's output."""
+    """Compiles what has changed and links.
+
+    Raises BuildError with the compiler's output, or BuildInterrupted.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     write_ninja(plan, folder)
     jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
     command = [*find_ninja(), "-C", str(folder), "-j", jobs]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
+    # ninja catches SIGINT and SIGTERM and says so; versions differ in the code they end with.
+    if result.returncode < 0 or "interrupted by user" in result.stdout:
+        raise BuildInterrupted(f"{shlex.join(command)} was interrupted; run it again")
     if result.returncode != 0:
         raise BuildError(f"{shlex.join(command)} failed:\n{result.stdout[-8000:]}{result.stderr}")
     return folder / LIBRARY_NAME
@@ -274,8 +284,8 @@ def locked(path: Path) -> Iterator[None]:
 def cached_library(plan: Plan, *, retry: bool = False) -> Path:
     """The plan's library from the cache, built first if it is not there.
 
-    One process builds, others wait for it. A failure is remembered until the sources, the flags or
-    torch change; retry=True tries again. Raises BuildError.
+    One process builds, others wait for it. A failure (not an interruption) is remembered until the
+    sources, the flags or torch change; retry=True tries again. Raises BuildError.
     """
     target = cache_folder() / plan.key / LIBRARY_NAME
     failure = target.with_name("failed.txt")
@@ -289,6 +299,8 @@ def cached_library(plan: Plan, *, retry: bool = False) -> Path:
             )
         try:
             publish(compile_library(plan, target.parent / "objects"), target, plan)
+        except BuildInterrupted:
+            raise
         except BuildError as error:
             target.parent.mkdir(parents=True, exist_ok=True)
             failure.write_text(str(error))

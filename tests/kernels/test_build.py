@@ -57,6 +57,19 @@ def test_a_failure_is_remembered_until_asked_again(tiny: Path) -> None:
     assert build.cached_library(plan, retry=True).exists()
 
 
+@pytest.mark.parametrize("end", ["kill -TERM $$", "echo interrupted by user; exit 2"])
+def test_an_interruption_is_not_remembered(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """A run that is killed while it compiles must not leave the next one without kernels."""
+    plan = build.make_plan(emulate=True, units=[tiny])
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "find_ninja", lambda: ["sh", "-c", end])
+        with pytest.raises(build.BuildInterrupted, match="was interrupted"):
+            build.cached_library(plan)
+    assert build.cached_library(plan).exists()
+
+
 def test_the_key_depends_on_flags_and_torch(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = {build.make_plan(emulate=True, units=[tiny]).key}
     keys.add(build.make_plan(emulate=True, units=[tiny], extra_flags=("-g",)).key)
