@@ -10,7 +10,6 @@ from realness.trainer.config import (
     ConfigError,
     DataConfig,
     DiscriminatorConfig,
-    EngineConfig,
     GeneratorConfig,
     ObjectiveConfig,
     OptimizerConfig,
@@ -57,7 +56,6 @@ def demo() -> TrainConfig:
         g=replace(base.g, g_width=16),
         d=replace(base.d, d_width=16),
         data=replace(base.data, decode_threads=1),
-        engine=EngineConfig(zero_g=1, zero_d=1),
     )
 
 

@@ -51,7 +51,7 @@ def r1_squared_norm(gan: Gan, real: Tensor) -> Tensor:
     """
     images = real.detach().requires_grad_()
     score = gan.objective.score(gan.d.module(images).float())
-    return r1_penalty(score, images).mean()
+    return r1_penalty(score, images, impl=gan.config.engine.impl).mean()
 
 
 def train_g(gan: Gan, images: Tensor | None, first: int) -> Stats:
