@@ -36,8 +36,8 @@ def tiny(stage_g: int, stage_d: int, r1_gamma: float, clip: float) -> TrainConfi
         objective=replace(base.objective, num_outcomes=5),
         # A large epsilon: Adam's division otherwise turns rounding of near-zero gradients into
         # steps of full size, and no two summation orders agree.
-        optimizer=replace(base.optimizer, adam_eps=1e-3, clip_grad_norm=clip),
-        penalty=PenaltyConfig(r1_gamma=r1_gamma, r1_interval=2),
+        optimizer=replace(base.optimizer, optimizer_eps=1e-3, clip_grad_norm=clip),
+        penalty=PenaltyConfig(r1_gamma=r1_gamma, penalty_interval=2),
         engine=EngineConfig(zero_g=stage_g, zero_d=stage_d, device="cpu"),  # type: ignore[arg-type]
     )
 
@@ -86,7 +86,7 @@ def with_plain_torch(config: TrainConfig) -> dict[str, np.ndarray]:
 
     def adam(module: torch.nn.Module) -> torch.optim.Adam:
         betas = (optimizer.beta1, optimizer.beta2)
-        return torch.optim.Adam(module.parameters(), 2e-4, betas, optimizer.adam_eps)
+        return torch.optim.Adam(module.parameters(), 2e-4, betas, optimizer.optimizer_eps)
 
     def update(module: torch.nn.Module, adam: torch.optim.Adam, loss: Tensor) -> None:
         adam.zero_grad()
@@ -104,11 +104,11 @@ def with_plain_torch(config: TrainConfig) -> dict[str, np.ndarray]:
         real.requires_grad_()
         out_real = d(real)
         loss = objective.d_loss(out_real, d(fake), draws[Stream.D_REAL], draws[Stream.D_FAKE])
-        if penalty.r1_gamma and step % penalty.r1_interval == 0:
+        if penalty.r1_gamma and step % penalty.penalty_interval == 0:
             score = objective.score(out_real).sum()
             (slope,) = torch.autograd.grad(score, real, create_graph=True)
             r1 = slope.square().flatten(1).sum(1).mean()
-            loss = loss + penalty.r1_interval * penalty.r1_gamma / 2 * r1
+            loss = loss + penalty.penalty_interval * penalty.r1_gamma / 2 * r1
         update(d, adam_d, loss)
         with torch.no_grad():
             out_real = d(images(Stream.G_REAL, step) / 127.5 - 1)

@@ -119,7 +119,7 @@ class Engine:
             module.parameters(),
             lr=lr,
             betas=(optimizer.beta1, optimizer.beta2),
-            eps=optimizer.adam_eps,
+            eps=optimizer.optimizer_eps,
         )
         self.name = name
         self.module = module

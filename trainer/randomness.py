@@ -24,6 +24,7 @@ class Stream(IntEnum):
     G_REAL = 3
     G_FAKE = 4
     SHOWN = 5
+    CANDIDATES = 6
 
 
 class Purpose(IntEnum):
@@ -32,6 +33,9 @@ class Purpose(IntEnum):
     LATENT = 1
     RESAMPLE = 2
     ANCHORS = 3
+    CODE = 4
+    INTERPOLATION = 5
+    DEQUANTIZE = 6
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,15 @@ class Draws:
 
     def normal(self, purpose: Purpose, dim: int) -> Tensor:
         """Standard normal draws, [B, dim] float32 on `index`'s device."""
-        key = (int(self.stream) << 16) | int(purpose)
-        return kernels.philox_normal(self.seed, key, self.index, dim, impl=self.impl)
+        return kernels.philox_normal(self.seed, self._key(purpose), self.index, dim, impl=self.impl)
+
+    def uniform(self, purpose: Purpose, dim: int) -> Tensor:
+        """Uniform draws from (0, 1), [B, dim] float32 on `index`'s device."""
+        key = self._key(purpose)
+        return kernels.philox_uniform(self.seed, key, self.index, dim, impl=self.impl)
+
+    def _key(self, purpose: Purpose) -> int:
+        return (int(self.stream) << 16) | int(purpose)
 
 
 def batch_draws(

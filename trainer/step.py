@@ -34,9 +34,9 @@ def train_d(gan: Gan, images: Tensor, first: int) -> Stats:
         "score_fake": gan.objective.score(out_fake.detach()).mean(),
     }
     penalty = gan.config.penalty
-    if penalty.r1_gamma and (first // gan.config.batch_size) % penalty.r1_interval == 0:
+    if penalty.r1_gamma and (first // gan.config.batch_size) % penalty.penalty_interval == 0:
         squared_norm = r1_squared_norm(gan, real)
-        loss = loss + penalty.r1_interval * penalty.r1_gamma / 2 * squared_norm
+        loss = loss + penalty.penalty_interval * penalty.r1_gamma / 2 * squared_norm
         stats["r1"] = squared_norm.detach()
     gan.d.backward(loss)
     gan.d.step()

@@ -25,7 +25,12 @@ class Objective(Protocol):
 
     @property
     def needs_real_in_g_step(self) -> bool:
-        """Whether `g_loss` needs D's output on real images."""
+        """Whether G's step needs D's output on real images."""
+        ...
+
+    @property
+    def code_dim(self) -> int:
+        """Dimensions of the posterior code that G is given beside its noise; 0 for none."""
         ...
 
     def d_loss(self, real: Tensor, fake: Tensor, draws_real: Draws, draws_fake: Draws) -> Tensor:
@@ -43,6 +48,28 @@ class Objective(Protocol):
 
         It takes D's output as it is, without resampling, and each row by itself.
         """
+        ...
+
+    def measures(
+        self, real: Tensor, fake: Tensor, draws_real: Draws, draws_fake: Draws
+    ) -> dict[str, Tensor]:
+        """Further scalars to log, from D's outputs in its step; no gradient is needed."""
+        ...
+
+
+class CodeObjective(Objective, Protocol):
+    """An objective with `code_dim` > 0: D's output on a real image is a distribution over codes."""
+
+    def code(self, output: Tensor, draws: Draws) -> Tensor:
+        """A code of each row's distribution, [B, num_outputs] -> [B, code_dim]."""
+        ...
+
+    def factors(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each row's distribution, both [B, code_dim]."""
+        ...
+
+    def typical_factors(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the codes at convergence, both [code_dim]."""
         ...
 
 

@@ -1,0 +1,167 @@
+"""One run: optimisers, devices and the whole tree."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from realness.trainer.config.base import any_time, flag, not_negative, positive, require
+from realness.trainer.config.networks import DataConfig, DiscriminatorConfig, GeneratorConfig
+from realness.trainer.config.objective import FakeAsRealConfig, ObjectiveConfig, PenaltyConfig
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Optimiser, learning rates and the number of updates."""
+
+    optimizer: Literal["adam", "rmsprop"] = "adam"
+    """Optimiser of both networks."""
+    lr_g: float = 2e-4
+    """Learning rate of G."""
+    lr_d: float = 2e-4
+    """Learning rate of D."""
+    beta1: float = 0.5
+    """Adam's first-moment decay."""
+    beta2: float = 0.999
+    """Adam's second-moment decay."""
+    rmsprop_alpha: float = 0.99
+    """RMSProp's decay of the squared gradients."""
+    optimizer_eps: float = 1e-8
+    """The optimiser's epsilon."""
+    k_g: int = 1
+    """G updates an iteration."""
+    k_d: int = 1
+    """D updates an iteration."""
+    clip_grad_norm: float = 0.0
+    """Clip each network's gradient to this norm; 0 switches it off."""
+    lr_warmup_kimg: float = 0.0
+    """Raise the learning rates linearly from 0 over so many thousand images."""
+    lr_decay: Literal["none", "linear", "cosine", "step"] = "none"
+    """How the learning rates fall: from --lr-decay-start-kimg to the end of the run, or by steps of
+    --lr-step-factor every --lr-step-kimg."""
+    lr_decay_start_kimg: float = 0.0
+    """Where the decay starts."""
+    lr_final: float = 0.0
+    """Share of the learning rates that is left at the end of a linear or cosine decay."""
+    lr_step_kimg: float = 2500.0
+    """Distance between the steps of --lr-decay=step (50 epochs of CIFAR10 are 2,500 kimg)."""
+    lr_step_factor: float = 0.9
+    """What a step multiplies the learning rates by."""
+
+    def __post_init__(self) -> None:
+        positive(self, "lr_g", "lr_d", "optimizer_eps", "k_g", "k_d", "lr_step_kimg")
+        positive(self, "lr_step_factor")
+        not_negative(self, "clip_grad_norm", "lr_warmup_kimg", "lr_decay_start_kimg", "lr_final")
+        for name in ("beta1", "beta2", "rmsprop_alpha"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"{flag(name)}={value} must lie in [0, 1)")
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Devices, precision and sharding."""
+
+    zero_g: Literal[0, 1, 2] = any_time(1)
+    """DeepSpeed ZeRO stage of G."""
+    zero_d: Literal[0, 1, 2] = any_time(1)
+    """DeepSpeed ZeRO stage of D."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 runs the networks under autocast; weights, optimiser and losses stay fp32."""
+    tf32: bool = any_time(True)
+    """Allow TF32 matrix products and convolutions on CUDA (10 bits of mantissa instead of 23)."""
+    device: Literal["auto", "cuda", "cpu"] = any_time("auto")
+    """auto takes CUDA where there is a device, else the CPU (with gloo)."""
+    impl: Literal["auto", "cuda", "cpu", "reference"] = any_time("auto")
+    """Implementation of the fused operations."""
+    deepspeed_config: str = any_time("")
+    """JSON file merged over the generated DeepSpeed configuration."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One run."""
+
+    preset: str = any_time("custom")
+    """Name of the preset that the defaults came from."""
+    run_dir: str = any_time("")
+    """Folder of the run; to resume, give the same command again."""
+    seed: int = 0
+    """Seed of every draw: initial weights, data order, flips, latents, resampling noise."""
+    batch_size: int = 32
+    """Images of an iteration over ALL ranks."""
+    total_kimg: float = any_time(16640.0)
+    """Length of the run in thousands of images."""
+    ema_halflife_kimg: float = 10.0
+    """Half-life of the moving average of G's weights."""
+    ema_rampup: float = 0.05
+    """Until then the half-life is this share of the images seen, so that early grids show G."""
+    log_kimg: float = any_time(1.0)
+    """Write statistics every so many thousand images."""
+    sample_kimg: float = any_time(50.0)
+    """Write a sample grid every so many thousand images."""
+    num_samples: int = any_time(32)
+    """Images in a sample grid."""
+    checkpoint_kimg: float = any_time(50.0)
+    """Write a checkpoint every so many thousand images (and at the end, and on SIGTERM)."""
+    keep_checkpoints: int = any_time(3)
+    """Checkpoints that are kept."""
+    accept_config_change: bool = any_time(False)
+    """Resume a run although this command differs from the configuration it was started with."""
+    data: DataConfig = field(default_factory=DataConfig)
+    g: GeneratorConfig = field(default_factory=GeneratorConfig)
+    d: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    penalty: PenaltyConfig = field(default_factory=PenaltyConfig)
+    far: FakeAsRealConfig = field(default_factory=FakeAsRealConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+    def __post_init__(self) -> None:
+        positive(self, "batch_size", "total_kimg", "ema_halflife_kimg", "num_samples")
+        positive(self, "log_kimg", "sample_kimg", "checkpoint_kimg", "keep_checkpoints")
+        not_negative(self, "ema_rampup")
+        require(0 <= self.seed < 2**63, f"--seed={self.seed} must be a non-negative 63-bit number")
+        require(
+            self.far.far_fakes < self.batch_size,
+            f"--far-fakes={self.far.far_fakes} must be less than --batch-size={self.batch_size}",
+        )
+        require(
+            not (self.far.far_fakes and self.objective.objective == "p2gan"),
+            "--far-fakes does not combine with --objective=p2gan, whose generator needs the "
+            "posterior of a real image for every generated one",
+        )
+        require(
+            self.objective.objective != "p2gan" or self.g.generator != "resnet",
+            "--objective=p2gan needs a batch-normalised generator: --generator dcgan or sn-resnet",
+        )
+
+    @property
+    def num_real(self) -> int:
+        """Real images of one D update over all ranks."""
+        return self.batch_size - self.far.far_fakes
+
+    @property
+    def num_iterations(self) -> int:
+        """Iterations of the whole run."""
+        return math.ceil(self.total_kimg * 1000 / self.batch_size)
+
+    @property
+    def num_images(self) -> int:
+        """Images after the last iteration (`total_kimg` rounded up to whole iterations)."""
+        return self.num_iterations * self.batch_size
+
+    def check_ranks(self, world_size: int) -> None:
+        """Raise ConfigError unless every rank gets the same number of images."""
+        counts = {"batch_size": self.batch_size}
+        if self.far.far_fakes:
+            counts |= {name: getattr(self.far, name) for name in ("far_fakes", "far_candidates")}
+        for name, count in counts.items():
+            rest = count % world_size
+            lower = count - rest
+            nearest = f"{lower} or {lower + world_size}" if lower else f"{world_size}"
+            require(
+                rest == 0,
+                f"{flag(name)}={count} is not divisible by the {world_size} ranks of this run; "
+                f"use {nearest}, or another number of ranks",
+            )
