@@ -16,7 +16,7 @@ from realness.trainer.objectives.anchor_source import (
     HistogramAnchors,
     build_anchors,
 )
-from realness.trainer.objectives.base import Objective
+from realness.trainer.objectives.base import CodeObjective, Objective
 from realness.trainer.objectives.realness import RealnessObjective
 from realness.trainer.objectives.resampling import (
     GaussianResampling,
@@ -27,6 +27,7 @@ from realness.trainer.objectives.resampling import (
 from realness.trainer.objectives.standard import StandardObjective
 
 __all__ = [
+    "CodeObjective",
     "FixedAnchors",
     "GaussianResampling",
     "HeadResampling",

@@ -73,6 +73,19 @@ class CodeObjective(Objective, Protocol):
         ...
 
 
+class Plain:
+    """What most objectives share: G is given noise alone, and there is nothing further to log."""
+
+    @property
+    def code_dim(self) -> int:
+        return 0
+
+    def measures(
+        self, real: Tensor, fake: Tensor, draws_real: Draws, draws_fake: Draws
+    ) -> dict[str, Tensor]:
+        return {}
+
+
 def as_float32(output: Tensor) -> Tensor:
     """The tensor in fp32, or as it is where it is wider."""
     return output.to(torch.promote_types(output.dtype, torch.float32))

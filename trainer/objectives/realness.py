@@ -13,7 +13,7 @@ from torch import Tensor
 
 from realness import kernels
 from realness.trainer.objectives.anchor_source import AnchorSource, anchor_tensors
-from realness.trainer.objectives.base import as_float32
+from realness.trainer.objectives.base import Plain, as_float32
 from realness.trainer.objectives.resampling import Resampling
 from realness.trainer.randomness import Draws
 
@@ -53,7 +53,7 @@ def realness_score(logits: Tensor, a1: Tensor, a0: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class RealnessObjective:
+class RealnessObjective(Plain):
     """RealnessGAN as an `Objective`: anchors, a resampling, and G's objective 1, 2 or 3."""
 
     anchors: AnchorSource

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from realness.trainer.objectives.base import as_float32
+from realness.trainer.objectives.base import Plain, as_float32
 from realness.trainer.randomness import Draws
 
 
@@ -30,7 +30,7 @@ def non_saturating_g_loss(fake: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class StandardObjective:
+class StandardObjective(Plain):
     """The standard GAN as an `Objective`; D has one output, the logit, which is also the score."""
 
     saturating: bool = False
