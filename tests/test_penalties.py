@@ -1,6 +1,8 @@
-"""R1 against closed forms and finite differences."""
+"""Gradient penalties against closed forms and finite differences."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -9,14 +11,21 @@ from torch import Tensor, nn
 from realness.trainer.config import DiscriminatorConfig, ObjectiveConfig
 from realness.trainer.networks import build_discriminator
 from realness.trainer.objectives import build_objective
-from realness.trainer.penalties import r1_penalty
+from realness.trainer.penalties import (
+    gradient_squared_norm,
+    interpolate,
+    one_centered,
+    zero_centered,
+)
 
+Form = Callable[[Tensor], Tensor]
 OBJECTIVE = build_objective(ObjectiveConfig(num_outcomes=5))
 
 
-def mean_penalty(network: nn.Module, images: Tensor) -> Tensor:
+def mean_penalty(network: nn.Module, images: Tensor, form: Form = zero_centered) -> Tensor:
     images = images.detach().requires_grad_()
-    return r1_penalty(OBJECTIVE.score(network(images)), images).mean()
+    squared_norm = gradient_squared_norm(OBJECTIVE.score(network(images)), images)
+    return form(squared_norm).mean()
 
 
 def test_quadratic_score_in_closed_form():
@@ -25,7 +34,7 @@ def test_quadratic_score_in_closed_form():
     a = torch.randn(6, 6, dtype=torch.float64)
     a = (a + a.T).requires_grad_()
     x = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
-    penalty = r1_penalty(0.5 * ((x @ a) * x).sum(1), x)
+    penalty = gradient_squared_norm(0.5 * ((x @ a) * x).sum(1), x)
     torch.testing.assert_close(penalty, (x @ a).square().sum(1))
     (grad,) = torch.autograd.grad(penalty.sum(), a)
     # The gradient of the score is (A + A^T) x / 2.
@@ -33,8 +42,9 @@ def test_quadratic_score_in_closed_form():
     torch.testing.assert_close(grad, half + half.T)
 
 
+@pytest.mark.parametrize("form", [zero_centered, one_centered])
 @pytest.mark.parametrize("norm", ["spectral", "none"])
-def test_parameter_gradient_against_finite_differences(norm):
+def test_parameter_gradient_against_finite_differences(norm, form):
     """d/dt of the penalty along a random direction of all of D's weights, in float64."""
     torch.manual_seed(0)
     config = DiscriminatorConfig(d_width=2, d_norm=norm)
@@ -44,7 +54,7 @@ def test_parameter_gradient_against_finite_differences(norm):
             parameter.data.mul_(10)
     images = torch.randn(3, 3, 32, 32, dtype=torch.float64)
     parameters = list(network.parameters())
-    gradients = torch.autograd.grad(mean_penalty(network, images), parameters)
+    gradients = torch.autograd.grad(mean_penalty(network, images, form), parameters)
     directions = [p.std().item() * torch.randn_like(p) for p in parameters]
     expected = sum((g * d).sum() for g, d in zip(gradients, directions, strict=True))
 
@@ -54,7 +64,7 @@ def test_parameter_gradient_against_finite_differences(norm):
             for (name, p), d in zip(network.named_parameters(), directions, strict=True)
         }
         moved = lambda x: torch.func.functional_call(network, shifted, (x,))  # noqa: E731
-        return mean_penalty(moved, images).item()  # type: ignore[arg-type]
+        return mean_penalty(moved, images, form).item()  # type: ignore[arg-type]
 
     step = 1e-7
     difference = (at(step) - at(-step)) / (2 * step)
@@ -68,8 +78,8 @@ def test_rows_are_independent():
     images = torch.randn(4, 3, 32, 32)
     whole = images.clone().requires_grad_()
     part = images[1:2].clone().requires_grad_()
-    penalty = r1_penalty(OBJECTIVE.score(network(whole)), whole)
-    alone = r1_penalty(OBJECTIVE.score(network(part)), part)
+    penalty = gradient_squared_norm(OBJECTIVE.score(network(whole)), whole)
+    alone = gradient_squared_norm(OBJECTIVE.score(network(part)), part)
     torch.testing.assert_close(penalty[1:2], alone)
 
 
@@ -82,17 +92,59 @@ def test_gaussian_resampling_does_not_enter_the_penalty():
         objective = build_objective(ObjectiveConfig(num_outcomes=5, resample=resample))
         torch.manual_seed(1)
         images = torch.randn(2, 3, 32, 32, requires_grad=True)
-        penalties.append(r1_penalty(objective.score(network(images)), images))
+        penalties.append(gradient_squared_norm(objective.score(network(images)), images))
     assert torch.equal(*penalties)
 
 
 def test_needs_gradients_on_the_images():
     images = torch.randn(2, 3)
     with pytest.raises(ValueError, match="requires_grad_"):
-        r1_penalty(images.sum(1), images)
+        gradient_squared_norm(images.sum(1), images)
 
 
 def test_needs_one_score_a_sample():
     images = torch.randn(2, 3, requires_grad=True)
     with pytest.raises(ValueError, match=r"shape \(2, 3\), expected \[2\]"):
-        r1_penalty(images * 2, images)
+        gradient_squared_norm(images * 2, images)
+
+
+def test_one_centered_in_closed_form():
+    """score = w x: the penalty is (|w| - 1)^2, its gradient 2 (|w| - 1) w / |w|."""
+    w = torch.tensor([3.0, 4.0], dtype=torch.float64, requires_grad=True)
+    x = torch.randn(7, 2, dtype=torch.float64, requires_grad=True)
+    squared_norm = gradient_squared_norm((x * w).sum(1), x)
+    penalty = one_centered(squared_norm)
+    torch.testing.assert_close(penalty, torch.full((7,), 16.0, dtype=torch.float64))
+    (grad,) = torch.autograd.grad(penalty.mean(), w, retain_graph=True)
+    torch.testing.assert_close(grad, 8 * w.detach() / 5)
+    torch.testing.assert_close(zero_centered(squared_norm), torch.full_like(penalty, 25.0))
+
+
+def test_one_centered_is_finite_where_the_gradient_is_zero():
+    """x^2 a at x = 0, beside a sample where the gradient is 2: the flat one is left alone."""
+    a = torch.ones((), requires_grad=True)
+    x = torch.tensor([[0.0], [1.0]], requires_grad=True)
+    penalty = one_centered(gradient_squared_norm((a * x.square()).sum(1), x))
+    torch.testing.assert_close(penalty, torch.tensor([1.0, 1.0]))
+    grads = torch.autograd.grad(penalty.sum(), [a, x])
+    torch.testing.assert_close(grads[0], torch.tensor(4.0))  # d (2a - 1)^2 / da at a = 1
+    torch.testing.assert_close(grads[1], torch.tensor([[0.0], [4.0]]))
+
+
+def test_interpolation_is_one_point_of_each_segment():
+    real, fake = torch.randn(2, 3, 2, 4, 4).unbind()
+    share = torch.tensor([[0.0], [0.25], [1.0]])
+    points = interpolate(real, fake, share)
+    expected = [real[0], 0.75 * real[1] + 0.25 * fake[1], fake[2]]
+    torch.testing.assert_close(points, torch.stack(expected))
+    flat = interpolate(real.flatten(1), fake.flatten(1), share)
+    assert torch.equal(flat, points.flatten(1))
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 2), (1, 1), (2, 1)])
+def test_interpolation_needs_one_share_a_sample(shape):
+    real = torch.zeros(3, 2)
+    with pytest.raises(ValueError, match=r"expected two equal shapes and \[3, 1\]"):
+        interpolate(real, real, torch.zeros(shape))
+    with pytest.raises(ValueError, match="cannot interpolate"):
+        interpolate(real, real[:1], torch.zeros(3, 1))

@@ -1,4 +1,8 @@
-"""Gradient penalties on the discriminator."""
+"""Penalties on the gradient of the discriminator's score with respect to its input.
+
+All act on points of one batch, [B, ...]: real images for R1, generated ones for R2, or points
+between the two. R1 and R2 weigh `zero_centered` by gamma/2, the interpolated forms weigh by lambda.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +12,58 @@ from torch import Tensor
 from realness import kernels
 
 
-def r1_penalty(score: Tensor, images: Tensor, *, impl: kernels.Impl = "auto") -> Tensor:
+def gradient_squared_norm(score: Tensor, points: Tensor, *, impl: kernels.Impl = "auto") -> Tensor:
     """||grad_x score(x)||^2 of each sample, [B] fp32, ready for a second backward.
 
-    The R1 term of D's loss is gamma/2 times its mean over real images (Mescheder et al., "Which
-    Training Methods for GANs do actually Converge?", ICML 2018, eq. 9). score: [B], where row b
-    depends on images[b] alone; images: [B, ...], with gradients required before the forward pass.
+    score: [B], where row b depends on points[b] alone; points: [B, ...], with gradients required
+    before the forward pass.
 
     Raises:
-        ValueError: if the shapes do not fit, or `images` does not require gradients.
+        ValueError: if the shapes do not fit, or `points` does not require gradients.
     """
-    if score.dim() != 1 or score.shape[0] != images.shape[0]:
+    if score.dim() != 1 or score.shape[0] != points.shape[0]:
         raise ValueError(
-            f"score has shape {tuple(score.shape)}, expected [{images.shape[0]}], one a sample"
+            f"score has shape {tuple(score.shape)}, expected [{points.shape[0]}], one a sample"
         )
-    if not images.requires_grad:
-        raise ValueError("images need requires_grad_() before D's forward pass for the R1 penalty")
-    (gradient,) = torch.autograd.grad(score.sum(), images, create_graph=True)
+    if not points.requires_grad:
+        raise ValueError("points need requires_grad_() before D's forward pass for a penalty")
+    (gradient,) = torch.autograd.grad(score.sum(), points, create_graph=True)
     return kernels.squared_norm(gradient, impl=impl)
+
+
+r1_penalty = gradient_squared_norm
+
+
+def zero_centered(squared_norm: Tensor) -> Tensor:
+    """||grad||^2, [B] -> [B].
+
+    On real images R1 (Mescheder et al., "Which Training Methods for GANs do actually Converge?",
+    ICML 2018, eq. 9), on generated ones R2, between the two 0GP-interpolation (Thanh-Tung et al.,
+    "Improving Generalization and Stability of Generative Adversarial Networks", ICLR 2019).
+    """
+    return squared_norm
+
+
+def one_centered(squared_norm: Tensor) -> Tensor:
+    """(||grad|| - 1)^2, [B] -> [B].
+
+    WGAN-GP (Gulrajani et al., "Improved Training of Wasserstein GANs", NIPS 2017, eq. 3). Where the
+    gradient is 0 the norm has no derivative; the penalty is 1 there and passes no gradient on.
+    """
+    zero = squared_norm == 0
+    norm = torch.where(zero, 0.0, torch.where(zero, 1.0, squared_norm).sqrt())
+    return (norm - 1).square()
+
+
+def interpolate(real: Tensor, fake: Tensor, share: Tensor) -> Tensor:
+    """real + share * (fake - real), one share a sample; real, fake: [B, ...], share: [B, 1].
+
+    Raises:
+        ValueError: if the shapes do not fit.
+    """
+    if real.shape != fake.shape or share.shape != (len(real), 1):
+        raise ValueError(
+            f"cannot interpolate between real {tuple(real.shape)} and fake {tuple(fake.shape)} by "
+            f"shares {tuple(share.shape)}; expected two equal shapes and [{len(real)}, 1]"
+        )
+    return real + share.reshape(-1, *[1] * (real.dim() - 1)) * (fake - real)
