@@ -1,8 +1,8 @@
 """Objectives: what D and G minimise, as functions of D's outputs.
 
-To add an objective: write its losses as pure functions that cite their equations, and a class with
-the methods of `Objective`, in a module here; add its name to `ObjectiveConfig.objective` and a
-builder to the table below.
+To add an objective: write its losses as pure functions that cite their equations. Losses on one
+score a sample go into the table of `scalar`; others need a class with the methods of `Objective`,
+and a builder in the table below. Add the name to `ObjectiveConfig.objective`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,13 @@ from realness.trainer.objectives.resampling import (
     NoResampling,
     Resampling,
 )
-from realness.trainer.objectives.standard import StandardObjective
+from realness.trainer.objectives.scalar import (
+    SCALAR_OBJECTIVES,
+    ScalarObjective,
+    non_saturating_g_loss,
+    saturating_g_loss,
+    standard_d_loss,
+)
 
 __all__ = [
     "CodeObjective",
@@ -35,7 +41,7 @@ __all__ = [
     "NoResampling",
     "Objective",
     "RealnessObjective",
-    "StandardObjective",
+    "ScalarObjective",
     "build_objective",
 ]
 
@@ -52,12 +58,18 @@ def _realness(config: ObjectiveConfig, impl: kernels.Impl) -> Objective:
 
 
 def _standard(config: ObjectiveConfig, impl: kernels.Impl) -> Objective:
-    return StandardObjective(config.saturating)
+    g_function = saturating_g_loss if config.saturating else non_saturating_g_loss
+    return ScalarObjective(standard_d_loss, g_function)
+
+
+def _scalar(config: ObjectiveConfig, impl: kernels.Impl) -> Objective:
+    return SCALAR_OBJECTIVES[config.objective]
 
 
 OBJECTIVES: dict[str, Callable[[ObjectiveConfig, kernels.Impl], Objective]] = {
     "realness": _realness,
     "standard": _standard,
+    **dict.fromkeys(SCALAR_OBJECTIVES, _scalar),
 }
 
 
