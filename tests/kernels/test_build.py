@@ -119,6 +119,19 @@ def test_a_wheel_gets_the_library_and_its_manifest(
     assert not build.has_cuda(package / "lib" / build.LIBRARY_NAME)
 
 
+def test_a_wheels_library_serves_every_torch_but_only_its_own_sources(tmp_path: Path) -> None:
+    folder = tmp_path / "lib"
+    folder.mkdir()
+    (folder / build.LIBRARY_NAME).touch()
+    manifest = folder / "librealness.json"
+    for sources, torch_version, expected in (
+        (build.source_digest(), "2.10.0", folder / build.LIBRARY_NAME),
+        ("of other sources", torch.__version__, None),
+    ):
+        manifest.write_text(json.dumps({"sources": sources, "torch": torch_version, "cuda": False}))
+        assert build.bundled_library(tmp_path) == expected
+
+
 def test_the_build_file_imports_no_torch() -> None:
     code = (
         "import importlib.util as u, sys; spec = u.spec_from_file_location('b', sys.argv[1])"
