@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from objective_tools import N, anchors64, both_draws
 
-from realness.trainer.config import AnchorConfig, ObjectiveConfig
+from realness.trainer.config import AnchorConfig, ObjectiveConfig, PosteriorConfig
 from realness.trainer.objectives import build_objective
 
 A1, A0 = anchors64()
@@ -19,6 +19,7 @@ CONFIGS = [
     ObjectiveConfig(objective="hinge"),
     ObjectiveConfig(objective="wgan"),
     ObjectiveConfig(objective="relativistic"),
+    ObjectiveConfig(objective="p2gan"),
     *(
         ObjectiveConfig(num_outcomes=N, g_objective=g, resample=r, anchor=AnchorConfig(anchors=a))
         for g in (1, 2, 3)
@@ -62,6 +63,17 @@ def test_number_of_outputs():
     assert outputs == {"gaussian": 51, "head": 102, "none": 51}
     scalar = ("standard", "lsgan", "hinge", "wgan", "relativistic")
     assert {build_objective(ObjectiveConfig(objective=o)).num_outputs for o in scalar} == {1}
+    posterior = PosteriorConfig(posterior_dim=20)
+    p2gan = build_objective(ObjectiveConfig(objective="p2gan", posterior=posterior))
+    assert (p2gan.num_outputs, p2gan.code_dim) == (40, 20)
+
+
+@pytest.mark.parametrize("name", ["realness", "standard", "relativistic"])
+def test_only_p2gan_gives_codes_to_g_and_measures_its_convergence(name):
+    objective = build_objective(ObjectiveConfig(objective=name))
+    output = torch.randn(4, objective.num_outputs)
+    assert objective.code_dim == 0
+    assert objective.measures(output, output, *both_draws()) == {}
 
 
 def test_unreachable_anchor_divergence_is_refused_when_built():

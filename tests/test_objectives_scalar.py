@@ -77,7 +77,7 @@ def test_hinge_is_flat_beyond_the_margin():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_d_tells_the_two_apart_and_g_pulls_the_fake_one_up(name):
-    """For scores in (0, 1) D's gradient step raises real ones, lowers fake ones; G's raises fake."""
+    """For scores in (0, 1), D's gradient step raises real and lowers fake ones; G's raises fake."""
     real, fake = (logits64(6, 1, seed).sigmoid().squeeze(1) for seed in (1, 2))
     d_loss, g_loss = losses(name, real, fake)
     real_grad, fake_grad = torch.autograd.grad(d_loss, [real, fake])

@@ -17,6 +17,7 @@ from realness.trainer.objectives.anchor_source import (
     build_anchors,
 )
 from realness.trainer.objectives.base import CodeObjective, Objective
+from realness.trainer.objectives.p2gan import GaussianPrior, P2GANObjective
 from realness.trainer.objectives.realness import RealnessObjective
 from realness.trainer.objectives.resampling import (
     GaussianResampling,
@@ -35,11 +36,13 @@ from realness.trainer.objectives.scalar import (
 __all__ = [
     "CodeObjective",
     "FixedAnchors",
+    "GaussianPrior",
     "GaussianResampling",
     "HeadResampling",
     "HistogramAnchors",
     "NoResampling",
     "Objective",
+    "P2GANObjective",
     "RealnessObjective",
     "ScalarObjective",
     "build_objective",
@@ -66,9 +69,20 @@ def _scalar(config: ObjectiveConfig, impl: kernels.Impl) -> Objective:
     return SCALAR_OBJECTIVES[config.objective]
 
 
+def _p2gan(config: ObjectiveConfig, impl: kernels.Impl) -> Objective:
+    posterior = config.posterior
+    return P2GANObjective(
+        GaussianPrior(posterior.prior_fake_mean, posterior.prior_fake_std),
+        GaussianPrior(posterior.prior_real_mean, posterior.prior_real_std),
+        posterior.code_weight,
+        posterior.posterior_dim,
+    )
+
+
 OBJECTIVES: dict[str, Callable[[ObjectiveConfig, kernels.Impl], Objective]] = {
     "realness": _realness,
     "standard": _standard,
+    "p2gan": _p2gan,
     **dict.fromkeys(SCALAR_OBJECTIVES, _scalar),
 }
 
