@@ -15,6 +15,8 @@ from realness import kernels
 from realness.trainer.config import DiscriminatorConfig, GeneratorConfig
 from realness.trainer.networks.batch_norm import GlobalBatchNorm
 from realness.trainer.networks.dcgan import DCGANDiscriminator, DCGANGenerator
+from realness.trainer.networks.layer_norm import LayerNorm
+from realness.trainer.networks.posterior import BatchNormGenerator, PosteriorBatchNorm
 from realness.trainer.networks.spectral_norm import (
     SpectralConv2d,
     SpectralLinear,
@@ -22,9 +24,12 @@ from realness.trainer.networks.spectral_norm import (
 )
 
 __all__ = [
+    "BatchNormGenerator",
     "DCGANDiscriminator",
     "DCGANGenerator",
     "GlobalBatchNorm",
+    "LayerNorm",
+    "PosteriorBatchNorm",
     "SpectralConv2d",
     "SpectralLinear",
     "build_discriminator",
@@ -33,11 +38,14 @@ __all__ = [
 ]
 
 
-def _dcgan_generator(config: GeneratorConfig, resolution: int, impl: kernels.Impl) -> nn.Module:
+def _dcgan_generator(
+    config: GeneratorConfig, resolution: int, impl: kernels.Impl, code_dim: int
+) -> nn.Module:
     return DCGANGenerator(
         z_dim=config.z_dim,
         width=config.g_width,
         resolution=resolution,
+        code_dim=code_dim,
         activation=config.g_activation,
         batch_statistics=config.batch_statistics,
     )
@@ -55,7 +63,7 @@ def _dcgan_discriminator(
     )
 
 
-GENERATORS: dict[str, Callable[[GeneratorConfig, int, kernels.Impl], nn.Module]] = {
+GENERATORS: dict[str, Callable[[GeneratorConfig, int, kernels.Impl, int], nn.Module]] = {
     "dcgan": _dcgan_generator,
 }
 DISCRIMINATORS: dict[str, Callable[[DiscriminatorConfig, int, int, kernels.Impl], nn.Module]] = {
@@ -64,14 +72,17 @@ DISCRIMINATORS: dict[str, Callable[[DiscriminatorConfig, int, int, kernels.Impl]
 
 
 def build_generator(
-    config: GeneratorConfig, resolution: int, impl: kernels.Impl = "auto"
+    config: GeneratorConfig, resolution: int, impl: kernels.Impl = "auto", code_dim: int = 0
 ) -> nn.Module:
     """A generator: z [B, z_dim] -> images [B, 3, resolution, resolution] in [-1, 1].
 
+    With `code_dim` > 0, the objective's, it is called with a code too: see `BatchNormGenerator`.
+
     Raises:
-        ValueError: for a resolution that the architecture does not have.
+        ValueError: for a resolution that the architecture does not have, or a code where it has no
+            batch normalisation to steer.
     """
-    return GENERATORS[config.generator](config, resolution, impl)
+    return GENERATORS[config.generator](config, resolution, impl, code_dim)
 
 
 def build_discriminator(

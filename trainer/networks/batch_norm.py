@@ -98,7 +98,8 @@ class GlobalBatchNorm(Float32Buffers):
     through the merge over ranks, so that splitting a batch over ranks changes nothing; with
     `statistics="local"` each rank uses its own rows (and its own running statistics). In eval mode
     the running statistics are used. The running variance takes the unbiased estimate, as
-    `torch.nn.BatchNorm2d` does. The weight starts at N(1, 0.02) and the bias at 0, DCGAN's choice.
+    `torch.nn.BatchNorm2d` does. The weight starts at N(1, 0.02) and the bias at 0, DCGAN's choice;
+    with `affine=False` both are None, and the result has mean 0 and variance 1.
 
     Differentiable once: asking for a second derivative raises.
 
@@ -113,31 +114,41 @@ class GlobalBatchNorm(Float32Buffers):
         self,
         num_features: int,
         *,
+        affine: bool = True,
         statistics: Literal["global", "local"] = "global",
         momentum: float = 0.1,
         eps: float = 1e-5,
     ) -> None:
         super().__init__()
         self.num_features = num_features
+        self.affine = affine
         self.statistics = statistics
         self.momentum = momentum
         self.eps = eps
-        self.weight = nn.Parameter(torch.empty(num_features))
-        self.bias = nn.Parameter(torch.empty(num_features))
+        if affine:
+            self.weight = nn.Parameter(torch.empty(num_features))
+            self.bias = nn.Parameter(torch.empty(num_features))
+        else:
+            self.register_parameter("weight", None)
+            self.register_parameter("bias", None)
         self.register_buffer("running_mean", torch.zeros(num_features))
         self.register_buffer("running_var", torch.ones(num_features))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        nn.init.normal_(self.weight, 1.0, 0.02)
-        nn.init.zeros_(self.bias)
+        if self.affine:
+            nn.init.normal_(self.weight, 1.0, 0.02)
+            nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             mean, variance = self.running_mean, self.running_var
             return F.batch_norm(x, mean, variance, self.weight, self.bias, False, 0.0, self.eps)
         mean, variance = self._batch_moments(x)
-        weight, bias = self.weight.to(mean.dtype), self.bias.to(mean.dtype)
+        if self.affine:
+            weight, bias = self.weight.to(mean.dtype), self.bias.to(mean.dtype)
+        else:
+            weight, bias = torch.ones_like(mean), torch.zeros_like(mean)
         return _Normalize.apply(x, mean, variance, weight, bias, self.eps)  # type: ignore[return-value]
 
     def _batch_moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,4 +171,4 @@ class GlobalBatchNorm(Float32Buffers):
         self.running_var.lerp_(variance.to(self.running_var.dtype), self.momentum)
 
     def extra_repr(self) -> str:
-        return f"{self.num_features}, statistics={self.statistics!r}"
+        return f"{self.num_features}, affine={self.affine}, statistics={self.statistics!r}"

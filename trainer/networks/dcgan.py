@@ -2,7 +2,7 @@
 
 The generator starts at 4x4 with `width * resolution / 8` channels and halves them at each doubling
 of the side, down to `width` at half the output resolution; the discriminator is its mirror image.
-No layer has a bias. Activations are channels_last, which convolutions are fastest in.
+Only normalisations have a bias. Activations are channels_last, which convolutions are fastest in.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from realness import kernels
-from realness.trainer.networks.batch_norm import GlobalBatchNorm
+from realness.trainer.networks.layer_norm import LayerNorm
+from realness.trainer.networks.posterior import BatchNormGenerator
 from realness.trainer.networks.spectral_norm import SpectralConv2d, SpectralLinear
 
 LEAK = 0.2
@@ -56,8 +57,8 @@ class _Conv2d(nn.Conv2d):
         nn.init.normal_(self.weight, 0.0, 0.02)
 
 
-class DCGANGenerator(nn.Module):
-    """z [B, z_dim] -> images [B, 3, R, R] in [-1, 1].
+class DCGANGenerator(BatchNormGenerator):
+    """z [B, z_dim] -> images [B, 3, R, R] in [-1, 1]; with a code where `code_dim` is not 0.
 
     A 4x4 transposed convolution from 1x1 to 4x4, then 4x4 transposed convolutions of stride 2,
     each but the last followed by batch normalisation and the activation; tanh at the end.
@@ -69,30 +70,26 @@ class DCGANGenerator(nn.Module):
         z_dim: int,
         width: int,
         resolution: int,
+        code_dim: int = 0,
         activation: Literal["relu", "lrelu"] = "relu",
         batch_statistics: Literal["global", "local"] = "global",
     ) -> None:
-        super().__init__()
+        super().__init__(z_dim, code_dim, batch_statistics)
         channels = stage_channels(width, resolution)
-        self.z_dim = z_dim
         self.leak = LEAK if activation == "lrelu" else 0.0
         layers = [_ConvTranspose2d(z_dim, channels[0], stride=1, padding=0)]
         for below, above in zip(channels, [*channels[1:], IMAGE_CHANNELS], strict=True):
             layers.append(_ConvTranspose2d(below, above, stride=2, padding=1))
         self.layers = nn.ModuleList(layers)
-        self.norms = nn.ModuleList(
-            GlobalBatchNorm(c, statistics=batch_statistics) for c in channels
-        )
+        self.norms = nn.ModuleList(self.new_norm(c) for c in channels)
 
-    def forward(self, z: Tensor) -> Tensor:
-        if z.dim() != 2 or z.shape[1] != self.z_dim:
-            raise ValueError(f"z has shape {tuple(z.shape)}, expected [B, {self.z_dim}]")
+    def synthesize(self, z: Tensor, *condition: Tensor | float) -> Tensor:
         *hidden, last = self.layers
         x = z[:, :, None, None]
         for layer, norm in zip(hidden, self.norms, strict=True):
             # Set where there is more than one pixel, the layout stays to the end.
             x = layer(x).contiguous(memory_format=torch.channels_last)
-            x = self._activate(norm(x))
+            x = self._activate(norm(x, *condition))
         return torch.tanh(last(x))
 
     def _activate(self, x: Tensor) -> Tensor:
@@ -103,7 +100,8 @@ class DCGANDiscriminator(nn.Module):
     """images [B, 3, R, R] -> outputs [B, num_outputs].
 
     4x4 convolutions of stride 2 with LeakyReLU(0.2) down to 4x4, then a linear head on the
-    flattened features; spectral normalisation on every layer, or on none.
+    flattened features. `norm` is spectral normalisation of every layer's weights, layer
+    normalisation of every convolution's output but the first's, or none.
     """
 
     def __init__(
@@ -112,7 +110,7 @@ class DCGANDiscriminator(nn.Module):
         width: int,
         resolution: int,
         num_outputs: int,
-        norm: Literal["spectral", "none"] = "spectral",
+        norm: Literal["spectral", "layer", "none"] = "spectral",
         impl: kernels.Impl = "auto",
     ) -> None:
         super().__init__()
@@ -126,12 +124,16 @@ class DCGANDiscriminator(nn.Module):
         else:
             self.layers = nn.ModuleList(_Conv2d(a, b) for a, b in pairs)
             self.head = nn.Linear(num_features, num_outputs, bias=False)
+        if norm == "layer":
+            self.norms = nn.ModuleList([nn.Identity(), *map(LayerNorm, channels[1:])])
+        else:
+            self.norms = nn.ModuleList(nn.Identity() for _ in channels)
 
     def forward(self, images: Tensor) -> Tensor:
         expected = (IMAGE_CHANNELS, self.resolution, self.resolution)
         if tuple(images.shape[1:]) != expected:
             raise ValueError(f"images have shape {tuple(images.shape)}, expected [B, *{expected}]")
         x = images.contiguous(memory_format=torch.channels_last)
-        for layer in self.layers:
-            x = F.leaky_relu(layer(x), LEAK)
+        for layer, normalize in zip(self.layers, self.norms, strict=True):
+            x = F.leaky_relu(normalize(layer(x)), LEAK)
         return self.head(x.flatten(1))
