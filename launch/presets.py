@@ -1,22 +1,32 @@
-"""Named starting points: the papers' settings, as functions that return a configuration."""
+"""Named starting points: the papers' settings, as functions that return a configuration.
+
+Names read <data>-<system>-<networks>. Where a paper states epochs or iterations, they are here in
+thousands of images; where it leaves a setting open, the docstring says what was chosen.
+"""
 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal
 
 from realness.trainer.config import (
     ConfigError,
     DataConfig,
     DiscriminatorConfig,
+    FakeAsRealConfig,
     GeneratorConfig,
     ObjectiveConfig,
     OptimizerConfig,
+    PenaltyConfig,
+    PosteriorConfig,
     TrainConfig,
 )
 
 DEFAULT = "ffhq1024-realness-dcgan"
+CIFAR_IMAGES, CELEBA_IMAGES = 60_000, 202_599
 
 
 def realness_dcgan(resolution: int) -> TrainConfig:
@@ -32,10 +42,132 @@ def realness_dcgan(resolution: int) -> TrainConfig:
     )
 
 
-def cifar10_realness_dcgan() -> TrainConfig:
-    """CIFAR10 at 32x32 with 3 outcomes (section 4 of the paper)."""
+def cifar10_realness_dcgan(g_objective: int = 2) -> TrainConfig:
+    """CIFAR10 at 32x32 with 3 outcomes (section 4); the paper's Table 3 compares G's objectives."""
     base = realness_dcgan(32)
-    return replace(base, objective=replace(base.objective, num_outcomes=3))
+    objective = replace(base.objective, num_outcomes=3, g_objective=g_objective)
+    return replace(base, objective=objective)
+
+
+def baseline_dcgan(resolution: int, objective: ObjectiveConfig) -> TrainConfig:
+    """A baseline of the RealnessGAN paper: the same DCGAN and optimiser with another objective."""
+    return replace(realness_dcgan(resolution), objective=objective)
+
+
+def wgan_gp_dcgan(resolution: int) -> TrainConfig:
+    """WGAN-GP as the RealnessGAN paper runs it: five D updates a G update, Adam (0.5, 0.9), 1e-4.
+
+    The penalty's weight of 10 is Gulrajani et al.'s; the paper names spectral normalisation for
+    every D, so it stays.
+    """
+    return replace(
+        baseline_dcgan(resolution, ObjectiveConfig(objective="wgan")),
+        optimizer=OptimizerConfig(lr_g=1e-4, lr_d=1e-4, beta1=0.5, beta2=0.9, k_d=5),
+        penalty=PenaltyConfig(gp_weight=10.0, gp_target=1),
+    )
+
+
+def zero_gp_resnet(resolution: int = 32) -> TrainConfig:
+    """GAN-0GP-sample, FAR-GAN's baseline: standard GAN, lambda = 10 on real images (gamma = 20).
+
+    ResNets of tables 5 to 8; RMSProp on CIFAR (500,000 iterations of 64), Adam with two rates on
+    ImageNet (600,000); moving average of 0.999 an iteration, as a half-life in images.
+    """
+    cifar = resolution == 32
+    width, most, blocks = (64, 512, 1) if cifar else (64, 1024, 2)
+    rmsprop = OptimizerConfig(optimizer="rmsprop", lr_g=1e-4, lr_d=1e-4)
+    return TrainConfig(
+        batch_size=64,
+        total_kimg=32_000 if cifar else 38_400,
+        ema_halflife_kimg=round(0.064 * math.log(0.5) / math.log(0.999), 2),
+        ema_rampup=0.0,
+        data=DataConfig(resolution=resolution, dequantize=True),
+        g=GeneratorConfig(
+            generator="resnet",
+            z_dim=128 if cifar else 256,
+            g_width=width,
+            g_max_channels=most,
+            g_blocks=blocks,
+        ),
+        d=DiscriminatorConfig(
+            discriminator="resnet",
+            d_width=width,
+            d_norm="none",
+            d_max_channels=most,
+            d_blocks=blocks,
+        ),
+        objective=ObjectiveConfig(objective="standard"),
+        penalty=PenaltyConfig(r1_gamma=20.0),
+        optimizer=rmsprop if cifar else OptimizerConfig(lr_g=1e-4, lr_d=3e-4, beta1=0, beta2=0.9),
+    )
+
+
+def far_resnet(resolution: int = 32) -> TrainConfig:
+    """FAR-GAN: half of the real batch are the 32 lowest-scored of 256 fresh generated images."""
+    far = FakeAsRealConfig(far_fakes=32, far_candidates=256)
+    return replace(zero_gp_resnet(resolution), far=far)
+
+
+def relativistic_resnet(resolution: int) -> TrainConfig:
+    """The relativistic pairing loss with R1 and R2 (Huang et al., "The GAN is dead", 2024).
+
+    The loss and the penalties are R3GAN's, on the ResNets of FAR-GAN rather than its own.
+    """
+    return replace(
+        zero_gp_resnet(resolution),
+        objective=ObjectiveConfig(objective="relativistic"),
+        penalty=PenaltyConfig(r1_gamma=1.0, r2_gamma=1.0),
+        optimizer=OptimizerConfig(lr_g=2e-4, lr_d=2e-4, beta1=0.0, beta2=0.99),
+    )
+
+
+def p2gan(resolution: int, networks: Literal["dcgan", "sn-resnet"]) -> TrainConfig:
+    """P2GAN (CVPR 2021, section 5.2): least squares between posteriors, Adam (0, 0.999), 2e-4.
+
+    The rates fall by 0.9 every 50 epochs; pretraining takes 10 epochs on CIFAR10 and 2 on CelebA.
+    The paper does not say how long it trains: 200 epochs of CIFAR10 and 50 of CelebA here.
+    """
+    cifar = resolution == 32
+    epoch_kimg = (CIFAR_IMAGES if cifar else CELEBA_IMAGES) / 1000
+    width = 64 if networks == "sn-resnet" else 32
+    mean = 4.0 if cifar else 5.0
+    posterior = PosteriorConfig(
+        posterior_dim=5 if cifar else 20,
+        prior_fake_mean=-mean,
+        prior_real_mean=mean,
+        pretrain_kimg=(10 if cifar else 2) * epoch_kimg,
+    )
+    return TrainConfig(
+        batch_size=32,
+        total_kimg=(200 if cifar else 50) * epoch_kimg,
+        data=DataConfig(resolution=resolution),
+        g=GeneratorConfig(generator=networks, z_dim=64 if cifar else 128, g_width=width),
+        d=DiscriminatorConfig(discriminator=networks, d_width=width, d_norm="spectral"),
+        objective=ObjectiveConfig(objective="p2gan", posterior=posterior),
+        optimizer=OptimizerConfig(
+            beta1=0.0,
+            beta2=0.999,
+            lr_decay="step",
+            lr_step_kimg=50 * epoch_kimg,
+            lr_step_factor=0.9,
+        ),
+    )
+
+
+def lecture_dcgan() -> TrainConfig:
+    """The DCGAN of the lecture notes (section 6): LeakyReLU in both, no normalisation in D.
+
+    For MNIST-Fashion, enlarged to 32x32. Rates and batch size are those of the DCGAN paper's line.
+    """
+    base = baseline_dcgan(32, ObjectiveConfig(objective="standard"))
+    return replace(
+        base,
+        batch_size=64,
+        total_kimg=3_000,
+        data=replace(base.data, mirror=False),
+        g=replace(base.g, g_activation="lrelu"),
+        d=replace(base.d, d_norm="none"),
+    )
 
 
 def demo() -> TrainConfig:
@@ -59,11 +191,41 @@ def demo() -> TrainConfig:
     )
 
 
+def _baselines(data: str, resolution: int) -> dict[str, Callable[[], TrainConfig]]:
+    return {
+        f"{data}-standard-dcgan": lambda: baseline_dcgan(
+            resolution, ObjectiveConfig(objective="standard")
+        ),
+        f"{data}-lsgan-dcgan": lambda: baseline_dcgan(
+            resolution, ObjectiveConfig(objective="lsgan")
+        ),
+        f"{data}-hinge-dcgan": lambda: baseline_dcgan(
+            resolution, ObjectiveConfig(objective="hinge")
+        ),
+        f"{data}-wgan-gp-dcgan": lambda: wgan_gp_dcgan(resolution),
+    }
+
+
 PRESETS: dict[str, Callable[[], TrainConfig]] = {
     DEFAULT: lambda: realness_dcgan(1024),
     "ffhq256-realness-dcgan": lambda: realness_dcgan(256),
     "celeba256-realness-dcgan": lambda: realness_dcgan(256),
+    **_baselines("celeba256", 256),
     "cifar10-realness-dcgan": cifar10_realness_dcgan,
+    "cifar10-realness1-dcgan": lambda: cifar10_realness_dcgan(1),
+    "cifar10-realness3-dcgan": lambda: cifar10_realness_dcgan(3),
+    **_baselines("cifar10", 32),
+    "cifar10-0gp-resnet": zero_gp_resnet,
+    "cifar10-far-resnet": far_resnet,
+    "cifar100-0gp-resnet": zero_gp_resnet,
+    "cifar100-far-resnet": far_resnet,
+    "imagenet64-0gp-resnet": lambda: zero_gp_resnet(64),
+    "imagenet64-far-resnet": lambda: far_resnet(64),
+    "cifar10-p2gan-resnet": lambda: p2gan(32, "sn-resnet"),
+    "cifar10-p2gan-dcgan": lambda: p2gan(32, "dcgan"),
+    "celeba64-p2gan-resnet": lambda: p2gan(64, "sn-resnet"),
+    "cifar10-relativistic-resnet": lambda: relativistic_resnet(32),
+    "fashion32-standard-dcgan": lecture_dcgan,
     "demo": demo,
 }
 

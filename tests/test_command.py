@@ -188,3 +188,13 @@ def test_warmup_and_decay_are_stated_in_images() -> None:
     assert lr_factor(config, 10_000) == pytest.approx(0.1)
     due = [images for images in range(100, 1100, 100) if is_due(0.25, images, 100)]
     assert due == [300, 500, 800, 1000]
+
+
+def test_the_rates_fall_by_steps() -> None:
+    from realness.trainer.schedule import lr_factor
+
+    config = preset("cifar10-p2gan-resnet")
+    step = 50 * 60_000
+    assert [lr_factor(config, images) for images in (0, step - 32, step, 3 * step)] == (
+        pytest.approx([1, 1, 0.9, 0.729])
+    )

@@ -17,9 +17,9 @@ from realness.trainer import checkpoint
 from realness.trainer.config import ConfigError, EngineConfig, PenaltyConfig, TrainConfig
 from realness.trainer.distributed import rank
 from realness.trainer.engine import deepspeed_config
-from realness.trainer.gan import Gan, build_gan, build_networks
 from realness.trainer.networks import update_spectral_norm
 from realness.trainer.randomness import Purpose, Stream, batch_draws
+from realness.trainer.sharded_gan import ShardedGan, build_gan, build_networks
 from realness.trainer.step import train_d, train_g
 
 STEPS = 4
@@ -44,10 +44,11 @@ def tiny(stage_g: int, stage_d: int, r1_gamma: float, clip: float) -> TrainConfi
 
 def images(stream: Stream, step: int) -> Tensor:
     generator = torch.Generator().manual_seed(100 * stream + step)
-    return torch.randint(0, 256, (BATCH, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    pixels = torch.randint(0, 256, (BATCH, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    return pixels / 127.5 - 1
 
 
-def play(gan: Gan, steps: range) -> None:
+def play(gan: ShardedGan, steps: range) -> None:
     """Iterations on this rank's rows."""
     rows = slice(rank() * gan.local_batch, (rank() + 1) * gan.local_batch)
     for step in steps:
@@ -55,7 +56,7 @@ def play(gan: Gan, steps: range) -> None:
         train_g(gan, images(Stream.G_REAL, step)[rows], step * BATCH)
 
 
-def state_of(gan: Gan) -> dict[str, np.ndarray]:
+def state_of(gan: ShardedGan) -> dict[str, np.ndarray]:
     return {
         f"{engine.name}/{name}": value.numpy().copy()
         for engine in (gan.g, gan.d)
@@ -98,7 +99,7 @@ def with_plain_torch(config: TrainConfig) -> dict[str, np.ndarray]:
     adam_g, adam_d = adam(g), adam(d)
     for step in range(STEPS):
         draws = {stream: batch_draws(config.seed, stream, step * BATCH, BATCH) for stream in Stream}
-        real = images(Stream.D_REAL, step) / 127.5 - 1
+        real = images(Stream.D_REAL, step)
         fake = g(draws[Stream.D_FAKE].normal(Purpose.LATENT, config.g.z_dim)).detach()
         update_spectral_norm(d)
         real.requires_grad_()
@@ -111,7 +112,7 @@ def with_plain_torch(config: TrainConfig) -> dict[str, np.ndarray]:
             loss = loss + penalty.penalty_interval * penalty.r1_gamma / 2 * r1
         update(d, adam_d, loss)
         with torch.no_grad():
-            out_real = d(images(Stream.G_REAL, step) / 127.5 - 1)
+            out_real = d(images(Stream.G_REAL, step))
         fake = g(draws[Stream.G_FAKE].normal(Purpose.LATENT, config.g.z_dim))
         loss = objective.g_loss(d(fake), out_real, draws[Stream.G_FAKE], draws[Stream.G_REAL])
         update(g, adam_g, loss)

@@ -17,7 +17,8 @@ from ranks import run_on_ranks
 from realness.launch.presets import realness_dcgan
 from realness.trainer.config import EngineConfig, PenaltyConfig
 from realness.trainer.distributed import rank
-from realness.trainer.gan import build_gan
+from realness.trainer.randomness import Stream
+from realness.trainer.sharded_gan import build_gan
 from realness.trainer.step import train_d, train_g
 
 GOLDEN = Path(__file__).parent / "golden" / "realness_dcgan32.json"
@@ -42,8 +43,10 @@ def ten_losses() -> dict[str, list[float]]:
         generator = torch.Generator().manual_seed(step)
         images = torch.randint(0, 256, (2, BATCH, 3, 32, 32), generator=generator)
         images = images.to(torch.uint8)[:, rows]
-        stats["loss_d"].append(train_d(gan, images[0], step * BATCH)["loss_d"].item())
-        stats["loss_g"].append(train_g(gan, images[1], step * BATCH)["loss_g"].item())
+        real_d = gan.normalise(images[0], Stream.D_REAL, step * BATCH)
+        real_g = gan.normalise(images[1], Stream.G_REAL, step * BATCH)
+        stats["loss_d"].append(train_d(gan, real_d, step * BATCH)["loss_d"].item())
+        stats["loss_g"].append(train_g(gan, real_g, step * BATCH)["loss_g"].item())
     gan.close()
     return stats
 

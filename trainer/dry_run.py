@@ -14,8 +14,8 @@ from realness.trainer.distributed import (
 )
 from realness.trainer.engine import deepspeed_config
 from realness.trainer.exit_codes import EXIT_OK
-from realness.trainer.gan import build_gan
 from realness.trainer.memory import checkpoint_bytes, count_parameters, estimate_memory
+from realness.trainer.sharded_gan import build_gan
 
 GIB = 2**30
 

@@ -7,13 +7,11 @@ frozen in G's step, or its gradients would leak into D's next step.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +22,7 @@ from torch import Tensor, nn
 from realness.trainer.config import ConfigError, EngineConfig, OptimizerConfig
 from realness.trainer.distributed import rank, world_size
 from realness.trainer.fragments import Fragment, replicated, share_of
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
+from realness.trainer.optimizers import MOMENTS, allocate_state, build_optimizer
 
 
 @functools.cache
@@ -95,7 +92,7 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 class Engine:
-    """A network, its Adam and the DeepSpeed engine around both.
+    """A `Player`: a network, its optimiser and the DeepSpeed engine around both.
 
     `module` is the network itself; calling the engine runs it through DeepSpeed.
     """
@@ -115,34 +112,20 @@ class Engine:
         if bf16:
             # Inside the module, because DeepSpeed switches off an autocast that surrounds it.
             module.forward = torch.autocast(device.type, dtype=torch.bfloat16)(module.forward)
-        adam = torch.optim.Adam(
-            module.parameters(),
-            lr=lr,
-            betas=(optimizer.beta1, optimizer.beta2),
-            eps=optimizer.optimizer_eps,
-        )
+        self._optimizer = build_optimizer(optimizer, module.parameters(), lr)
+        self._moments = MOMENTS[optimizer.optimizer]
         self.name = name
         self.module = module
         self.base_lr = lr
         self._engine, *_ = _deepspeed().initialize(
             model=module,
-            optimizer=adam,
+            optimizer=self._optimizer,
             model_parameters=list(module.parameters()),
             config=config,
         )
-        self._adam = adam
-        self._allocate_moments()
+        allocate_state(self._optimizer, self._moments)
 
-    def _allocate_moments(self) -> None:
-        """Make Adam's state now: memory is then known from the start, and loading has a target."""
-        for group in self._adam.param_groups:
-            for weight in group["params"]:
-                state = self._adam.state[weight]
-                state["step"] = torch.zeros((), dtype=torch.float32)
-                for key in MOMENTS:
-                    state[key] = torch.zeros_like(weight, memory_format=torch.preserve_format)
-
-    def __call__(self, *inputs: Tensor) -> Tensor:
+    def __call__(self, *inputs: Any) -> Tensor:
         return self._engine(*inputs)
 
     def backward(self, loss: Tensor) -> None:
@@ -155,26 +138,17 @@ class Engine:
 
     def set_lr_factor(self, factor: float) -> None:
         """Set the learning rate to `factor` times its base value."""
-        for group in self._adam.param_groups:
+        for group in self._optimizer.param_groups:
             group["lr"] = self.base_lr * factor
 
     @property
     def lr(self) -> float:
         """The learning rate now."""
-        return self._adam.param_groups[0]["lr"]
-
-    @contextlib.contextmanager
-    def frozen(self) -> Iterator[nn.Module]:
-        """The network with its weights taken as constants."""
-        self.module.requires_grad_(False)
-        try:
-            yield self.module
-        finally:
-            self.module.requires_grad_(True)
+        return self._optimizer.param_groups[0]["lr"]
 
     def num_updates(self) -> int:
         """Updates the optimiser has made."""
-        return int(next(iter(self._adam.state.values()))["step"])
+        return int(next(iter(self._optimizer.state.values()))["step"])
 
     def owned_state(self) -> list[Fragment]:
         """The share of weights, buffers and moments that this rank writes into a checkpoint."""
@@ -192,7 +166,7 @@ class Engine:
     @torch.no_grad()
     def finish_loading(self, num_updates: int) -> None:
         """Take over filled `target_state` views and the optimiser's count of updates."""
-        for state in self._adam.state.values():
+        for state in self._optimizer.state.values():
             state["step"].fill_(num_updates)
         for weight in self.module.parameters():
             mapping = getattr(weight, "_hp_mapping", None)
@@ -206,12 +180,12 @@ class Engine:
         return not self._engine.zero_optimization()
 
     def _moment_fragments(self) -> list[Fragment]:
-        """Adam's moments as stretches of the parameters they belong to."""
+        """The optimiser's moments as stretches of the parameters they belong to."""
         if self._replicated_moments():
             return [
-                Fragment.whole(f"{self.name}.{key}/{name}", self._adam.state[weight][key])
+                Fragment.whole(f"{self.name}.{key}/{name}", self._optimizer.state[weight][key])
                 for name, weight in self.module.named_parameters()
-                for key in MOMENTS
+                for key in self._moments
             ]
         return [
             fragment
@@ -225,15 +199,15 @@ class Engine:
         if mapping is None:
             return []
         inside, flat = mapping.lp_fragment_address, mapping.hp_fragment_address
-        partition = self._adam.param_groups[mapping.param_group_index]["params"][0]
+        partition = self._optimizer.param_groups[mapping.param_group_index]["params"][0]
         return [
             Fragment(
                 f"{self.name}.{key}/{name}",
                 inside.start,
-                self._adam.state[partition][key].narrow(0, flat.start, flat.numel),
+                self._optimizer.state[partition][key].narrow(0, flat.start, flat.numel),
                 weight.numel(),
             )
-            for key in MOMENTS
+            for key in self._moments
         ]
 
     def close(self) -> None:

@@ -1,113 +1,98 @@
-"""The two players with everything they need, built from a configuration."""
+"""The two players with everything that their updates need."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from realness.trainer.config import TrainConfig
-from realness.trainer.distributed import rank, world_size
-from realness.trainer.ema import Ema
-from realness.trainer.engine import Engine, deepspeed_config
-from realness.trainer.fragments import Fragment
-from realness.trainer.networks import build_discriminator, build_generator
-from realness.trainer.objectives import Objective, build_objective
-from realness.trainer.randomness import Draws, Stream, batch_draws
+from realness.trainer.distributed import mean_over_ranks, rank, world_size
+from realness.trainer.objectives import CodeObjective, Objective
+from realness.trainer.player import Player
+from realness.trainer.randomness import Draws, Purpose, Stream, batch_draws
 
 
 @dataclass(frozen=True)
 class Gan:
-    """Generator, discriminator and moving average, with the objective that they play."""
+    """Generator and discriminator, with the objective that they play.
+
+    `seeds` has one entry for each member of an ensemble of networks; images have one member.
+    """
 
     config: TrainConfig
     device: torch.device
     objective: Objective
-    g: Engine
-    d: Engine
-    ema: Ema
+    g: Player
+    d: Player
+    seeds: tuple[int, ...] = (0,)
+
+    @property
+    def num_members(self) -> int:
+        """Independent networks in one; row r of a batch belongs to member r % num_members."""
+        return len(self.seeds)
 
     @property
     def local_batch(self) -> int:
         """Images of one rank in one update."""
         return self.config.batch_size // world_size()
 
-    def draws(self, stream: Stream, first: int) -> Draws:
-        """This rank's draws for the global batch that starts at sample `first` of `stream`."""
+    def draws(self, stream: Stream, first: int, num_rows: int | None = None) -> Draws:
+        """This rank's draws for the `num_rows` samples (all ranks') from `first` on in `stream`.
+
+        `num_rows` is the batch size if not given.
+        """
         return batch_draws(
             self.config.seed,
             stream,
             first,
-            self.local_batch,
+            (num_rows or self.config.batch_size) // world_size(),
             rank=rank(),
+            seeds=self.seeds,
             device=self.device,
             impl=self.config.engine.impl,
         )
 
-    def normalise(self, images: Tensor) -> Tensor:
-        """uint8 [B, 3, R, R] -> float32 in [-1, 1], channels last."""
+    def normalise(self, images: Tensor, stream: Stream, first: int) -> Tensor:
+        """uint8 [B, 3, R, R] -> float32 in [-1, 1], channels last, dequantised if so configured.
+
+        `first` is the global batch's first sample in `stream`.
+        """
         images = images.to(self.device, torch.float32, memory_format=torch.channels_last)
-        return images.mul_(1 / 127.5).sub_(1)
+        images = images.mul_(1 / 127.5).sub_(1)
+        if not self.config.data.dequantize:
+            return images
+        draws = self.draws(stream, first, len(images) * world_size())
+        noise = draws.uniform(Purpose.DEQUANTIZE, images[0].numel()).view(images.shape)
+        return images.add_(noise, alpha=1 / 128)
+
+    def inputs(
+        self, draws: Draws, images_seen: int, real: Tensor | None, draws_real: Draws | None
+    ) -> tuple[Any, ...]:
+        """G's inputs for the samples of `draws`: the latents z [B, z_dim], and more for P2GAN.
+
+        That is a code [B, code_dim] of the posterior that D gives the real image of the same row
+        (`real`: D's output [B, num_outputs]), and 0.0 in the pretraining phase, 1.0 after it.
+        """
+        latents = draws.normal(Purpose.LATENT, self.config.g.z_dim)
+        if not self.objective.code_dim:
+            return (latents,)
+        if real is None or draws_real is None:
+            raise ValueError("this objective's generator needs D's output on real images")
+        codes = cast(CodeObjective, self.objective).code(real, draws_real)
+        pretrain_images = self.config.objective.posterior.pretrain_kimg * 1000
+        return latents, codes, float(images_seen >= pretrain_images)
+
+    def track_codes(self, real: Tensor | None) -> None:
+        """Let G follow the posteriors of real images, from D's output on them [B, num_outputs]."""
+        if self.objective.code_dim and real is not None:
+            mean, std = cast(CodeObjective, self.objective).factors(real)
+            factors = mean_over_ranks(torch.stack([mean.mean(0), std.mean(0)]))
+            cast(Any, self.g.module).track_codes(*factors)
 
     def set_lr_factor(self, factor: float) -> None:
         """Set both learning rates to `factor` times their base values."""
         self.g.set_lr_factor(factor)
         self.d.set_lr_factor(factor)
-
-    def owned_state(self) -> list[Fragment]:
-        """What this rank writes into a checkpoint."""
-        return self.g.owned_state() + self.d.owned_state() + self.ema.owned_state()
-
-    def target_state(self) -> list[Fragment]:
-        """What this rank reads from a checkpoint."""
-        return self.g.target_state() + self.d.target_state() + self.ema.state()
-
-    def num_updates(self) -> dict[str, int]:
-        """Optimiser updates by engine name."""
-        return {engine.name: engine.num_updates() for engine in (self.g, self.d)}
-
-    def finish_loading(self, num_updates: dict[str, int]) -> None:
-        """Take over a filled `target_state`."""
-        for engine in (self.g, self.d):
-            engine.finish_loading(num_updates[engine.name])
-
-    def close(self) -> None:
-        """Release both engines."""
-        self.g.close()
-        self.d.close()
-
-
-def build_networks(config: TrainConfig) -> tuple[nn.Module, nn.Module, Objective]:
-    """G, D and the objective, with the same initial weights on every rank and any device."""
-    objective = build_objective(config.objective, impl=config.engine.impl)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        size, impl = config.data.resolution, config.engine.impl
-        generator = build_generator(config.g, size, impl)
-        discriminator = build_discriminator(config.d, size, objective.num_outputs, impl)
-    return generator, discriminator, objective
-
-
-def build_gan(config: TrainConfig, device: torch.device) -> Gan:
-    """Build networks, engines and the moving average; collective."""
-    generator, discriminator, objective = build_networks(config)
-    ema = Ema(generator.to(device), config.ema_halflife_kimg * 1000, config.ema_rampup)
-    settings = config.engine
-
-    def engine(name: str, module: nn.Module, stage: int, lr: float) -> Engine:
-        return Engine(
-            name,
-            module,
-            device=device,
-            lr=lr,
-            optimizer=config.optimizer,
-            bf16=settings.precision == "bf16",
-            config=deepspeed_config(
-                settings, config.optimizer, config.batch_size, world_size(), stage
-            ),
-        )
-
-    g = engine("G", generator, settings.zero_g, config.optimizer.lr_g)
-    d = engine("D", discriminator, settings.zero_d, config.optimizer.lr_d)
-    return Gan(config, device, objective, g, d, ema)

@@ -22,11 +22,10 @@ from realness.trainer.distributed import (
     world_size,
 )
 from realness.trainer.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_STOPPED
-from realness.trainer.gan import Gan, build_gan
 from realness.trainer.memory import checkpoint_bytes
 from realness.trainer.pace import Pace
 from realness.trainer.process import StopRequest
-from realness.trainer.randomness import Purpose, Stream, batch_draws
+from realness.trainer.randomness import Stream
 from realness.trainer.reporting import Reporter, write_environment
 from realness.trainer.run_folder import (
     check_free_space,
@@ -35,6 +34,7 @@ from realness.trainer.run_folder import (
     write_config,
 )
 from realness.trainer.schedule import is_due, lr_factor
+from realness.trainer.sharded_gan import ShardedGan, build_gan
 from realness.trainer.step import train_d, train_g
 
 log = logging.getLogger("realness.trainer")
@@ -47,23 +47,24 @@ class Run:
     config: TrainConfig
     folder: Path
     catalog: Catalog
-    gan: Gan
+    gan: ShardedGan
     reporter: Reporter
     images: int
 
-    def stream(self, stream: Stream, updates: int) -> ImageStream:
-        """Real images for `updates` updates an iteration, from where the run stands."""
+    def stream(self, stream: Stream, updates: int, batch: int) -> ImageStream:
+        """Real images for `updates` updates of `batch` an iteration, from where the run stands."""
         data = self.config.data
+        iteration = self.images // self.config.batch_size
         return ImageStream(
             self.catalog,
             resolution=data.resolution,
-            global_batch=self.config.batch_size,
+            global_batch=batch,
             rank=rank(),
             world_size=world_size(),
             seed=self.config.seed,
             purpose=int(stream),
             mirror=data.mirror,
-            first_sample=self.images * updates,
+            first_sample=iteration * updates * batch,
             decoder=data.decoder,
             device=self.gan.device,
             num_threads=data.decode_threads,
@@ -114,7 +115,7 @@ def _lock(folder: Path) -> AbstractContextManager[object]:
     return lock_run_folder(folder) if rank() == 0 else nullcontext()
 
 
-def _restore(config: TrainConfig, folder: Path, catalog: Catalog, gan: Gan) -> int:
+def _restore(config: TrainConfig, folder: Path, catalog: Catalog, gan: ShardedGan) -> int:
     """Take up the newest good checkpoint, if any; returns the images seen so far."""
     position = checkpoint.restore(folder / "checkpoints", gan.target_state(), log.warning)
     if position is None:
@@ -145,10 +146,12 @@ def _iterate(run: Run, stop: StopRequest) -> int:
             gan.set_lr_factor(lr_factor(config, run.images))
             for update in range(optimizer.k_d):
                 first = run.images * optimizer.k_d + update * batch
-                averages.add(train_d(gan, next(real_d), first))
+                real = gan.normalise(next(real_d), Stream.D_REAL, first)
+                averages.add(train_d(gan, real, first))
             for update in range(optimizer.k_g):
                 first = run.images * optimizer.k_g + update * batch
-                averages.add(train_g(gan, next(real_g) if real_g else None, first))
+                real = gan.normalise(next(real_g), Stream.G_REAL, first) if real_g else None
+                averages.add(train_g(gan, real, first))
             run.images += batch
             gan.ema.update(gan.g.module, batch, run.images)
             pace.add(batch)
@@ -171,10 +174,13 @@ def _iterate(run: Run, stop: StopRequest) -> int:
 
 def _open_streams(run: Run, cleanup: ExitStack) -> tuple[ImageStream, ImageStream | None]:
     """Real images for D's updates, and for G's where its objective compares with them."""
-    real_d = cleanup.enter_context(run.stream(Stream.D_REAL, run.config.optimizer.k_d))
+    config = run.config
+    real_d = run.stream(Stream.D_REAL, config.optimizer.k_d, config.num_real)
+    cleanup.enter_context(real_d)
     if not run.gan.objective.needs_real_in_g_step:
         return real_d, None
-    return real_d, cleanup.enter_context(run.stream(Stream.G_REAL, run.config.optimizer.k_g))
+    real_g = run.stream(Stream.G_REAL, config.optimizer.k_g, config.batch_size)
+    return real_d, cleanup.enter_context(real_g)
 
 
 def _say_end(run: Run, reason: str) -> int:
@@ -229,13 +235,8 @@ def save_reals(run: Run) -> None:
     run.reporter.save_grid(images, "reals", images_seen=0)
 
 
-@torch.no_grad()
 def save_samples(run: Run) -> None:
     """Write a grid of the moving average's images for the run's fixed latents."""
-    if rank() != 0:
-        return
-    count, module = run.config.num_samples, run.gan.ema.module
-    draws = batch_draws(run.config.seed, Stream.SHOWN, 0, count, device=run.gan.device)
-    latents = draws.normal(Purpose.LATENT, run.config.g.z_dim)
-    images = torch.cat([module(part).cpu() for part in latents.split(run.gan.local_batch)])
-    run.reporter.save_grid(images, f"{run.images:012d}")
+    if rank() == 0:
+        images = run.gan.samples(run.config.num_samples)
+        run.reporter.save_grid(images, f"{run.images:012d}")

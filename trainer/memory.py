@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from realness.trainer.config import TrainConfig
-from realness.trainer.gan import build_networks
 from realness.trainer.objectives import Objective
-from realness.trainer.penalties import r1_penalty
+from realness.trainer.optimizers import MOMENTS
+from realness.trainer.penalties import gradient_squared_norm
+from realness.trainer.sharded_gan import build_networks
 
 FLOAT_BYTES = 4
 
@@ -18,10 +19,10 @@ FLOAT_BYTES = 4
 def estimate_memory(config: TrainConfig, num_ranks: int) -> dict[str, int]:
     """Bytes of one rank by part, and their sum under "total".
 
-    Weights, gradients, Adam's moments and the moving average follow from the parameter counts and
-    the ZeRO stages. Activations are counted, not guessed: the networks run on torch's meta device
-    and every tensor that autograd saves is added up, once a storage. Left out are the workspaces of
-    convolution libraries, the allocator's fragmentation and the CUDA context.
+    Weights, gradients, the optimiser's moments and the moving average follow from the parameter
+    counts and the ZeRO stages. Activations are counted, not guessed: the networks run on torch's
+    meta device and every tensor that autograd saves is added up, once a storage. Left out are the
+    workspaces of convolution libraries, the allocator's fragmentation and the CUDA context.
     """
     with torch.device("meta"):
         generator, discriminator, objective = build_networks(config)
@@ -34,8 +35,9 @@ def estimate_memory(config: TrainConfig, num_ranks: int) -> dict[str, int]:
             FLOAT_BYTES * count // (num_ranks if stages[name] == 2 else 1)
             for name, count in counts.items()
         ),
-        "Adam's moments": sum(
-            _optimizer_bytes(counts[name], stages[name], num_ranks) for name in counts
+        "optimiser's moments": sum(
+            _optimizer_bytes(counts[name], stages[name], num_ranks, _num_moments(config))
+            for name in counts
         ),
         "moving average": FLOAT_BYTES * counts["G"],
     }
@@ -43,10 +45,15 @@ def estimate_memory(config: TrainConfig, num_ranks: int) -> dict[str, int]:
 
 
 def checkpoint_bytes(config: TrainConfig) -> int:
-    """Size of one checkpoint over all ranks: both networks, two moments each, and the average."""
+    """Size of one checkpoint over all ranks: both networks with their moments, and the average."""
     with torch.device("meta"):
         generator, discriminator, _ = build_networks(config)
-    return FLOAT_BYTES * (4 * count_parameters(generator) + 3 * count_parameters(discriminator))
+    g, d, copies = (
+        count_parameters(generator),
+        count_parameters(discriminator),
+        _num_moments(config),
+    )
+    return FLOAT_BYTES * ((2 + copies) * g + (1 + copies) * d)
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -54,9 +61,13 @@ def count_parameters(module: nn.Module) -> int:
     return sum(weight.numel() for weight in module.parameters())
 
 
-def _optimizer_bytes(count: int, stage: int, num_ranks: int) -> int:
-    """Two moments; from ZeRO 1 on they are sharded, with a master copy of the rank's weights."""
-    tensors, share = (3, num_ranks) if stage else (2, 1)
+def _num_moments(config: TrainConfig) -> int:
+    return len(MOMENTS[config.optimizer.optimizer])
+
+
+def _optimizer_bytes(count: int, stage: int, num_ranks: int, num_moments: int) -> int:
+    """From ZeRO 1 on moments are sharded, with a master copy of the rank's share of the weights."""
+    tensors, share = (num_moments + 1, num_ranks) if stage else (num_moments, 1)
     return FLOAT_BYTES * tensors * count // share
 
 
@@ -69,19 +80,24 @@ def _activations(
 ) -> dict[str, int]:
     batch, size = config.batch_size // num_ranks, config.data.resolution
     images = torch.zeros(batch, 3, size, size)
-    latents = torch.zeros(batch, config.g.z_dim)
+    inputs = [torch.zeros(batch, config.g.z_dim)]
+    if objective.code_dim:
+        inputs.append(torch.zeros(batch, objective.code_dim))
+    penalty = config.penalty
+    num_penalised = sum(w > 0 for w in (penalty.r1_gamma, penalty.r2_gamma, penalty.gp_weight))
     constants = {*generator.parameters(), *discriminator.parameters()}
 
     def d_step() -> Tensor:
         output = discriminator(torch.cat([images, images])).sum()
-        if config.penalty.r1_gamma:
-            real = images.clone().requires_grad_()
-            output = output + r1_penalty(objective.score(discriminator(real)), real).sum()
+        if num_penalised:
+            points = torch.cat([images] * num_penalised).requires_grad_()
+            score = objective.score(discriminator(points))
+            output = output + gradient_squared_norm(score, points).sum()
         return output
 
     def g_step() -> Tensor:
         discriminator.requires_grad_(False)
-        return discriminator(generator(latents)).sum()
+        return discriminator(generator(*inputs)).sum()
 
     return {
         "activations of the D step": _saved_bytes(d_step, config, constants),

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from realness import kernels
 
+# Samples of one member of an ensemble: more than any 2-D experiment draws.
+MEMBER_SHIFT = 40
+
 
 class Stream(IntEnum):
     """Which samples: each stream counts its own samples from 0 over the whole run and all ranks."""
@@ -70,10 +73,18 @@ def batch_draws(
     local_batch: int,
     *,
     rank: int = 0,
+    seeds: tuple[int, ...] = (0,),
     device: torch.device | str = "cpu",
     impl: kernels.Impl = "auto",
 ) -> Draws:
-    """Draws for this rank's rows of the global batch whose first sample has index `first`."""
+    """Draws for this rank's rows of the global batch whose first sample has index `first`.
+
+    For an ensemble with `seeds`, each row becomes one row a member, interleaved; a member's samples
+    have indices of its own, so that its draws are those of a run by itself with this seed.
+    """
     start = first + rank * local_batch
     index = torch.arange(start, start + local_batch, device=device)
+    if seeds != (0,):
+        offsets = torch.tensor(seeds, device=device) << MEMBER_SHIFT
+        index = (index[:, None] + offsets).flatten()
     return Draws(seed, stream, index, impl)

@@ -15,6 +15,8 @@ def lr_factor(config: TrainConfig, images: int) -> float:
     ramp = min(1.0, (images + config.batch_size) / warmup) if warmup else 1.0
     if schedule.lr_decay == "none":
         return ramp
+    if schedule.lr_decay == "step":
+        return ramp * schedule.lr_step_factor ** math.floor(images / (schedule.lr_step_kimg * 1000))
     start, end = schedule.lr_decay_start_kimg * 1000, config.num_images
     progress = min(1.0, max(0.0, (images - start) / max(1.0, end - start)))
     if schedule.lr_decay == "linear":

@@ -44,8 +44,8 @@ class OptimizerConfig:
     """Where the decay starts."""
     lr_final: float = 0.0
     """Share of the learning rates that is left at the end of a linear or cosine decay."""
-    lr_step_kimg: float = 2500.0
-    """Distance between the steps of --lr-decay=step (50 epochs of CIFAR10 are 2,500 kimg)."""
+    lr_step_kimg: float = 3000.0
+    """Distance between the steps of --lr-decay=step (50 epochs of 60,000 images are 3,000 kimg)."""
     lr_step_factor: float = 0.9
     """What a step multiplies the learning rates by."""
 

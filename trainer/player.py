@@ -1,0 +1,47 @@
+"""What the training step asks of a network with its optimiser."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+
+class Player(Protocol):
+    """G or D: a network, its optimiser, and whatever runs around both."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The network itself; calling the player runs it too, with gradients to be used."""
+        ...
+
+    @property
+    def lr(self) -> float:
+        """The learning rate now."""
+        ...
+
+    def __call__(self, *inputs: Any) -> Tensor: ...
+
+    def backward(self, loss: Tensor) -> None:
+        """Compute gradients of the mean of `loss` over ranks."""
+        ...
+
+    def step(self) -> None:
+        """Update the weights and clear the gradients."""
+        ...
+
+    def set_lr_factor(self, factor: float) -> None:
+        """Set the learning rate to `factor` times its base value."""
+        ...
+
+
+@contextlib.contextmanager
+def frozen(module: nn.Module) -> Iterator[nn.Module]:
+    """The network with its weights taken as constants."""
+    module.requires_grad_(False)
+    try:
+        yield module
+    finally:
+        module.requires_grad_(True)

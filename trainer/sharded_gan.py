@@ -1,0 +1,104 @@
+"""A `Gan` on images whose networks are DeepSpeed engines, with its moving average and its state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from realness.trainer.config import TrainConfig
+from realness.trainer.distributed import world_size
+from realness.trainer.ema import Ema
+from realness.trainer.engine import Engine, deepspeed_config
+from realness.trainer.fragments import Fragment
+from realness.trainer.gan import Gan
+from realness.trainer.networks import build_discriminator, build_generator
+from realness.trainer.objectives import CodeObjective, Objective, build_objective
+from realness.trainer.randomness import Purpose, Stream, batch_draws
+
+
+@dataclass(frozen=True)
+class ShardedGan(Gan):
+    """The players as engines, and the moving average of G."""
+
+    g: Engine
+    d: Engine
+    ema: Ema = field(kw_only=True)
+
+    @torch.no_grad()
+    def samples(self, count: int) -> Tensor:
+        """`count` images [count, 3, R, R] of the moving average, always for the same draws."""
+        draws = batch_draws(self.config.seed, Stream.SHOWN, 0, count, device=self.device)
+        inputs = [draws.normal(Purpose.LATENT, self.config.g.z_dim)]
+        if self.objective.code_dim:
+            mean, std = self._test_factors()
+            inputs.append(mean + std * draws.normal(Purpose.CODE, self.objective.code_dim))
+        parts = zip(*(tensor.split(self.local_batch) for tensor in inputs), strict=True)
+        return torch.cat([self.ema.module(*part).cpu() for part in parts])
+
+    def _test_factors(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation [code_dim] of the codes to sample with (section 4.5)."""
+        if self.config.objective.posterior.test_code == "ema":
+            module = cast(Any, self.ema.module)
+            return module.code_mean, module.code_std
+        mean, std = cast(CodeObjective, self.objective).typical_factors()
+        return mean.to(self.device), std.to(self.device)
+
+    def owned_state(self) -> list[Fragment]:
+        """What this rank writes into a checkpoint."""
+        return self.g.owned_state() + self.d.owned_state() + self.ema.owned_state()
+
+    def target_state(self) -> list[Fragment]:
+        """What this rank reads from a checkpoint."""
+        return self.g.target_state() + self.d.target_state() + self.ema.state()
+
+    def num_updates(self) -> dict[str, int]:
+        """Optimiser updates by engine name."""
+        return {engine.name: engine.num_updates() for engine in (self.g, self.d)}
+
+    def finish_loading(self, num_updates: dict[str, int]) -> None:
+        """Take over a filled `target_state`."""
+        for engine in (self.g, self.d):
+            engine.finish_loading(num_updates[engine.name])
+
+    def close(self) -> None:
+        """Release both engines."""
+        self.g.close()
+        self.d.close()
+
+
+def build_networks(config: TrainConfig) -> tuple[nn.Module, nn.Module, Objective]:
+    """G, D and the objective, with the same initial weights on every rank and any device."""
+    objective = build_objective(config.objective, impl=config.engine.impl)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        size, impl = config.data.resolution, config.engine.impl
+        generator = build_generator(config.g, size, impl, code_dim=objective.code_dim)
+        discriminator = build_discriminator(config.d, size, objective.num_outputs, impl)
+    return generator, discriminator, objective
+
+
+def build_gan(config: TrainConfig, device: torch.device) -> ShardedGan:
+    """Build networks, engines and the moving average; collective."""
+    generator, discriminator, objective = build_networks(config)
+    ema = Ema(generator.to(device), config.ema_halflife_kimg * 1000, config.ema_rampup)
+    settings = config.engine
+
+    def engine(name: str, module: nn.Module, stage: int, lr: float) -> Engine:
+        return Engine(
+            name,
+            module,
+            device=device,
+            lr=lr,
+            optimizer=config.optimizer,
+            bf16=settings.precision == "bf16",
+            config=deepspeed_config(
+                settings, config.optimizer, config.batch_size, world_size(), stage
+            ),
+        )
+
+    g = engine("G", generator, settings.zero_g, config.optimizer.lr_g)
+    d = engine("D", discriminator, settings.zero_d, config.optimizer.lr_d)
+    return ShardedGan(config, device, objective, g, d, ema=ema)
