@@ -39,6 +39,7 @@ class Purpose(IntEnum):
     CODE = 4
     INTERPOLATION = 5
     DEQUANTIZE = 6
+    POINT = 7
 
 
 @dataclass(frozen=True)
