@@ -26,13 +26,14 @@ CONFIGS = [
         for r in ("gaussian", "head", "none")
         for a in ("skewnorm", "histogram")
     ),
+    *(ObjectiveConfig(num_outcomes=N, g_objective=g, divergence="emd") for g in (1, 2, 3)),
 ]
 
 
 @pytest.mark.parametrize(
     "config",
     CONFIGS,
-    ids=lambda c: f"{c.objective}-{c.g_objective}-{c.resample}-{c.anchor.anchors}",
+    ids=lambda c: f"{c.objective}-{c.divergence}-{c.g_objective}-{c.resample}-{c.anchor.anchors}",
 )
 def test_every_objective_has_fp32_losses_with_gradients(config):
     """bf16 outputs, inside autocast: losses and scores are fp32 scalars with finite gradients."""

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from objective_tools import N, anchors64, both_draws, draws, kl, logits64
+from scipy import stats
+from torch import Tensor
 
+from realness import kernels
+from realness.trainer import distributed
 from realness.trainer.config import AnchorConfig, ObjectiveConfig
 from realness.trainer.objectives import (
     FixedAnchors,
     NoResampling,
     RealnessObjective,
     build_objective,
+    realness,
 )
 from realness.trainer.objectives.anchors import AnchorPair, skewnorm_pair
 from realness.trainer.objectives.realness import (
@@ -36,7 +45,7 @@ D_REAL, D_FAKE = REAL.softmax(1), FAKE.softmax(1)
 FORMULAS = {
     "d": (kl(A1, D_REAL).mean() + kl(A0, D_FAKE).mean()),
     "g1": -kl(A0, D_FAKE).mean(),
-    "g2": kl(D_REAL, D_FAKE).mean() - kl(A0, D_FAKE).mean(),
+    "g2": kl(D_REAL.detach(), D_FAKE).mean() - kl(A0, D_FAKE).mean(),
     "g3": kl(A1, D_FAKE).mean() - kl(A0, D_FAKE).mean(),
 }
 LOSSES = {
@@ -67,7 +76,7 @@ def test_realness_losses_and_gradients_follow_their_equations(name, dtype):
 @pytest.mark.parametrize("g_objective", [1, 2, 3])
 def test_objective_chooses_the_equation(g_objective):
     objective = RealnessObjective(
-        FixedAnchors(skewnorm_pair(N, 5, -5)), NoResampling(N), g_objective, "reference"
+        FixedAnchors(skewnorm_pair(N, 5, -5)), NoResampling(N), g_objective, impl="reference"
     )
     assert objective.needs_real_in_g_step == (g_objective == 2)
     real_draws, fake_draws = both_draws()
@@ -129,6 +138,135 @@ def test_the_real_term_of_objective_3_is_the_non_saturating_loss():
     a1, a0 = torch.from_numpy(ONE_HOT.real), torch.from_numpy(ONE_HOT.fake)
     ours = realness_g_loss3(fake, a1, a0) - realness_g_loss1(fake, a0)
     torch.testing.assert_close(ours, non_saturating_g_loss(fake[:, 1] - fake[:, 0]))
+
+
+# Earth Mover's Distance in place of the KL divergence (section 2.3).
+
+
+def emd(p: Tensor, q: Tensor) -> float:
+    """Mean over rows of scipy's distance between distributions on 0, 1, ..., N - 1."""
+    places = np.arange(N)
+    p, q = (x.detach().expand(len(FAKE), N) for x in (p, q))
+    rows = zip(p.numpy(), q.numpy(), strict=True)
+    return float(np.mean([stats.wasserstein_distance(places, places, *row) for row in rows]))
+
+
+def test_emd_losses_are_scipys_distances_of_the_same_pairs():
+    to_fake_anchor = emd(A0, D_FAKE)
+    expected = {
+        "d": emd(A1, D_REAL) + to_fake_anchor,
+        1: -to_fake_anchor,
+        2: emd(D_REAL, D_FAKE) - to_fake_anchor,
+        3: emd(A1, D_FAKE) - to_fake_anchor,
+    }
+    config = ObjectiveConfig(num_outcomes=N, divergence="emd", resample="none")
+    d_loss = build_objective(config).d_loss(REAL, FAKE, *both_draws())
+    assert d_loss.item() == pytest.approx(expected["d"], rel=1e-12)
+    for number in (1, 2, 3):
+        objective = build_objective(replace(config, g_objective=number))
+        g_loss = objective.g_loss(FAKE, REAL, *both_draws()[::-1])
+        assert g_loss.item() == pytest.approx(expected[number], rel=1e-12)
+
+
+@pytest.mark.parametrize("g_objective", [1, 2, 3])
+@pytest.mark.parametrize("resample", ["gaussian", "head", "none"])
+def test_emd_gradients_against_finite_differences(g_objective, resample):
+    config = ObjectiveConfig(
+        num_outcomes=N, divergence="emd", resample=resample, g_objective=g_objective
+    )
+    objective = build_objective(config)
+    real, fake = (logits64(4, objective.num_outputs, seed) for seed in (1, 2))
+    real_draws, fake_draws = both_draws()
+    torch.autograd.gradcheck(
+        lambda r, f: objective.d_loss(r, f, real_draws, fake_draws), (real, fake)
+    )
+    torch.autograd.gradcheck(
+        lambda f: objective.g_loss(f, real.detach(), fake_draws, real_draws), (fake,)
+    )
+    g_loss = objective.g_loss(fake, real, fake_draws, real_draws)
+    assert torch.autograd.grad(g_loss, real, allow_unused=True) == (None,)
+
+
+# Fused losses.
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("statistics", ["local", "global"])
+@pytest.mark.parametrize("resample", ["gaussian", "head", "none"])
+@pytest.mark.parametrize("g_objective", [1, 2, 3])
+def test_fused_losses_are_the_separate_ones(monkeypatch, g_objective, resample, statistics, dtype):
+    objective = build_objective(
+        ObjectiveConfig(
+            num_outcomes=N,
+            resample=resample,
+            resample_statistics=statistics,
+            g_objective=g_objective,
+        )
+    )
+    real, fake = (
+        logits64(6, objective.num_outputs, seed).detach().to(dtype).requires_grad_()
+        for seed in (1, 2)
+    )
+    real_draws, fake_draws = both_draws(6)
+
+    def losses_and_gradients() -> list[Tensor]:
+        d_loss = objective.d_loss(real, fake, real_draws, fake_draws)
+        g_loss = objective.g_loss(fake, real, fake_draws, real_draws)
+        d_grads = torch.autograd.grad(d_loss, [real, fake])
+        return [d_loss, g_loss, *d_grads, *torch.autograd.grad(g_loss, fake)]
+
+    fused = losses_and_gradients()
+    monkeypatch.setattr(realness, "MAX_FUSED_ROWS", 5)
+    separate = losses_and_gradients()
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+    torch.testing.assert_close(fused, separate, rtol=tolerance, atol=tolerance)
+
+
+FUSED = {"realness_d_loss": 1, "realness_g_loss": 1}
+
+
+def called(monkeypatch: pytest.MonkeyPatch, **settings: Any) -> dict[str, int]:
+    """How often each fused loss runs in one D and one G step, and how often with noise."""
+    counts = dict.fromkeys([*FUSED, "noise"], 0)
+
+    def count(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def counted(*args: Any, **kwargs: Any) -> Tensor:
+            counts[name] += 1
+            counts["noise"] += len(args) > 4 and args[4] is not None
+            return function(*args, **kwargs)
+
+        return counted
+
+    for name in FUSED:
+        monkeypatch.setattr(kernels, name, count(name, getattr(kernels, name)))
+    rows = settings.pop("rows", 6)
+    objective = build_objective(ObjectiveConfig(num_outcomes=N, g_objective=1, **settings))
+    output = torch.randn(rows, objective.num_outputs)
+    objective.d_loss(output, output, *both_draws(rows))
+    objective.g_loss(output, None, draws(rows), None)
+    return {name: number for name, number in counts.items() if number}
+
+
+def test_a_step_takes_the_fused_losses_and_lets_them_resample(monkeypatch):
+    assert called(monkeypatch) == {**FUSED, "noise": 2}
+
+
+@pytest.mark.parametrize("resample", ["head", "none"])
+def test_other_resampling_is_done_before_the_fused_losses(monkeypatch, resample):
+    assert called(monkeypatch, resample=resample) == FUSED
+
+
+@pytest.mark.parametrize(("statistics", "noise"), [("local", {"noise": 2}), ("global", {})])
+def test_several_ranks_share_their_moments_before_the_fused_losses(monkeypatch, statistics, noise):
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "global_moments", lambda mean, variance: (mean, variance))
+    assert called(monkeypatch, resample_statistics=statistics) == {**FUSED, **noise}
+
+
+def test_large_batches_and_the_emd_take_the_separate_losses(monkeypatch):
+    assert called(monkeypatch, rows=realness.MAX_FUSED_ROWS) == {**FUSED, "noise": 2}
+    assert called(monkeypatch, rows=realness.MAX_FUSED_ROWS + 1) == {}
+    assert called(monkeypatch, divergence="emd") == {}
 
 
 # Score.

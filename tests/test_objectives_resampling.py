@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from objective_tools import N, anchors64, both_draws, draws, logits64
@@ -12,7 +14,7 @@ from realness.trainer.config import ObjectiveConfig
 from realness.trainer.objectives import GaussianResampling, HeadResampling, build_objective
 from realness.trainer.objectives.realness import realness_d_loss
 from realness.trainer.objectives.resampling import resample_gaussian, resample_head
-from realness.trainer.randomness import Purpose
+from realness.trainer.randomness import Draws, Purpose, Stream
 
 A1, A0 = anchors64()
 
@@ -78,6 +80,64 @@ def test_gaussian_resampling_merges_the_moments_of_all_ranks(monkeypatch):
     torch.testing.assert_close(
         resample_gaussian(share, noise[:4], "local"), gaussian_formula(share, noise[:4])
     )
+
+
+def members_draws(batch: int, members: int) -> tuple[Draws, list[Draws]]:
+    """The draws of an ensemble, rows in turn, and those of its members by themselves."""
+    alone = [draws(batch, first=1000 * member) for member in range(members)]
+    in_turn = torch.stack([d.index for d in alone], dim=1).flatten()
+    return replace(alone[0], index=in_turn), alone
+
+
+@pytest.mark.parametrize("statistics", ["global", "local"])
+@pytest.mark.parametrize(("num_outcomes", "members"), [(5, 3), (N, 1), (1024, 2), (51, 50)])
+def test_members_of_an_ensemble_are_resampled_apart(num_outcomes, members, statistics):
+    """As if each had been alone; also with more columns than one kernel call takes."""
+    output = logits64(6 * members, num_outcomes).detach()
+    together, alone = members_draws(6, members)
+    ensemble = GaussianResampling(num_outcomes, statistics, members=members)
+    single = GaussianResampling(num_outcomes, statistics)
+    sample = ensemble.sample(output, together)
+    for member, own_draws in enumerate(alone):
+        expected = single.sample(output[member::members], own_draws)
+        torch.testing.assert_close(sample[member::members], expected)
+
+
+@pytest.mark.parametrize("divergence", ["kl", "emd"])
+@pytest.mark.parametrize("g_objective", [1, 2, 3])
+def test_the_loss_of_an_ensemble_is_the_mean_of_its_members_losses(g_objective, divergence):
+    """With gradients that are a share of each member's own: nothing passes between members."""
+    members = 3
+    config = ObjectiveConfig(num_outcomes=N, g_objective=g_objective, divergence=divergence)
+    ensemble, single = build_objective(config, members=members), build_objective(config)
+    together, alone = members_draws(4, members)
+    real, fake = logits64(4 * members, seed=1), logits64(4 * members, seed=2)
+    on_real = [replace(d, stream=Stream.D_REAL) for d in (together, *alone)]
+
+    loss = torch.stack(
+        [
+            ensemble.d_loss(real, fake, on_real[0], together),
+            ensemble.g_loss(fake, real, together, on_real[0]),
+        ]
+    )
+    own = [(real[m::members], fake[m::members], on_real[m + 1], alone[m]) for m in range(members)]
+    expected = torch.stack(
+        [
+            torch.stack([single.d_loss(r, f, dr, df) for r, f, dr, df in own]).mean(),
+            torch.stack([single.g_loss(f, r, df, dr) for r, f, dr, df in own]).mean(),
+        ]
+    )
+    torch.testing.assert_close(loss, expected)
+    for ours, theirs in zip(loss, expected, strict=True):
+        torch.testing.assert_close(
+            torch.autograd.grad(ours, fake, retain_graph=True),
+            torch.autograd.grad(theirs, fake, retain_graph=True),
+        )
+
+
+def test_an_ensemble_needs_whole_batches():
+    with pytest.raises(ValueError, match="7 rows are no whole batch of 3 members"):
+        GaussianResampling(N, members=3).sample(torch.zeros(7, N), draws(7))
 
 
 def test_head_resampling_is_the_formula_with_its_gradients():

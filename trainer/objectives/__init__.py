@@ -49,27 +49,35 @@ __all__ = [
 ]
 
 
-def _resampling(config: ObjectiveConfig, impl: kernels.Impl) -> Resampling:
+Builder = Callable[[ObjectiveConfig, kernels.Impl, int], Objective]
+
+
+def _resampling(config: ObjectiveConfig, impl: kernels.Impl, members: int) -> Resampling:
     if config.resample == "gaussian":
-        return GaussianResampling(config.num_outcomes, config.resample_statistics, impl)
+        return GaussianResampling(config.num_outcomes, config.resample_statistics, impl, members)
     return {"head": HeadResampling, "none": NoResampling}[config.resample](config.num_outcomes)
 
 
-def _realness(config: ObjectiveConfig, impl: kernels.Impl) -> Objective:
-    anchors = build_anchors(config.anchor, config.num_outcomes)
-    return RealnessObjective(anchors, _resampling(config, impl), config.g_objective, impl)
+def _realness(config: ObjectiveConfig, impl: kernels.Impl, members: int) -> Objective:
+    return RealnessObjective(
+        build_anchors(config.anchor, config.num_outcomes),
+        _resampling(config, impl, members),
+        config.g_objective,
+        config.divergence,
+        impl,
+    )
 
 
-def _standard(config: ObjectiveConfig, impl: kernels.Impl) -> Objective:
+def _standard(config: ObjectiveConfig, impl: kernels.Impl, members: int) -> Objective:
     g_function = saturating_g_loss if config.saturating else non_saturating_g_loss
     return ScalarObjective(standard_d_loss, g_function)
 
 
-def _scalar(config: ObjectiveConfig, impl: kernels.Impl) -> Objective:
+def _scalar(config: ObjectiveConfig, impl: kernels.Impl, members: int) -> Objective:
     return SCALAR_OBJECTIVES[config.objective]
 
 
-def _p2gan(config: ObjectiveConfig, impl: kernels.Impl) -> Objective:
+def _p2gan(config: ObjectiveConfig, impl: kernels.Impl, members: int) -> Objective:
     posterior = config.posterior
     return P2GANObjective(
         GaussianPrior(posterior.prior_fake_mean, posterior.prior_fake_std),
@@ -79,7 +87,7 @@ def _p2gan(config: ObjectiveConfig, impl: kernels.Impl) -> Objective:
     )
 
 
-OBJECTIVES: dict[str, Callable[[ObjectiveConfig, kernels.Impl], Objective]] = {
+OBJECTIVES: dict[str, Builder] = {
     "realness": _realness,
     "standard": _standard,
     "p2gan": _p2gan,
@@ -87,10 +95,15 @@ OBJECTIVES: dict[str, Callable[[ObjectiveConfig, kernels.Impl], Objective]] = {
 }
 
 
-def build_objective(config: ObjectiveConfig, impl: kernels.Impl = "auto") -> Objective:
+def build_objective(
+    config: ObjectiveConfig, impl: kernels.Impl = "auto", members: int = 1
+) -> Objective:
     """The objective that `config` describes.
+
+    With `members` > 1 D is an ensemble of independent networks whose rows come in turn: row r of
+    its output belongs to member r % members. Losses are then means over all members' rows.
 
     Raises:
         ValueError: if no pair of anchors has the divergence `config.anchor.anchor_kl`.
     """
-    return OBJECTIVES[config.objective](config, impl)
+    return OBJECTIVES[config.objective](config, impl, members)

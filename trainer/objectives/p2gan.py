@@ -35,7 +35,7 @@ Factors = tuple[Tensor, Tensor]
 def posterior_factors(output: Tensor) -> Factors:
     """mu and sigma [B, d] of D's output [B, 2 d]: means first, then what softplus makes sigma.
 
-    The head has no activation in the paper, which leaves the sign of sigma open; softplus settles it.
+    The paper's head has no activation, which leaves the sign of sigma open; softplus settles it.
     """
     mean, raw = output.chunk(2, dim=1)
     return mean, F.softplus(raw)

@@ -17,29 +17,65 @@ from realness.trainer.objectives.base import Plain, as_float32
 from realness.trainer.objectives.resampling import Resampling
 from realness.trainer.randomness import Draws
 
+# The fused losses run in one thread block: right for a few hundred rows, slow for thousands.
+MAX_FUSED_ROWS = 1024
+
+Divergence = Literal["kl", "emd"]
+"""D_KL(target || D), or the Earth Mover's Distance that section 2.3 suggests in its place."""
+
+DIVERGENCES = {"kl": kernels.realness_kl, "emd": kernels.realness_emd}
+"""Functions of logits [B, N] and constant targets [N] or [B, N], to [B]."""
+
 
 def realness_d_loss(
-    real: Tensor, fake: Tensor, a1: Tensor, a0: Tensor, impl: kernels.Impl = "auto"
+    real: Tensor,
+    fake: Tensor,
+    a1: Tensor,
+    a0: Tensor,
+    divergence: Divergence = "kl",
+    impl: kernels.Impl = "auto",
 ) -> Tensor:
     """E[KL(A1 || D(x))] + E[KL(A0 || D(G(z)))], eq. 3."""
-    on_real = kernels.realness_kl(real, a1, impl=impl).mean()
-    return on_real + kernels.realness_kl(fake, a0, impl=impl).mean()
+    distance = DIVERGENCES[divergence]
+    return distance(real, a1, impl=impl).mean() + distance(fake, a0, impl=impl).mean()
 
 
-def realness_g_loss1(fake: Tensor, a0: Tensor, impl: kernels.Impl = "auto") -> Tensor:
+def realness_g_loss1(
+    fake: Tensor, a0: Tensor, divergence: Divergence = "kl", impl: kernels.Impl = "auto"
+) -> Tensor:
     """-E[KL(A0 || D(G(z)))], eq. 18."""
-    return -kernels.realness_kl(fake, a0, impl=impl).mean()
+    return -DIVERGENCES[divergence](fake, a0, impl=impl).mean()
 
 
-def realness_g_loss2(fake: Tensor, real: Tensor, a0: Tensor, impl: kernels.Impl = "auto") -> Tensor:
-    """E[KL(D(x) || D(G(z)))] - E[KL(A0 || D(G(z)))], eq. 19; rows of real and fake are paired."""
-    relativistic = kernels.realness_divergence(real, fake, impl=impl).mean()
-    return relativistic + realness_g_loss1(fake, a0, impl)
+def realness_g_loss2(
+    fake: Tensor,
+    real: Tensor,
+    a0: Tensor,
+    divergence: Divergence = "kl",
+    impl: kernels.Impl = "auto",
+) -> Tensor:
+    """E[KL(D(x) || D(G(z)))] - E[KL(A0 || D(G(z)))], eq. 19; rows of real and fake are paired.
+
+    D(x) is a constant of G's step: the real logits get no gradient.
+    """
+    real = real.detach()
+    if divergence == "kl":
+        relativistic = kernels.realness_divergence(real, fake, impl=impl)
+    else:
+        relativistic = kernels.realness_emd(fake, real.softmax(1), impl=impl)
+    return relativistic.mean() + realness_g_loss1(fake, a0, divergence, impl)
 
 
-def realness_g_loss3(fake: Tensor, a1: Tensor, a0: Tensor, impl: kernels.Impl = "auto") -> Tensor:
+def realness_g_loss3(
+    fake: Tensor,
+    a1: Tensor,
+    a0: Tensor,
+    divergence: Divergence = "kl",
+    impl: kernels.Impl = "auto",
+) -> Tensor:
     """E[KL(A1 || D(G(z)))] - E[KL(A0 || D(G(z)))], eq. 20."""
-    return kernels.realness_kl(fake, a1, impl=impl).mean() + realness_g_loss1(fake, a0, impl)
+    toward_real = DIVERGENCES[divergence](fake, a1, impl=impl).mean()
+    return toward_real + realness_g_loss1(fake, a0, divergence, impl)
 
 
 def realness_score(logits: Tensor, a1: Tensor, a0: Tensor) -> Tensor:
@@ -54,11 +90,16 @@ def realness_score(logits: Tensor, a1: Tensor, a0: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class RealnessObjective(Plain):
-    """RealnessGAN as an `Objective`: anchors, a resampling, and G's objective 1, 2 or 3."""
+    """RealnessGAN as an `Objective`: anchors, a resampling, a divergence, G's objective 1, 2 or 3.
+
+    The KL losses of batches up to MAX_FUSED_ROWS are one fused operation. `score` is the same for
+    both divergences.
+    """
 
     anchors: AnchorSource
     resampling: Resampling
     g_objective: Literal[1, 2, 3] = 2
+    divergence: Divergence = "kl"
     impl: kernels.Impl = "auto"
 
     @property
@@ -70,26 +111,55 @@ class RealnessObjective(Plain):
         return self.g_objective == 2
 
     def d_loss(self, real: Tensor, fake: Tensor, draws_real: Draws, draws_fake: Draws) -> Tensor:
-        logits_real = self.resampling.sample(as_float32(real), draws_real)
-        logits_fake = self.resampling.sample(as_float32(fake), draws_fake)
-        a1, a0 = anchor_tensors(self.anchors.pair(draws_fake), logits_fake)
-        return realness_d_loss(logits_real, logits_fake, a1, a0, self.impl)
+        real, fake = as_float32(real), as_float32(fake)
+        a1, a0 = anchor_tensors(self.anchors.pair(draws_fake), fake)
+        if self._fused(fake):
+            logits_real, noise_real = self.resampling.fused_inputs(real, draws_real)
+            logits_fake, noise_fake = self.resampling.fused_inputs(fake, draws_fake)
+            return kernels.realness_d_loss(
+                logits_real, logits_fake, a1, a0, noise_real, noise_fake, impl=self.impl
+            )
+        logits_real = self.resampling.sample(real, draws_real)
+        logits_fake = self.resampling.sample(fake, draws_fake)
+        return realness_d_loss(logits_real, logits_fake, a1, a0, self.divergence, self.impl)
 
     def g_loss(
         self, fake: Tensor, real: Tensor | None, draws_fake: Draws, draws_real: Draws | None
     ) -> Tensor:
-        logits = self.resampling.sample(as_float32(fake), draws_fake)
-        a1, a0 = anchor_tensors(self.anchors.pair(draws_fake), logits)
+        fake = as_float32(fake)
+        on_real = self._constant_real(real, draws_real) if self.needs_real_in_g_step else None
+        a1, a0 = anchor_tensors(self.anchors.pair(draws_fake), fake)
+        if self._fused(fake):
+            logits, noise = self.resampling.fused_inputs(fake, draws_fake)
+            inputs_real = self.resampling.fused_inputs(*on_real) if on_real else (None, None)
+            logits_real, noise_real = inputs_real
+            return kernels.realness_g_loss(
+                logits,
+                logits_real,
+                a1,
+                a0,
+                noise,
+                noise_real,
+                objective=self.g_objective,
+                impl=self.impl,
+            )
+        logits = self.resampling.sample(fake, draws_fake)
+        if on_real:
+            logits_real = self.resampling.sample(*on_real)
+            return realness_g_loss2(logits, logits_real, a0, self.divergence, self.impl)
         if self.g_objective == 1:
-            return realness_g_loss1(logits, a0, self.impl)
-        if self.g_objective == 3:
-            return realness_g_loss3(logits, a1, a0, self.impl)
-        if real is None or draws_real is None:
+            return realness_g_loss1(logits, a0, self.divergence, self.impl)
+        return realness_g_loss3(logits, a1, a0, self.divergence, self.impl)
+
+    def _constant_real(self, real: Tensor | None, draws: Draws | None) -> tuple[Tensor, Draws]:
+        if real is None or draws is None:
             raise ValueError("objective 2 (eq. 19) needs D's output on real images in the G step")
-        logits_real = self.resampling.sample(as_float32(real), draws_real)
-        return realness_g_loss2(logits, logits_real, a0, self.impl)
+        return as_float32(real).detach(), draws
 
     def score(self, output: Tensor) -> Tensor:
         logits = self.resampling.logits(as_float32(output))
         a1, a0 = anchor_tensors(self.anchors.typical, logits)
         return realness_score(logits, a1, a0)
+
+    def _fused(self, fake: Tensor) -> bool:
+        return self.divergence == "kl" and len(fake) <= MAX_FUSED_ROWS

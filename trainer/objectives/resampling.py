@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from realness import kernels
+from realness.kernels.checks import MAX_OUTCOMES
 from realness.trainer import distributed
 from realness.trainer.randomness import Draws, Purpose
 
@@ -56,6 +57,14 @@ class Resampling(Protocol):
         """Logits for a loss, [B, N], resampled with the noise of `draws`."""
         ...
 
+    def fused_inputs(self, output: Tensor, draws: Draws) -> tuple[Tensor, Tensor | None]:
+        """Logits and noise, both [B, N], for a loss that resamples by itself.
+
+        It does so from the moments of the rows it is given. Where that is not this method, the
+        logits are resampled already and there is no noise.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class NoResampling:
@@ -73,17 +82,43 @@ class NoResampling:
     def sample(self, output: Tensor, draws: Draws) -> Tensor:
         return output
 
+    def fused_inputs(self, output: Tensor, draws: Draws) -> tuple[Tensor, Tensor | None]:
+        return self.sample(output, draws), None
+
 
 @dataclass(frozen=True)
 class GaussianResampling(NoResampling):
-    """D's output is the logits; losses see draws from the batch's Gaussian of each outcome."""
+    """D's output is the logits; losses see draws from the batch's Gaussian of each outcome.
+
+    An ensemble of `members` networks has rows in turn, row r of member r % members, and a Gaussian
+    for each member and outcome.
+    """
 
     statistics: Literal["global", "local"] = "global"
     impl: kernels.Impl = "auto"
+    members: int = 1
 
     def sample(self, output: Tensor, draws: Draws) -> Tensor:
-        noise = draws.normal(Purpose.RESAMPLE, self.num_outcomes).to(output.dtype)
-        return resample_gaussian(output, noise, self.statistics, self.impl)
+        if len(output) % self.members:
+            raise ValueError(f"{len(output)} rows are no whole batch of {self.members} members")
+        columns = self.members * self.num_outcomes
+        logits, noise = output.reshape(-1, columns), self._noise(output, draws)
+        parts = zip(
+            logits.split(MAX_OUTCOMES, dim=1),
+            noise.reshape(-1, columns).split(MAX_OUTCOMES, dim=1),
+            strict=True,
+        )
+        resampled = [resample_gaussian(x, e, self.statistics, self.impl) for x, e in parts]
+        return torch.cat(resampled, dim=1).reshape(output.shape)
+
+    def fused_inputs(self, output: Tensor, draws: Draws) -> tuple[Tensor, Tensor | None]:
+        own_rows = self.statistics == "local" or distributed.world_size() == 1
+        if own_rows and self.members == 1:
+            return output, self._noise(output, draws)
+        return super().fused_inputs(output, draws)
+
+    def _noise(self, output: Tensor, draws: Draws) -> Tensor:
+        return draws.normal(Purpose.RESAMPLE, self.num_outcomes).to(output.dtype)
 
 
 @dataclass(frozen=True)
@@ -103,3 +138,6 @@ class HeadResampling:
         mean, log_variance = output.chunk(2, dim=1)
         noise = draws.normal(Purpose.RESAMPLE, self.num_outcomes).to(output.dtype)
         return resample_head(mean, log_variance, noise)
+
+    def fused_inputs(self, output: Tensor, draws: Draws) -> tuple[Tensor, Tensor | None]:
+        return self.sample(output, draws), None
