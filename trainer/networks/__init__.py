@@ -16,7 +16,15 @@ from realness.trainer.config import DiscriminatorConfig, GeneratorConfig
 from realness.trainer.networks.batch_norm import GlobalBatchNorm
 from realness.trainer.networks.dcgan import DCGANDiscriminator, DCGANGenerator
 from realness.trainer.networks.layer_norm import LayerNorm
+from realness.trainer.networks.mlp import (
+    FarDiscriminator,
+    FarGenerator,
+    ToyDiscriminator,
+    ToyGenerator,
+)
 from realness.trainer.networks.posterior import BatchNormGenerator, PosteriorBatchNorm
+from realness.trainer.networks.resnet import ResNetDiscriminator, ResNetGenerator
+from realness.trainer.networks.sn_resnet import SNResNetDiscriminator, SNResNetGenerator
 from realness.trainer.networks.spectral_norm import (
     SpectralConv2d,
     SpectralLinear,
@@ -27,11 +35,19 @@ __all__ = [
     "BatchNormGenerator",
     "DCGANDiscriminator",
     "DCGANGenerator",
+    "FarDiscriminator",
+    "FarGenerator",
     "GlobalBatchNorm",
     "LayerNorm",
     "PosteriorBatchNorm",
+    "ResNetDiscriminator",
+    "ResNetGenerator",
+    "SNResNetDiscriminator",
+    "SNResNetGenerator",
     "SpectralConv2d",
     "SpectralLinear",
+    "ToyDiscriminator",
+    "ToyGenerator",
     "build_discriminator",
     "build_generator",
     "update_spectral_norm",
@@ -63,11 +79,69 @@ def _dcgan_discriminator(
     )
 
 
+def _resnet_generator(
+    config: GeneratorConfig, resolution: int, impl: kernels.Impl, code_dim: int
+) -> nn.Module:
+    if code_dim:
+        raise ValueError(
+            f"--generator=resnet has no batch normalisation that a posterior code (code_dim="
+            f"{code_dim}) could steer; use --generator dcgan or sn-resnet"
+        )
+    return ResNetGenerator(
+        z_dim=config.z_dim,
+        width=config.g_width,
+        max_channels=config.g_max_channels,
+        blocks=config.g_blocks,
+        resolution=resolution,
+    )
+
+
+def _resnet_discriminator(
+    config: DiscriminatorConfig, resolution: int, num_outputs: int, impl: kernels.Impl
+) -> nn.Module:
+    return ResNetDiscriminator(
+        width=config.d_width,
+        max_channels=config.d_max_channels,
+        blocks=config.d_blocks,
+        resolution=resolution,
+        num_outputs=num_outputs,
+    )
+
+
+def _sn_resnet_generator(
+    config: GeneratorConfig, resolution: int, impl: kernels.Impl, code_dim: int
+) -> nn.Module:
+    return SNResNetGenerator(
+        z_dim=config.z_dim,
+        width=config.g_width,
+        resolution=resolution,
+        code_dim=code_dim,
+        activation=config.g_activation,
+        batch_statistics=config.batch_statistics,
+    )
+
+
+def _sn_resnet_discriminator(
+    config: DiscriminatorConfig, resolution: int, num_outputs: int, impl: kernels.Impl
+) -> nn.Module:
+    return SNResNetDiscriminator(
+        width=config.d_width,
+        resolution=resolution,
+        num_outputs=num_outputs,
+        norm=config.d_norm,
+        impl=impl,
+    )
+
+
 GENERATORS: dict[str, Callable[[GeneratorConfig, int, kernels.Impl, int], nn.Module]] = {
     "dcgan": _dcgan_generator,
+    "resnet": _resnet_generator,
+    "sn-resnet": _sn_resnet_generator,
 }
 DISCRIMINATORS: dict[str, Callable[[DiscriminatorConfig, int, int, kernels.Impl], nn.Module]] = {
     "dcgan": _dcgan_discriminator,
+    "resnet": _resnet_discriminator,
+    "sn-resnet": _sn_resnet_discriminator,
 }
 
 

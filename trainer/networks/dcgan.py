@@ -10,17 +10,20 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from realness import kernels
+from realness.trainer.networks.common import (
+    IMAGE_CHANNELS,
+    LEAK,
+    START_SIZE,
+    channels_last,
+    count_doublings,
+    rectify,
+)
 from realness.trainer.networks.layer_norm import LayerNorm
 from realness.trainer.networks.posterior import BatchNormGenerator
 from realness.trainer.networks.spectral_norm import SpectralConv2d, SpectralLinear
-
-LEAK = 0.2
-START_SIZE = 4
-IMAGE_CHANNELS = 3
 
 
 def stage_channels(width: int, resolution: int) -> list[int]:
@@ -29,12 +32,9 @@ def stage_channels(width: int, resolution: int) -> list[int]:
     Raises:
         ValueError: unless `resolution` is a power of two from 32 to 1024 and `width` is positive.
     """
-    if not 32 <= resolution <= 1024 or resolution & (resolution - 1):
-        raise ValueError(f"resolution={resolution} must be a power of two from 32 to 1024")
     if width < 1:
         raise ValueError(f"width={width} must be at least 1 channel")
-    num_stages = (resolution // START_SIZE).bit_length() - 1
-    return [width << stage for stage in reversed(range(num_stages))]
+    return [width << stage for stage in reversed(range(count_doublings(resolution)))]
 
 
 class _ConvTranspose2d(nn.ConvTranspose2d):
@@ -89,11 +89,8 @@ class DCGANGenerator(BatchNormGenerator):
         for layer, norm in zip(hidden, self.norms, strict=True):
             # Set where there is more than one pixel, the layout stays to the end.
             x = layer(x).contiguous(memory_format=torch.channels_last)
-            x = self._activate(norm(x, *condition))
+            x = rectify(norm(x, *condition), self.leak)
         return torch.tanh(last(x))
-
-    def _activate(self, x: Tensor) -> Tensor:
-        return F.leaky_relu(x, self.leak) if self.leak else F.relu(x)
 
 
 class DCGANDiscriminator(nn.Module):
@@ -130,10 +127,7 @@ class DCGANDiscriminator(nn.Module):
             self.norms = nn.ModuleList(nn.Identity() for _ in channels)
 
     def forward(self, images: Tensor) -> Tensor:
-        expected = (IMAGE_CHANNELS, self.resolution, self.resolution)
-        if tuple(images.shape[1:]) != expected:
-            raise ValueError(f"images have shape {tuple(images.shape)}, expected [B, *{expected}]")
-        x = images.contiguous(memory_format=torch.channels_last)
+        x = channels_last(images, self.resolution)
         for layer, normalize in zip(self.layers, self.norms, strict=True):
-            x = F.leaky_relu(normalize(layer(x)), LEAK)
+            x = rectify(normalize(layer(x)), LEAK)
         return self.head(x.flatten(1))

@@ -33,7 +33,7 @@ class SpectralNorm(Float32Buffers):
     """What spectrally normalised layers share: a weight [out, ...] and its singular vectors.
 
     Buffers u [out] and v [in * ...] are fp32, persistent and of unit length. A layer calls
-    `_start_power_iteration` at the end of its constructor.
+    `start_power_iteration` at the end of its constructor, as does whoever replaces the weight.
     """
 
     weight: nn.Parameter
@@ -41,7 +41,8 @@ class SpectralNorm(Float32Buffers):
     v: Tensor
     impl: kernels.Impl
 
-    def _start_power_iteration(self, impl: kernels.Impl) -> None:
+    def start_power_iteration(self, impl: kernels.Impl) -> None:
+        """Draw u and v anew and move them by a few power iterations."""
         self.impl = impl
         weight = self.weight
         rows, columns = weight.shape[0], weight[0].numel()
@@ -63,9 +64,9 @@ class SpectralNorm(Float32Buffers):
 
 
 class SpectralConv2d(SpectralNorm, nn.Conv2d):
-    """Conv2d without bias, with a spectrally normalised weight: [B, in, H, W] -> [B, out, H', W'].
+    """Conv2d with a spectrally normalised weight: [B, in, H, W] -> [B, out, H', W'].
 
-    The weight starts at N(0, 0.02), DCGAN's choice.
+    The weight starts at N(0, 0.02), DCGAN's choice, and the bias, where there is one, at 0.
     """
 
     def __init__(
@@ -76,30 +77,40 @@ class SpectralConv2d(SpectralNorm, nn.Conv2d):
         stride: int = 1,
         padding: int = 0,
         *,
+        bias: bool = False,
         impl: kernels.Impl = "auto",
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=False)
-        self._start_power_iteration(impl)
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
+        self.start_power_iteration(impl)
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.weight, 0.0, 0.02)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, self.normalized_weight(x.dtype), None)
+        return self._conv_forward(x, self.normalized_weight(x.dtype), self.bias)
 
 
 class SpectralLinear(SpectralNorm, nn.Linear):
-    """Linear without bias, with a spectrally normalised weight: [B, in] -> [B, out].
+    """Linear with a spectrally normalised weight: [B, in] -> [B, out].
 
-    The weight starts as `torch.nn.Linear`'s does.
+    Weight, and bias where there is one, start as `torch.nn.Linear`'s do.
     """
 
-    def __init__(self, in_features: int, out_features: int, *, impl: kernels.Impl = "auto") -> None:
-        super().__init__(in_features, out_features, bias=False)
-        self._start_power_iteration(impl)
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = False,
+        impl: kernels.Impl = "auto",
+    ) -> None:
+        super().__init__(in_features, out_features, bias=bias)
+        self.start_power_iteration(impl)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.normalized_weight(x.dtype))
+        return F.linear(x, self.normalized_weight(x.dtype), self.bias)
 
 
 @torch.no_grad()

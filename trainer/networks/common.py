@@ -1,0 +1,41 @@
+"""What every image network here shares: sizes, checks of its inputs, the activation."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+START_SIZE = 4
+"""Side in pixels at which generators start and discriminators end."""
+IMAGE_CHANNELS = 3
+LEAK = 0.2
+"""Slope of leaky ReLUs below 0."""
+
+
+def count_doublings(resolution: int) -> int:
+    """How often 4 pixels double to `resolution`: 3 at 32, 8 at 1024.
+
+    Raises:
+        ValueError: unless `resolution` is a power of two from 32 to 1024.
+    """
+    if not 32 <= resolution <= 1024 or resolution & (resolution - 1):
+        raise ValueError(f"resolution={resolution} must be a power of two from 32 to 1024")
+    return (resolution // START_SIZE).bit_length() - 1
+
+
+def channels_last(images: Tensor, resolution: int) -> Tensor:
+    """The images [B, 3, R, R] in the layout that convolutions are fastest in.
+
+    Raises:
+        ValueError: for another shape.
+    """
+    expected = (IMAGE_CHANNELS, resolution, resolution)
+    if tuple(images.shape[1:]) != expected:
+        raise ValueError(f"images have shape {tuple(images.shape)}, expected [B, *{expected}]")
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def rectify(x: Tensor, leak: float) -> Tensor:
+    """Leaky ReLU, or ReLU for a leak of 0."""
+    return F.leaky_relu(x, leak) if leak else F.relu(x)
