@@ -8,7 +8,7 @@ from torch import nn
 
 from realness.trainer.config import DiscriminatorConfig
 from realness.trainer.networks import LayerNorm, SpectralConv2d, build_discriminator
-from realness.trainer.penalties import r1_penalty
+from realness.trainer.penalties import gradient_squared_norm
 
 
 def small_discriminator(norm: str = "layer") -> nn.Module:
@@ -82,7 +82,7 @@ def test_gradient_of_the_penalty_against_a_finite_difference_along_it():
 
     def penalty() -> torch.Tensor:
         score = network(images).squeeze(1)
-        return r1_penalty(score, images, impl="reference").mean()
+        return gradient_squared_norm(score, images, impl="reference").mean()
 
     parameters = list(network.parameters())
     gradients = torch.autograd.grad(penalty(), parameters)
@@ -106,6 +106,6 @@ def test_meta_device_and_bf16():
     network, images = small_discriminator(), torch.randn(4, 3, 32, 32, requires_grad=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         score = network(images).squeeze(1)
-        penalty = r1_penalty(score.float(), images).mean()
+        penalty = gradient_squared_norm(score.float(), images).mean()
     (score.float().sum() + penalty).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())

@@ -20,7 +20,7 @@ from realness.trainer.networks.mlp import (
     member_generators,
     split_members,
 )
-from realness.trainer.penalties import r1_penalty
+from realness.trainer.penalties import gradient_squared_norm
 
 SEEDS = [3, 11, 4]
 Build = Callable[[Sequence[int]], nn.Module]
@@ -139,7 +139,7 @@ def test_gradient_penalty_of_an_ensemble_is_its_members(name):
 
     def penalty(network: nn.Module, rows: Tensor) -> Tensor:
         points = rows.clone().requires_grad_()
-        return r1_penalty((network(points) ** 2).sum(1), points, impl="reference")
+        return gradient_squared_norm((network(points) ** 2).sum(1), points, impl="reference")
 
     assert_members_match(DISCRIMINATORS[name], penalty, 2)
 

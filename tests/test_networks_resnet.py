@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from realness.trainer.config import DiscriminatorConfig, GeneratorConfig
 from realness.trainer.networks import build_discriminator, build_generator
 from realness.trainer.networks.resnet import ResBlock
-from realness.trainer.penalties import r1_penalty
+from realness.trainer.penalties import gradient_squared_norm
 
 RESOLUTIONS = [32, 64, 128, 256, 512, 1024]
 
@@ -210,7 +210,7 @@ def test_gradient_of_the_penalty_against_a_finite_difference_along_it(blocks):
 
     def penalty() -> Tensor:
         points = images.clone().requires_grad_()
-        return r1_penalty(network(points).squeeze(1), points, impl="reference").mean()
+        return gradient_squared_norm(network(points).squeeze(1), points, impl="reference").mean()
 
     # The penalty does not depend on the bias of the head.
     gradients = torch.autograd.grad(
@@ -235,7 +235,7 @@ def test_bf16():
         images = generator(z)
         points = images.float().detach().requires_grad_()
         score = discriminator(points).squeeze(1)
-        penalty = r1_penalty(score.float(), points).mean()
+        penalty = gradient_squared_norm(score.float(), points).mean()
         loss = discriminator(images).float().sum() + penalty
     assert images.dtype == score.dtype == torch.bfloat16
     error = (images.float() - expected).square().mean().sqrt()

@@ -19,7 +19,7 @@ from realness.trainer.networks import (
     build_generator,
 )
 from realness.trainer.networks.sn_resnet import DiscriminatorBlock, UpBlock, upsample
-from realness.trainer.penalties import r1_penalty
+from realness.trainer.penalties import gradient_squared_norm
 
 RESOLUTIONS = [32, 64, 128, 256, 512, 1024]
 
@@ -203,7 +203,7 @@ def test_gradient_of_the_penalty_against_a_finite_difference_along_it(norm):
 
     def penalty() -> Tensor:
         points = images.clone().requires_grad_()
-        return r1_penalty(network(points).squeeze(1), points, impl="reference").mean()
+        return gradient_squared_norm(network(points).squeeze(1), points, impl="reference").mean()
 
     # The penalty does not depend on the bias of the head.
     gradients = torch.autograd.grad(
@@ -252,7 +252,7 @@ def test_bf16(norm):
         images = generator(z)
         points = images.float().detach().requires_grad_()
         score = discriminator(points).squeeze(1)
-        penalty = r1_penalty(score.float(), points, impl="reference").mean()
+        penalty = gradient_squared_norm(score.float(), points, impl="reference").mean()
         loss = discriminator(images).float().sum() + penalty
     assert images.dtype == score.dtype == torch.bfloat16
     error = (images.float() - expected).square().mean().sqrt()

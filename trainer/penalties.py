@@ -31,9 +31,6 @@ def gradient_squared_norm(score: Tensor, points: Tensor, *, impl: kernels.Impl =
     return kernels.squared_norm(gradient, impl=impl)
 
 
-r1_penalty = gradient_squared_norm
-
-
 def zero_centered(squared_norm: Tensor) -> Tensor:
     """||grad||^2, [B] -> [B].
 
