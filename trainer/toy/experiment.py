@@ -1,0 +1,113 @@
+"""A GAN in the plane: S members with seeds of their own, trained by the step code of images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from realness.trainer.config import TrainConfig
+from realness.trainer.gan import Gan
+from realness.trainer.networks import mlp
+from realness.trainer.objectives import Objective, build_objective
+from realness.trainer.objectives.realness import RealnessObjective
+from realness.trainer.objectives.resampling import GaussianResampling
+from realness.trainer.plain_engine import PlainEngine
+from realness.trainer.randomness import Purpose, Stream
+from realness.trainer.step import Stats, train_d, train_g
+from realness.trainer.toy.data import ToyData
+from realness.trainer.toy.names import Networks
+
+_SAMPLES_AT_ONCE = 1000
+
+
+def _networks(networks: Networks, num_outputs: int, seeds: Sequence[int]) -> tuple[nn.Module, ...]:
+    if networks == "realness":
+        return mlp.ToyGenerator(seeds), mlp.ToyDiscriminator(num_outputs, seeds)
+    return mlp.FarGenerator(seeds), mlp.FarDiscriminator(num_outputs, seeds)
+
+
+def _objective(config: TrainConfig, members: int) -> Objective:
+    """The objective, fitting resampling's Gaussians to each member by itself."""
+    objective = build_objective(config.objective, impl=config.engine.impl)
+    if isinstance(objective, RealnessObjective) and isinstance(
+        objective.resampling, GaussianResampling
+    ):
+        return replace(objective, resampling=replace(objective.resampling, members=members))
+    return objective
+
+
+@dataclass
+class Experiment:
+    """Networks in training on points; `iterations` counts finished ones."""
+
+    gan: Gan
+    points: Tensor
+    iterations: int = 0
+
+    def iterate(self) -> Stats:
+        """k_D updates of D, then k_G updates of G, as in the loop for images.
+
+        Returns the statistics of the last update of each.
+        """
+        config, optimizer = self.gan.config, self.gan.config.optimizer
+        batch = config.batch_size
+        seen = self.iterations * batch
+        stats: Stats = {}
+        for update in range(optimizer.k_d):
+            first = seen * optimizer.k_d + update * batch
+            stats |= train_d(self.gan, self.real(Stream.D_REAL, first, config.num_real), first)
+        for update in range(optimizer.k_g):
+            first = seen * optimizer.k_g + update * batch
+            needed = self.gan.objective.needs_real_in_g_step
+            real = self.real(Stream.G_REAL, first, batch) if needed else None
+            stats |= train_g(self.gan, real, first)
+        self.iterations += 1
+        return stats
+
+    def real(self, stream: Stream, first: int, count: int) -> Tensor:
+        """Training points drawn with replacement, [count * S, 2], interleaved."""
+        draws = self.gan.draws(stream, first, count)
+        share = draws.uniform(Purpose.POINT, 1).squeeze(1)
+        return self.points[(share * len(self.points)).long()]
+
+    @torch.no_grad()
+    def sample(self, count: int) -> Tensor:
+        """Points of each member's generator in evaluation mode, [S, count, 2].
+
+        The latents are the same at every call.
+        """
+        module, members = self.gan.g.module, self.gan.num_members
+        draws = self.gan.draws(Stream.SHOWN, 0, count)
+        latents = draws.normal(Purpose.LATENT, self.gan.config.g.z_dim)
+        module.eval()
+        rows = torch.cat([module(part) for part in latents.split(_SAMPLES_AT_ONCE * members)])
+        module.train()
+        return rows.view(count, members, 2).transpose(0, 1)
+
+
+def build_experiment(
+    config: TrainConfig, data: ToyData, seeds: Sequence[int], networks: Networks = "realness"
+) -> Experiment:
+    """The experiment that trains `config` on `data`, one member a seed.
+
+    Member m is exactly (up to rounding) the experiment with the one seed seeds[m].
+    """
+    objective = _objective(config, len(seeds))
+    generator, discriminator = _networks(networks, objective.num_outputs, seeds)
+
+    def player(module: nn.Module, lr: float) -> PlainEngine:
+        # Losses are means over all members' rows; times S each member has a mean of its own.
+        return PlainEngine(module, lr=lr, optimizer=config.optimizer, loss_scale=float(len(seeds)))
+
+    gan = Gan(
+        config,
+        torch.device("cpu"),
+        objective,
+        player(generator, config.optimizer.lr_g),
+        player(discriminator, config.optimizer.lr_d),
+        seeds=tuple(seeds),
+    )
+    return Experiment(gan, data.training_points())

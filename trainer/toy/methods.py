@@ -1,0 +1,144 @@
+"""The methods of the 2-D experiments: each is a configuration of the trainer, nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from realness.trainer.config import (
+    AnchorConfig,
+    ConfigError,
+    EngineConfig,
+    FakeAsRealConfig,
+    GeneratorConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+    PenaltyConfig,
+    TrainConfig,
+)
+from realness.trainer.toy.names import Networks
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all methods share in one paper's experiments: networks, batch and optimiser."""
+
+    networks: Networks
+    z_dim: int
+    batch_size: int
+    optimizer: OptimizerConfig
+
+
+SETTINGS: dict[Networks, Setting] = {
+    "realness": Setting(
+        "realness",
+        z_dim=32,
+        batch_size=100,
+        optimizer=OptimizerConfig(lr_g=1e-4, lr_d=1e-4, beta1=0.8, beta2=0.999, k_g=3, k_d=1),
+    ),
+    "far": Setting(
+        "far",
+        z_dim=2,
+        batch_size=64,
+        optimizer=OptimizerConfig(lr_g=3e-3, lr_d=3e-3, beta1=0.5, beta2=0.999),
+    ),
+}
+"""realness: networks and z of RealnessGAN (ICLR 2020), section 4; batch, rates, moments and 3
+updates of G for one of D as in its published script. far: networks, batch and rates of "Fake Can Be
+Real in GANs", section 6.1 and appendix E; it names no optimiser."""
+
+REALNESS = ObjectiveConfig(objective="realness", num_outcomes=5, resample="none")
+"""Five outcomes and no resampling, as in the published script of the 2-D experiment; the paper's
+default objective of G (eq. 19) and skew-normal anchors."""
+STANDARD = ObjectiveConfig(objective="standard")
+
+
+@dataclass(frozen=True)
+class Method:
+    """What makes one method differ from the others.
+
+    far: the share of the real batch that generated samples take, FAR-GAN's M0 / N.
+    """
+
+    label: str
+    objective: ObjectiveConfig
+    penalty: PenaltyConfig = field(default_factory=PenaltyConfig)
+    far: float = 0.0
+
+
+def _scalar(name: Any) -> ObjectiveConfig:
+    return ObjectiveConfig(objective=name)
+
+
+METHODS: dict[str, Method] = {
+    "std": Method("Std-GAN", STANDARD),
+    "std-saturating": Method("Std-GAN, saturating", replace(STANDARD, saturating=True)),
+    "lsgan": Method("LSGAN", _scalar("lsgan")),
+    "hinge": Method("HingeGAN", _scalar("hinge")),
+    "wgan-gp": Method("WGAN-GP", _scalar("wgan"), PenaltyConfig(gp_weight=10.0, gp_target=1)),
+    "realness": Method("RealnessGAN", REALNESS),
+    "realness-1": Method("RealnessGAN, objective 1", replace(REALNESS, g_objective=1)),
+    "realness-3": Method("RealnessGAN, objective 3", replace(REALNESS, g_objective=3)),
+    "realness-emd": Method("RealnessGAN, EMD", replace(REALNESS, divergence="emd")),
+    "realness-resampled": Method("RealnessGAN, resampled", replace(REALNESS, resample="gaussian")),
+    "realness-histogram": Method(
+        "RealnessGAN, histograms", replace(REALNESS, anchor=AnchorConfig(anchors="histogram"))
+    ),
+    "relativistic": Method(
+        "R3GAN (R1 + R2)", _scalar("relativistic"), PenaltyConfig(r1_gamma=1.0, r2_gamma=1.0)
+    ),
+    "0gp-sample": Method("0GP-sample", STANDARD, PenaltyConfig(r1_gamma=20.0)),
+    "0gp-interpolation": Method(
+        "0GP-interpolation", STANDARD, PenaltyConfig(gp_weight=10.0, gp_target=0)
+    ),
+    "far": Method("FAR-GAN", STANDARD, PenaltyConfig(r1_gamma=20.0), far=0.25),
+    "realness-0gp": Method("RealnessGAN + 0GP", REALNESS, PenaltyConfig(r1_gamma=20.0)),
+    "realness-far": Method("RealnessGAN + FAR", REALNESS, PenaltyConfig(r1_gamma=20.0), far=0.25),
+}
+"""Weights of penalties are those of the papers: 10 for WGAN-GP and for both zero-centred penalties
+(gamma = 2 lambda = 20), M0 = N/4 and M1 = 256 for FAR-GAN. R3GAN tunes gamma for each data set; 1
+lies within its range."""
+
+
+def method_config(
+    name: str,
+    *,
+    networks: Networks = "realness",
+    num_outcomes: int | None = None,
+    anchor_kl: float | None = None,
+    **optimizer: Any,
+) -> TrainConfig:
+    """The configuration of method `name` in the setting of one paper.
+
+    num_outcomes and anchor_kl change a realness objective; further keywords are fields of
+    `OptimizerConfig`, None meaning the setting's value.
+
+    Raises:
+        ConfigError: for an unknown method, or a value out of range.
+    """
+    if name not in METHODS:
+        raise ConfigError(f"--method={name} is unknown; choose one of {', '.join(METHODS)}")
+    method, setting = METHODS[name], SETTINGS[networks]
+    objective = method.objective
+    if objective.objective == "realness":
+        anchor = objective.anchor
+        if anchor_kl is not None:
+            anchor = replace(anchor, anchor_kl=anchor_kl)
+        objective = replace(
+            objective, num_outcomes=num_outcomes or objective.num_outcomes, anchor=anchor
+        )
+    elif num_outcomes is not None or anchor_kl is not None:
+        raise ConfigError(
+            f"--num-outcomes and --anchor-kl belong to the realness methods, not to --method={name}"
+        )
+    given = {key: value for key, value in optimizer.items() if value is not None}
+    return TrainConfig(
+        preset=f"toy-{name}",
+        batch_size=setting.batch_size,
+        g=GeneratorConfig(z_dim=setting.z_dim),
+        objective=objective,
+        penalty=method.penalty,
+        far=FakeAsRealConfig(far_fakes=int(method.far * setting.batch_size), far_candidates=256),
+        optimizer=replace(setting.optimizer, **given),
+        engine=EngineConfig(device="cpu"),
+    )

@@ -1,0 +1,20 @@
+"""What a command line offers, without importing torch for it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+DataName = Literal["grid9", "ring8", "grid25", "swissroll", "gauss-finite"]
+"""The distributions of `realness.trainer.toy.data`."""
+
+Networks = Literal["realness", "far"]
+"""Whose networks and optimiser: RealnessGAN's (section 4.1) or FAR-GAN's (section 6.1)."""
+
+NETWORKS_OF: dict[DataName, Networks] = {
+    "grid9": "realness",
+    "ring8": "far",
+    "grid25": "far",
+    "swissroll": "far",
+    "gauss-finite": "far",
+}
+"""The paper that each distribution comes from."""

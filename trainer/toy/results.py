@@ -1,0 +1,90 @@
+"""Train an experiment and measure it on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from torch import Tensor
+
+from realness.trainer.step import Stats
+from realness.trainer.toy.data import ToyData
+from realness.trainer.toy.experiment import Experiment
+from realness.trainer.toy.measures import ModeMeasures, energy_distance, measure_modes
+
+NUM_SAMPLES = 10_000
+"""Samples behind each measure (RealnessGAN, section 4.1)."""
+NUM_DISTANCE_SAMPLES = 2_000
+"""Of these, and of fresh points, for the energy distance: its cost grows with the square."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One member at one iteration; `samples` is [NUM_SAMPLES, 2].
+
+    `modes` is None for data without modes. `distance` is the energy distance to fresh points of the
+    distribution, not to the training points.
+    """
+
+    seed: int
+    iteration: int
+    modes: ModeMeasures | None
+    distance: float
+    samples: Tensor
+
+
+def measure(experiment: Experiment, data: ToyData) -> list[Result]:
+    """The state of each member now."""
+    target = data.target_points(NUM_DISTANCE_SAMPLES)
+    results = []
+    for seed, samples in zip(experiment.gan.seeds, experiment.sample(NUM_SAMPLES), strict=True):
+        modes = None
+        if data.modes is not None and data.std is not None:
+            modes = measure_modes(samples, data.modes, data.std)
+        distance = energy_distance(samples[:NUM_DISTANCE_SAMPLES], target)
+        results.append(Result(seed, experiment.iterations, modes, distance, samples))
+    return results
+
+
+def train(
+    experiment: Experiment,
+    data: ToyData,
+    checkpoints: Sequence[int],
+    progress: Callable[[int, Stats], None] | None = None,
+) -> list[Result]:
+    """Train up to the last of `checkpoints` (iterations, in order) and measure at each.
+
+    `progress` is called after every iteration with its number and statistics.
+    """
+    results = measure(experiment, data) if 0 in checkpoints else []
+    while experiment.iterations < checkpoints[-1]:
+        stats = experiment.iterate()
+        if progress is not None:
+            progress(experiment.iterations, stats)
+        if experiment.iterations in checkpoints:
+            results += measure(experiment, data)
+    return results
+
+
+def median_result(results: Sequence[Result]) -> Result:
+    """The result in the middle, by high quality where there are modes, else by distance."""
+
+    def rank(result: Result) -> float:
+        return -result.distance if result.modes is None else result.modes.high_quality
+
+    return sorted(results, key=rank)[len(results) // 2]
+
+
+def medians(results: Sequence[Result]) -> dict[str, float]:
+    """The median of each measure over members; of sigma over those that recovered a mode."""
+    table = {"distance": median(result.distance for result in results)}
+    modes = [result.modes for result in results if result.modes is not None]
+    if modes:
+        sigmas = [each.sigma for each in modes if each.num_modes > 0]
+        table |= {
+            "high_quality": median(each.high_quality for each in modes),
+            "num_modes": median(each.num_modes for each in modes),
+            "sigma": median(sigmas) if sigmas else float("nan"),
+        }
+    return table
