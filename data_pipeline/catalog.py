@@ -8,7 +8,7 @@ import threading
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from realness.data_pipeline.errors import BadImage
 
 logger = logging.getLogger("realness.data")
+RawOrder = Literal["HWC", "CHW"]
 
 
 class NameTable:
@@ -51,13 +52,31 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class RawLayout:
-    """Entries that are bare uint8 pixels: their shape, (3, R, R) in the order C, H, W."""
+    """Entries that are bare uint8 pixels: their shape, (3, R, R), and the order they lie in.
+
+    HWC keeps the three values of a pixel together, as batches do; CHW is three planes.
+    """
 
     shape: tuple[int, int, int]
+    order: RawOrder = "CHW"
+
+    def __post_init__(self) -> None:
+        if self.order not in get_args(RawOrder):
+            raise ValueError(f"order={self.order!r} of raw pixels is unknown; use 'HWC' or 'CHW'")
 
     @property
     def num_bytes(self) -> int:
         return self.shape[0] * self.shape[1] * self.shape[2]
+
+    def pixels(self, data: bytes) -> npt.NDArray[np.uint8]:
+        """An entry as uint8 [R, R, 3], a view of its bytes. Raises BadImage for another length."""
+        if len(data) != self.num_bytes:
+            raise BadImage(f"holds {len(data):,} bytes, not the {self.num_bytes:,} of {self.shape}")
+        channels, height, width = self.shape
+        values = np.frombuffer(data, np.uint8)
+        if self.order == "HWC":
+            return values.reshape(height, width, channels)
+        return values.reshape(self.shape).transpose(1, 2, 0)
 
 
 @dataclass

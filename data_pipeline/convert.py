@@ -72,8 +72,7 @@ def convert(data: bytes, settings: Conversion, raw: RawLayout | None = None) -> 
     if raw is None:
         pixels = _fit(_to_rgb(_decode(data)), settings)
     else:
-        array = np.frombuffer(data, np.uint8).reshape(raw.shape).transpose(1, 2, 0)
-        pixels = _fit(Image.fromarray(np.ascontiguousarray(array)), settings)
+        pixels = _fit(Image.fromarray(np.ascontiguousarray(raw.pixels(data))), settings)
     return _encode(pixels, settings)
 
 
@@ -160,7 +159,7 @@ def _fit(image: Image.Image, settings: Conversion) -> Image.Image:
 
 def _encode(image: Image.Image, settings: Conversion) -> bytes:
     if settings.format == "raw":
-        return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)).tobytes()
+        return np.asarray(image).tobytes()
     buffer = io.BytesIO()
     # Nothing but the pixels goes along: profiles and EXIF were applied or describe the old file.
     plain = Image.fromarray(np.asarray(image))

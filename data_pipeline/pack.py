@@ -22,7 +22,7 @@ from realness.data_pipeline.shards import (
     publish,
 )
 from realness.data_pipeline.sources import open_catalog
-from realness.data_pipeline.sources.packed import is_packed, read_manifest
+from realness.data_pipeline.sources.packed import RAW_LAYOUTS, is_packed, read_manifest
 
 DEFAULT_SHARD_MIB = 256
 
@@ -92,7 +92,7 @@ def _describe(catalog: Catalog, settings: Conversion, shard_mib: int) -> dict[st
         **asdict(settings),
         "quality": settings.quality if settings.format == "jpeg" else None,
         "lossless": settings.lossless,
-        "layout": "CHW uint8" if settings.format == "raw" else None,
+        "layout": RAW_LAYOUTS["HWC"] if settings.format == "raw" else None,
         "shard_mib": shard_mib,
         "source": Path(catalog.source).name,
         "source_kind": catalog.kind,
@@ -110,8 +110,8 @@ def _already_there(out: Path, described: dict[str, Any]) -> PrepareReport | None
     changed = [
         f"{key} is {manifest.get(key)!r} there, {value!r} here"
         for key, value in described.items()
-        # Another Pillow makes other bytes, not another set.
-        if key != "pillow" and manifest.get(key) != value
+        # Another Pillow or another order of raw values makes other bytes, not another set.
+        if key not in ("pillow", "layout") and manifest.get(key) != value
     ]
     if changed:
         raise DataError(

@@ -36,11 +36,11 @@ class Decoder(Protocol):
 class ImageStream:
     """An endless iterator over one rank's share of each global batch.
 
-    Yields uint8 [global_batch // world_size, 3, R, R], contiguous (NCHW), on `device`. Sample k,
-    counted over all ranks, is image permutation(seed, purpose, k // n)(k % n), flipped left-right
-    for half of all k if `mirror`; rank r takes rows r * b .. (r + 1) * b - 1 of each global
-    batch. The stream starts at sample `first_sample` and keeps no other state, so resuming is
-    opening it there.
+    Yields uint8 [global_batch // world_size, 3, R, R] on `device`, in memory channels last (NHWC,
+    torch.channels_last), as decoders write images and convolutions like them. Sample k, counted
+    over all ranks, is image permutation(seed, purpose, k // n)(k % n), flipped left-right for half
+    of all k if `mirror`; rank r takes rows r * b .. (r + 1) * b - 1 of each global batch. The
+    stream starts at sample `first_sample` and keeps no other state: resuming is opening it there.
 
     catalog: what open_catalog gave; it must hold 8-bit RGB JPEG or PNG images (or raw pixels) of
     resolution x resolution. purpose: keeps streams of one seed apart. prefetch: batches in the

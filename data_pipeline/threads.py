@@ -1,5 +1,7 @@
 """Decoding by a pool of threads: simplejpeg for JPEG, Pillow for PNG, a copy for raw pixels.
 
+Images are decoded straight into the batch's memory, which is channels last as decoders are.
+
 The decoders release the interpreter's lock, so threads scale with the cores and need neither
 worker processes nor shared memory.
 """
@@ -10,6 +12,7 @@ import sys
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -37,7 +40,7 @@ class ThreadDecoder:
         self._reader = reader
         self._device = device
         self._num_threads = num_threads
-        self._raw = reader.catalog.raw is not None
+        self._raw = reader.catalog.raw
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="realness-decode")
         self._pending: deque[_Pending] = deque()
         self._buffers: _BufferPool | None = None
@@ -46,17 +49,18 @@ class ThreadDecoder:
         """Starts decoding a batch."""
         count = len(plan.samples)
         images = self._empty_images(count)
+        rows = images.numpy()
         # A few pieces a thread: small enough to share the work evenly, large enough that tiny
         # images are not swamped by the cost of a task.
         piece = max(1, count // (4 * self._num_threads))
         futures = [
-            self._pool.submit(self._decode_rows, plan, images.numpy(), start, start + piece)
+            self._pool.submit(self._decode_rows, plan, rows, start, start + piece)
             for start in range(0, count, piece)
         ]
-        self._pending.append(_Pending(plan, images, futures))
+        self._pending.append(_Pending(plan, images.permute(0, 3, 1, 2), futures))
 
     def receive(self) -> tuple[torch.Tensor, BatchPlan]:
-        """The oldest batch: uint8 [b, 3, R, R] on the device. Raises what decoding raised."""
+        """The oldest batch: uint8 [b, 3, R, R], channels last. Raises what decoding raised."""
         batch = self._pending.popleft()
         for future in batch.futures:
             future.result()
@@ -69,7 +73,8 @@ class ThreadDecoder:
         self._buffers = None
 
     def _empty_images(self, count: int) -> torch.Tensor:
-        shape = (count, 3, self._reader.resolution, self._reader.resolution)
+        """Memory for a batch: uint8 [count, R, R, 3]."""
+        shape = (count, self._reader.resolution, self._reader.resolution, 3)
         if self._device.type == "cuda":
             return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
         if self._buffers is None:
@@ -77,10 +82,11 @@ class ThreadDecoder:
         return self._buffers.take()
 
     def _decode_rows(self, plan: BatchPlan, images: np.ndarray, start: int, stop: int) -> None:
-        into = copy_raw_into if self._raw else decode_into
+        raw = self._raw
+        into = decode_into if raw is None else partial(copy_raw_into, layout=raw)
         for row in range(start, min(stop, len(images))):
-            out, mirror = images[row], bool(plan.mirror[row])
-            self._reader.load(plan, row, lambda data, o=out, m=mirror: into(data, o, m))
+            mirror = bool(plan.mirror[row])
+            self._reader.load(plan, row, partial(into, out=images[row], mirror=mirror))
 
 
 class _BufferPool:

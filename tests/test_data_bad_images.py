@@ -225,12 +225,13 @@ def test_damaged_files_raise_bad_image_and_nothing_else() -> None:
     rng = np.random.default_rng(0)
     kinds = ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM"]
     originals = [encoded(picture(seed), kind) for seed, kind in enumerate(kinds)]
-    out = np.empty((3, SIZE, SIZE), np.uint8)
+    out = np.empty((SIZE, SIZE, 3), np.uint8)
     settings = Conversion(16)
     num_refused = 0
     for trial in range(2100):
         data = damaged(originals[trial % len(originals)], rng)
-        for work in (lambda d: decode_into(d, out, False), lambda d: convert(d, settings)):
+        mirror = trial % 2 == 0
+        for work in (lambda d, m=mirror: decode_into(d, out, m), lambda d: convert(d, settings)):
             try:
                 work(data)
             except BadImage:

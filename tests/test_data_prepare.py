@@ -23,6 +23,7 @@ from PIL import Image
 
 from realness.data_pipeline import DataError, ImageStream, check_images, convert, open_catalog, pack
 from realness.data_pipeline.pack import prepare
+from realness.data_pipeline.shards import ShardWriter, locked_workplace, publish
 
 ROOT = Path(__file__).parents[1]
 
@@ -115,19 +116,44 @@ def test_prepared_set_trains_and_keeps_labels(tmp_path: Path, image_format: str)
             assert difference.max() <= (24 if image_format == "jpeg" else 0)
 
 
+def write_raw_chw(out: Path, images: list[tuple[str, np.ndarray]]) -> Path:
+    """A set as prepare wrote it when raw images were stored in planes."""
+    resolution = len(images[0][1])
+    manifest = {"format": "raw", "resolution": resolution, "layout": "CHW uint8"}
+    with locked_workplace(out, manifest) as work:
+        writer = ShardWriter(work, suffix="raw", shard_bytes=1 << 20, journals=[])
+        for name, pixels in images:
+            writer.add(pixels.transpose(2, 0, 1).tobytes(), name, -1)
+        writer.close()
+        publish(work, out, writer.journals, manifest, [])
+    return out
+
+
 def test_raw_flips_and_wrong_resolution(tmp_path: Path) -> None:
     write_folder(tmp_path / "in", image_files(6, image_format="PNG"))
-    prepare(tmp_path / "in", tmp_path / "raw", resolution=32, format="raw")
     prepare(tmp_path / "in", tmp_path / "png", resolution=32, format="png")
+    prepare(tmp_path / "in", tmp_path / "raw", resolution=32, format="raw")
+    catalogs = [open_catalog(tmp_path / name) for name in ("png", "raw")]
+    pixels = stored_images(tmp_path / "png")
+    names = [catalogs[0].name(index) for index in range(6)]
+    write_raw_chw(tmp_path / "planes", list(zip(names, pixels, strict=True)))
+    catalogs.append(open_catalog(tmp_path / "planes"))
+    assert catalogs[1].read(0) == pixels[0].tobytes()
+    assert catalogs[2].read(0) != catalogs[1].read(0)
+    prepare(tmp_path / "planes", tmp_path / "again", resolution=32, format="raw")
+    catalogs.append(open_catalog(tmp_path / "again"))
     streams = [
         ImageStream(
-            open_catalog(tmp_path / name), resolution=32, global_batch=6, seed=1, purpose=1,
-            mirror=True, decoder="threads",
+            catalog, resolution=32, global_batch=6, seed=1, purpose=1, mirror=True,
+            decoder="threads",
         )
-        for name in ("raw", "png")
+        for catalog in catalogs
     ]  # fmt: skip
     for _ in range(4):
-        assert torch.equal(*(next(stream) for stream in streams))
+        expected, *others = [next(stream) for stream in streams]
+        for found in others:
+            assert torch.equal(found, expected)
+            assert found.stride() == expected.stride()
     for stream in streams:
         stream.close()
     with pytest.raises(DataError, match="--resolution 64"):
@@ -135,6 +161,18 @@ def test_raw_flips_and_wrong_resolution(tmp_path: Path) -> None:
             open_catalog(tmp_path / "raw"), resolution=64, global_batch=2, seed=1, purpose=1,
             mirror=True,
         )  # fmt: skip
+
+
+def test_older_raw_layout_is_left_alone_and_an_unknown_one_refused(tmp_path: Path) -> None:
+    write_folder(tmp_path / "in", image_files(2, image_format="PNG"))
+    prepare(tmp_path / "in", tmp_path / "raw", resolution=32, format="raw")
+    manifest = tmp_path / "raw" / "manifest.json"
+    text = manifest.read_text()
+    manifest.write_text(text.replace("HWC uint8", "CHW uint8"))
+    assert prepare(tmp_path / "in", tmp_path / "raw", resolution=32, format="raw").was_complete
+    manifest.write_text(text.replace("HWC uint8", "WHC uint8"))
+    with pytest.raises(DataError, match="unknown layout 'WHC uint8'"):
+        open_catalog(tmp_path / "raw")
 
 
 def test_every_refusal_is_named_with_its_reason(

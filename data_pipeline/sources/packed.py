@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from realness.data_pipeline.catalog import Catalog, NameTable, RawLayout
+from realness.data_pipeline.catalog import Catalog, NameTable, RawLayout, RawOrder
 from realness.data_pipeline.errors import DataError
 from realness.data_pipeline.sources.common import SpanReader
 
@@ -24,6 +24,8 @@ INDEX = "index.npy"
 NAMES = "names.utf8"
 REJECTS = "rejects.csv"
 VERSION = 1
+# The manifest's "layout" of raw images. Sets from before batches were channels last are CHW.
+RAW_LAYOUTS: dict[RawOrder, str] = {"HWC": "HWC uint8", "CHW": "CHW uint8"}
 
 # shard number, byte offset and length in it, CRC-32 of those bytes, class (-1: none), end of the
 # image's name in names.utf8
@@ -96,7 +98,7 @@ def open_packed(folder: Path) -> Catalog:
         ),
         crc32=np.ascontiguousarray(index["crc32"]),
         labels=np.ascontiguousarray(index["label"]) if manifest["num_classes"] else None,
-        raw=RawLayout((3, size, size)) if manifest["format"] == "raw" else None,
+        raw=_raw_layout(folder, manifest) if manifest["format"] == "raw" else None,
         resolution=size,
     )
     if catalog.digest != manifest["digest"]:
@@ -105,3 +107,15 @@ def open_packed(folder: Path) -> Catalog:
             f"instead of {manifest['digest'][:12]}); prepare it again"
         )
     return catalog
+
+
+def _raw_layout(folder: Path, manifest: dict[str, Any]) -> RawLayout:
+    size = manifest["resolution"]
+    for order, name in RAW_LAYOUTS.items():
+        if manifest["layout"] == name:
+            return RawLayout((3, size, size), order)
+    known = ", ".join(RAW_LAYOUTS.values())
+    raise DataError(
+        f"{folder} holds raw images of the unknown layout {manifest['layout']!r} (known: {known}); "
+        "prepare it again"
+    )
