@@ -86,11 +86,25 @@ def test_maxout_is_the_largest_piece():
 
 def test_initial_weights_are_those_of_torch_linear():
     """Uniform in +-1/sqrt(in): the range is filled and the variance is bound^2 / 3."""
-    layer = EnsembleLinear(400, 400, member_generators([7], "G"))
+    layer = EnsembleLinear(400, 900, member_generators([7], "G"))
     for parameter in (layer.weight, layer.bias):
         assert parameter.abs().max().item() == pytest.approx(1 / 20, rel=0.01)
         assert parameter.abs().max().item() <= 1 / 20
     assert layer.weight.var().item() == pytest.approx(1 / 400 / 3, rel=0.01)
+
+
+@pytest.mark.parametrize("build", [*GENERATORS.values(), *DISCRIMINATORS.values()])
+def test_seeds_decide_the_initial_weights(build):
+    """Equal for equal seeds, whatever the global generator's state, and different for others."""
+    torch.manual_seed(0)
+    first = build([3, 11, 3])
+    torch.manual_seed(1)
+    second = build([3, 11, 3])
+    assert all(map(torch.equal, first.parameters(), second.parameters()))
+    for weight in first.parameters():
+        if weight.dim() == 3:
+            assert torch.equal(weight[0], weight[2])
+            assert (weight[0] - weight[1]).abs().mean() > 0.1 * weight.abs().max()
 
 
 def test_generator_and_discriminator_of_a_seed_start_apart():

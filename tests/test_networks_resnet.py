@@ -147,6 +147,41 @@ def test_block_is_a_scaled_residual(channels):
     torch.testing.assert_close(block(x), shortcut + 0.1 * dx)
 
 
+def around_blocks(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The first residual block's input, and the last one's output after the leaky ReLU."""
+    blocks = [m for m in network.modules() if isinstance(m, ResBlock)]
+    inputs: list[Tensor] = []
+    outputs: list[Tensor] = []
+
+    def record(_: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
+        inputs.append(args[0])
+        outputs.append(output)
+
+    hooks = [block.register_forward_hook(record) for block in blocks]
+    network(x)
+    for hook in hooks:
+        hook.remove()
+    return inputs[0], F.leaky_relu(outputs[-1], 0.2)
+
+
+def test_ends_of_the_generator():
+    generator = small_networks(32, 2)[0].double()
+    z = torch.randn(2, 7, dtype=torch.float64)
+    first, last = around_blocks(generator, z)
+    start, to_image = (generator.get_submodule(name) for name in ("start", "to_image"))
+    torch.testing.assert_close(first, start(z).view(2, 8, 4, 4))
+    torch.testing.assert_close(generator(z), to_image(last).tanh())
+
+
+def test_ends_of_the_discriminator():
+    discriminator = small_networks(32, 2)[1].double()
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    first, last = around_blocks(discriminator, images)
+    from_image, head = (discriminator.get_submodule(name) for name in ("from_image", "head"))
+    torch.testing.assert_close(first, from_image(images))
+    torch.testing.assert_close(discriminator(images), head(last.flatten(1)))
+
+
 def stage_transitions(network: nn.Module, x: Tensor) -> list[tuple[Tensor, Tensor]]:
     """(output of a stage, input of the next) for each pair of neighbours, in one forward pass."""
     inputs: list[Tensor] = []
