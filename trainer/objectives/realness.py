@@ -1,7 +1,8 @@
 """RealnessGAN: Xiangli et al., "Real or Not Real, that is the Question" (ICLR 2020).
 
 D(x) = softmax(psi(x)) is a distribution over N outcomes (eq. 17). The losses below are functions of
-the logits psi [B, N] of real and generated samples and of the anchors A1, A0 [N].
+the logits psi [B, N] of real and generated samples and of the anchors A1, A0 [N]. With
+divergence="emd" the Earth Mover's Distance, in steps between outcomes, is in the place of every KL.
 """
 
 from __future__ import annotations
