@@ -16,6 +16,7 @@ from realness.data_pipeline.order import mirror_flags, sample_indices, substitut
 
 T = TypeVar("T")
 _MAX_ATTEMPTS = 1000
+_PLANNED_SAMPLES = 1024
 
 
 @dataclass
@@ -56,15 +57,20 @@ class SampleReader:
         """Distinct bad images met so far."""
         return len(self._bad)
 
-    def plan(self, first: int, count: int) -> BatchPlan:
-        """The plan for samples first .. first + count - 1."""
-        samples = np.arange(first, first + count, dtype=np.int64)
+    def plans(self, first: int, count: int, stride: int) -> list[BatchPlan]:
+        """Plans for several batches: samples first .. first + count - 1, the next `stride` on.
+
+        Several, because the order costs as much time for thousands of samples as for a few.
+        """
+        starts = first + stride * np.arange(max(1, _PLANNED_SAMPLES // count), dtype=np.int64)
+        samples = starts[:, None] + np.arange(count)
         seeds = {"seed": self._seed, "purpose": self._purpose}
         if self._mirror:
             mirror = mirror_flags(samples, **seeds)
         else:
-            mirror = np.zeros(count, bool)
-        return BatchPlan(samples, sample_indices(samples, len(self.catalog), **seeds), mirror)
+            mirror = np.zeros(samples.shape, bool)
+        indices = sample_indices(samples, len(self.catalog), **seeds)
+        return [BatchPlan(*rows) for rows in zip(samples, indices, mirror, strict=True)]
 
     def load(self, plan: BatchPlan, row: int, use: Callable[[bytes], T]) -> T:
         """`use(bytes)` of the row's image, or of its first good substitute.

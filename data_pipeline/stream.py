@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+from collections import deque
 from types import TracebackType
 from typing import Literal, Protocol
 
@@ -86,6 +87,7 @@ class ImageStream:
         self._local_batch = global_batch // world_size
         self._rank_offset = rank * self._local_batch
         self._position = self._next_first = first_sample
+        self._planned: deque[BatchPlan] = deque()
         self._plan: BatchPlan | None = None
         self._closed = False
         self._device = torch.device(device)
@@ -171,9 +173,11 @@ class ImageStream:
         self.close()
 
     def _submit(self) -> None:
-        plan = self._reader.plan(self._next_first + self._rank_offset, self._local_batch)
-        self._next_first += self._global_batch
-        self._decoder.submit(plan)
+        if not self._planned:
+            first = self._next_first + self._rank_offset
+            self._planned.extend(self._reader.plans(first, self._local_batch, self._global_batch))
+            self._next_first += len(self._planned) * self._global_batch
+        self._decoder.submit(self._planned.popleft())
 
     def _make_decoder(
         self, wanted: DecoderName, num_threads: int, prefetch: int
