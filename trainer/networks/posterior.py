@@ -1,4 +1,4 @@
-"""P2GAN's generator side (Zhao et al., CVPR 2021): normalisation steered by a posterior code.
+"""P2GAN's generator side (Zhang et al., CVPR 2021): normalisation steered by a posterior code.
 
 The discriminator turns a real image into a distribution over codes. The generator is given a code
 of it beside its noise, which sets scale and shift of every batch normalisation, as AdaIN does.
