@@ -30,6 +30,7 @@ from realness.data_pipeline.samples import BatchPlan, SampleReader
 
 logger = logging.getLogger("realness.data")
 _MAX_READ_THREADS = 4
+_STRIP_ROWS = 256
 
 
 def why_not_available() -> str | None:
@@ -205,11 +206,11 @@ def _flip_rows(images: torch.Tensor, mirror: npt.NDArray[np.bool_]) -> None:
     """Flips rows of a batch in main memory in place.
 
     DALI's own flip on the CPU copies the images that stay as they are too, and costs a quarter
-    of decoding.
+    of decoding. Strips of an image stay in the processor's cache between the two copies.
     """
     for row in np.flatnonzero(mirror):
-        image = images[row : row + 1]
-        image.copy_(image.flip(3))
+        for strip in images[row : row + 1].split(_STRIP_ROWS, dim=2):
+            strip.copy_(strip.flip(3))
 
 
 def _device_index(device: torch.device) -> int | None:
