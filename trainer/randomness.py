@@ -28,6 +28,8 @@ class Stream(IntEnum):
     G_FAKE = 4
     SHOWN = 5
     CANDIDATES = 6
+    EVALUATED = 7
+    REFERENCE = 8
 
 
 class Purpose(IntEnum):
@@ -40,6 +42,8 @@ class Purpose(IntEnum):
     INTERPOLATION = 5
     DEQUANTIZE = 6
     POINT = 7
+    PATCH = 8
+    PROJECTION = 9
 
 
 @dataclass(frozen=True)

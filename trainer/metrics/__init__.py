@@ -1,0 +1,11 @@
+"""Measuring generated images against real ones. Each metric's module states definition and source.
+
+All of them stream over batches, take each rank's share of the samples, and give the same result on
+any number of ranks up to rounding. The linear algebra is in float64.
+"""
+
+from __future__ import annotations
+
+from realness.trainer.metrics.swd import PatchSet, SlicedWasserstein, sliced_wasserstein
+
+__all__ = ["PatchSet", "SlicedWasserstein", "sliced_wasserstein"]
