@@ -46,6 +46,11 @@ struct Fiber {
   void* sanitizer_stack = nullptr;
   int thread = 0;
   bool finished = false;
+  // The generation that the fiber waits to see the end of, while it waits.
+  const uint64_t* awaited = nullptr;
+  uint64_t generation = 0;
+
+  bool can_run() const { return !finished && !(awaited && *awaited == generation); }
 };
 
 // The collective that the lanes of a warp are meeting in.
@@ -69,8 +74,6 @@ struct State {
   unsigned block = 0, num_threads = 0, num_blocks = 0;
   int at_barrier = 0, alive = 0;
   uint64_t barrier_generation = 0;
-  bool progress = false;
-  size_t shared_used = 0;
   alignas(16) char shared[kSharedBytes];
 };
 
@@ -111,16 +114,23 @@ inline void leave(bool for_good = false) {
   for (;;) leave();
 }
 
+// Lets others run until `generation` has moved on.
+inline void await_next(const uint64_t& generation) {
+  Fiber* self = state().current;
+  self->awaited = &generation;
+  self->generation = generation;
+  leave();
+  self->awaited = nullptr;
+}
+
 inline void barrier() {
   State& s = state();
-  const uint64_t generation = s.barrier_generation;
-  s.progress = true;
   if (++s.at_barrier == static_cast<int>(s.num_threads)) {
     s.at_barrier = 0;
     ++s.barrier_generation;
     return;
   }
-  while (s.barrier_generation == generation) leave();
+  await_next(s.barrier_generation);
 }
 
 // Every lane named in `mask` hands in a value; the last one publishes all of them.
@@ -138,14 +148,12 @@ inline const uint64_t* collect(uint32_t mask, uint64_t value, int operation) {
   }
   warp.given[lane] = value;
   warp.arrived |= 1u << lane;
-  s.progress = true;
-  const uint64_t generation = warp.generation;
   if (warp.arrived == warp.expected) {
     std::copy(warp.given, warp.given + 32, warp.published);
     warp.arrived = 0;
     ++warp.generation;
   } else {
-    while (warp.generation == generation) leave();
+    await_next(warp.generation);
   }
   return warp.published;
 }
@@ -157,7 +165,6 @@ inline void fiber_main() {
 #endif
   s.body();
   s.current->finished = true;
-  s.progress = true;
   s.warps[s.current->thread / 32].exited |= 1u << (s.current->thread % 32);
   --s.alive;
   leave(true);
@@ -174,6 +181,7 @@ inline void start_block(unsigned block) {
     Fiber& fiber = s.fibers[i];
     fiber.thread = static_cast<int>(i);
     fiber.finished = false;
+    fiber.awaited = nullptr;
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.stack;
     fiber.context.uc_stack.ss_size = kStackBytes;
@@ -185,18 +193,21 @@ inline void start_block(unsigned block) {
 inline void run_block(std::vector<int>& order, std::mt19937* shuffle) {
   State& s = state();
   const int held_back = shuffle ? static_cast<int>((*shuffle)() % s.warps.size()) : -1;
-  for (unsigned round = 0; s.alive; ++round) {
+  for (unsigned round = 0; s.alive;) {
     const bool everyone = !shuffle || round % kHoldRounds == 0;
-    s.progress = false;
+    bool progress = false;
     if (shuffle) std::shuffle(order.begin(), order.end(), *shuffle);
     for (const int i : order) {
-      if (s.fibers[i].finished || (!everyone && i / 32 == held_back)) continue;
+      if (!s.fibers[i].can_run() || (!everyone && i / 32 == held_back)) continue;
+      progress = true;
       enter(s.fibers[i]);
       if (!s.error.empty()) throw std::runtime_error("emulator: " + s.error);
     }
-    if (everyone && !s.progress && s.alive) {
+    if (everyone && !progress) {
       throw std::runtime_error("emulator: deadlock, not all threads reach a barrier or collective");
     }
+    // Once all others wait, the warp that is held back has its turn.
+    round = progress ? round + 1 : (round / kHoldRounds + 1) * kHoldRounds;
   }
 }
 

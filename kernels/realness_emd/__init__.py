@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from realness.kernels.checks import accumulation_dtype, check_anchor, check_floating, check_logits
-from realness.kernels.library import Impl, select
+from realness.kernels.anchored import distance
+from realness.kernels.library import Impl
 
 from . import reference
 
@@ -23,10 +23,4 @@ def realness_emd(logits: Tensor, anchor: Tensor, *, impl: Impl = "auto") -> Tens
     Raises ValueError for other shapes, dtypes or mixed devices, or an anchor with a gradient.
     Traffic: the logits once, B values out; backward: the logits in, their gradient out.
     """
-    check_floating(logits=logits, anchor=anchor)
-    check_logits("logits", logits)
-    check_anchor("anchor", anchor, logits)
-    ops = select(impl, logits)
-    if ops is None:
-        return reference.realness_emd(logits, anchor)
-    return ops.realness_emd(logits, anchor.to(accumulation_dtype(logits.dtype)))[0]
+    return distance("realness_emd", reference.realness_emd, logits, anchor, impl)

@@ -1,50 +1,13 @@
 #include "realness_emd.cuh"
 
-#include "../csrc/binding.h"
+#include "../csrc/anchored.h"
 
 namespace realness::REALNESS_BACKEND {
 namespace {
 
-std::tuple<Tensor, Tensor> realness_emd(const Tensor& logits, const Tensor& anchor) {
-  check_logits("logits", logits);
-  check_anchor("anchor", anchor, logits);
-  const Device device(logits);
-  const int64_t batch = logits.size(0);
-  Tensor distance = torch::stable::new_empty(logits, {batch}, accumulation_type(logits));
-  Tensor normalizer = torch::stable::new_empty(logits, {batch, 2}, accumulation_type(logits));
-  dispatch_floating(logits, [&](auto type) {
-    using T = typename decltype(type)::type;
-    using A = acc_t<T>;
-    for_each_row(device.stream(), batch,
-                 EmdForward<T>{matrix<T>(logits), matrix<A>(anchor), write<A>(distance),
-                               write<A>(normalizer), static_cast<int>(logits.size(1))});
-  });
-  return {distance, normalizer};
-}
-
-Tensor realness_emd_backward(const Tensor& grad, const Tensor& logits, const Tensor& anchor,
-                             const Tensor& normalizer) {
-  check_logits("logits", logits);
-  check_anchor("anchor", anchor, logits);
-  check_row("grad", grad, logits);
-  check_normalizer(normalizer, logits);
-  const Device device(logits);
-  const int64_t batch = logits.size(0);
-  Tensor grad_logits = torch::stable::new_empty(logits, {batch, logits.size(1)});
-  dispatch_floating(logits, [&](auto type) {
-    using T = typename decltype(type)::type;
-    using A = acc_t<T>;
-    for_each_row(device.stream(), batch,
-                 EmdBackward<T>{matrix<T>(logits), matrix<A>(anchor), matrix<A>(grad),
-                                matrix<A>(normalizer), write<T>(grad_logits),
-                                static_cast<int>(logits.size(1))});
-  });
-  return grad_logits;
-}
-
 STABLE_TORCH_LIBRARY_IMPL(REALNESS_NAMESPACE, REALNESS_KEY, m) {
-  m.impl("realness_emd", TORCH_BOX(&realness_emd));
-  m.impl("realness_emd_backward", TORCH_BOX(&realness_emd_backward));
+  m.impl("realness_emd", TORCH_BOX(&anchored<EmdForward>));
+  m.impl("realness_emd_backward", TORCH_BOX(&anchored_backward<EmdBackward>));
 }
 
 }  // namespace

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from realness.kernels.checks import accumulation_dtype, check_anchor, check_floating, check_logits
-from realness.kernels.library import Impl, select
+from realness.kernels.anchored import distance
+from realness.kernels.library import Impl
 
 from . import reference
 
@@ -20,10 +20,4 @@ def realness_kl(logits: Tensor, anchor: Tensor, *, impl: Impl = "auto") -> Tenso
     Traffic: the logits once, B values out; backward: the logits in, their gradient out.
     Source: Xiangli et al., "Real or Not Real, that is the Question" (ICLR 2020), eq. 3 and 17.
     """
-    check_floating(logits=logits, anchor=anchor)
-    check_logits("logits", logits)
-    check_anchor("anchor", anchor, logits)
-    ops = select(impl, logits)
-    if ops is None:
-        return reference.realness_kl(logits, anchor)
-    return ops.realness_kl(logits, anchor.to(accumulation_dtype(logits.dtype)))[0]
+    return distance("realness_kl", reference.realness_kl, logits, anchor, impl)

@@ -50,7 +50,8 @@ def laid_out(x: Tensor, layout: str) -> Tensor:
     if layout == "channels_last" and x.dim() == 4:
         return x.contiguous(memory_format=torch.channels_last)
     if layout == "strided" and x.dim() > 0:
-        room = x.new_full((*x.shape[:-1], 2 * x.shape[-1] + 1), float("nan"))
+        between = float("nan") if x.is_floating_point() else -1
+        room = x.new_full((*x.shape[:-1], 2 * x.shape[-1] + 1), between)
         room[..., 1::2] = x
         return room[..., 1::2]
     if layout == "offset" and x.dim() > 0:  # dense, but not aligned to 16 bytes
@@ -299,6 +300,22 @@ CASES = [
     *upfirdn_cases(),
     *demodulate_cases(),
     *spectral_cases(),
+]
+# Draws take integers, whatever the dtype: they are compared in tests of their own.
+PHILOX_CASES = [
+    Case(
+        f"philox-{name}-{batch}x{dim}",
+        lambda impl, index, f=function, d=dim: f(7, 2, index, d, impl=impl),
+        lambda b=batch: [(1 << 40) + torch.arange(b)],
+        (),
+        0,
+    )
+    for name, function in (
+        ("uint32", kernels.philox_uint32),
+        ("uniform", kernels.philox_uniform),
+        ("normal", kernels.philox_normal),
+    )
+    for batch, dim in ((3, 51), (1, 1), (0, 4), (300, 3))
 ]
 BY_NAME = {case.name: case for case in CASES}
 

@@ -1,4 +1,4 @@
-"""Runs the float32 cases on emulated kernels that were compiled with sanitizers.
+"""Runs the cases on emulated kernels that were compiled with sanitizers.
 
     python sanitized.py LIBRARY NAMESPACE:OP ...
 
@@ -14,28 +14,44 @@ import sys
 from pathlib import Path
 
 import torch
-from cases import CASES
+from cases import CASES, PHILOX_CASES, Case
 from test_ops import error, results
 
 from realness.kernels import library
 
 SEEDS = ("0", "1", "2")
+# Error allowed for results of order one, and the schedules to run; 16-bit dtypes take other paths
+# through loads and stores, but meet at the same barriers.
+RUNS = (
+    ("contiguous", torch.float32, 1e-4, SEEDS),
+    ("strided", torch.float32, 1e-4, SEEDS[:1]),
+    ("contiguous", torch.bfloat16, 0.05, SEEDS[1:2]),
+)
 
 
-def first_difference(op: str) -> str | None:
+def first_difference(namespace: str, op: str) -> str | None:
     """Compares emulated and reference results of all the op's cases, in three schedules."""
-    for case in (case for case in CASES if case.name.startswith(op)):
-        for layout, schedules in (("contiguous", SEEDS), ("strided", SEEDS[:1])):
-            inputs = case.inputs(torch.float32, torch.device("cpu"), layout)
-            exact = results(case, "reference", inputs)
-            for seed in schedules:
-                os.environ["REALNESS_EMU_SEED"] = seed
-                for i, (ours, truth) in enumerate(
-                    zip(results(case, "emu", inputs), exact, strict=True)
-                ):
-                    scale = max(1.0, truth.abs().max().item()) if truth.numel() else 1.0
-                    if not error(ours, truth.double()) <= 1e-4 * scale:
-                        return f"{case.name}: result {i} differs with seed {seed}"
+    runs = [run for run in RUNS if namespace == "realness_emu" or run[1] == torch.float32]
+    for case in (c for c in (*CASES, *PHILOX_CASES) if c.name.startswith(op)):
+        for layout, dtype, tolerance, schedules in runs:
+            if difference := compare(case, layout, dtype, tolerance, schedules):
+                return difference
+    return None
+
+
+def compare(
+    case: Case, layout: str, dtype: torch.dtype, tolerance: float, schedules: tuple[str, ...]
+) -> str | None:
+    """The first result of a case that is off, in any of the schedules."""
+    inputs = case.inputs(dtype, torch.device("cpu"), layout)
+    exact = results(case, "reference", inputs)
+    for seed in schedules:
+        os.environ["REALNESS_EMU_SEED"] = seed
+        for i, (ours, truth) in enumerate(zip(results(case, "emu", inputs), exact, strict=True)):
+            scale = max(1.0, truth.abs().max().item()) if truth.numel() else 1.0
+            allowed = tolerance * scale if truth.is_floating_point() else 0.0
+            if not error(ours, truth.double()) <= allowed:
+                return f"{case.name}: {dtype} result {i} differs with seed {seed}"
     return None
 
 
@@ -48,7 +64,7 @@ def check(namespace: str, op: str) -> str | None:
         os.dup2(writer, 2)
         library._namespace = lambda impl, device: namespace if impl == "emu" else None
         try:
-            found = first_difference(op)
+            found = first_difference(namespace, op)
         except RuntimeError as failure:
             found = str(failure).partition("\n")[0]
         if found:
