@@ -44,7 +44,7 @@ def test_mixtures_have_equal_isotropic_modes(name: DataName, count: int) -> None
 
 
 def test_the_grids_nodes() -> None:
-    modes = build_data("grid9", spacing=2.0).modes
+    modes = build_data("grid9").modes
     assert modes is not None
     expected = {(x, y) for x in (-2.0, 0.0, 2.0) for y in (-2.0, 0.0, 2.0)}
     assert {tuple(mode) for mode in modes.tolist()} == expected

@@ -86,11 +86,11 @@ def swiss_roll(seed: int, index: Tensor) -> Tensor:
     return (roll + 0.25 * kernels.philox_normal(seed, _NOISE, index, 2)) / 7.5
 
 
-def _mixture(name: str, modes: Tensor, std: float, num_points: int = NUM_POINTS) -> ToyData:
-    return ToyData(name, gaussian_mixture(modes, std), num_points, modes, std)
+def _mixture(name: str, modes: Tensor, std: float) -> ToyData:
+    return ToyData(name, gaussian_mixture(modes, std), modes=modes, std=std)
 
 
-GRIDS: dict[str, tuple[int, float, float]] = {"grid9": (3, 1.0, 0.05), "grid25": (5, 2.0, 0.05)}
+GRIDS: dict[str, tuple[int, float, float]] = {"grid9": (3, 2.0, 0.05), "grid25": (5, 2.0, 0.05)}
 """Side, distance of neighbours and standard deviation of the square grids of Gaussians."""
 
 
@@ -104,11 +104,14 @@ DATA: dict[DataName, Callable[[], ToyData]] = {
     "ring8": lambda: _mixture("ring8", circle(8, 2.0), 0.02),
     "grid25": lambda: _grid("grid25"),
     "swissroll": lambda: ToyData("swissroll", swiss_roll),
-    "gauss-finite": lambda: _mixture("gauss-finite", torch.zeros(1, 2), 1.0, NUM_FINITE_POINTS),
+    "gauss-finite": lambda: ToyData(
+        "gauss-finite", gaussian_mixture(torch.zeros(1, 2), 1.0), NUM_FINITE_POINTS
+    ),
 }
-"""grid9: RealnessGAN section 4.1, 3 x 3 Gaussians at distance 1. Its "variances equal to 0.05" are
-taken as standard deviations: with a variance of 0.05 (a standard deviation of 0.224) the mean sigma
-of high-quality samples that the paper reports, 0.043, would be a fifth of the data's. ring8: Metz
+"""grid9: RealnessGAN section 4.1, 3 x 3 Gaussians at distance 2, which is where its published data
+set has them. Its "variances equal to 0.05" are standard deviations: with a variance of 0.05 (a
+standard deviation of 0.224) the mean sigma of high-quality samples that the paper reports, 0.043,
+would be a fifth of the data's. ring8: Metz
 et al., "Unrolled GANs" (ICLR 2017), radius 2, standard deviation 0.02. grid25: Dumoulin et al.
 (2016) in the customary scale, 5 x 5 at distance 2, standard deviation 0.05. gauss-finite: a few
 points of N(0, I), FAR-GAN section 6.1."""
@@ -138,5 +141,5 @@ def build_data(
             raise ConfigError(f"--spacing and --std belong to {' and '.join(GRIDS)}, not to {name}")
         side, usual_spacing, usual_std = GRIDS[name]
         modes = square_grid(side, spacing or usual_spacing)
-        data = _mixture(name, modes, std or usual_std, data.num_points)
+        data = _mixture(name, modes, std or usual_std)
     return replace(data, num_points=num_points or data.num_points, seed=seed)

@@ -67,15 +67,6 @@ def train(
     return results
 
 
-def median_result(results: Sequence[Result]) -> Result:
-    """The result in the middle, by high quality where there are modes, else by distance."""
-
-    def rank(result: Result) -> float:
-        return -result.distance if result.modes is None else result.modes.high_quality
-
-    return sorted(results, key=rank)[len(results) // 2]
-
-
 def medians(results: Sequence[Result]) -> dict[str, float]:
     """The median of each measure over members; of sigma over those that recovered a mode."""
     table = {"distance": median(result.distance for result in results)}

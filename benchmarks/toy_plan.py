@@ -1,0 +1,152 @@
+"""What benchmarks/toy.py trains: every task of every part, and one task's run in one process."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from realness.trainer.config import TrainConfig
+from realness.trainer.toy import METHODS, NETWORKS_OF, DataName, method_config
+
+Arrays = dict[str, np.ndarray]
+"""high_quality, num_modes, sigma (for data with modes), distance, seed, iteration: one entry for
+every checkpoint and seed; samples, [entries, SHOWN_SAMPLES, 2]; cpu_seconds, one number."""
+SHOWN_SAMPLES = 2000
+"""Samples a checkpoint that are kept for figures."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One ensemble: a method on a distribution, S seeds, measured at `checkpoints` (iterations).
+
+    `part` is the experiment that it belongs to; `changes` are keywords of `method_config`, with
+    their values.
+    """
+
+    part: str
+    data: DataName
+    method: str
+    seeds: int
+    checkpoints: tuple[int, ...]
+    changes: tuple[tuple[str, int | float], ...] = ()
+
+    @property
+    def config(self) -> TrainConfig:
+        """The trainer's configuration."""
+        changes: dict[str, Any] = dict(self.changes)
+        return method_config(self.method, networks=NETWORKS_OF[self.data], **changes)
+
+    @property
+    def label(self) -> str:
+        """The method's name, and what was changed."""
+        changed = ", ".join(f"{key}={value:g}" for key, value in self.changes)
+        return METHODS[self.method].label + (f" ({changed})" if changed else "")
+
+    @property
+    def cost(self) -> float:
+        """Relative work, to tell the time that is left: updates times members times size."""
+        optimizer, networks = self.config.optimizer, NETWORKS_OF[self.data]
+        updates = optimizer.k_g + 1.6 * optimizer.k_d
+        size = 1.0 if networks == "realness" else 0.1
+        return self.checkpoints[-1] * self.seeds * updates * size
+
+    @property
+    def file_name(self) -> str:
+        """A name that changes with anything that changes the result."""
+        described = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        digest = hashlib.sha256(described.encode()).hexdigest()[:12]
+        return f"{self.part}-{self.method}-{digest}.npz"
+
+    def run(self) -> Arrays:
+        """Train and measure; arrays with one entry a (checkpoint, seed), and `samples`."""
+        from realness.trainer.toy.data import build_data
+        from realness.trainer.toy.experiment import build_experiment
+        from realness.trainer.toy.results import medians, train
+
+        data = build_data(self.data)
+        started = time.process_time()
+        networks = NETWORKS_OF[self.data]
+        experiment = build_experiment(self.config, data, range(self.seeds), networks)
+        results = train(experiment, data, self.checkpoints)
+        rows = [medians([result]) for result in results]
+        columns = {key: np.array([row[key] for row in rows]) for key in rows[0]}
+        shown = [result.samples[:SHOWN_SAMPLES].half().numpy() for result in results]
+        return {
+            **columns,
+            "seed": np.array([result.seed for result in results]),
+            "iteration": np.array([result.iteration for result in results]),
+            "samples": np.stack(shown),
+            "cpu_seconds": np.array(time.process_time() - started),
+        }
+
+    def run_once(self, folder: Path) -> Arrays:
+        """The stored result, or a new one, which is stored whole or not at all."""
+        path = folder / self.file_name
+        if not path.exists():
+            staged = path.with_suffix(".part")
+            with staged.open("wb") as file:
+                np.savez_compressed(file, allow_pickle=False, **self.run())
+            staged.rename(path)
+        return self.load(folder)
+
+    def load(self, folder: Path) -> Arrays:
+        """The stored result."""
+        with np.load(folder / self.file_name) as stored:
+            return dict(stored)
+
+
+MAIN_METHODS = ("realness", "std", "lsgan", "hinge", "wgan-gp")
+PAPER_ITERATIONS = 500
+OUTCOMES: tuple[tuple[int, int, tuple[int, ...]], ...] = (
+    *((n, 1, (500, 1000)) for n in (2, 3, 10, 20)),
+    *((n, k_g, (250, 500)) for n, k_g in ((3, 2), (10, 4), (20, 7))),
+)
+"""Number of outcomes, k_G and checkpoints; five outcomes stand in the main tables."""
+ANCHOR_KLS = (1.66, 7.81, 11.05, 33.88)
+"""D_KL(A1 || A0) of the paper's table 2; the anchors at the default skews have 4.08."""
+
+
+def quick_plan() -> list[Task]:
+    """The main table with one seed."""
+    ends = (PAPER_ITERATIONS, 2 * PAPER_ITERATIONS)
+    return [Task("main-1", "grid9", name, 1, ends, (("k_g", 1),)) for name in MAIN_METHODS]
+
+
+def full_plan() -> list[Task]:
+    """Every experiment, the most telling ones first."""
+    return [
+        *(
+            Task("main-1", "grid9", name, 5, (250, 500, 1000, 1500, 2000), (("k_g", 1),))
+            for name in MAIN_METHODS
+        ),
+        *(
+            Task("finite", "gauss-finite", name, 5, (1000, 2000, 5000, 10_000))
+            for name in ("0gp-sample", "far", "std", "0gp-interpolation")
+        ),
+        *(
+            Task("main-3", "grid9", name, 5, (PAPER_ITERATIONS,), (("k_g", 3),))
+            for name in MAIN_METHODS
+        ),
+        *(
+            Task("outcomes", "grid9", "realness", 3, ends, (("num_outcomes", n), ("k_g", k_g)))
+            for n, k_g, ends in OUTCOMES
+        ),
+        *(
+            Task("anchors", "grid9", "realness", 3, (500, 1000), (("anchor_kl", kl), ("k_g", 1)))
+            for kl in ANCHOR_KLS
+        ),
+        Task("ring8", "ring8", "far", 3, (0, 500, 2000, 10_000)),
+        Task("ring8", "ring8", "0gp-sample", 3, (0, 500, 2000, 10_000)),
+        *(
+            Task("more", data, name, 3, (10_000,))
+            for data in ("grid25", "swissroll")
+            for name in ("far", "0gp-sample")
+        ),
+    ]
