@@ -142,7 +142,8 @@ def provenance(options: argparse.Namespace) -> dict[str, Any]:
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
     ).stdout.strip()
     versions = {}
-    for package in ("torch", "pillow", "simplejpeg", "nvidia-dali-cuda130", "webdataset"):
+    packages = ("torch", "pillow", "simplejpeg", "nvidia-dali-cuda130")
+    for package in (*packages, "webdataset", "mosaicml-streaming"):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
