@@ -98,7 +98,7 @@ def zero_gp_resnet(resolution: int = 32) -> TrainConfig:
         ),
         objective=ObjectiveConfig(objective="standard"),
         penalty=PenaltyConfig(r1_gamma=20.0),
-        optimizer=rmsprop if cifar else OptimizerConfig(lr_g=1e-4, lr_d=3e-4, beta1=0, beta2=0.9),
+        optimizer=rmsprop if cifar else OptimizerConfig(lr_g=1e-4, lr_d=3e-4, beta1=0.0, beta2=0.9),
     )
 
 

@@ -134,6 +134,31 @@ def close_groups() -> None:
         group.close()
 
 
+def _train(arguments: list[str], answers: Any) -> None:
+    import torch
+
+    from realness.launch import train_ffhq
+
+    torch.set_num_threads(1)
+    answers.put(train_ffhq.main(arguments))
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run the training command as one rank in a new process; returns its exit code.
+
+    The process is forked from one that has imported everything already: a hundred starts would cost
+    many minutes.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["realness.trainer.loop", "deepspeed"])
+    answers = context.Queue()
+    process = context.Process(target=_train, args=(arguments, answers))
+    process.start()
+    process.join(timeout=TIMEOUT_SECONDS)
+    assert process.exitcode == 0, f"the command's process ended with {process.exitcode}"
+    return answers.get(timeout=5)
+
+
 def start_training(
     arguments: list[str], world_size: int, log: Path | None = None
 ) -> list[subprocess.Popen[str]]:

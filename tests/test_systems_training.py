@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ranks import run_command
 from systems import BATCH, systems
 
 from realness.launch import fetch_faces, prepare
+from realness.launch.presets import PRESETS
 from realness.trainer.config import TrainConfig, flag
 from realness.trainer.exit_codes import EXIT_OK
 
@@ -55,30 +56,6 @@ def command(config: TrainConfig, data: Path, run_dir: Path, steps: int) -> list[
     ]
 
 
-def train(arguments: list[str], answers: Any) -> None:
-    import torch
-
-    from realness.launch import train_ffhq
-
-    torch.set_num_threads(1)
-    answers.put(train_ffhq.main(arguments))
-
-
-def run(arguments: list[str]) -> int:
-    """Train in a new process and return the exit code.
-
-    It is forked from one that has imported everything already: sixty starts would cost minutes.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["realness.trainer.loop", "deepspeed"])
-    answers = context.Queue()
-    process = context.Process(target=train, args=(arguments, answers))
-    process.start()
-    process.join(timeout=120)
-    assert process.exitcode == 0, process.exitcode
-    return answers.get(timeout=5)
-
-
 def records(run_dir: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run_dir / "stats.jsonl").read_text().splitlines()]
 
@@ -94,7 +71,7 @@ def test_fifty_steps_and_a_resume(name: str, faces: Path, tmp_path: Path) -> Non
     config = systems()[name]
     straight, halved = tmp_path / "straight", tmp_path / "halved"
     for run_dir, steps in ((straight, STEPS), (halved, HALF), (halved, STEPS)):
-        assert run(command(config, faces, run_dir, steps)) == EXIT_OK
+        assert run_command(command(config, faces, run_dir, steps)) == EXIT_OK
     history = records(straight)
     assert len(history) == STEPS
     losses = [record[key] for record in history for key in ("loss_d", "loss_g")]
@@ -105,3 +82,8 @@ def test_fifty_steps_and_a_resume(name: str, faces: Path, tmp_path: Path) -> Non
     resumed = records(halved)
     for key in ("images", "loss_d", "loss_g"):
         assert [r[key] for r in resumed] == [r[key] for r in history]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_can_be_built(name: str) -> None:
+    assert run_command(["--preset", name, "--device", "cpu", "--dry-run"]) == EXIT_OK

@@ -318,6 +318,8 @@ PHILOX_CASES = [
     for batch, dim in ((3, 51), (1, 1), (0, 4), (300, 3))
 ]
 BY_NAME = {case.name: case for case in CASES}
+# The last of those that differ in the last part of their name only.
+ONE_CASE_EACH = {c.name.rpartition("-")[0]: c for c in CASES if c.make()[0].numel() > 0}
 
 
 def variants() -> list[tuple[str, torch.dtype, str]]:

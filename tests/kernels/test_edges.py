@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import BY_NAME, CASES, anchor, logits, randn
+from cases import BY_NAME, ONE_CASE_EACH, anchor, logits, randn
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
@@ -15,7 +15,6 @@ from torch.utils._pytree import tree_map_only
 from realness import kernels
 
 INF, NAN = float("inf"), float("nan")
-ONE_CASE_EACH = {case.name.rsplit("-", 1)[0]: case for case in CASES}
 
 
 def same(ours: Tensor, theirs: Tensor) -> None:
