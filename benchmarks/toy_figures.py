@@ -38,7 +38,7 @@ def panel(task: Task, arrays: Arrays, iteration: int, title: str) -> Panel:
     if "high_quality" in arrays and task.data != "gauss-finite":
         share = at(arrays, "high_quality", iteration)[place]
         modes = at(arrays, "num_modes", iteration)[place]
-        note = f"{share:.1f}% HQ, {modes:g} modes"
+        note = f"{share:.1f}% HQ, {modes:g} mode" + ("s" if modes != 1 else "")
     else:
         note = f"energy distance {at(arrays, 'distance', iteration)[place]:.4f}"
     return Panel(title, note, samples)
@@ -59,8 +59,7 @@ def draw_main(finished: Finished, path: Path) -> None:
             continue
         ends = checkpoints(tasks)
         for end in sorted({min(PAPER_ITERATIONS, ends[-1]), ends[-1]}):
-            row = [Panel("data", f"below: {end} iterations, k_G = {k_g}")]
-            row[0] = Panel("data", f"beside: {end} iterations, k_G = {k_g}")
+            row = [Panel("data", f"beside: {end} iterations, k_G = {k_g}")]
             row += [panel(t, a, end, METHODS[t.method].label) for t, a in tasks.items()]
             columns = max(columns, len(row))
             panels += row
