@@ -13,10 +13,12 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+import simplejpeg
 import torch
 from data_images import encoded, image_files, picture, write_folder, write_zip
 from PIL import Image
@@ -290,21 +292,39 @@ def test_index_points_at_the_stored_bytes(tmp_path: Path) -> None:
         assert np.array_equal(found, original)
 
 
-def test_killed_run_resumes_to_the_same_bytes(tmp_path: Path) -> None:
+def test_jpeg_keeps_its_colours_at_full_resolution_and_is_named_lossy(tmp_path: Path) -> None:
+    write_folder(tmp_path / "in", image_files(2, image_format="PNG"))
+    stored = []
+    for quality in (60, 95):
+        out = tmp_path / str(quality)
+        prepare(tmp_path / "in", out, resolution=32, format="jpeg", quality=quality)
+        manifest = json.loads((out / "manifest.json").read_text())
+        assert (manifest["lossless"], manifest["quality"]) == (False, quality)
+        stored.append(open_catalog(out).read(0))
+        assert simplejpeg.decode_jpeg_header(stored[-1])[3] == "444"
+    assert len(stored[0]) < len(stored[1])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_interrupted_run_resumes_to_the_same_bytes(tmp_path: Path, number: signal.Signals) -> None:
     source = big_source(tmp_path / "in", 120)
     command = [
         sys.executable, str(ROOT / "launch" / "prepare.py"), str(source), str(tmp_path / "out"),
         "--resolution", "128", "--shard-mib", "1", "--num-workers", "1",
     ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     work = tmp_path / "out.partial"
     deadline = time.monotonic() + 60
     while not (work / "shard-00001.tar.json").exists():
         assert process.poll() is None, "finished before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.send_signal(number)
+    _, said = process.communicate()
+    if number == signal.SIGINT:
+        assert process.returncode == 130
+        assert "run the same command again" in said
+        assert "Traceback" not in said
     assert not (tmp_path / "out").exists()
     again = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "were there from an interrupted run" in again.stdout
@@ -381,14 +401,26 @@ class TestDamagedPreparedSets:
             max_bad_images=cap,
         ) as stream:  # fmt: skip
             images = torch.cat([next(stream) for _ in range(10)])
-            return stream.num_bad_images, images
+            num_bad = stream.num_bad_images
+        for rank in range(2):
+            with ImageStream(
+                open_catalog(folder), resolution=32, global_batch=8, rank=rank, world_size=2,
+                seed=1, purpose=1, mirror=True, max_bad_images=cap, decoder="threads",
+            ) as stream:  # fmt: skip
+                share = torch.stack([next(stream) for _ in range(10)])
+            whole = images.reshape(10, 2, 4, 3, 32, 32)
+            assert torch.equal(share, whole[:, rank])
+        return num_bad, images
 
     def test_shard_cut_short(self, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
         offsets = np.load(folder / "index.npy")["offset"]
         os.truncate(folder / "shard-00000.tar", int(offsets[36]))
         num_bad, _ = self.run(folder, cap=4)
         assert num_bad == 4
-        assert sum("cut short" in record.getMessage() for record in caplog.records) == 4
+        # Three catalogs were opened, one for each stream; each names an image once.
+        named = Counter(r.getMessage() for r in caplog.records if "cut short" in r.getMessage())
+        assert len(named) == 4
+        assert max(named.values()) == 3
         with pytest.raises(DataError, match="more than max_bad_images=3"):
             self.run(folder, cap=3)
 
