@@ -6,6 +6,12 @@ any number of ranks up to rounding. The linear algebra is in float64.
 
 from __future__ import annotations
 
+from realness.trainer.metrics.features import (
+    FeatureNetwork,
+    FeatureNetworkError,
+    NetworkFile,
+    open_network,
+)
 from realness.trainer.metrics.frechet import GaussianMoments, frechet_distance
 from realness.trainer.metrics.inception_score import inception_score
 from realness.trainer.metrics.kid import kernel_distance
@@ -13,12 +19,16 @@ from realness.trainer.metrics.precision_recall import precision_recall
 from realness.trainer.metrics.swd import PatchSet, SlicedWasserstein, sliced_wasserstein
 
 __all__ = [
+    "FeatureNetwork",
+    "FeatureNetworkError",
     "GaussianMoments",
+    "NetworkFile",
     "PatchSet",
     "SlicedWasserstein",
     "frechet_distance",
     "inception_score",
     "kernel_distance",
+    "open_network",
     "precision_recall",
     "sliced_wasserstein",
 ]

