@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from .checks import accumulation_dtype, check_anchor, check_floating, check_logits
-from .library import Impl, Operator, select
+from .library import Impl, Operator, mark_internal, select
 
 
 def distance(
@@ -30,7 +30,7 @@ def fake(logits: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.mark_non_differentiable(output[1])
+    mark_internal(ctx, output[1])
     ctx.save_for_backward(*inputs, output[1])
 
 

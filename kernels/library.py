@@ -55,9 +55,25 @@ class Operator:
         signature = self.schema[self.schema.index("(") :]
         torch.library.define(name, signature, tags=torch.Tag.pt2_compliant_tag)
         torch.library.register_fake(name, self.fake)
-        if self.backward is not None:
-            backward = functools.partial(self.backward, getattr(torch.ops, namespace))
-            torch.library.register_autograd(name, backward, setup_context=self.save)
+        if self.backward is None:
+            return
+        formula = functools.partial(self.backward, getattr(torch.ops, namespace))
+
+        def backward(ctx: Any, *gradients: Any) -> Any:
+            if all(gradient is None for gradient in gradients):
+                return (None,) * len(ctx.needs_input_grad)
+            return formula(ctx, *gradients)
+
+        torch.library.register_autograd(name, backward, setup_context=self.save)
+
+
+def mark_internal(ctx: Any, *outputs: Tensor) -> None:
+    """Outputs that only the backward kernel reads: no gradient comes for them.
+
+    Autograd would otherwise fill zeros in its place, a launch for each.
+    """
+    ctx.mark_non_differentiable(*outputs)
+    ctx.set_materialize_grads(False)
 
 
 def differentiate(

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from realness.kernels.checks import accumulation_dtype
-from realness.kernels.library import Operator, differentiate
+from realness.kernels.library import Operator, differentiate, mark_internal
 
 
 def fake(weight: Tensor, style: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -18,7 +18,7 @@ def fake(weight: Tensor, style: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     weight, style, ctx.eps = inputs
-    ctx.mark_non_differentiable(output[1])
+    mark_internal(ctx, output[1])
     ctx.save_for_backward(weight, style, *output)
 
 

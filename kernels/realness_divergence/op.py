@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from realness.kernels.checks import accumulation_dtype
-from realness.kernels.library import Operator, differentiate
+from realness.kernels.library import Operator, differentiate, mark_internal
 
 
 def fake(logits_p: Tensor, logits_q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -17,7 +17,7 @@ def fake(logits_p: Tensor, logits_q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.mark_non_differentiable(*output[1:])
+    mark_internal(ctx, *output[1:])
     ctx.save_for_backward(*inputs, *output)
 
 

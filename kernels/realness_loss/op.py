@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from realness.kernels.checks import accumulation_dtype
-from realness.kernels.library import Operator
+from realness.kernels.library import Operator, mark_internal
 
 
 def wide(logits: Tensor, *shape: int) -> Tensor:
@@ -23,7 +23,7 @@ def fake_d(logits_real: Tensor, logits_fake: Tensor, *_: Any) -> tuple[Tensor, T
 
 
 def save_d(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.mark_non_differentiable(*output[1:])
+    mark_internal(ctx, *output[1:])
     ctx.save_for_backward(*inputs[:2], *output[1:])
 
 
@@ -38,7 +38,7 @@ def fake_g(logits_fake: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
 
 
 def save_g(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.mark_non_differentiable(output[1])
+    mark_internal(ctx, output[1])
     ctx.save_for_backward(inputs[0], output[1])
 
 

@@ -318,8 +318,12 @@ PHILOX_CASES = [
     for batch, dim in ((3, 51), (1, 1), (0, 4), (300, 3))
 ]
 BY_NAME = {case.name: case for case in CASES}
-# The last of those that differ in the last part of their name only.
-ONE_CASE_EACH = {c.name.rpartition("-")[0]: c for c in CASES if c.make()[0].numel() > 0}
+# Of those that differ in the last part of their name only, the last; all filters of upfirdn2d.
+ONE_CASE_EACH = {
+    case.name if case.name.startswith("upfirdn2d") else case.name.rpartition("-")[0]: case
+    for case in CASES
+    if case.make()[0].numel() > 0
+}
 
 
 def variants() -> list[tuple[str, torch.dtype, str]]:

@@ -230,6 +230,31 @@ def test_compiles_without_graph_breaks(name: str, impl: str, device: torch.devic
     torch.testing.assert_close(ours, torch.autograd.grad(total(*inputs), inputs[0])[0])
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "realness_kl-5x51-shared_anchor",
+        "realness_divergence-5x51",
+        "realness_emd-5x51-shared_anchor",
+        "realness_loss-d-4-4-51-resampled",
+        "realness_loss-g2-4-4-51-resampled",
+        "demodulate-6x5x3x3-4",
+    ],
+)
+def test_the_backward_pass_fills_no_zeros(name: str) -> None:
+    """Zeros for outputs without a gradient would be launches of their own."""
+    case = BY_NAME[name]
+    inputs = case.inputs(torch.float32, torch.device("cpu"), "contiguous")
+    leaves = [inputs[i].requires_grad_() for i in case.differentiable]
+    (y,) = case.outputs("cpu", inputs)
+    cotangent = torch.ones_like(y)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as recorded:
+        torch.autograd.grad(y, leaves, cotangent)
+    called = {event.key for event in recorded.key_averages()}
+    assert any(key.startswith("realness::") for key in called)
+    assert not called & {"aten::zeros", "aten::zero_", "aten::fill_"}
+
+
 def test_the_reference_runs_on_the_meta_device() -> None:
     z, target = Z.to("meta"), A.to("meta")
     assert kernels.realness_kl(z, target).shape == (3,)
