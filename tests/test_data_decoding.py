@@ -20,7 +20,6 @@ from PIL import Image, PngImagePlugin
 
 from realness.data_pipeline import Catalog, ImageStream, open_catalog
 from realness.data_pipeline.order import mirror_flags, sample_indices
-from realness.data_pipeline.waiting import StarvationWatch
 
 SIZE = 32
 needs_dali = pytest.mark.skipif(
@@ -236,68 +235,6 @@ def test_labels_follow_their_images(tmp_path: Path) -> None:
             expected = [catalog.label(int(i)) for i in stream.indices]
             assert one_hot.argmax(1).tolist() == expected
             assert torch.equal(one_hot.sum(1), torch.ones(6))
-
-
-def test_wait_seconds_is_the_time_the_consumer_waited(
-    mixed: Catalog, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read = Catalog.read
-
-    def slow_read(self: Catalog, index: int) -> bytes:
-        time.sleep(0.01)
-        return read(self, index)
-
-    monkeypatch.setattr(Catalog, "read", slow_read)
-    with open_stream(mixed, num_threads=1, prefetch=1) as stream:
-        started = time.perf_counter()
-        for _ in range(4):
-            next(stream)
-        elapsed = time.perf_counter() - started
-        starved = stream.wait_seconds
-        # One thread at 10 ms an image: a consumer that does nothing waits nearly all the time.
-        assert 0.8 * elapsed < starved <= elapsed
-        time.sleep(0.5)
-        next(stream)
-        assert stream.wait_seconds - starved < 0.05
-
-
-def test_a_starved_run_says_so_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    catalog = open_catalog(write_folder(tmp_path, image_files(12)))
-    read = Catalog.read
-
-    def slow_read(self: Catalog, index: int) -> bytes:
-        time.sleep(0.01)
-        return read(self, index)
-
-    monkeypatch.setattr(Catalog, "read", slow_read)
-    monkeypatch.setattr(StarvationWatch, "WINDOW_SECONDS", 0.3)
-    monkeypatch.setattr(StarvationWatch, "WINDOW_BATCHES", 3)
-    for purpose in (1, 2):
-        with open_stream(catalog, num_threads=1, global_batch=4, purpose=purpose) as stream:
-            for _ in range(40):
-                next(stream)
-    (message,) = [record.getMessage() for record in caplog.records]
-    assert "waits for data" in message
-    assert "--format raw" in message
-
-
-@pytest.mark.parametrize(("waited", "warned"), [(0.15, 0), (0.25, 1)])
-def test_starvation_is_a_share_of_the_time_after_the_first_batches(
-    monkeypatch: pytest.MonkeyPatch, waited: float, warned: int
-) -> None:
-    """Steps of one second, each waiting `waited` of it, after a start of 100 s of waiting."""
-    now = 0.0
-    monkeypatch.setattr("realness.data_pipeline.waiting.time.perf_counter", lambda: now)
-    messages: list[str] = []
-    watch = StarvationWatch(messages.append, "help", num_first=3)
-    now = total = 100.0
-    for _ in range(40):
-        watch.look(total)
-        now, total = now + 1.0, total + waited
-    assert len(messages) == warned
-    assert messages == [f"training waits for data {waited:.0%} of the time; help"] * warned
 
 
 def num_system_threads() -> int:
