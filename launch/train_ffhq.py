@@ -19,7 +19,7 @@ import tyro
 from realness.data_pipeline import DataError
 from realness.launch.presets import DEFAULT, PRESETS, preset
 from realness.trainer.config import ConfigError, TrainConfig
-from realness.trainer.exit_codes import EXIT_FAILED, EXIT_USAGE
+from realness.trainer.exit_codes import EXIT_FAILED, EXIT_USAGE, RunFailed
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,10 @@ def main(arguments: Sequence[str]) -> int:
         if _is_leader():
             print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
+    except RunFailed as error:
+        if _is_leader():
+            print(f"error: {error}", file=sys.stderr)
+        return EXIT_FAILED
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_FAILED

@@ -134,25 +134,27 @@ def close_groups() -> None:
         group.close()
 
 
-def _train(arguments: list[str], answers: Any) -> None:
+def _train(arguments: list[str], prepare: Callable[[], None] | None, answers: Any) -> None:
     import torch
 
     from realness.launch import train_ffhq
 
     torch.set_num_threads(1)
+    if prepare is not None:
+        prepare()
     answers.put(train_ffhq.main(arguments))
 
 
-def run_command(arguments: list[str]) -> int:
+def run_command(arguments: list[str], prepare: Callable[[], None] | None = None) -> int:
     """Run the training command as one rank in a new process; returns its exit code.
 
-    The process is forked from one that has imported everything already: a hundred starts would cost
-    many minutes.
+    `prepare`, a function of a module, is called there first, to break something. The process is
+    forked from one that has imported everything already: a hundred starts would cost many minutes.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["realness.trainer.loop", "deepspeed"])
     answers = context.Queue()
-    process = context.Process(target=_train, args=(arguments, answers))
+    process = context.Process(target=_train, args=(arguments, prepare, answers))
     process.start()
     process.join(timeout=TIMEOUT_SECONDS)
     assert process.exitcode == 0, f"the command's process ended with {process.exitcode}"

@@ -5,32 +5,34 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from realness.trainer.distributed import mean_over_ranks
+from realness.trainer.distributed import sum_over_ranks
 
 
 class Averages:
-    """Running means of named scalars over a logging interval and over ranks.
+    """Means of named scalars over a logging interval and over ranks, of the finite ones among them.
 
     `add` never waits for the device; `read` does, once, and starts a new interval. All ranks must
     add the same names.
     """
 
     def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
+        self._values: dict[str, list[Tensor]] = {}
 
     def add(self, values: dict[str, Tensor]) -> None:
         """Take in one step's scalars."""
         for name, value in values.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value.float()
-            self._counts[name] = self._counts.get(name, 0) + 1
+            self._values.setdefault(name, []).append(value)
 
     def read(self) -> dict[str, float]:
-        """The means since the last call; collective."""
-        if not self._sums:
+        """The means since the last call, NaN where no value was finite; collective."""
+        if not self._values:
             return {}
-        names = sorted(self._sums)
-        means = torch.stack([self._sums[name] / self._counts[name] for name in names])
-        self._sums.clear()
-        self._counts.clear()
-        return dict(zip(names, mean_over_ranks(means).tolist(), strict=True))
+        names = sorted(self._values)
+        sums, counts = [], []
+        for name in names:
+            values = torch.stack(self._values[name]).float()
+            sums.append(values.nan_to_num(0.0, 0.0, 0.0).sum())
+            counts.append(values.isfinite().sum())
+        self._values.clear()
+        total, count = sum_over_ranks(torch.stack([torch.stack(sums), torch.stack(counts)]))
+        return dict(zip(names, (total / count).tolist(), strict=True))

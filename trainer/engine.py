@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from realness.trainer.config import ConfigError, EngineConfig, OptimizerConfig
 from realness.trainer.distributed import rank, world_size
 from realness.trainer.fragments import Fragment, replicated, share_of
-from realness.trainer.optimizers import MOMENTS, allocate_state, build_optimizer
+from realness.trainer.optimizers import MOMENTS, SkipCount, allocate_state, build_optimizer
 
 
 @functools.cache
@@ -124,16 +124,18 @@ class Engine:
             config=config,
         )
         allocate_state(self._optimizer, self._moments)
+        self.skips = SkipCount(self._optimizer, device)
 
     def __call__(self, *inputs: Any) -> Tensor:
         return self._engine(*inputs)
 
     def backward(self, loss: Tensor) -> None:
         """Compute gradients; DeepSpeed reduces them over ranks."""
+        self.skips.mark(loss)
         self._engine.backward(loss)
 
     def step(self) -> None:
-        """Update the weights and clear the gradients."""
+        """Update the weights, unless the loss was not finite on some rank; clear the gradients."""
         self._engine.step()
 
     def set_lr_factor(self, factor: float) -> None:
@@ -166,6 +168,7 @@ class Engine:
     @torch.no_grad()
     def finish_loading(self, num_updates: int) -> None:
         """Take over filled `target_state` views and the optimiser's count of updates."""
+        self.skips.reset()
         for state in self._optimizer.state.values():
             state["step"].fill_(num_updates)
         for weight in self.module.parameters():

@@ -4,3 +4,7 @@ EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2  # wrong input: the same command fails again
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: stopped on request, the same command resumes
+
+
+class RunFailed(RuntimeError):
+    """Training that cannot go on; the message says why and what to do. Ends with EXIT_FAILED."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,10 +22,13 @@ from realness.trainer.distributed import (
 )
 from realness.trainer.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_STOPPED
 from realness.trainer.memory import checkpoint_bytes
+from realness.trainer.outputs import save_checkpoint, save_reals, save_samples, write_record
 from realness.trainer.pace import Pace
 from realness.trainer.process import StopRequest
 from realness.trainer.randomness import Stream
-from realness.trainer.reporting import Reporter, write_environment
+from realness.trainer.recovery import Diverged, go_back
+from realness.trainer.reporting import write_environment
+from realness.trainer.run import Run, open_reporter
 from realness.trainer.run_folder import (
     check_free_space,
     lock_run_folder,
@@ -40,42 +42,10 @@ from realness.trainer.step import train_d, train_g
 log = logging.getLogger("realness.trainer")
 
 
-@dataclass
-class Run:
-    """One process's view of a run. `images` counts images seen by all ranks."""
-
-    config: TrainConfig
-    folder: Path
-    catalog: Catalog
-    gan: ShardedGan
-    reporter: Reporter
-    images: int
-
-    def stream(self, stream: Stream, updates: int, batch: int) -> ImageStream:
-        """Real images for `updates` updates of `batch` an iteration, from where the run stands."""
-        data = self.config.data
-        iteration = self.images // self.config.batch_size
-        return ImageStream(
-            self.catalog,
-            resolution=data.resolution,
-            global_batch=batch,
-            rank=rank(),
-            world_size=world_size(),
-            seed=self.config.seed,
-            purpose=int(stream),
-            mirror=data.mirror,
-            first_sample=iteration * updates * batch,
-            decoder=data.decoder,
-            device=self.gan.device,
-            num_threads=data.decode_threads,
-            max_bad_images=data.max_bad_images,
-        )
-
-
 def train(config: TrainConfig) -> int:
     """Train, or go on training, until `total_kimg` or a request to stop. Returns the exit code.
 
-    Raises ConfigError, on every rank, for what cannot be run.
+    Raises, on every rank, ConfigError for what cannot be run and RunFailed for what cannot go on.
     """
     device = pick_device(config.engine.device)
     start_process_group(device)
@@ -89,11 +59,14 @@ def train(config: TrainConfig) -> int:
             gan = build_gan(config, device)
             cleanup.callback(gan.close)
             images = _restore(config, folder, catalog, gan)
-            reporter = Reporter(
-                folder, total_images=config.num_images, start_images=images, enabled=rank() == 0
-            )
-            cleanup.callback(reporter.close)
-            return _iterate(Run(config, folder, catalog, gan, reporter, images), stop)
+            run = Run(config, folder, catalog, gan, open_reporter(config, folder, images), images)
+            # A closure: going back replaces the reporter.
+            cleanup.callback(lambda: run.reporter.close())
+            while True:
+                try:
+                    return _iterate(run, stop)
+                except Diverged as error:
+                    go_back(run, error)
     finally:
         stop_process_group()
 
@@ -191,52 +164,3 @@ def _say_end(run: Run, reason: str) -> int:
         f"{run.images / 1000:,.1f} kimg are done; see {run.folder / 'report.html'}"
     )
     return EXIT_OK
-
-
-def write_record(run: Run, means: dict[str, float], pace: Pace) -> None:
-    """Report one interval."""
-    record = {"images": run.images, "kimg": run.images / 1000, **means}
-    record |= pace.read(run.config.num_images - run.images)
-    record |= {"lr_g": run.gan.g.lr, "lr_d": run.gan.d.lr}
-    run.reporter.log(record)
-
-
-def save_checkpoint(run: Run) -> bool:
-    """Write a checkpoint; a failure (a full disk, say) is loud and leaves the last one in place."""
-    position = checkpoint.Position(run.images, run.gan.num_updates(), run.catalog.digest)
-    try:
-        checkpoint.save(
-            run.folder / "checkpoints",
-            run.gan.owned_state(),
-            position,
-            keep=run.config.keep_checkpoints,
-        )
-    except checkpoint.CheckpointError as error:
-        run.reporter.warn(f"NO CHECKPOINT at {run.images / 1000:.1f} kimg: {error}")
-        return False
-    return True
-
-
-def save_reals(run: Run) -> None:
-    """Write a grid of real images, to hold the samples against."""
-    if rank() != 0:
-        return
-    data, count = run.config.data, run.config.num_samples
-    with ImageStream(
-        run.catalog,
-        resolution=data.resolution,
-        global_batch=count,
-        seed=run.config.seed,
-        purpose=int(Stream.SHOWN),
-        mirror=False,
-        max_bad_images=data.max_bad_images,
-    ) as stream:
-        images = next(stream) / 127.5 - 1
-    run.reporter.save_grid(images, "reals", images_seen=0)
-
-
-def save_samples(run: Run) -> None:
-    """Write a grid of the moving average's images for the run's fixed latents."""
-    if rank() == 0:
-        images = run.gan.samples(run.config.num_samples)
-        run.reporter.save_grid(images, f"{run.images:012d}")

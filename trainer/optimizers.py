@@ -1,13 +1,16 @@
-"""The papers' optimisers, and the state that each keeps for every weight."""
+"""The papers' optimisers, their state, and updates left out because a loss is not finite."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any, cast
 
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
 
 from realness.trainer.config import OptimizerConfig
+from realness.trainer.distributed import world_size
 
 # Names of the tensors, of the weight's shape, in the optimiser's state.
 MOMENTS = {"adam": ("exp_avg", "exp_avg_sq"), "rmsprop": ("square_avg",)}
@@ -16,13 +19,61 @@ MOMENTS = {"adam": ("exp_avg", "exp_avg_sq"), "rmsprop": ("square_avg",)}
 def build_optimizer(
     config: OptimizerConfig, weights: Iterable[nn.Parameter], lr: float
 ) -> torch.optim.Optimizer:
-    """The optimiser that `config` names, with learning rate `lr`."""
+    """The optimiser that `config` names, with learning rate `lr`.
+
+    Its attribute `found_inf`, a scalar tensor, makes `step` leave the weights as they are where it
+    is 1, without anybody waiting for the device.
+    """
     if config.optimizer == "rmsprop":
-        return torch.optim.RMSprop(
-            weights, lr=lr, alpha=config.rmsprop_alpha, eps=config.optimizer_eps
-        )
+        return SkippingRMSprop(weights, lr=lr, alpha=config.rmsprop_alpha, eps=config.optimizer_eps)
     betas = (config.beta1, config.beta2)
-    return torch.optim.Adam(weights, lr=lr, betas=betas, eps=config.optimizer_eps)
+    # Fused, because that is the implementation which knows `found_inf`.
+    return torch.optim.Adam(weights, lr=lr, betas=betas, eps=config.optimizer_eps, fused=True)
+
+
+class SkippingRMSprop(torch.optim.RMSprop):
+    """RMSProp that leaves weights as they are where `found_inf` is 1.
+
+    PyTorch's has no such thing. A gradient of 0 in place of the bad one moves no weight, and costs
+    the average of squares one decay.
+    """
+
+    found_inf: Tensor | None = None
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        if self.found_inf is not None:
+            for group in self.param_groups:
+                for weight in group["params"]:
+                    if weight.grad is not None:
+                        weight.grad = weight.grad.masked_fill(self.found_inf.bool(), 0.0)
+        return super().step(closure)
+
+
+class SkipCount:
+    """Marks updates of an optimiser that are to be left out, and counts them, on the device."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+        self._optimizer = cast(Any, optimizer)
+        self._counts = torch.zeros(2, device=device)
+
+    def mark(self, loss: Tensor) -> None:
+        """Leave the next update out if `loss` is not finite on any rank; collective."""
+        bad = (~loss.detach().isfinite()).float()
+        if world_size() > 1:
+            dist.all_reduce(bad, dist.ReduceOp.MAX)
+        self._optimizer.found_inf = bad
+        total, in_a_row = self._counts
+        self._counts = torch.stack([total + bad, (in_a_row + 1) * bad])
+
+    def read(self) -> tuple[int, int]:
+        """Updates left out so far, and how many in a row up to now; waits for the device."""
+        total, in_a_row = self._counts.tolist()
+        return int(total), int(in_a_row)
+
+    def reset(self) -> None:
+        """Count from 0 again."""
+        self._counts.zero_()
 
 
 def allocate_state(optimizer: torch.optim.Optimizer, moments: tuple[str, ...]) -> None:
@@ -30,6 +81,6 @@ def allocate_state(optimizer: torch.optim.Optimizer, moments: tuple[str, ...]) -
     for group in optimizer.param_groups:
         for weight in group["params"]:
             state = optimizer.state[weight]
-            state["step"] = torch.zeros((), dtype=torch.float32)
+            state["step"] = torch.zeros((), dtype=torch.float32, device=weight.device)
             for key in moments:
                 state[key] = torch.zeros_like(weight, memory_format=torch.preserve_format)

@@ -106,6 +106,9 @@ class TrainConfig:
     """Write a checkpoint every so many thousand images (and at the end, and on SIGTERM)."""
     keep_checkpoints: int = any_time(3)
     """Checkpoints that are kept."""
+    max_skipped: int = any_time(50)
+    """Updates in a row left out because a loss is not finite, before the run goes back to its last
+    checkpoint."""
     accept_config_change: bool = any_time(False)
     """Resume a run although this command differs from the configuration it was started with."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -120,6 +123,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         positive(self, "batch_size", "total_kimg", "ema_halflife_kimg", "num_samples")
         positive(self, "log_kimg", "sample_kimg", "checkpoint_kimg", "keep_checkpoints")
+        positive(self, "max_skipped")
         not_negative(self, "ema_rampup")
         require(0 <= self.seed < 2**63, f"--seed={self.seed} must be a non-negative 63-bit number")
         require(
