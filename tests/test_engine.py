@@ -214,7 +214,8 @@ def test_user_json_is_merged_over_the_deepspeed_config(tmp_path: Any) -> None:
     base = tiny(2, 2, 0.0, 0.0)
     engine = replace(base.engine, deepspeed_config=str(path))
     merged = deepspeed_config(engine, base.optimizer, 8, 2, 2)
-    assert merged["zero_optimization"] == {"stage": 2, "overlap_comm": False}
+    assert merged["zero_optimization"]["overlap_comm"] is False
+    assert merged["zero_optimization"]["stage"] == 2
     assert merged["wall_clock_breakdown"] is True
     assert merged["train_micro_batch_size_per_gpu"] == 4
 

@@ -58,6 +58,9 @@ def deepspeed_config(
         "zero_allow_untested_optimizer": True,
         "zero_optimization": {"stage": stage},
     }
+    if stage in (1, 2) and not optimizer.clip_grad_norm:
+        # DeepSpeed would compute the gradient's norm all the same, and wait for it in every step.
+        generated["zero_optimization"]["compute_grad_norm"] = False
     if not engine.deepspeed_config:
         return generated
     merged = _merge(generated, _read_json_object(Path(engine.deepspeed_config)))
