@@ -99,6 +99,17 @@ def restore(root: Path, targets: list[Fragment], report: Callable[[str], None]) 
     return None
 
 
+def load(folder: Path, targets: list[Fragment]) -> Position:
+    """Fill `targets` from this very checkpoint, verified first; collective.
+
+    Raises CheckpointError on every rank when it is damaged, or when a tensor differs.
+    """
+    problems = [problem for problem in gather(_damage(folder)) if problem]
+    if problems:
+        raise CheckpointError(f"checkpoint {folder} is damaged: {problems[0]}")
+    return _load(folder, targets)
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The checked contents of a checkpoint's `checkpoint.json`. Raises CheckpointError."""
     path = folder / "checkpoint.json"

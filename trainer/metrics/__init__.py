@@ -6,6 +6,7 @@ any number of ranks up to rounding. The linear algebra is in float64.
 
 from __future__ import annotations
 
+from realness.trainer.metrics.evaluation import METRICS, Evaluator, Plan, Score, check_metrics
 from realness.trainer.metrics.features import (
     FeatureNetwork,
     FeatureNetworkError,
@@ -13,22 +14,51 @@ from realness.trainer.metrics.features import (
     open_network,
 )
 from realness.trainer.metrics.frechet import GaussianMoments, frechet_distance
+from realness.trainer.metrics.generator import (
+    TrainedGenerator,
+    choose_checkpoints,
+    load_generator,
+)
 from realness.trainer.metrics.inception_score import inception_score
 from realness.trainer.metrics.kid import kernel_distance
 from realness.trainer.metrics.precision_recall import precision_recall
+from realness.trainer.metrics.records import (
+    METRICS_FILE,
+    Record,
+    Summary,
+    append_records,
+    read_records,
+    summarise,
+)
+from realness.trainer.metrics.reference import RealImages
 from realness.trainer.metrics.swd import PatchSet, SlicedWasserstein, sliced_wasserstein
 
 __all__ = [
+    "METRICS",
+    "METRICS_FILE",
+    "Evaluator",
     "FeatureNetwork",
     "FeatureNetworkError",
     "GaussianMoments",
     "NetworkFile",
     "PatchSet",
+    "Plan",
+    "RealImages",
+    "Record",
+    "Score",
     "SlicedWasserstein",
+    "Summary",
+    "TrainedGenerator",
+    "append_records",
+    "check_metrics",
+    "choose_checkpoints",
     "frechet_distance",
     "inception_score",
     "kernel_distance",
+    "load_generator",
     "open_network",
     "precision_recall",
+    "read_records",
     "sliced_wasserstein",
+    "summarise",
 ]

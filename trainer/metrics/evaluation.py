@@ -1,0 +1,219 @@
+"""Scores of a trained generator against real images."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from realness.trainer.distributed import world_size
+from realness.trainer.metrics.features import FeatureNetwork
+from realness.trainer.metrics.frechet import frechet_distance
+from realness.trainer.metrics.generator import TrainedGenerator
+from realness.trainer.metrics.inception_score import NUM_SPLITS, inception_score
+from realness.trainer.metrics.kid import kernel_distance
+from realness.trainer.metrics.path_length import (
+    EPSILON,
+    squared_feature_distance,
+    step_pair,
+    trimmed_mean,
+)
+from realness.trainer.metrics.precision_recall import NEIGHBOUR, precision_recall
+from realness.trainer.metrics.ranks import shares
+from realness.trainer.metrics.reference import Progress, RealImages
+from realness.trainer.metrics.samples import Embedder, Embedding, RowBank, Wanted
+from realness.trainer.metrics.swd import DEFAULT_NUM_IMAGES as MAX_PATCH_IMAGES
+from realness.trainer.metrics.swd import PatchSet, sliced_wasserstein
+from realness.trainer.randomness import Draws, Purpose, Stream
+
+METRICS = ("swd", "fid", "kid", "is", "pr", "ppl")
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number; `network` is empty where none was used, `num_real` 0 where no image was."""
+
+    metric: str
+    value: float
+    num_images: int
+    num_real: int
+    network: str = ""
+    resize: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure, on how many generated images, compared with how many real ones."""
+
+    metrics: tuple[str, ...]
+    num_images: int
+    num_real: int
+    batch_size: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.metrics if name not in METRICS]
+        if unknown or not self.metrics:
+            raise ValueError(
+                f"--metrics={','.join(self.metrics)}: unknown {unknown}; choose from "
+                f"{','.join(METRICS)}"
+            )
+        least = max([2, NUM_SPLITS * ("is" in self.metrics), (NEIGHBOUR + 1) * self.has("pr")])
+        for name, count in (("images", self.num_images), ("real", self.num_real)):
+            if count < least:
+                raise ValueError(
+                    f"--num-{name}={count} is too few for these metrics; take at least {least}"
+                )
+        if self.batch_size < 1:
+            raise ValueError(f"--batch-size={self.batch_size} must be at least 1")
+
+    def has(self, *names: str) -> bool:
+        """Whether any of these metrics is to be measured."""
+        return any(name in self.metrics for name in names)
+
+    @property
+    def needs_network(self) -> bool:
+        return self.has("fid", "kid", "is", "pr", "ppl")
+
+    @property
+    def num_patch_images(self) -> int:
+        """Images of each set whose patches are compared: equally many, and the paper's at most."""
+        return min(self.num_images, self.num_real, MAX_PATCH_IMAGES)
+
+
+class Evaluator:
+    """Measures generators against the same real images, which are gone through once."""
+
+    def __init__(
+        self, plan: Plan, real: RealImages, network: FeatureNetwork | None, progress: Progress
+    ) -> None:
+        """Raises ValueError for metrics that need a network, or Inception's, without it."""
+        if plan.needs_network and network is None:
+            raise ValueError(f"--metrics={','.join(plan.metrics)} need a feature network")
+        if plan.has("is") and network is not None and not network.is_inception:
+            raise ValueError(
+                f"--metrics=is is defined by the Inception of 2015, not by {network.name}; leave "
+                "it out, or use --network inception"
+            )
+        self._plan, self._real, self._network, self._progress = plan, real, network, progress
+
+    def scores(self, generator: TrainedGenerator) -> list[Score]:
+        """All scores of one generator; collective, the same on every rank."""
+        plan, found = self._plan, []
+        fake_patches, fake = self._generate(generator)
+        if fake_patches is not None:
+            swd = sliced_wasserstein(
+                self._real_patches, fake_patches, seed=plan.seed, device=generator.device
+            )
+            values = {"SWD": swd.mean, **{f"SWD-{size}": v for size, v in swd.levels.items()}}
+            count = plan.num_patch_images
+            found += [Score(name, value, count, count) for name, value in values.items()]
+        if self._network is not None:
+            found += self._feature_scores(self._network, fake)
+        if plan.has("ppl") and self._network is not None:
+            value = self._path_length(generator, self._network)
+            found.append(self._score(self._network, f"PPL-{self._network.name}", value, 0))
+        return found
+
+    def _generate(self, generator: TrainedGenerator) -> tuple[PatchSet | None, Embedding]:
+        """Patches and statistics of the generated images, each of which is made once."""
+        plan, fake = self._plan, self._wanted_of_fakes
+        patches = None
+        if plan.has("swd"):
+            patches = PatchSet(self._real.resolution, plan.seed, Stream.EVALUATED)
+        embedder = Embedder(self._network, fake) if self._network is not None and fake else None
+        total = plan.num_images if embedder else plan.num_patch_images
+        if not embedder and not patches:
+            return None, Embedding()
+        for number, share in enumerate(shares(total, plan.batch_size), start=1):
+            if share.count:
+                index = share.index(generator.device)
+                images = generator.sample(index, plan.seed)
+                if embedder:
+                    embedder.add(images, index)
+                if patches:
+                    kept = index < plan.num_patch_images
+                    patches.add(images[kept], index[kept])
+            done = number * plan.batch_size * world_size()
+            self._progress("generated images", min(total, done), total)
+        return patches, embedder.finish() if embedder else Embedding()
+
+    @property
+    def _wanted_of_fakes(self) -> Wanted:
+        plan = self._plan
+        return Wanted(plan.has("fid"), plan.has("kid", "pr"), plan.has("is"))
+
+    @functools.cached_property
+    def _real_patches(self) -> PatchSet:
+        plan = self._plan
+        return self._real.patches(plan.num_patch_images, plan.seed, self._progress)
+
+    @functools.cached_property
+    def _real_embedding(self) -> Embedding:
+        plan, network = self._plan, self._network
+        wanted = Wanted(plan.has("fid"), plan.has("kid", "pr"))
+        if network is None or not wanted:
+            return Embedding()
+        return self._real.embedding(plan.num_real, network, wanted, self._progress)
+
+    def _feature_scores(self, network: FeatureNetwork, fake: Embedding) -> list[Score]:
+        plan, real, found = self._plan, self._real_embedding, []
+        suffix = "" if network.is_inception else f"-{network.name}"
+
+        def add(name: str, value: float, num_real: int = plan.num_real) -> None:
+            found.append(self._score(network, name, value, num_real))
+
+        if real.moments is not None and fake.moments is not None:
+            add(
+                "FID" if network.is_inception else f"FD{suffix}",
+                frechet_distance(real.moments, fake.moments),
+            )
+        if real.features is not None and fake.features is not None:
+            if plan.has("kid"):
+                mean, deviation = kernel_distance(real.features, fake.features, seed=plan.seed)
+                add(f"KID{suffix}", mean)
+                add(f"KID{suffix}-sd", deviation)
+            if plan.has("pr"):
+                precision, recall = precision_recall(real.features, fake.features)
+                add(f"precision-{network.name}", precision)
+                add(f"recall-{network.name}", recall)
+        if fake.probabilities is not None:
+            mean, deviation = inception_score(fake.probabilities)
+            add("IS", mean, 0)
+            add("IS-sd", deviation, 0)
+        return found
+
+    def _score(self, network: FeatureNetwork, name: str, value: float, num_real: int) -> Score:
+        return Score(name, value, self._plan.num_images, num_real, network.name, network.resize)
+
+    @torch.no_grad()
+    def _path_length(self, generator: TrainedGenerator, network: FeatureNetwork) -> float:
+        plan, bank = self._plan, RowBank()
+
+        def embed(z: Tensor, index: Tensor) -> Tensor:
+            # Not rounded to grey levels, which are far coarser than the step.
+            images = generator.images(z.float(), index, plan.seed)
+            return network.features((images + 1) * 127.5)
+
+        for number, share in enumerate(shares(plan.num_images, plan.batch_size), start=1):
+            if share.count:
+                index = share.index(generator.device)
+                t = Draws(plan.seed, Stream.EVALUATED, index).uniform(Purpose.INTERPOLATION, 1)
+                start = generator.latents(index, plan.seed)
+                # The reference stream has no latents of its own: its are free for the far ends.
+                end = generator.latents(index, plan.seed, Stream.REFERENCE)
+                pair = [embed(z, index) for z in step_pair(start, end, t)]
+                bank.add(squared_feature_distance(*pair)[:, None] / EPSILON**2, index)
+            done = min(plan.num_images, number * plan.batch_size * world_size())
+            self._progress("path length", done, plan.num_images)
+        return trimmed_mean(bank.gathered()[:, 0])
+
+
+def check_metrics(text: str) -> tuple[str, ...]:
+    """The metrics of a list such as `swd,fid`, in their usual order."""
+    wanted: Sequence[str] = [name.strip().lower() for name in text.split(",") if name.strip()]
+    known = tuple(name for name in METRICS if name in wanted)
+    return known + tuple(name for name in wanted if name not in METRICS)

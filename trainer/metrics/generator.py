@@ -1,0 +1,118 @@
+"""The trained generator of a run: its moving average, without engines, optimisers or DeepSpeed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from realness.trainer import checkpoint
+from realness.trainer.config import ConfigError, TrainConfig
+from realness.trainer.fragments import replicated
+from realness.trainer.networks import build_generator
+from realness.trainer.objectives import CodeObjective, build_objective
+from realness.trainer.randomness import Draws, Purpose, Stream
+from realness.trainer.run_folder import read_config
+
+
+@dataclass(frozen=True)
+class TrainedGenerator:
+    """A generator in evaluation mode; `images_seen` and `data_digest` are the checkpoint's.
+
+    `code_factors` are mean and deviation [code_dim] of the codes to sample with (P2GAN only).
+    """
+
+    config: TrainConfig
+    module: nn.Module
+    device: torch.device
+    images_seen: int
+    data_digest: str
+    code_factors: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def iteration(self) -> int:
+        """Iterations trained for, which papers count in."""
+        return self.images_seen // self.config.batch_size
+
+    def latents(self, index: Tensor, seed: int, stream: Stream = Stream.EVALUATED) -> Tensor:
+        """The latents z [B, z_dim] of samples number `index`, int64 [B], of a seed's sequence."""
+        draws = Draws(seed, stream, index.to(self.device))
+        return draws.normal(Purpose.LATENT, self.config.g.z_dim)
+
+    @torch.no_grad()
+    def images(self, z: Tensor, index: Tensor, seed: int) -> Tensor:
+        """Images float32 [B, 3, R, R] in [-1, 1] of latents [B, z_dim].
+
+        `index` and `seed` decide the posterior codes, where the generator takes any.
+        """
+        if self.code_factors is None:
+            return self.module(z)
+        draws = Draws(seed, Stream.EVALUATED, index.to(self.device))
+        mean, std = self.code_factors
+        return self.module(z, mean + std * draws.normal(Purpose.CODE, len(mean)))
+
+    def sample(self, index: Tensor, seed: int) -> Tensor:
+        """Images uint8 [B, 3, R, R] of samples number `index`: the same for any batching."""
+        return to_uint8(self.images(self.latents(index, seed), index, seed))
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Images in [-1, 1] to the nearest of 256 grey levels, as files have them."""
+    return (images * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def list_checkpoints(run: Path) -> list[Path]:
+    """The checkpoints of a run folder, oldest first."""
+    found = [path for path in (run / "checkpoints").glob("[0-9]*") if path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name))
+
+
+def choose_checkpoints(run: Path, which: str) -> list[Path]:
+    """The checkpoints meant by `latest`, `all`, or a number of images seen.
+
+    Raises:
+        ConfigError: where there is none, or not that one.
+    """
+    found = list_checkpoints(run)
+    if not found:
+        raise ConfigError(f"{run} holds no checkpoint; train the run first, or name another folder")
+    if which == "all":
+        return found
+    if which == "latest":
+        pointer = run / "checkpoints" / "latest"
+        named = pointer.read_text().strip() if pointer.is_file() else ""
+        return [path for path in found if path.name == named] or found[-1:]
+    wanted = [path for path in found if which.isdigit() and int(path.name) == int(which)]
+    if not wanted:
+        raise ConfigError(
+            f"--checkpoint={which} is none of {run}'s; use latest, all, or the images seen by "
+            f"one of them: {', '.join(str(int(path.name)) for path in found)}"
+        )
+    return wanted
+
+
+def load_generator(run: Path, folder: Path, device: torch.device) -> TrainedGenerator:
+    """The moving average in one checkpoint of a run.
+
+    Raises:
+        ConfigError: for a run without a readable config.json.
+        CheckpointError: for a damaged checkpoint, or one of another architecture.
+    """
+    config = read_config(run)
+    objective = build_objective(config.objective, impl=config.engine.impl)
+    module = build_generator(
+        config.g, config.data.resolution, config.engine.impl, code_dim=objective.code_dim
+    )
+    module = module.float().to(device).eval().requires_grad_(False)
+    position = checkpoint.load(folder, replicated("EMA.model", module.state_dict()))
+    factors = None
+    if objective.code_dim:
+        if config.objective.posterior.test_code == "ema":
+            factors = cast(Any, module).code_mean, cast(Any, module).code_std
+        else:
+            mean, std = cast(CodeObjective, objective).typical_factors()
+            factors = mean.to(device), std.to(device)
+    return TrainedGenerator(config, module, device, position.images, position.data_digest, factors)

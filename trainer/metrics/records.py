@@ -1,0 +1,117 @@
+"""`metrics.csv` of a run folder, a row a score, and the summary of a training curve."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+METRICS_FILE = "metrics.csv"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One score of one checkpoint and all it depends on.
+
+    time: UTC, ISO 8601; images: images seen in training; seconds: of the whole evaluation of the
+    checkpoint; data: the first 12 digits of the real images' digest.
+    """
+
+    time: str
+    images: int
+    iteration: int
+    metric: str
+    value: float
+    num_images: int
+    num_real: int
+    network: str
+    resize: str
+    seed: int
+    data: str
+    seconds: float
+
+    @property
+    def settings(self) -> tuple[object, ...]:
+        """What two records must share to lie on one curve."""
+        return (
+            self.metric, self.num_images, self.num_real, self.network, self.resize, self.seed,
+            self.data,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A metric over checkpoints; `deviation` is the population's, as for the curve itself."""
+
+    metric: str
+    least: float
+    greatest: float
+    mean: float
+    deviation: float
+    count: int
+
+
+def append_records(run: Path, records: Iterable[Record]) -> Path:
+    """Add rows to the run's metrics.csv, which gets a header when it is new. Returns its path."""
+    path = run / METRICS_FILE
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [item.name for item in fields(Record)], lineterminator="\n")
+    if not path.exists() or not path.stat().st_size:
+        writer.writeheader()
+    writer.writerows(asdict(record) for record in records)
+    with path.open("a", newline="") as file:
+        file.write(text.getvalue())
+    return path
+
+
+def read_records(run: Path) -> list[Record]:
+    """The rows of the run's metrics.csv, oldest first; none without the file.
+
+    Raises ValueError, naming file and line, for what this program has not written.
+    """
+    path = run / METRICS_FILE
+    if not path.exists():
+        return []
+    kinds = {"int": int, "float": float, "str": str}
+    records = []
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            try:
+                values = {
+                    item.name: kinds[str(item.type)](row[item.name]) for item in fields(Record)
+                }
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(
+                    f"{path} has a row that is no score ({error}): {row}; remove it"
+                ) from error
+            records.append(Record(**values))
+    return records
+
+
+def summarise(records: Iterable[Record], from_iteration: int = 0) -> list[Summary]:
+    """Minimum, maximum, mean and SD over checkpoints, for each metric in the order of records.
+
+    As in RealnessGAN's Table 1 (Xiangli et al., ICLR 2020), which starts at iteration 20,000. Where
+    a checkpoint was measured twice the later row counts. Records must agree in their settings but
+    for the metric; metrics without a checkpoint from there on are left out.
+    """
+    curves: dict[tuple[object, ...], dict[int, Record]] = {}
+    for record in records:
+        if record.iteration >= from_iteration:
+            curves.setdefault(record.settings, {})[record.images] = record
+    return [_summary(list(curve.values())) for curve in curves.values()]
+
+
+def _summary(curve: list[Record]) -> Summary:
+    values = [record.value for record in curve]
+    return Summary(
+        curve[0].metric,
+        min(values),
+        max(values),
+        statistics.fmean(values),
+        statistics.pstdev(values),
+        len(values),
+    )

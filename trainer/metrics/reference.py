@@ -1,0 +1,133 @@
+"""Real images to compare with: their patches, and their embedding, which is computed once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from realness.data_pipeline import DEFAULT_MAX_BAD_IMAGES, Catalog, ImageStream
+from realness.trainer.distributed import gather, rank, world_size
+from realness.trainer.metrics.features import FeatureNetwork
+from realness.trainer.metrics.frechet import GaussianMoments
+from realness.trainer.metrics.network_file import cache_folder
+from realness.trainer.metrics.ranks import shares
+from realness.trainer.metrics.samples import Embedder, Embedding, Wanted
+from realness.trainer.metrics.swd import PatchSet
+from realness.trainer.randomness import Stream
+from realness.trainer.reporting.files import atomic_writer
+
+log = logging.getLogger("realness.metrics")
+
+Progress = Callable[[str, int, int], None]
+"""Told (what is going on, images done, images in all) after every batch."""
+
+# Which real images are taken does not depend on the run, so that runs compare and share a cache.
+ORDER_SEED = 0
+
+
+@dataclass(frozen=True)
+class RealImages:
+    """The images of a catalog at their training resolution, not mirrored, in a fixed order."""
+
+    catalog: Catalog
+    resolution: int
+    batch_size: int
+    decode_threads: int = 2
+    cache: Path = field(default_factory=cache_folder)
+
+    def batches(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """This rank's share of the first `count` images: (uint8 [B, 3, R, R], int64 [B])."""
+        with ImageStream(
+            self.catalog,
+            resolution=self.resolution,
+            global_batch=self.batch_size * world_size(),
+            rank=rank(),
+            world_size=world_size(),
+            seed=ORDER_SEED,
+            purpose=int(Stream.REFERENCE),
+            mirror=False,
+            num_threads=self.decode_threads,
+            max_bad_images=DEFAULT_MAX_BAD_IMAGES,
+        ) as stream:
+            for share in shares(count, self.batch_size):
+                yield next(stream)[: share.count], share.index()
+
+    def patches(self, count: int, seed: int, progress: Progress) -> PatchSet:
+        """The patches of the first `count` images."""
+        patches = PatchSet(self.resolution, seed, Stream.REFERENCE)
+        for done, (images, index) in enumerate(self.batches(count), start=1):
+            patches.add(images, index)
+            progress("real patches", min(count, done * self.batch_size * world_size()), count)
+        return patches
+
+    def embedding(
+        self, count: int, network: FeatureNetwork, wanted: Wanted, progress: Progress
+    ) -> Embedding:
+        """The statistics of the first `count` images, from the cache where they are in it.
+
+        A file belongs to the images' digest, the network's hash, the resize and the count.
+        Collective.
+        """
+        key = {
+            "digest": self.catalog.digest,
+            "resolution": self.resolution,
+            "network": network.sha256,
+            "resize": network.resize,
+            "count": count,
+            "moments": wanted.moments,
+            "features": wanted.features,
+        }
+        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        path = self.cache / "references" / f"{name}.safetensors"
+        cached = _read(path, wanted)
+        if all(gather(cached is not None)) and cached is not None:
+            return cached
+        embedder = Embedder(network, wanted)
+        for done, (images, index) in enumerate(self.batches(count), start=1):
+            embedder.add(images, index)
+            progress("real features", min(count, done * self.batch_size * world_size()), count)
+        embedding = embedder.finish()
+        if rank() == 0:
+            _write(path, embedding)
+        return embedding
+
+
+def _read(path: Path, wanted: Wanted) -> Embedding | None:
+    if not path.exists():
+        return None
+    try:
+        stored = load_file(path)
+    except (OSError, SafetensorError) as error:
+        log.warning("%s cannot be read and is computed anew: %s", path, error)
+        return None
+    moments = None
+    if wanted.moments:
+        moments = GaussianMoments(len(stored["mean"]))
+        moments.count = int(stored["count"])
+        moments.mean, moments.scatter = stored["mean"], stored["scatter"]
+    return Embedding(moments, stored.get("features"))
+
+
+def _write(path: Path, embedding: Embedding) -> None:
+    """Keep the statistics; a cache that cannot be written costs time only, so it is a warning."""
+    tensors: dict[str, Tensor] = {}
+    if embedding.moments is not None:
+        tensors["count"] = torch.tensor(embedding.moments.count)
+        tensors["mean"], tensors["scatter"] = embedding.moments.mean, embedding.moments.scatter
+    if embedding.features is not None:
+        tensors["features"] = embedding.features.contiguous()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_writer(path) as file:
+            file.write(save(tensors))
+    except OSError as error:
+        log.warning("the reference statistics cannot be kept in %s: %s", path, error.strerror)

@@ -1,0 +1,91 @@
+"""What is kept of a set of images while it streams by: as much as the metrics asked for need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from realness.trainer.distributed import gather
+from realness.trainer.metrics.features import FeatureNetwork
+from realness.trainer.metrics.frechet import GaussianMoments
+from realness.trainer.metrics.ranks import gather_rows
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which statistics of embedded images are needed."""
+
+    moments: bool = False
+    features: bool = False
+    probabilities: bool = False
+
+    def __bool__(self) -> bool:
+        return self.moments or self.features or self.probabilities
+
+
+class RowBank:
+    """Rows of a table over all ranks: each rank adds its own, and all get them in order."""
+
+    def __init__(self) -> None:
+        self._rows: list[Tensor] = []
+        self._index: list[Tensor] = []
+
+    def add(self, rows: Tensor, index: Tensor) -> None:
+        """Rows [B, dim] and their numbers, int64 [B]."""
+        self._rows.append(rows.cpu())
+        self._index.append(index.cpu())
+
+    def gathered(self) -> Tensor:
+        """All ranks' rows [n, dim] by number; collective. Some rank must have added a batch."""
+        dim = max(gather(self._rows[0].shape[1] if self._rows else 0))
+        rows = gather_rows(torch.cat([torch.empty(0, dim), *self._rows]))
+        order = gather_rows(torch.cat([torch.empty(0, dtype=torch.int64), *self._index])).argsort()
+        return rows[order]
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """The statistics of a whole set, the same on every rank; what was not wanted is None."""
+
+    moments: GaussianMoments | None = None
+    features: Tensor | None = None
+    probabilities: Tensor | None = None
+
+
+class Embedder:
+    """Takes in images batch by batch, this rank's share of them."""
+
+    def __init__(self, network: FeatureNetwork, wanted: Wanted) -> None:
+        self._network, self._wanted = network, wanted
+        self._moments: GaussianMoments | None = None
+        self._features, self._probabilities = RowBank(), RowBank()
+
+    def add(self, images: Tensor, index: Tensor) -> None:
+        """Images uint8 [B, 3, R, R], which may be none, and their numbers in the set."""
+        wanted = self._wanted
+        if not len(images):
+            return
+        if wanted.moments or wanted.features:
+            features = self._network.features(images)
+            if wanted.moments:
+                self._moments = self._moments or GaussianMoments(features.shape[1])
+                self._moments.add(features)
+            if wanted.features:
+                self._features.add(features, index)
+        if wanted.probabilities:
+            self._probabilities.add(self._network.probabilities(images), index)
+
+    def finish(self) -> Embedding:
+        """The statistics of all ranks' images; collective."""
+        moments = None
+        if self._wanted.moments:
+            # A rank without any image does not know the dimension of the features.
+            dim = max(gather(len(self._moments.mean) if self._moments else 0))
+            moments = (self._moments or GaussianMoments(dim)).over_ranks()
+        return Embedding(
+            moments,
+            self._features.gathered() if self._wanted.features else None,
+            self._probabilities.gathered() if self._wanted.probabilities else None,
+        )
