@@ -53,7 +53,7 @@ class Command:
     network_file: str = ""
     """Path or URL of a TorchScript file to use instead; its scores bear its name."""
     network_sha256: str = ""
-    """Its hash. TorchScript is code: what has another hash is not loaded."""
+    """Its hash, by default Inception's. TorchScript is code: another hash is not loaded."""
     network_size: int = 299
     """Side of the images that such a network takes."""
     resize: Literal["clean", "bilinear", "network"] = "clean"
@@ -163,11 +163,11 @@ def _prepare(
 
 
 def _open_network(command: Command, device: torch.device) -> FeatureNetwork:
-    from realness.trainer.metrics import NetworkFile, open_network
+    from realness.trainer.metrics import INCEPTION, NetworkFile, open_network
 
     file = None
     if command.network_file:
-        file = NetworkFile(command.network_file, command.network_sha256)
+        file = NetworkFile(command.network_file, command.network_sha256 or INCEPTION.sha256)
     return open_network(
         command.network,
         file=file,
@@ -249,9 +249,11 @@ def _report(command: Command, records: list[Record]) -> None:
 
 def _print_scores(records: list[Record]) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("images seen", "metric", "value", "generated", "real", "network", "resize", "s")
+    table = Table("images seen", Column("metric", no_wrap=True), "value")
+    for name in ("generated", "real", "network", "resize", "s"):
+        table.add_column(name)
     for record in records:
         table.add_row(
             f"{record.images:,}", record.metric, f"{record.value:.5g}", f"{record.num_images:,}",

@@ -326,7 +326,8 @@ def load_command() -> ModuleType:
         (("--metrics", "lpips"), "unknown ['lpips']"),
         (("--checkpoint", "7"), "80, 160, 240"),
         (("--data", "nowhere"), "nowhere"),
-        (("--network-file", "net.pt"), "64 hexadecimal digits"),
+        (("--network-file", "net.pt"), "net.pt cannot be read"),
+        (("--network-file", "net.pt", "--network-sha256", "12"), "64 hexadecimal digits"),
     ],
 )
 def test_wrong_input_ends_with_code_2(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from realness.trainer.metrics.evaluation import METRICS, Evaluator, Plan, Score, check_metrics
 from realness.trainer.metrics.features import (
+    INCEPTION,
     FeatureNetwork,
     FeatureNetworkError,
     NetworkFile,
@@ -34,6 +35,7 @@ from realness.trainer.metrics.reference import RealImages
 from realness.trainer.metrics.swd import PatchSet, SlicedWasserstein, sliced_wasserstein
 
 __all__ = [
+    "INCEPTION",
     "METRICS",
     "METRICS_FILE",
     "Evaluator",
