@@ -27,7 +27,8 @@ class Task:
     """One ensemble: a method on a distribution, S seeds, measured at `checkpoints` (iterations).
 
     `part` is the experiment that it belongs to; `changes` are keywords of `method_config`, with
-    their values.
+    their values. `spacing` is the distance of neighbouring modes, `data_seed` another draw of the
+    training points; None is the usual one.
     """
 
     part: str
@@ -36,6 +37,8 @@ class Task:
     seeds: int
     checkpoints: tuple[int, ...]
     changes: tuple[tuple[str, int | float], ...] = ()
+    spacing: float | None = None
+    data_seed: int | None = None
 
     @property
     def config(self) -> TrainConfig:
@@ -60,7 +63,8 @@ class Task:
     @property
     def file_name(self) -> str:
         """A name that changes with anything that changes the result."""
-        described = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        fields = dataclasses.asdict(self).items()
+        described = json.dumps({key: v for key, v in fields if v is not None}, sort_keys=True)
         digest = hashlib.sha256(described.encode()).hexdigest()[:12]
         return f"{self.part}-{self.method}-{digest}.npz"
 
@@ -70,7 +74,7 @@ class Task:
         from realness.trainer.toy.experiment import build_experiment
         from realness.trainer.toy.results import medians, train
 
-        data = build_data(self.data)
+        data = build_data(self.data, spacing=self.spacing, seed=self.data_seed or 0)
         started = time.process_time()
         networks = NETWORKS_OF[self.data]
         experiment = build_experiment(self.config, data, range(self.seeds), networks)
@@ -104,6 +108,7 @@ class Task:
 
 MAIN_METHODS = ("realness", "std", "lsgan", "hinge", "wgan-gp")
 PAPER_ITERATIONS = 500
+MAIN_ITERATIONS = (250, PAPER_ITERATIONS, 1000, 1500)
 OUTCOMES: tuple[tuple[int, int, tuple[int, ...]], ...] = (
     *((n, 1, (500, 1000)) for n in (2, 3, 10, 20)),
     *((n, k_g, (250, 500)) for n, k_g in ((3, 2), (10, 4), (20, 7))),
@@ -115,17 +120,19 @@ ANCHOR_KLS = (1.66, 7.81, 11.05, 33.88)
 
 def quick_plan() -> list[Task]:
     """The main table with one seed."""
-    ends = (PAPER_ITERATIONS, 2 * PAPER_ITERATIONS)
-    return [Task("main-1", "grid9", name, 1, ends, (("k_g", 1),)) for name in MAIN_METHODS]
+    return [
+        Task("main-1", "grid9", name, 1, MAIN_ITERATIONS, (("k_g", 1),)) for name in MAIN_METHODS
+    ]
 
 
 def full_plan() -> list[Task]:
     """Every experiment, the most telling ones first."""
     return [
         *(
-            Task("main-1", "grid9", name, 5, (250, 500, 1000, 1500, 2000), (("k_g", 1),))
+            Task("main-1", "grid9", name, 5, MAIN_ITERATIONS, (("k_g", 1),))
             for name in MAIN_METHODS
         ),
+        Task("longer", "grid9", "realness", 5, (2000,), (("k_g", 1),)),
         *(
             Task("finite", "gauss-finite", name, 5, (1000, 2000, 5000, 10_000))
             for name in ("0gp-sample", "far", "std", "0gp-interpolation")
@@ -135,12 +142,23 @@ def full_plan() -> list[Task]:
             for name in MAIN_METHODS
         ),
         *(
+            Task(
+                "near", "grid9", name, 5, (250, PAPER_ITERATIONS, 1000), (("k_g", 1),), spacing=1.0
+            )
+            for name in ("realness", "std")
+        ),
+        *(
             Task("outcomes", "grid9", "realness", 3, ends, (("num_outcomes", n), ("k_g", k_g)))
             for n, k_g, ends in OUTCOMES
         ),
         *(
             Task("anchors", "grid9", "realness", 3, (500, 1000), (("anchor_kl", kl), ("k_g", 1)))
             for kl in ANCHOR_KLS
+        ),
+        *(
+            Task("samples", "gauss-finite", name, 5, (1000, 2000, 5000), data_seed=seed)
+            for seed in (1, 2)
+            for name in ("far", "0gp-sample")
         ),
         Task("ring8", "ring8", "far", 3, (0, 500, 2000, 10_000)),
         Task("ring8", "ring8", "0gp-sample", 3, (0, 500, 2000, 10_000)),

@@ -73,7 +73,7 @@ def test_verdicts_follow_the_medians(plan: ModuleType, tables: ModuleType) -> No
     text = tables.verdict(finished, [500])
     assert "+0.5 points from the best baseline's (Std-GAN)" in text
     assert "beats every baseline holds" in text
-    assert "reaches the paper's 8 modes and 60.2% by iteration 500" in text
+    assert "reach the paper's 8 modes and 60.2% by iteration 500" in text
 
     finished[task("lsgan")] = arrays([1.0, 2.0, 3.0], [9, 9, 9])
     assert "with 8 modes to at most 9" in tables.verdict(finished, [500])
