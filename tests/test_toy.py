@@ -108,7 +108,11 @@ class PinnedOutcome(nn.Module):
 
 
 def plain_run(config: TrainConfig, *, pinned: bool) -> Experiment:
-    """An experiment with a D of one logit, shown to the objective as two if `pinned`."""
+    """An experiment with a D of one logit, shown to the objective as two if `pinned`.
+
+    Adam's epsilon is larger than usual: it keeps rounding of tiny gradients from growing.
+    """
+    config = replace(config, optimizer=replace(config.optimizer, optimizer_eps=1e-3))
     generator, discriminator = ToyGenerator((0,)), ToyDiscriminator(1, (0,))
     gan = Gan(
         config,
