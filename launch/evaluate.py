@@ -95,8 +95,8 @@ def _evaluate(command: Command, device: torch.device) -> int:
     from realness.trainer.checkpoint import CheckpointError
     from realness.trainer.config import ConfigError
     from realness.trainer.distributed import rank, together
-    from realness.trainer.metrics import choose_checkpoints, load_generator
     from realness.trainer.run_folder import read_config
+    from realness.trainer.trained import choose_checkpoints, load_generator
 
     with ExitStack() as cleanup:
         config = together(lambda: read_config(command.run), failure=ConfigError)

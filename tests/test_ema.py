@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from realness.trainer.ema import Ema
+from realness.trainer.networks import DCGANGenerator
 
 
 def constant(value: float) -> nn.Module:
@@ -40,3 +41,12 @@ def test_the_average_is_wide_and_frozen() -> None:
     assert ema.module.state_dict()["weight"].dtype == torch.float32
     assert not ema.module.training
     assert not any(weight.requires_grad for weight in ema.module.parameters())
+
+
+def test_moving_averages_are_copied() -> None:
+    source = DCGANGenerator(z_dim=4, width=2, resolution=32, code_dim=3)
+    ema = Ema(source, 1000)
+    source.track_codes(torch.ones(3), torch.zeros(3))
+    ema.update(source, 10, 10)
+    assert torch.equal(ema.module.state_dict()["code_mean"], source.code_mean)
+    assert source.code_mean.tolist() == pytest.approx([0.1] * 3)

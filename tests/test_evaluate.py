@@ -32,10 +32,8 @@ from realness.trainer.metrics import (
     Record,
     append_records,
     check_metrics,
-    choose_checkpoints,
     frechet_distance,
     kernel_distance,
-    load_generator,
     open_network,
     precision_recall,
     read_records,
@@ -44,6 +42,7 @@ from realness.trainer.metrics import (
 from realness.trainer.metrics.frechet import GaussianMoments
 from realness.trainer.networks import build_generator
 from realness.trainer.run_folder import write_config
+from realness.trainer.trained import choose_checkpoints, load_generator
 
 EVALUATE = ROOT / "launch" / "evaluate.py"
 NUM_REAL = 20

@@ -18,7 +18,8 @@ class Ema:
     or the copy would show the initial weights for several half-lives; 0 switches that off.
 
     Weights and floating-point buffers (the running statistics of batch normalisation) are averaged
-    alike, so that the statistics belong to the averaged weights. `module` is in evaluation mode.
+    alike, so that the statistics belong to the averaged weights; what a network names in
+    `tracked_buffers` is copied, being an average already. `module` is in evaluation mode.
     """
 
     def __init__(self, module: nn.Module, halflife_images: float, rampup: float = 0.0) -> None:
@@ -34,7 +35,10 @@ class Ema:
             halflife = min(halflife, self._rampup * images_seen)
         weight = 1 - 0.5 ** (num_images / halflife)
         mine, theirs = self.module.state_dict(), source.state_dict()
-        averaged = [name for name, value in mine.items() if value.is_floating_point()]
+        copied = getattr(source, "tracked_buffers", ())
+        averaged = [
+            name for name, value in mine.items() if value.is_floating_point() and name not in copied
+        ]
         torch._foreach_lerp_(
             [mine[name] for name in averaged], [theirs[name] for name in averaged], weight
         )

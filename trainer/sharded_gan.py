@@ -41,8 +41,7 @@ class ShardedGan(Gan):
     def _test_factors(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation [code_dim] of the codes to sample with (section 4.5)."""
         if self.config.objective.posterior.test_code == "ema":
-            # G's own: the average would lag behind what is a moving average already.
-            module = cast(Any, self.g.module)
+            module = cast(Any, self.ema.module)
             return module.code_mean, module.code_std
         mean, std = cast(CodeObjective, self.objective).typical_factors()
         return mean.to(self.device), std.to(self.device)

@@ -15,11 +15,6 @@ from realness.trainer.metrics.features import (
     open_network,
 )
 from realness.trainer.metrics.frechet import GaussianMoments, frechet_distance
-from realness.trainer.metrics.generator import (
-    TrainedGenerator,
-    choose_checkpoints,
-    load_generator,
-)
 from realness.trainer.metrics.inception_score import inception_score
 from realness.trainer.metrics.kid import kernel_distance
 from realness.trainer.metrics.precision_recall import precision_recall
@@ -50,14 +45,11 @@ __all__ = [
     "Score",
     "SlicedWasserstein",
     "Summary",
-    "TrainedGenerator",
     "append_records",
     "check_metrics",
-    "choose_checkpoints",
     "frechet_distance",
     "inception_score",
     "kernel_distance",
-    "load_generator",
     "open_network",
     "precision_recall",
     "read_records",

@@ -12,7 +12,6 @@ from torch import Tensor
 from realness.trainer.distributed import world_size
 from realness.trainer.metrics.features import FeatureNetwork
 from realness.trainer.metrics.frechet import frechet_distance
-from realness.trainer.metrics.generator import TrainedGenerator
 from realness.trainer.metrics.inception_score import NUM_SPLITS, inception_score
 from realness.trainer.metrics.kid import kernel_distance
 from realness.trainer.metrics.path_length import (
@@ -28,6 +27,7 @@ from realness.trainer.metrics.samples import Embedder, Embedding, RowBank, Wante
 from realness.trainer.metrics.swd import DEFAULT_NUM_IMAGES as MAX_PATCH_IMAGES
 from realness.trainer.metrics.swd import PatchSet, sliced_wasserstein
 from realness.trainer.randomness import Draws, Purpose, Stream
+from realness.trainer.trained import TrainedGenerator
 
 METRICS = ("swd", "fid", "kid", "is", "pr", "ppl")
 

@@ -78,6 +78,8 @@ class BatchNormGenerator(Float32Buffers):
 
     code_mean: Tensor
     code_std: Tensor
+    tracked_buffers = ("code_mean", "code_std")
+    """Moving averages already, which the moving average of the weights is not to average again."""
 
     def __init__(
         self, z_dim: int, code_dim: int, batch_statistics: Literal["global", "local"]

@@ -1,4 +1,4 @@
-"""The trained generator of a run: its moving average, without engines, optimisers or DeepSpeed."""
+"""What a run has trained, for use: no engines, no optimisers, no DeepSpeed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from realness.trainer import checkpoint
 from realness.trainer.config import ConfigError, TrainConfig
 from realness.trainer.fragments import replicated
-from realness.trainer.networks import build_generator
-from realness.trainer.objectives import CodeObjective, build_objective
+from realness.trainer.networks import build_discriminator, build_generator
+from realness.trainer.objectives import CodeObjective, Objective, build_objective
 from realness.trainer.randomness import Draws, Purpose, Stream
 from realness.trainer.run_folder import read_config
 
@@ -42,17 +42,22 @@ class TrainedGenerator:
         draws = Draws(seed, stream, index.to(self.device))
         return draws.normal(Purpose.LATENT, self.config.g.z_dim)
 
-    @torch.no_grad()
-    def images(self, z: Tensor, index: Tensor, seed: int) -> Tensor:
-        """Images float32 [B, 3, R, R] in [-1, 1] of latents [B, z_dim].
-
-        `index` and `seed` decide the posterior codes, where the generator takes any.
-        """
+    def codes(self, index: Tensor, seed: int) -> Tensor | None:
+        """The posterior codes [B, code_dim] of the same samples, where the generator takes any."""
         if self.code_factors is None:
-            return self.module(z)
+            return None
         draws = Draws(seed, Stream.EVALUATED, index.to(self.device))
         mean, std = self.code_factors
-        return self.module(z, mean + std * draws.normal(Purpose.CODE, len(mean)))
+        return mean + std * draws.normal(Purpose.CODE, len(mean))
+
+    @torch.no_grad()
+    def render(self, z: Tensor, codes: Tensor | None) -> Tensor:
+        """Images float32 [B, 3, R, R] in [-1, 1] of latents and codes."""
+        return self.module(z) if codes is None else self.module(z, codes)
+
+    def images(self, z: Tensor, index: Tensor, seed: int) -> Tensor:
+        """`render` of latents [B, z_dim] with the codes of samples number `index`."""
+        return self.render(z, self.codes(index, seed))
 
     def sample(self, index: Tensor, seed: int) -> Tensor:
         """Images uint8 [B, 3, R, R] of samples number `index`: the same for any batching."""
@@ -116,3 +121,28 @@ def load_generator(run: Path, folder: Path, device: torch.device) -> TrainedGene
             mean, std = cast(CodeObjective, objective).typical_factors()
             factors = mean.to(device), std.to(device)
     return TrainedGenerator(config, module, device, position.images, position.data_digest, factors)
+
+
+@dataclass(frozen=True)
+class TrainedDiscriminator:
+    """A discriminator in evaluation mode, with the objective that reads its output."""
+
+    module: nn.Module
+    objective: Objective
+
+    @torch.no_grad()
+    def score(self, images: Tensor) -> Tensor:
+        """The realness score [B] of images float32 [B, 3, R, R] in [-1, 1]."""
+        return self.objective.score(self.module(images).float())
+
+
+def load_discriminator(run: Path, folder: Path, device: torch.device) -> TrainedDiscriminator:
+    """D in one checkpoint of a run. Raises as `load_generator` does."""
+    config = read_config(run)
+    objective = build_objective(config.objective, impl=config.engine.impl)
+    module = build_discriminator(
+        config.d, config.data.resolution, objective.num_outputs, config.engine.impl
+    )
+    module = module.to(device).eval().requires_grad_(False)
+    checkpoint.load(folder, replicated("D.model", module.state_dict()))
+    return TrainedDiscriminator(module, objective)

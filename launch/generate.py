@@ -1,0 +1,218 @@
+"""Make images with a trained generator: `python launch/generate.py RUN OUT --num 1000`.
+
+Takes the moving average in a checkpoint of RUN, on one process and without DeepSpeed, and writes
+OUT/000000.png and so on, a grid of the first ones, and images.csv with the realness score of each.
+The same seed gives the same images on any device, up to its rounding. Exit codes: 0 done, 2 wrong
+input.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from realness.trainer.exit_codes import EXIT_OK, EXIT_USAGE
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from realness.trainer.trained import TrainedDiscriminator, TrainedGenerator
+
+INDEX_FILE = "images.csv"
+
+
+@dataclass(frozen=True)
+class Command:
+    """The arguments of the command."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of the run (its --run-dir)."""
+    out: Annotated[Path, tyro.conf.Positional]
+    """Folder for the images; made if it is not there, and empty if it is."""
+    num: int = 16
+    """Images to draw."""
+    seed: int = 0
+    """Of the latents."""
+    checkpoint: str = "latest"
+    """latest, or the images seen by one of the run's checkpoints."""
+    top: float = 1.0
+    """Keep this share of the images: those that D finds the most realistic, the best one first."""
+    grid: int = 64
+    """Images in grid.png; 0 for none."""
+    interpolate: int = 0
+    """Steps from each image to the next, on the sphere between their latents: interpolation.png has
+    a row a pair, interpolation.gif walks along them. 0 for none."""
+    batch_size: int = 32
+    """Images at a time; memory does not depend on --num."""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """auto takes CUDA where there is a device."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; returns its exit status."""
+    command = tyro.cli(Command, args=arguments, description=__doc__)
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    from realness.trainer.checkpoint import CheckpointError
+
+    try:
+        print(_generate(command))
+    except (ValueError, CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    return EXIT_OK
+
+
+def _generate(command: Command) -> str:
+    """Write everything; returns what to tell the user. Raises ValueError for wrong input."""
+    from realness.trainer.distributed import pick_device
+    from realness.trainer.trained import choose_checkpoints, load_discriminator, load_generator
+
+    _check(command)
+    device = pick_device(command.device)
+    folder = choose_checkpoints(command.run, command.checkpoint)[-1]
+    generator = load_generator(command.run, folder, device)
+    discriminator = load_discriminator(command.run, folder, device)
+    command.out.mkdir(parents=True, exist_ok=True)
+    scores = _scores(command, generator, discriminator)
+    kept = _best(scores, command.top)
+    _write_images(command, generator, kept)
+    _write_index(command, kept, scores)
+    if command.grid:
+        _write_grid(command, generator, kept[: command.grid])
+    if command.interpolate:
+        _write_interpolation(command, generator, kept)
+    return (
+        f"{command.out}: {len(kept):,} images, made after {int(folder.name):,} images of training"
+    )
+
+
+def _check(command: Command) -> None:
+    from realness.trainer.config import ConfigError
+
+    for name in ("num", "batch_size"):
+        if getattr(command, name) < 1:
+            flag = "--" + name.replace("_", "-")
+            raise ConfigError(f"{flag}={getattr(command, name)} must be at least 1")
+    if not 0 < command.top <= 1:
+        raise ConfigError(f"--top={command.top} must lie in (0, 1]")
+    if command.checkpoint == "all":
+        raise ConfigError("--checkpoint=all: name one checkpoint, or latest")
+    if command.out.exists() and (not command.out.is_dir() or any(command.out.iterdir())):
+        raise ConfigError(f"{command.out} is not an empty folder; name another one, or empty it")
+
+
+def _batches(command: Command, index: Tensor, what: str) -> Iterator[Tensor]:
+    """`index` in pieces, with a progress bar."""
+    from rich.console import Console
+    from rich.progress import track
+
+    parts = index.split(command.batch_size)
+    yield from track(parts, description=what, console=Console(stderr=True), transient=True)
+
+
+def _scores(
+    command: Command, generator: TrainedGenerator, discriminator: TrainedDiscriminator
+) -> Tensor:
+    """The realness score of every drawn image, [num]."""
+    import torch
+
+    parts = []
+    for index in _batches(command, torch.arange(command.num), "drawing"):
+        images = generator.images(generator.latents(index, command.seed), index, command.seed)
+        parts.append(discriminator.score(images).cpu())
+    return torch.cat(parts)
+
+
+def _best(scores: Tensor, share: float) -> Tensor:
+    """Which images to keep: all in their order, or the best `share`, the best one first."""
+    import torch
+
+    if share == 1:
+        return torch.arange(len(scores))
+    return scores.argsort(descending=True, stable=True)[: max(1, round(share * len(scores)))]
+
+
+def _write_images(command: Command, generator: TrainedGenerator, kept: Tensor) -> None:
+    from PIL import Image
+
+    number = 0
+    for index in _batches(command, kept, "writing"):
+        for image in generator.sample(index, command.seed).permute(0, 2, 3, 1).cpu().numpy():
+            Image.fromarray(image).save(command.out / f"{number:06d}.png")
+            number += 1
+
+
+def _write_index(command: Command, kept: Tensor, scores: Tensor) -> None:
+    with (command.out / INDEX_FILE).open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["file", "seed", "index", "score"])
+        for number, index in enumerate(kept.tolist()):
+            score = f"{scores[index].item():.6g}"
+            writer.writerow([f"{number:06d}.png", command.seed, index, score])
+
+
+def _write_grid(command: Command, generator: TrainedGenerator, index: Tensor) -> None:
+    import torch
+
+    from realness.trainer.reporting.grid import make_grid
+
+    latents = generator.latents(index, command.seed)
+    parts = zip(latents.split(command.batch_size), index.split(command.batch_size), strict=True)
+    images = torch.cat([generator.images(z, part, command.seed).cpu() for z, part in parts])
+    make_grid(images).save(command.out / "grid.png")
+
+
+def _write_interpolation(command: Command, generator: TrainedGenerator, kept: Tensor) -> None:
+    """A strip a pair of neighbours, and all of them one after the other as an animation."""
+    from PIL import Image
+
+    frames: list[Image.Image] = []
+    for ends in kept.unfold(0, 2, 1) if len(kept) > 1 else ():
+        frames += [Image.fromarray(image) for image in _between(generator, ends, command)]
+    if not frames:
+        return
+    side, columns = frames[0].width, command.interpolate
+    canvas = Image.new("RGB", (columns * side, len(frames) // columns * side))
+    for number, frame in enumerate(frames):
+        canvas.paste(frame, (number % columns * side, number // columns * side))
+    canvas.save(command.out / "interpolation.png")
+    frames[0].save(
+        command.out / "interpolation.gif",
+        save_all=True,
+        append_images=frames[1:],
+        duration=80,
+        loop=0,
+    )
+
+
+def _between(generator: TrainedGenerator, ends: Tensor, command: Command) -> NDArray[np.uint8]:
+    """`interpolate` images uint8 [steps, R, R, 3] on the way between two samples, ends: [2]."""
+    import torch
+
+    from realness.trainer.metrics.path_length import slerp
+    from realness.trainer.trained import to_uint8
+
+    steps = command.interpolate
+    shares = torch.linspace(0, 1, steps, device=generator.device)[:, None]
+    first, last = generator.latents(ends, command.seed).unsqueeze(1).expand(-1, steps, -1)
+    lengths = torch.lerp(first.norm(dim=1, keepdim=True), last.norm(dim=1, keepdim=True), shares)
+    latents = (slerp(first, last, shares).float() * lengths).split(command.batch_size)
+    codes = generator.codes(ends, command.seed)
+    mixed: Sequence[Tensor | None] = [None] * len(latents)
+    if codes is not None:
+        mixed = torch.lerp(codes[0], codes[1], shares).split(command.batch_size)
+    images = [generator.render(z, code) for z, code in zip(latents, mixed, strict=True)]
+    return to_uint8(torch.cat(images)).permute(0, 2, 3, 1).cpu().numpy()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

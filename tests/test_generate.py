@@ -1,0 +1,139 @@
+"""generate.py: images of a run's moving average, the same whatever the batching."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from systems import small
+
+from realness.launch import generate
+from realness.trainer import checkpoint
+from realness.trainer.config import TrainConfig
+from realness.trainer.ema import Ema
+from realness.trainer.fragments import replicated
+from realness.trainer.run_folder import write_config
+from realness.trainer.sharded_gan import build_networks
+
+NUM = 10
+
+
+def write_run(folder: Path, config: TrainConfig) -> Path:
+    """A run folder with one checkpoint of fresh networks."""
+    folder.mkdir()
+    write_config(folder, config)
+    generator, discriminator, _ = build_networks(config)
+    fragments = Ema(generator, 1000).owned_state()
+    fragments += replicated("D.model", discriminator.state_dict())
+    position = checkpoint.Position(80, {}, "digest")
+    checkpoint.save(folder / "checkpoints", fragments, position, keep=9)
+    return folder
+
+
+@pytest.fixture(scope="module", params=["cifar10-realness-dcgan", "cifar10-p2gan-dcgan"])
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = replace(small(request.param), preset="custom")
+    return write_run(tmp_path_factory.mktemp("runs") / "run", config)
+
+
+def make(run: Path, out: Path, *arguments: str) -> list[dict[str, str]]:
+    assert generate.main([str(run), str(out), "--device", "cpu", *arguments]) == 0
+    with (out / "images.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path)).astype(int)
+
+
+def test_images_do_not_depend_on_the_batch(run: Path, tmp_path: Path) -> None:
+    rows = make(run, tmp_path / "a", "--num", str(NUM), "--grid", "4")
+    assert make(run, tmp_path / "b", "--num", str(NUM), "--batch-size", "3") != []
+    for number, row in enumerate(rows):
+        assert (row["file"], row["index"]) == (f"{number:06d}.png", str(number))
+        one, other = (pixels(tmp_path / name / row["file"]) for name in "ab")
+        assert np.abs(one - other).max() <= 1
+    assert pixels(tmp_path / "a" / "grid.png").shape == (64, 64, 3)
+    other_seed = make(run, tmp_path / "c", "--num", "1", "--seed", "1")[0]["file"]
+    assert (pixels(tmp_path / "c" / other_seed) != pixels(tmp_path / "a" / other_seed)).any()
+
+
+def test_the_most_realistic_come_first(run: Path, tmp_path: Path) -> None:
+    everything = make(run, tmp_path / "all", "--num", str(NUM))
+    top = make(run, tmp_path / "top", "--num", str(NUM), "--top", "0.3")
+    ranked = sorted(everything, key=lambda row: -float(row["score"]))
+    assert [row["index"] for row in top] == [row["index"] for row in ranked[:3]]
+    for row, original in zip(top, ranked, strict=False):
+        one = pixels(tmp_path / "top" / row["file"])
+        assert np.abs(one - pixels(tmp_path / "all" / original["file"])).max() <= 1
+
+
+def test_interpolations_begin_and_end_at_samples(run: Path, tmp_path: Path) -> None:
+    make(run, tmp_path / "out", "--num", "3", "--interpolate", "5")
+    strip = pixels(tmp_path / "out" / "interpolation.png")
+    assert strip.shape == (2 * 32, 5 * 32, 3)
+    for pair in range(2):
+        row = strip[32 * pair : 32 * (pair + 1)]
+        for column, number in ((0, pair), (4, pair + 1)):
+            end = row[:, 32 * column : 32 * (column + 1)]
+            assert np.abs(end - pixels(tmp_path / "out" / f"{number:06d}.png")).max() <= 1
+    with Image.open(tmp_path / "out" / "interpolation.gif") as animation:
+        assert getattr(animation, "n_frames", 1) > 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--num", "0"], "--num=0"),
+        (["--top", "2"], "--top=2.0"),
+        (["--checkpoint", "81"], "--checkpoint=81"),
+        (["--checkpoint", "all"], "name one checkpoint"),
+    ],
+)
+def test_wrong_input_is_refused(
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    assert generate.main([str(run), str(tmp_path / "out"), *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_folder_is_left_alone(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.txt").write_text("keep")
+    assert generate.main([str(run), str(tmp_path)]) == 2
+    assert "not an empty folder" in capsys.readouterr().err
+
+
+def test_a_flipped_bit_is_found(run: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    shard = next((copy / "checkpoints").rglob("*.safetensors"))
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    assert generate.main([str(copy), str(tmp_path / "out")]) == 2
+
+
+def test_no_gradients_are_kept(run: Path) -> None:
+    from realness.trainer.trained import choose_checkpoints, load_discriminator, load_generator
+
+    folder = choose_checkpoints(run, "latest")[0]
+    generator = load_generator(run, folder, torch.device("cpu"))
+    discriminator = load_discriminator(run, folder, torch.device("cpu"))
+    index = torch.arange(2)
+    images = generator.images(generator.latents(index, 0), index, 0)
+    assert not images.requires_grad
+    assert discriminator.score(images).shape == (2,)
