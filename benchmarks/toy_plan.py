@@ -145,7 +145,7 @@ def full_plan() -> list[Task]:
             Task(
                 "near", "grid9", name, 5, (250, PAPER_ITERATIONS, 1000), (("k_g", 1),), spacing=1.0
             )
-            for name in ("realness", "std")
+            for name in MAIN_METHODS
         ),
         *(
             Task("outcomes", "grid9", "realness", 3, ends, (("num_outcomes", n), ("k_g", k_g)))
