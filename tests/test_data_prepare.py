@@ -245,7 +245,7 @@ def test_jpeg_keeps_its_colours_at_full_resolution_and_is_named_lossy(tmp_path: 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_interrupted_run_resumes_to_the_same_bytes(tmp_path: Path, number: signal.Signals) -> None:
-    source = big_source(tmp_path / "in", 120)
+    source = big_source(tmp_path / "in", 400)
     command = [
         sys.executable, str(ROOT / "launch" / "prepare.py"), str(source), str(tmp_path / "out"),
         "--resolution", "128", "--shard-mib", "1", "--num-workers", "1",
