@@ -250,7 +250,14 @@ def test_interrupted_run_resumes_to_the_same_bytes(tmp_path: Path, number: signa
         sys.executable, str(ROOT / "launch" / "prepare.py"), str(source), str(tmp_path / "out"),
         "--resolution", "128", "--shard-mib", "1", "--num-workers", "1",
     ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A test run in the background of a shell ignores Ctrl-C, and its children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     work = tmp_path / "out.partial"
     deadline = time.monotonic() + 60
     while not (work / "shard-00001.tar.json").exists():
