@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from realness.trainer.config import TrainConfig
 from realness.trainer.gan import Gan
 from realness.trainer.networks import mlp
-from realness.trainer.objectives import Objective, build_objective
-from realness.trainer.objectives.realness import RealnessObjective
-from realness.trainer.objectives.resampling import GaussianResampling
+from realness.trainer.objectives import build_objective
 from realness.trainer.plain_engine import PlainEngine
 from realness.trainer.randomness import Purpose, Stream
 from realness.trainer.step import Stats, train_d, train_g
@@ -27,16 +25,6 @@ def _networks(networks: Networks, num_outputs: int, seeds: Sequence[int]) -> tup
     if networks == "realness":
         return mlp.ToyGenerator(seeds), mlp.ToyDiscriminator(num_outputs, seeds)
     return mlp.FarGenerator(seeds), mlp.FarDiscriminator(num_outputs, seeds)
-
-
-def _objective(config: TrainConfig, members: int) -> Objective:
-    """The objective, fitting resampling's Gaussians to each member by itself."""
-    objective = build_objective(config.objective, impl=config.engine.impl)
-    if isinstance(objective, RealnessObjective) and isinstance(
-        objective.resampling, GaussianResampling
-    ):
-        return replace(objective, resampling=replace(objective.resampling, members=members))
-    return objective
 
 
 @dataclass
@@ -95,7 +83,7 @@ def build_experiment(
 
     Member m is exactly (up to rounding) the experiment with the one seed seeds[m].
     """
-    objective = _objective(config, len(seeds))
+    objective = build_objective(config.objective, config.engine.impl, len(seeds))
     generator, discriminator = _networks(networks, objective.num_outputs, seeds)
 
     def player(module: nn.Module, lr: float) -> PlainEngine:
