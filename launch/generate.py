@@ -74,6 +74,7 @@ def main(arguments: Sequence[str]) -> int:
 def _generate(command: Command) -> str:
     """Write everything; returns what to tell the user. Raises ValueError for wrong input."""
     from realness.trainer.distributed import pick_device
+    from realness.trainer.run_folder import claim_empty_folder
     from realness.trainer.trained import choose_checkpoints, load_discriminator, load_generator
 
     _check(command)
@@ -81,7 +82,7 @@ def _generate(command: Command) -> str:
     folder = choose_checkpoints(command.run, command.checkpoint)[-1]
     generator = load_generator(command.run, folder, device)
     discriminator = load_discriminator(command.run, folder, device)
-    command.out.mkdir(parents=True, exist_ok=True)
+    claim_empty_folder(command.out)
     scores = _scores(command, generator, discriminator)
     kept = _best(scores, command.top)
     _write_images(command, generator, kept)
@@ -106,8 +107,6 @@ def _check(command: Command) -> None:
         raise ConfigError(f"--top={command.top} must lie in (0, 1]")
     if command.checkpoint == "all":
         raise ConfigError("--checkpoint=all: name one checkpoint, or latest")
-    if command.out.exists() and (not command.out.is_dir() or any(command.out.iterdir())):
-        raise ConfigError(f"{command.out} is not an empty folder; name another one, or empty it")
 
 
 def _batches(command: Command, index: Tensor, what: str) -> Iterator[Tensor]:

@@ -10,29 +10,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from run_folders import write_run
 from systems import small
 
 from realness.launch import generate
-from realness.trainer import checkpoint
-from realness.trainer.config import TrainConfig
-from realness.trainer.ema import Ema
-from realness.trainer.fragments import replicated
-from realness.trainer.run_folder import write_config
-from realness.trainer.sharded_gan import build_networks
 
 NUM = 10
-
-
-def write_run(folder: Path, config: TrainConfig) -> Path:
-    """A run folder with one checkpoint of fresh networks."""
-    folder.mkdir()
-    write_config(folder, config)
-    generator, discriminator, _ = build_networks(config)
-    fragments = Ema(generator, 1000).owned_state()
-    fragments += replicated("D.model", discriminator.state_dict())
-    position = checkpoint.Position(80, {}, "digest")
-    checkpoint.save(folder / "checkpoints", fragments, position, keep=9)
-    return folder
 
 
 @pytest.fixture(scope="module", params=["cifar10-realness-dcgan", "cifar10-p2gan-dcgan"])

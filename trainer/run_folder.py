@@ -75,6 +75,13 @@ def read_config(folder: Path) -> TrainConfig:
     return from_dict(TrainConfig, values)
 
 
+def claim_empty_folder(folder: Path) -> None:
+    """Make a command's output folder. Raises ConfigError unless it is new or empty."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} is not an empty folder; name another one, or empty it")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
 def write_config(folder: Path, config: TrainConfig) -> None:
     """Record the configuration that the run goes on with."""
     write_text(folder / "config.json", to_json(config))

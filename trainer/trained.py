@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from realness import kernels
 from realness.trainer import checkpoint
 from realness.trainer.config import ConfigError, TrainConfig
 from realness.trainer.fragments import replicated
@@ -99,28 +100,43 @@ def choose_checkpoints(run: Path, which: str) -> list[Path]:
     return wanted
 
 
-def load_generator(run: Path, folder: Path, device: torch.device) -> TrainedGenerator:
-    """The moving average in one checkpoint of a run.
+def load_generator(
+    run: Path, folder: Path, device: torch.device, *, impl: kernels.Impl | None = None
+) -> TrainedGenerator:
+    """The moving average in one checkpoint of a run, its operations by `impl` or the run's choice.
 
     Raises:
         ConfigError: for a run without a readable config.json.
         CheckpointError: for a damaged checkpoint, or one of another architecture.
     """
-    config = read_config(run)
+    config = _with_impl(read_config(run), impl)
+    module = empty_generator(config, device)
+    position = checkpoint.load(folder, replicated("EMA.model", module.state_dict()))
+    return trained_generator(config, module, position.images, position.data_digest)
+
+
+def empty_generator(config: TrainConfig, device: torch.device | str) -> nn.Module:
+    """A generator for inference, whose weights are still to be filled in."""
     objective = build_objective(config.objective, impl=config.engine.impl)
     module = build_generator(
         config.g, config.data.resolution, config.engine.impl, code_dim=objective.code_dim
     )
-    module = module.float().to(device).eval().requires_grad_(False)
-    position = checkpoint.load(folder, replicated("EMA.model", module.state_dict()))
-    factors = None
+    return module.float().to(device).eval().requires_grad_(False)
+
+
+def trained_generator(
+    config: TrainConfig, module: nn.Module, images_seen: int, data_digest: str
+) -> TrainedGenerator:
+    """A generator with its weights, and the codes to sample with where it takes any."""
+    objective = build_objective(config.objective, impl=config.engine.impl)
+    device, factors = next(module.parameters()).device, None
     if objective.code_dim:
         if config.objective.posterior.test_code == "ema":
             factors = cast(Any, module).code_mean, cast(Any, module).code_std
         else:
             mean, std = cast(CodeObjective, objective).typical_factors()
             factors = mean.to(device), std.to(device)
-    return TrainedGenerator(config, module, device, position.images, position.data_digest, factors)
+    return TrainedGenerator(config, module, device, images_seen, data_digest, factors)
 
 
 @dataclass(frozen=True)
@@ -136,13 +152,23 @@ class TrainedDiscriminator:
         return self.objective.score(self.module(images).float())
 
 
-def load_discriminator(run: Path, folder: Path, device: torch.device) -> TrainedDiscriminator:
+def load_discriminator(
+    run: Path, folder: Path, device: torch.device, *, impl: kernels.Impl | None = None
+) -> TrainedDiscriminator:
     """D in one checkpoint of a run. Raises as `load_generator` does."""
-    config = read_config(run)
+    discriminator = empty_discriminator(_with_impl(read_config(run), impl), device)
+    checkpoint.load(folder, replicated("D.model", discriminator.module.state_dict()))
+    return discriminator
+
+
+def empty_discriminator(config: TrainConfig, device: torch.device | str) -> TrainedDiscriminator:
+    """D for inference, whose weights are still to be filled in."""
     objective = build_objective(config.objective, impl=config.engine.impl)
     module = build_discriminator(
         config.d, config.data.resolution, objective.num_outputs, config.engine.impl
     )
-    module = module.to(device).eval().requires_grad_(False)
-    checkpoint.load(folder, replicated("D.model", module.state_dict()))
-    return TrainedDiscriminator(module, objective)
+    return TrainedDiscriminator(module.to(device).eval().requires_grad_(False), objective)
+
+
+def _with_impl(config: TrainConfig, impl: kernels.Impl | None) -> TrainConfig:
+    return replace(config, engine=replace(config.engine, impl=impl)) if impl else config

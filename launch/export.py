@@ -1,0 +1,120 @@
+"""Export what a run has trained: `python launch/export.py RUN OUT`.
+
+Writes the moving average of G, and D, as safetensors with config.json (read back by
+`realness.trainer.export.load`), as ONNX and torch.export graphs that are checked against the
+networks, and a model card. One process, no DeepSpeed. Exit codes: 0 done, 1 a graph does not
+compute what its network does, 2 wrong input.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from realness.trainer.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE
+
+
+@dataclass(frozen=True)
+class Command:
+    """The arguments of the command."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of the run (its --run-dir)."""
+    out: Annotated[Path, tyro.conf.Positional]
+    """Folder for the export; made if it is not there, and empty if it is."""
+    checkpoint: str = "latest"
+    """latest, or the images seen by one of the run's checkpoints."""
+    formats: str = "onnx,pt2"
+    """Graphs beside the safetensors, comma-separated: onnx (needs the extra `export`), pt2
+    (torch.export); empty for none."""
+    licence: str = "not stated"
+    """Licence of the weights, for the model card."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; returns its exit status."""
+    command = tyro.cli(Command, args=arguments, description=__doc__)
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    from realness.trainer.checkpoint import CheckpointError
+    from realness.trainer.export import ExportError
+
+    try:
+        print(_export(command))
+    except ExportError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except (ValueError, CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    return EXIT_OK
+
+
+def _export(command: Command) -> str:
+    """Write everything, or nothing; returns what to tell the user."""
+    import torch
+
+    from realness.trainer.config import ConfigError
+    from realness.trainer.export import check_formats, write_networks
+    from realness.trainer.run_folder import claim_empty_folder
+    from realness.trainer.trained import choose_checkpoints, load_discriminator, load_generator
+
+    formats = check_formats(command.formats)
+    if command.checkpoint == "all":
+        raise ConfigError("--checkpoint=all: name one checkpoint, or latest")
+    folder = choose_checkpoints(command.run, command.checkpoint)[-1]
+    cpu = torch.device("cpu")
+    # Fused operations are no part of ONNX: the reference computes the same.
+    generator = load_generator(command.run, folder, cpu, impl="reference")
+    discriminator = load_discriminator(command.run, folder, cpu, impl="reference")
+    claim_empty_folder(command.out)
+    out = command.out
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as made:
+        staged = Path(made) / out.name
+        staged.mkdir()
+        _say(f"writing the networks of {generator.images_seen:,} images of training")
+        write_networks(generator, discriminator, staged)
+        _write_rest(command, staged, formats)
+        staged.rename(out)
+    return f"{out}: see {out / 'README.md'}"
+
+
+def _write_rest(command: Command, staged: Path, formats: Sequence[str]) -> None:
+    """Graphs and model card, from the safetensors that were written: what users will load."""
+    from realness.trainer.export import (
+        discriminator_graph,
+        generator_graph,
+        load,
+        write_card,
+        write_graph,
+    )
+    from realness.trainer.metrics import read_records
+
+    # It tells at every export which packages it does without.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    exported = load(staged, impl="reference")
+    differences: dict[str, float] = {}
+    graphs = (
+        generator_graph(exported.generator),
+        discriminator_graph(exported.discriminator, exported.generator),
+    )
+    for graph in graphs if formats else ():
+        _say(f"writing and checking {graph.name}: {', '.join(formats)}")
+        differences |= write_graph(graph, staged, formats)
+    for name, difference in differences.items():
+        _say(f"{name} differs from the network by {difference:.1e} of its greatest output")
+    write_card(exported, read_records(command.run), differences, staged, licence=command.licence)
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

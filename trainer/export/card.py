@@ -1,0 +1,193 @@
+"""The model card: what an exported folder holds, where it comes from and what it is not for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from torch import nn
+
+from realness.trainer.export.folder import Exported
+from realness.trainer.metrics import Record
+from realness.trainer.reporting.files import write_text
+
+CARD_FILE = "README.md"
+NO_LICENCE = "not stated"
+
+
+def write_card(
+    exported: Exported,
+    records: Iterable[Record],
+    differences: Mapping[str, float],
+    out: Path,
+    *,
+    licence: str = NO_LICENCE,
+) -> Path:
+    """Write `README.md` into the folder `out`; returns its path.
+
+    records: scores of the run, of which those of this checkpoint are shown; differences: by file
+    name, how far a graph is from its network (see `MAX_DIFFERENCE`).
+    """
+    parts = [
+        _head(exported, licence),
+        _use(exported, sorted(differences)),
+        _training(exported),
+        _networks(exported),
+        _scores([record for record in records if record.images == exported.generator.images_seen]),
+        _files(differences),
+        _limits(),
+        _licence(licence),
+    ]
+    write_text(out / CARD_FILE, "\n".join(part for part in parts if part))
+    return out / CARD_FILE
+
+
+def _head(exported: Exported, licence: str) -> str:
+    config = exported.generator.config
+    size = config.data.resolution
+    front = "" if licence == NO_LICENCE else f"---\nlicense: {_quoted(licence)}\n---\n"
+    return (
+        f"{front}# Generator and discriminator, {size}x{size}\n\n"
+        f"A generative adversarial network (objective `{config.objective.objective}`, preset "
+        f"`{config.preset}`): the moving average of the generator, and the discriminator, after "
+        f"{exported.generator.images_seen:,} images of training.\n"
+    )
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _use(exported: Exported, files: Sequence[str]) -> str:
+    text = (
+        "## Use\n\n```python\nimport torch\nfrom realness.trainer.export import load\n\n"
+        'model = load("FOLDER")\n'
+        "images = model.generator.sample(torch.arange(16), seed=0)  # uint8 [16, 3, R, R]\n"
+        "scores = model.discriminator.score(images / 127.5 - 1)  # higher is more real\n```\n"
+    )
+    if "generator.onnx" in files or "generator.pt2" in files:
+        text += (
+            "\nThe `.onnx` and `.pt2` graphs need no realness. `generator` maps "
+            f"{_inputs(exported)} to `images` float32 [batch, 3, R, R] in [-1, 1]; `discriminator` "
+            "maps such `images` to `output` [batch, outputs] and `score` [batch].\n"
+        )
+    factors = exported.generator.code_factors
+    if factors is not None:
+        pairs = ", ".join(
+            f"{mean:.5g} ± {std:.5g}"
+            for mean, std in zip(*(values.tolist() for values in factors), strict=True)
+        )
+        text += (
+            "\n`code` is a posterior code (P2GAN). To sample, draw each of its dimensions from a "
+            f"normal distribution with these means and standard deviations: {pairs}. The ONNX file "
+            "holds them as `code_mean` and `code_std`. To make variations of a real image, draw "
+            "it from D's posterior instead: the first half of `output` is the mean, softplus of "
+            "the second half the deviation.\n"
+        )
+    return text
+
+
+def _inputs(exported: Exported) -> str:
+    z_dim = exported.generator.config.g.z_dim
+    text = f"`z` float32 [batch, {z_dim}], standard normal,"
+    factors = exported.generator.code_factors
+    return text if factors is None else f"{text} and `code` float32 [batch, {len(factors[0])}]"
+
+
+def _training(exported: Exported) -> str:
+    generator, config = exported.generator, exported.generator.config
+    return "## Training\n\n" + _table(
+        ("", ""),
+        [
+            ("images seen", f"{generator.images_seen:,}"),
+            ("iterations", f"{generator.iteration:,} of {config.batch_size} images"),
+            ("objective", _objective(exported)),
+            ("precision", config.engine.precision),
+            ("digest of the training images", f"`{generator.data_digest or 'unknown'}`"),
+        ],
+    )
+
+
+def _objective(exported: Exported) -> str:
+    objective = exported.generator.config.objective
+    if objective.objective != "realness":
+        return objective.objective
+    return f"realness, {objective.num_outcomes} outcomes, G's objective {objective.g_objective}"
+
+
+def _networks(exported: Exported) -> str:
+    config = exported.generator.config
+    return "## Networks\n\n" + _table(
+        ("network", "architecture", "parameters"),
+        [
+            ("G", config.g.generator, _count(exported.generator.module)),
+            (
+                "D",
+                f"{config.d.discriminator}, normalisation {config.d.d_norm}",
+                _count(exported.discriminator.module),
+            ),
+        ],
+    )
+
+
+def _count(module: nn.Module) -> str:
+    return f"{sum(value.numel() for value in module.parameters()):,}"
+
+
+def _scores(records: Sequence[Record]) -> str:
+    if not records:
+        return "## Scores\n\nNone were measured at this checkpoint.\n"
+    newest = {record.settings: record for record in records}
+    return "## Scores\n\n" + _table(
+        ("metric", "value", "generated", "real", "network", "resize"),
+        [
+            (
+                record.metric,
+                f"{record.value:.5g}",
+                f"{record.num_images:,}",
+                f"{record.num_real:,}" if record.num_real else "–",
+                record.network or "–",
+                record.resize or "–",
+            )
+            for record in newest.values()
+        ],
+    )
+
+
+def _files(differences: Mapping[str, float]) -> str:
+    if not differences:
+        return ""
+    return (
+        "## Checked graphs\n\nEach was read back and run beside the network; the greatest "
+        "difference of an output, as a share of the greatest output:\n\n"
+    ) + _table(
+        ("file", "difference"),
+        [(f"`{name}`", f"{value:.1e}") for name, value in sorted(differences.items())],
+    )
+
+
+def _limits() -> str:
+    return (
+        "## Limits\n\n"
+        "- Images resemble the training images in what these show and in what they leave out. "
+        "Nothing was done about their biases.\n"
+        "- A GAN can reproduce training images; nobody has checked whether this one does.\n"
+        "- The discriminator's score compares images of this resolution and kind only. It is no "
+        "detector of generated images.\n"
+        "- Scores hold for the sample sizes, network and resize beside them; others do not "
+        "compare.\n"
+        "- Safetensors and JSON hold no code. ONNX and `.pt2` files are programs: run those of "
+        "people you trust.\n"
+    )
+
+
+def _licence(licence: str) -> str:
+    return (
+        f"## Licence\n\nOf the weights: {licence}. They may be subject to the terms of the "
+        "training images. The code that reads them is under Apache-2.0.\n"
+    )
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)

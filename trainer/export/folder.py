@@ -1,0 +1,101 @@
+"""The exported folder: `generator.safetensors`, `discriminator.safetensors`, `config.json`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from realness import kernels
+from realness.trainer.config import ConfigError, TrainConfig
+from realness.trainer.run_folder import read_config, write_config
+from realness.trainer.trained import (
+    TrainedDiscriminator,
+    TrainedGenerator,
+    empty_discriminator,
+    empty_generator,
+    trained_generator,
+)
+from realness.trainer.weights import WeightsError, read_weights, write_weights
+
+FORMAT = "1"
+GENERATOR_FILE = "generator.safetensors"
+DISCRIMINATOR_FILE = "discriminator.safetensors"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Both networks of an exported folder, in evaluation mode."""
+
+    generator: TrainedGenerator
+    discriminator: TrainedDiscriminator
+
+
+def write_networks(
+    generator: TrainedGenerator, discriminator: TrainedDiscriminator, out: Path
+) -> None:
+    """Write both networks and their configuration, without the paths of the run, into `out`."""
+    about = {
+        "format": FORMAT,
+        "images_seen": str(generator.images_seen),
+        "data_digest": generator.data_digest,
+    }
+    for name, module in (
+        (GENERATOR_FILE, generator.module),
+        (DISCRIMINATOR_FILE, discriminator.module),
+    ):
+        write_weights(out / name, module.state_dict(), {**about, "network": Path(name).stem})
+    write_config(out, portable_config(generator.config))
+
+
+def portable_config(config: TrainConfig) -> TrainConfig:
+    """The configuration without what belongs to the machine that trained."""
+    engine = replace(config.engine, device="auto", impl="auto", deepspeed_config="")
+    return replace(config, run_dir="", data=replace(config.data, data=""), engine=engine)
+
+
+def load(
+    folder: Path | str, device: torch.device | str = "cpu", *, impl: kernels.Impl = "auto"
+) -> Exported:
+    """Both networks of a folder that `launch/export.py` wrote.
+
+    `impl` chooses the implementation of the fused operations. Needs no DeepSpeed, reads safetensors
+    and JSON, and executes nothing that the folder holds.
+
+    Raises:
+        ConfigError: for a folder without a readable config.json.
+        WeightsError: for weights that are missing, damaged, or of another architecture; it is a
+            ValueError too.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    config = replace(config, engine=replace(config.engine, impl=impl))
+    module = empty_generator(config, device)
+    about = _fill(module, folder / GENERATOR_FILE)
+    discriminator = empty_discriminator(config, device)
+    _fill(discriminator.module, folder / DISCRIMINATOR_FILE)
+    try:
+        images_seen, digest = int(about["images_seen"]), about["data_digest"]
+    except (KeyError, ValueError) as error:
+        raise ConfigError(
+            f"{folder / GENERATOR_FILE} does not say how many images it has seen ({error}); export "
+            "the run anew"
+        ) from error
+    return Exported(trained_generator(config, module, images_seen, digest), discriminator)
+
+
+def _fill(module: nn.Module, path: Path) -> dict[str, str]:
+    """Put a file's tensors into `module`; returns the file's header."""
+    tensors, about = read_weights(path)
+    if about.get("format") != FORMAT:
+        raise WeightsError(
+            f"{path} has format {about.get('format')}; this program reads {FORMAT}: export the run "
+            "anew with launch/export.py"
+        )
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise WeightsError(f"{path} does not fit the config.json beside it: {error}") from error
+    return about

@@ -1,0 +1,222 @@
+"""Networks as graphs that run without this package: ONNX, and torch.export's `.pt2`.
+
+The graphs are fp32, take batches of any size, and are made of the plain PyTorch reference of every
+fused operation. Each file is read back and held against the network it was made from.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from realness.trainer.config import ConfigError
+from realness.trainer.objectives import Objective
+from realness.trainer.trained import TrainedDiscriminator, TrainedGenerator
+
+FORMATS = ("onnx", "pt2")
+ONNX_OPSET = 18
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+MAX_DIFFERENCE = 1e-3
+"""Greatest difference between a graph's output and the network's that is accepted, as a share of
+the greatest absolute value of the latter: an eighth of a grey level for images."""
+
+MAX_PROTOBUF_BYTES = 2**31 - 2**20
+"""An ONNX file holds no more than 2 GiB; the weights of a larger network lie beside it."""
+TRACED_BATCH = 2
+CHECKED_BATCHES = (1, 5)
+CHECK_SEED = 20
+
+
+class ExportError(RuntimeError):
+    """A graph that does not compute what its network does; nothing to use."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A module to be exported.
+
+    examples: inputs for a batch of a given size, in the order of `inputs`; about: texts for the
+    file's header.
+    """
+
+    name: str
+    module: nn.Module
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    examples: Callable[[int], tuple[Tensor, ...]]
+    about: dict[str, str]
+
+
+def check_formats(text: str) -> tuple[str, ...]:
+    """The formats of a list such as `onnx,pt2`, which may be empty.
+
+    Raises:
+        ConfigError: for an unknown one, or ONNX without the packages it needs.
+    """
+    wanted = tuple(name.strip().lower() for name in text.split(",") if name.strip())
+    unknown = [name for name in wanted if name not in FORMATS]
+    if unknown:
+        raise ConfigError(f"--formats={text}: unknown {unknown}; choose from {','.join(FORMATS)}")
+    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+    if "onnx" in wanted and missing:
+        raise ConfigError(
+            f"--formats={text}: ONNX needs {', '.join(missing)}, which the extra `export` "
+            'installs: pip install -e ".[export]"; or leave it out: --formats pt2'
+        )
+    return wanted
+
+
+def generator_graph(generator: TrainedGenerator) -> Graph:
+    """z [B, z_dim], and for P2GAN code [B, code_dim], to images [B, 3, R, R] in [-1, 1]."""
+
+    def examples(batch: int) -> tuple[Tensor, ...]:
+        index = torch.arange(batch)
+        codes = generator.codes(index, CHECK_SEED)
+        z = generator.latents(index, CHECK_SEED)
+        return (z,) if codes is None else (z, codes)
+
+    about = {"images_seen": str(generator.images_seen), "data_digest": generator.data_digest}
+    inputs = ("z",)
+    if generator.code_factors is not None:
+        inputs = ("z", "code")
+        for name, values in zip(("code_mean", "code_std"), generator.code_factors, strict=True):
+            about[name] = " ".join(f"{value:.9g}" for value in values.tolist())
+    return Graph("generator", generator.module, inputs, ("images",), examples, about)
+
+
+def discriminator_graph(discriminator: TrainedDiscriminator, like: TrainedGenerator) -> Graph:
+    """images [B, 3, R, R] in [-1, 1] to D's output [B, num_outputs] and the score [B].
+
+    `like` is the generator of the same checkpoint; what is checked is what D says of its images.
+    """
+    size = like.config.data.resolution
+
+    def examples(batch: int) -> tuple[Tensor, ...]:
+        noise = torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(batch))
+        made = like.sample(torch.arange(batch), CHECK_SEED) / 127.5 - 1
+        return (torch.lerp(made, noise * 2 - 1, 0.25),)
+
+    module = _Judge(discriminator.module, discriminator.objective).eval()
+    about = {"images_seen": str(like.images_seen), "data_digest": like.data_digest}
+    return Graph("discriminator", module, ("images",), ("output", "score"), examples, about)
+
+
+class _Judge(nn.Module):
+    """D with the score that its objective reads off its output."""
+
+    def __init__(self, module: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.module, self.objective = module, objective
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        output = self.module(images).float()
+        return output, self.objective.score(output)
+
+
+def write_graph(graph: Graph, out: Path, formats: Sequence[str]) -> dict[str, float]:
+    """Write `graph` into the folder `out` in each format and check the file.
+
+    Returns the greatest difference found, by file name, in the unit of MAX_DIFFERENCE.
+
+    Raises:
+        ExportError: where a file's outputs differ by more than MAX_DIFFERENCE.
+    """
+    program = _trace(graph)
+    found: dict[str, float] = {}
+    for name in formats:
+        path = out / f"{graph.name}.{name}"
+        run = _write_onnx(program, graph, path) if name == "onnx" else _write_pt2(program, path)
+        found[path.name] = _difference(graph, run)
+        if not found[path.name] <= MAX_DIFFERENCE:
+            raise ExportError(
+                f"{path.name} differs from the network by {found[path.name]:.2g} of its greatest "
+                f"output, more than {MAX_DIFFERENCE:g}; it is of no use"
+            )
+    return found
+
+
+def _trace(graph: Graph) -> torch.export.ExportedProgram:
+    batch = torch.export.Dim("batch", min=1)
+    return torch.export.export(
+        graph.module,
+        graph.examples(TRACED_BATCH),
+        dynamic_shapes=[{0: batch} for _ in graph.inputs],
+        strict=False,
+    )
+
+
+Run = Callable[[tuple[Tensor, ...]], Sequence[np.ndarray]]
+"""From inputs to outputs, by what was written to disk."""
+
+
+def _write_onnx(program: torch.export.ExportedProgram, graph: Graph, path: Path) -> Run:
+    import onnxruntime
+
+    weights = sum(value.numel() * value.element_size() for value in program.state_dict.values())
+    with warnings.catch_warnings():
+        # torch's own use of what it has deprecated.
+        warnings.simplefilter("ignore", FutureWarning)
+        made = torch.onnx.export(
+            program,
+            (),
+            dynamo=True,
+            opset_version=ONNX_OPSET,
+            input_names=graph.inputs,
+            output_names=graph.outputs,
+            verbose=False,
+        )
+    assert made is not None
+    made.model.metadata_props.update(graph.about)
+    for value in (*made.model.graph.inputs, *made.model.graph.outputs):
+        _name_batch(value)
+    made.save(path, external_data=weights > MAX_PROTOBUF_BYTES)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def run(inputs: tuple[Tensor, ...]) -> Sequence[np.ndarray]:
+        feeds = {name: value.numpy() for name, value in zip(graph.inputs, inputs, strict=True)}
+        return [np.asarray(value) for value in session.run(list(graph.outputs), feeds)]
+
+    return run
+
+
+def _name_batch(value: Any) -> None:
+    """Call the first dimension of an input or output `batch`; the exporter numbers it."""
+    dims = list(value.shape)
+    value.shape = type(value.shape)(["batch", *dims[1:]])
+
+
+def _write_pt2(program: torch.export.ExportedProgram, path: Path) -> Run:
+    torch.export.save(program, path)
+    module = torch.export.load(path).module()
+
+    def run(inputs: tuple[Tensor, ...]) -> Sequence[np.ndarray]:
+        return [value.numpy() for value in _as_tuple(module(*inputs))]
+
+    return run
+
+
+@torch.no_grad()
+def _difference(graph: Graph, run: Run) -> float:
+    """The greatest difference over outputs and batches, relative to the greatest output."""
+    worst = 0.0
+    for batch in CHECKED_BATCHES:
+        inputs = graph.examples(batch)
+        for value, other in zip(_as_tuple(graph.module(*inputs)), run(inputs), strict=True):
+            expected = value.numpy()
+            if expected.shape != other.shape:
+                return float("inf")
+            scale = max(float(np.abs(expected).max()), np.finfo(np.float32).tiny)
+            worst = max(worst, float(np.abs(expected - other).max()) / scale)
+    return worst
+
+
+def _as_tuple(value: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return value if isinstance(value, tuple) else (value,)

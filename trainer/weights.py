@@ -1,0 +1,53 @@
+"""A network in one safetensors file, with a header of text that says what it is.
+
+Safetensors hold numbers and nothing that could be executed, whoever wrote them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+class WeightsError(ValueError):
+    """A file of weights that cannot be read; the message names it."""
+
+
+def write_weights(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
+    """Write `tensors` by name, and the header `about`, atomically and synced to disk.
+
+    Raises OSError where the disk is full; `path` then stays as it is.
+    """
+    staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        staged.touch()
+        mode = staged.stat().st_mode
+        save_file(whole, staged, metadata=dict(about))
+        # It makes files that only their owner may read.
+        staged.chmod(mode)
+        with staged.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(staged, path)
+    except BaseException:
+        staged.unlink(missing_ok=True)
+        raise
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors by name and the header of a file.
+
+    Raises:
+        WeightsError: for a file that is missing, damaged, or no safetensors.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{path} is no readable safetensors file: {error}") from error
