@@ -1,7 +1,9 @@
 """Measure a run's generator against its real images: `python launch/evaluate.py RUN`.
 
-Works on one process, and shares the work out under `torchrun`. Scores go into RUN/metrics.csv. Exit
-codes: 0 done, 1 no checkpoint could be measured, 2 wrong input.
+Works on one process, and shares the work out under `torchrun`. Scores go into RUN/metrics.csv;
+where there are several checkpoints, RUN/metrics_summary.csv has minimum, maximum, mean and SD over
+them, and RUN/metrics.png the curves. Exit codes: 0 done, 1 no checkpoint could be measured, 2 wrong
+input.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from realness.trainer.config import TrainConfig
-    from realness.trainer.metrics import Evaluator, FeatureNetwork, Record, Summary
+    from realness.trainer.metrics import Evaluator, FeatureNetwork, Record
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Command:
     """Comma-separated: swd, fid, kid, is (Inception Score), pr (precision and recall), ppl
     (perceptual path length). swd needs no feature network."""
     checkpoint: str = "latest"
-    """latest, all, or the images seen by one of them."""
+    """latest, all, best, or the images seen by one of them. best is the one with the best score of
+    the first of the --metrics (of pr: precision), which is measured where metrics.csv lacks it."""
     num_images: int = 50_000
     """Images to generate. SWD takes 16,384 of them at most, and no more than there are real."""
     num_real: int = 0
@@ -78,52 +80,121 @@ def main(arguments: Sequence[str]) -> int:
         start_process_group,
         stop_process_group,
     )
+    from realness.trainer.metrics import MeasureFailed
 
     try:
         device = pick_device(command.device)
         start_process_group(device)
         return _evaluate(command, device)
     except ValueError as error:
-        if leader:
-            print(f"error: {error}", file=sys.stderr)
+        _say(f"error: {error}")
         return EXIT_USAGE
+    except MeasureFailed as error:
+        _say(f"error: {error}")
+        return EXIT_FAILED
     finally:
         stop_process_group()
 
 
 def _evaluate(command: Command, device: torch.device) -> int:
-    from realness.trainer.checkpoint import CheckpointError
     from realness.trainer.config import ConfigError
     from realness.trainer.distributed import rank, together
+    from realness.trainer.metrics import check_metrics
+    from realness.trainer.metrics.show import open_progress
     from realness.trainer.run_folder import read_config
-    from realness.trainer.trained import choose_checkpoints, load_generator
 
     with ExitStack() as cleanup:
         config = together(lambda: read_config(command.run), failure=ConfigError)
-        folders = together(
-            lambda: choose_checkpoints(command.run, command.checkpoint), failure=ConfigError
-        )
-        progress = _open_progress(cleanup, enabled=rank() == 0)
+        folders = together(lambda: _folders(command), failure=ConfigError)
+        progress = open_progress(cleanup, enabled=rank() == 0)
         evaluator, digest = _prepare(command, config, device, cleanup, progress)
-        records: list[Record] = []
-        for folder in folders:
-            started = time.monotonic()
-            try:
-                generator = load_generator(command.run, folder, device)
-            except CheckpointError as error:
-                _say(f"passed over: {error}")
-                continue
-            if generator.data_digest != digest:
-                _say(f"{folder.name} was trained on another set of images than it is compared with")
-            scores = evaluator.scores(generator)
-            place = (generator.images_seen, generator.iteration)
-            records += _record(command, place, digest, scores, time.monotonic() - started)
+        first, *others = check_metrics(command.metrics)
+        if command.checkpoint == "best":
+            folders, records = _find_best(command, evaluator.only(first), folders, digest, device)
+            evaluator = evaluator.only(*others) if others else None
+        else:
+            records = []
+        if evaluator is not None:
+            records += [
+                record
+                for folder in folders
+                for record in _measure(command, evaluator, folder, digest, device)
+            ]
     if not records:
         _say("no checkpoint could be measured")
         return EXIT_FAILED
     if rank() == 0:
         _report(command, records)
     return EXIT_OK
+
+
+def _folders(command: Command) -> list[Path]:
+    """The checkpoints to look at: for `best` all of them."""
+    from realness.trainer.trained import choose_checkpoints
+
+    return choose_checkpoints(
+        command.run, "all" if command.checkpoint == "best" else command.checkpoint
+    )
+
+
+def _measure(
+    command: Command, evaluator: Evaluator, folder: Path, digest: str, device: torch.device
+) -> list[Record]:
+    """The scores of one checkpoint; none, with a message, where it is damaged."""
+    from realness.trainer.checkpoint import CheckpointError
+    from realness.trainer.metrics import Place
+    from realness.trainer.trained import load_generator
+
+    started = time.monotonic()
+    try:
+        generator = load_generator(command.run, folder, device)
+    except CheckpointError as error:
+        _say(f"passed over: {error}")
+        return []
+    if generator.data_digest != digest:
+        _say(f"{folder.name} was trained on another set of images than it is compared with")
+    scores = evaluator.scores(generator)
+    seconds = time.monotonic() - started
+    place = Place(generator.images_seen, generator.iteration, command.seed, digest, seconds)
+    return place.records(scores)
+
+
+def _find_best(
+    command: Command,
+    evaluator: Evaluator,
+    folders: list[Path],
+    digest: str,
+    device: torch.device,
+) -> tuple[list[Path], list[Record]]:
+    """The checkpoint with the best score, and the scores that had to be measured to know it.
+
+    What metrics.csv holds with these settings is not measured again; all ranks read the same rows.
+    """
+    from realness.trainer.config import ConfigError
+    from realness.trainer.distributed import together
+    from realness.trainer.metrics import best_record, is_headline, read_records
+
+    (metric,) = evaluator.metrics
+    there = {int(folder.name): folder for folder in folders}
+    earlier = together(lambda: read_records(command.run), failure=ConfigError)
+    known = [
+        record
+        for record in earlier
+        if record.images in there
+        and is_headline(record.metric, metric)
+        and record.seed == command.seed
+        and record.data == digest[:12]
+        and evaluator.compares(record)
+    ]
+    measured: list[Record] = []
+    for images, folder in there.items():
+        if images not in {record.images for record in known}:
+            measured += _measure(command, evaluator, folder, digest, device)
+    best = best_record([*known, *measured], metric)
+    if best is None:
+        return [], []
+    _say(f"best: {best.metric} {best.value:.5g} after {best.images:,} images of training")
+    return [there[best.images]], measured or [best]
 
 
 def _prepare(
@@ -177,102 +248,32 @@ def _open_network(command: Command, device: torch.device) -> FeatureNetwork:
     )
 
 
-def _record(
-    command: Command, place: tuple[int, int], digest: str, scores: Sequence, seconds: float
-) -> list[Record]:
-    from realness.trainer.metrics import Record
-
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    return [
-        Record(
-            time=now,
-            images=place[0],
-            iteration=place[1],
-            metric=score.metric,
-            value=score.value,
-            num_images=score.num_images,
-            num_real=score.num_real,
-            network=score.network,
-            resize=score.resize,
-            seed=command.seed,
-            data=digest[:12],
-            seconds=round(seconds, 1),
-        )
-        for score in scores
-    ]
-
-
-def _open_progress(cleanup: ExitStack, *, enabled: bool) -> Callable[[str, int, int], None]:
-    """A bar with the time that is left, which begins anew with each stage."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TextColumn("remaining"), Remaining(),
-    )  # fmt: skip
-    bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not enabled)
-    cleanup.enter_context(bar)
-    task = bar.add_task("loading", total=None)
-    stage = ""
-
-    def show(what: str, done: int, total: int) -> None:
-        nonlocal stage, task
-        if what != stage:
-            bar.remove_task(task)
-            stage, task = what, bar.add_task(what, total=total)
-        bar.update(task, completed=done)
-        if done == total:
-            stage = ""
-
-    return show
-
-
 def _report(command: Command, records: list[Record]) -> None:
+    """Keep the scores; print and draw them, and those of the same settings from earlier."""
     from realness.trainer.metrics import append_records, read_records, summarise
-
-    path = append_records(command.run, records)
-    _print_scores(records)
-    settings = {record.settings for record in records}
-    curves = [record for record in read_records(command.run) if record.settings in settings]
-    if len({record.images for record in curves}) > 1:
-        summaries = summarise(curves, command.from_iteration)
-        if summaries:
-            _print_summary(summaries, f"from iteration {command.from_iteration:,} on")
-        else:
-            _print_summary(
-                summarise(curves), f"all are before {command.from_iteration:,} iterations"
-            )
-    print(f"{path}: {len(records)} rows added")
-
-
-def _print_scores(records: list[Record]) -> None:
-    from rich.console import Console
-    from rich.table import Column, Table
-
-    table = Table("images seen", Column("metric", no_wrap=True), "value")
-    for name in ("generated", "real", "network", "resize", "s"):
-        table.add_column(name)
-    for record in records:
-        table.add_row(
-            f"{record.images:,}", record.metric, f"{record.value:.5g}", f"{record.num_images:,}",
-            f"{record.num_real:,}", record.network, record.resize, f"{record.seconds:.0f}",
-        )  # fmt: skip
-    Console().print(table)
-
-
-def _print_summary(summaries: list[Summary], note: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(
-        "metric", "min", "max", "mean", "SD", "checkpoints", title=f"Over training, {note}"
+    from realness.trainer.metrics.show import (
+        print_scores,
+        print_summary,
+        write_figure,
+        write_summary,
     )
-    for item in summaries:
-        numbers = (item.least, item.greatest, item.mean, item.deviation)
-        table.add_row(item.metric, *(f"{number:.5g}" for number in numbers), str(item.count))
-    Console().print(table)
+
+    earlier = read_records(command.run)
+    new = [record for record in records if record not in earlier]
+    path = append_records(command.run, new)
+    print_scores(records)
+    settings = {record.settings for record in records}
+    alike = [record for record in [*earlier, *new] if record.settings in settings]
+    if len({record.images for record in alike}) > 1:
+        first, note = command.from_iteration, f"from iteration {command.from_iteration:,} on"
+        summaries = summarise(alike, first)
+        if not summaries:
+            note, first = f"all are before {first:,} iterations", 0
+            summaries = summarise(alike)
+        print_summary(summaries, note)
+        print(write_summary(summaries, command.run, first))
+        print(write_figure(alike, command.run))
+    print(f"{path}: {len(new)} rows added")
 
 
 def _say(message: str) -> None:

@@ -30,7 +30,8 @@ class Command:
     out: Annotated[Path, tyro.conf.Positional]
     """Folder for the export; made if it is not there, and empty if it is."""
     checkpoint: str = "latest"
-    """latest, or the images seen by one of the run's checkpoints."""
+    """latest, best (by the run's metrics.csv: FID where it has any, else KID, else SWD), or the
+    images seen by one of the run's checkpoints."""
     formats: str = "onnx,pt2"
     """Graphs beside the safetensors, comma-separated: onnx (needs the extra `export`), pt2
     (torch.export); empty for none."""
@@ -62,13 +63,14 @@ def _export(command: Command) -> str:
 
     from realness.trainer.config import ConfigError
     from realness.trainer.export import check_formats, write_networks
+    from realness.trainer.metrics import choose
     from realness.trainer.run_folder import claim_empty_folder
-    from realness.trainer.trained import choose_checkpoints, load_discriminator, load_generator
+    from realness.trainer.trained import load_discriminator, load_generator
 
     formats = check_formats(command.formats)
     if command.checkpoint == "all":
-        raise ConfigError("--checkpoint=all: name one checkpoint, or latest")
-    folder = choose_checkpoints(command.run, command.checkpoint)[-1]
+        raise ConfigError("--checkpoint=all: name one checkpoint, latest or best")
+    folder = choose(command.run, command.checkpoint)[-1]
     cpu = torch.device("cpu")
     # Fused operations are no part of ONNX: the reference computes the same.
     generator = load_generator(command.run, folder, cpu, impl="reference")

@@ -43,7 +43,8 @@ class Command:
     seed: int = 0
     """Of the latents."""
     checkpoint: str = "latest"
-    """latest, or the images seen by one of the run's checkpoints."""
+    """latest, best (by the run's metrics.csv: FID where it has any, else KID, else SWD), or the
+    images seen by one of the run's checkpoints."""
     top: float = 1.0
     """Keep this share of the images: those that D finds the most realistic, the best one first."""
     grid: int = 64
@@ -74,12 +75,13 @@ def main(arguments: Sequence[str]) -> int:
 def _generate(command: Command) -> str:
     """Write everything; returns what to tell the user. Raises ValueError for wrong input."""
     from realness.trainer.distributed import pick_device
+    from realness.trainer.metrics import choose
     from realness.trainer.run_folder import claim_empty_folder
-    from realness.trainer.trained import choose_checkpoints, load_discriminator, load_generator
+    from realness.trainer.trained import load_discriminator, load_generator
 
     _check(command)
     device = pick_device(command.device)
-    folder = choose_checkpoints(command.run, command.checkpoint)[-1]
+    folder = choose(command.run, command.checkpoint)[-1]
     generator = load_generator(command.run, folder, device)
     discriminator = load_discriminator(command.run, folder, device)
     claim_empty_folder(command.out)
@@ -106,7 +108,7 @@ def _check(command: Command) -> None:
     if not 0 < command.top <= 1:
         raise ConfigError(f"--top={command.top} must lie in (0, 1]")
     if command.checkpoint == "all":
-        raise ConfigError("--checkpoint=all: name one checkpoint, or latest")
+        raise ConfigError("--checkpoint=all: name one checkpoint, latest or best")
 
 
 def _batches(command: Command, index: Tensor, what: str) -> Iterator[Tensor]:

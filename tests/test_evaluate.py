@@ -31,7 +31,9 @@ from realness.trainer.metrics import (
     RealImages,
     Record,
     append_records,
+    best_record,
     check_metrics,
+    choose,
     frechet_distance,
     kernel_distance,
     open_network,
@@ -40,6 +42,7 @@ from realness.trainer.metrics import (
     summarise,
 )
 from realness.trainer.metrics.frechet import GaussianMoments
+from realness.trainer.metrics.show import write_figure
 from realness.trainer.networks import build_generator
 from realness.trainer.run_folder import write_config
 from realness.trainer.trained import choose_checkpoints, load_generator
@@ -236,7 +239,7 @@ def test_two_ranks_give_the_scores_of_one(run: Path, colours: NetworkFile, tmp_p
 def test_a_wrong_plan_is_refused(run: Path, colours: NetworkFile, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown \\['lpips'\\]"):
         Plan(check_metrics("swd,lpips"), 10, 10, 2)
-    with pytest.raises(ValueError, match="--num-images=3"):
+    with pytest.raises(ValueError, match="3 generated images are too few"):
         Plan(("pr",), 3, 10, 2)
     with pytest.raises(ValueError, match="defined by the Inception"):
         measure(run, colours, "is", tmp_path)
@@ -336,3 +339,83 @@ def test_wrong_input_ends_with_code_2(
     assert evaluate.main([str(run), "--device", "cpu", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not (run / "metrics.csv").exists()
+
+
+# --- the best checkpoint, the summary's file and the figure
+
+
+def test_the_best_is_chosen_by_the_newest_settings(run: Path, tmp_path: Path) -> None:
+    rows = [record(80, 1.0, "SWD-32"), record(80, 5.0), record(160, 2.0), record(240, 4.0)]
+    assert best_of(rows, "swd") == 160
+    assert best_of([*rows, record(160, 9.0)], "swd") == 240
+    fewer = [replace(item, num_images=8) for item in (record(80, 0.7), record(240, 0.8))]
+    assert best_of([*rows, *fewer], "swd") == 80
+    assert (
+        best_of([record(80, 5.0, "IS"), record(160, 7.0, "IS"), record(80, 9.0, "IS-sd")], "is")
+        == 160
+    )
+    offline = [record(80, 0.5, "KID-efflite0"), record(160, 0.1, "KID-efflite0-sd")]
+    assert best_of(offline, "kid") == 80
+    assert best_record(rows, "fid") is None
+
+
+def best_of(rows: list[Record], metric: str) -> int:
+    best = best_record(rows, metric)
+    assert best is not None
+    return best.images
+
+
+def test_best_is_a_checkpoint_that_is_still_there(data: Path, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", tiny_config(data), {80: 1, 160: 2})
+    with pytest.raises(ConfigError, match="measure them first"):
+        choose(run, "best")
+    append_records(run, [record(40, 0.1), record(80, 3.0), record(160, 2.0)])
+    assert [path.name for path in choose(run, "best")] == [f"{160:012d}"]
+    append_records(run, [record(40, 1.0, "FID"), record(80, 2.0, "FID")])
+    assert [path.name for path in choose(run, "best")] == [f"{80:012d}"]
+    assert choose(run, "latest") == choose_checkpoints(run, "latest")
+
+
+@pytest.mark.slow
+def test_the_command_finds_the_best_and_draws_the_curve(
+    data: Path, tmp_path: Path, colours: NetworkFile, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "run", tiny_config(data), {80: 1, 160: 2, 240: 3})
+    evaluate = load_command()
+    start = [str(run), "--device", "cpu", "--num-images", "12", "--batch-size", "8"]
+    assert evaluate.main([*start, "--metrics", "swd", "--checkpoint", "160"]) == 0
+    network = ["--network-file", colours.source, "--network-sha256", colours.sha256]
+    network += ["--network-size", "32", "--metrics", "swd,kid"]
+    assert evaluate.main([*start, "--checkpoint", "best", *network]) == 0
+    rows = read_records(run)
+    swd = {row.images: row.value for row in rows if row.metric == "SWD"}
+    assert [row.images for row in rows if row.metric == "SWD"] == [160, 80, 240]
+    best = min(swd, key=lambda images: swd[images])
+    assert [row.images for row in rows if row.metric == "KID-colours"] == [best]
+    assert f"after {best} images" in capsys.readouterr().err
+    with (run / "metrics_summary.csv").open() as file:
+        (summary,) = [row for row in csv.DictReader(file) if row["metric"] == "SWD"]
+    assert float(summary["min"]) == min(swd.values())
+    assert float(summary["mean"]) == pytest.approx(sum(swd.values()) / 3)
+    assert (summary["checkpoints"], summary["from_iteration"]) == ("3", "0")
+    with Image.open(run / "metrics.png") as figure:
+        assert min(figure.size) > 300
+
+
+def test_the_figure_shows_what_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import matplotlib.axes
+
+    drawn: list[tuple[str, list[float], list[float], list[float] | None]] = []
+
+    def note(
+        self: object, x: list[float], y: list[float], bars: list[float] | None, **style: str
+    ) -> None:
+        drawn.append((style["label"], x, y, bars))
+
+    monkeypatch.setattr(matplotlib.axes.Axes, "errorbar", note)
+    rows = [record(2000, 3.0), record(1000, 5.0), record(2000, 4.0)]
+    rows += [record(1000, 0.5, "KID"), record(1000, 0.1, "KID-sd")]
+    write_figure(rows, tmp_path)
+    assert drawn == [("SWD", [1.0, 2.0], [5.0, 4.0], None), ("KID", [1.0], [0.5], [0.1])]

@@ -22,6 +22,7 @@ from realness.trainer.distributed import (
 )
 from realness.trainer.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_STOPPED
 from realness.trainer.memory import checkpoint_bytes
+from realness.trainer.monitor import measure_if_due, open_monitor
 from realness.trainer.outputs import save_checkpoint, save_reals, save_samples, write_record
 from realness.trainer.pace import Pace
 from realness.trainer.process import StopRequest
@@ -56,10 +57,12 @@ def train(config: TrainConfig) -> int:
         stop = StopRequest()
         with ExitStack() as cleanup:
             cleanup.enter_context(together(lambda: _lock(folder), failure=ConfigError))
+            monitor = together(lambda: open_monitor(config, catalog, device), failure=ConfigError)
             gan = build_gan(config, device)
             cleanup.callback(gan.close)
             images = _restore(config, folder, catalog, gan)
-            run = Run(config, folder, catalog, gan, open_reporter(config, folder, images), images)
+            reporter = open_reporter(config, folder, images)
+            run = Run(config, folder, catalog, gan, reporter, images, monitor)
             # A closure: going back replaces the reporter.
             cleanup.callback(lambda: run.reporter.close())
             while True:
@@ -136,6 +139,7 @@ def _iterate(run: Run, stop: StopRequest) -> int:
             # Before the samples: after SIGTERM there may be little time.
             if stopping or complete or is_due(config.checkpoint_kimg, run.images, batch):
                 saved = save_checkpoint(run)
+            measure_if_due(run, pace, stopping=stopping, complete=complete)
             if complete or is_due(config.sample_kimg, run.images, batch):
                 save_samples(run)
                 run.reporter.write_report()

@@ -21,21 +21,26 @@ class Pace:
         self._started = self._last = time.monotonic()
         self._images = 0
         self._waited = 0.0
+        self._excluded = 0.0
 
     def add(self, num_images: int) -> None:
         """Count images that were trained on."""
         self._images += num_images
 
+    def exclude(self, seconds: float) -> None:
+        """Leave time out of the throughput that was spent on something else than training."""
+        self._excluded += seconds
+
     def read(self, images_left: int) -> dict[str, float]:
         """This interval's numbers under the names that the reports use.
 
-        img_per_s; eta_s; elapsed_s since the start of this process; data_wait_percent: share of the
-        time in which the steps stood waiting for images; memory_gib of this process, and
-        gpu_memory_gib at its peak; bad_images replaced so far.
+        img_per_s, without excluded time; eta_s; elapsed_s since the start of this process;
+        data_wait_percent: share of the time in which the steps stood waiting for images; memory_gib
+        of this process, and gpu_memory_gib at its peak; bad_images replaced so far.
         """
         now = time.monotonic()
         waited = sum(stream.wait_seconds for stream in self._streams)
-        seconds = max(now - self._last, 1e-9)
+        seconds = max(now - self._last - self._excluded, 1e-9)
         rate = self._images / seconds
         record = {
             "img_per_s": rate,
@@ -47,5 +52,5 @@ class Pace:
         }
         if torch.cuda.is_available():
             record["gpu_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
-        self._last, self._waited, self._images = now, waited, 0
+        self._last, self._waited, self._images, self._excluded = now, waited, 0, 0.0
         return record

@@ -8,6 +8,7 @@ from pathlib import Path
 from realness.data_pipeline import Catalog, ImageStream
 from realness.trainer.config import TrainConfig
 from realness.trainer.distributed import rank, world_size
+from realness.trainer.monitor import Monitor
 from realness.trainer.randomness import Stream
 from realness.trainer.reporting import Reporter
 from realness.trainer.sharded_gan import ShardedGan
@@ -17,6 +18,7 @@ from realness.trainer.sharded_gan import ShardedGan
 class Run:
     """What a run works with. `images` counts images seen by all ranks.
 
+    monitor: measures the moving average; None where no metrics are asked for.
     went_back_to: images at the checkpoint that the run last went back to, if it ever did.
     """
 
@@ -26,6 +28,7 @@ class Run:
     gan: ShardedGan
     reporter: Reporter
     images: int
+    monitor: Monitor | None = None
     went_back_to: int | None = None
 
     def stream(self, stream: Stream, updates: int, batch: int) -> ImageStream:

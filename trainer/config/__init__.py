@@ -8,6 +8,7 @@ that they keep their meaning when the batch size changes. An iteration counts `b
 from __future__ import annotations
 
 from realness.trainer.config.base import ConfigError, flag
+from realness.trainer.config.metrics import MetricsConfig
 from realness.trainer.config.networks import DataConfig, DiscriminatorConfig, GeneratorConfig
 from realness.trainer.config.objective import (
     AnchorConfig,
@@ -27,6 +28,7 @@ __all__ = [
     "EngineConfig",
     "FakeAsRealConfig",
     "GeneratorConfig",
+    "MetricsConfig",
     "ObjectiveConfig",
     "OptimizerConfig",
     "PenaltyConfig",

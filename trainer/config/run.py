@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from realness.trainer.config.base import any_time, flag, not_negative, positive, require
+from realness.trainer.config.metrics import MetricsConfig
 from realness.trainer.config.networks import DataConfig, DiscriminatorConfig, GeneratorConfig
 from realness.trainer.config.objective import FakeAsRealConfig, ObjectiveConfig, PenaltyConfig
 
@@ -118,6 +119,7 @@ class TrainConfig:
     penalty: PenaltyConfig = field(default_factory=PenaltyConfig)
     far: FakeAsRealConfig = field(default_factory=FakeAsRealConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
 
     def __post_init__(self) -> None:

@@ -6,7 +6,15 @@ any number of ranks up to rounding. The linear algebra is in float64.
 
 from __future__ import annotations
 
-from realness.trainer.metrics.evaluation import METRICS, Evaluator, Plan, Score, check_metrics
+from realness.trainer.metrics.best import best_record, choose, is_headline
+from realness.trainer.metrics.evaluation import (
+    METRICS,
+    Evaluator,
+    Place,
+    Plan,
+    Score,
+    check_metrics,
+)
 from realness.trainer.metrics.features import (
     INCEPTION,
     FeatureNetwork,
@@ -23,10 +31,11 @@ from realness.trainer.metrics.records import (
     Record,
     Summary,
     append_records,
+    curves,
     read_records,
     summarise,
 )
-from realness.trainer.metrics.reference import RealImages
+from realness.trainer.metrics.reference import MeasureFailed, RealImages
 from realness.trainer.metrics.swd import PatchSet, SlicedWasserstein, sliced_wasserstein
 
 __all__ = [
@@ -37,8 +46,10 @@ __all__ = [
     "FeatureNetwork",
     "FeatureNetworkError",
     "GaussianMoments",
+    "MeasureFailed",
     "NetworkFile",
     "PatchSet",
+    "Place",
     "Plan",
     "RealImages",
     "Record",
@@ -46,9 +57,13 @@ __all__ = [
     "SlicedWasserstein",
     "Summary",
     "append_records",
+    "best_record",
     "check_metrics",
+    "choose",
+    "curves",
     "frechet_distance",
     "inception_score",
+    "is_headline",
     "kernel_distance",
     "open_network",
     "precision_recall",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 
 import torch
 from torch import Tensor
 
-from realness.trainer.distributed import world_size
+from realness.trainer.distributed import together, world_size
 from realness.trainer.metrics.features import FeatureNetwork
 from realness.trainer.metrics.frechet import frechet_distance
 from realness.trainer.metrics.inception_score import NUM_SPLITS, inception_score
@@ -22,7 +23,8 @@ from realness.trainer.metrics.path_length import (
 )
 from realness.trainer.metrics.precision_recall import NEIGHBOUR, precision_recall
 from realness.trainer.metrics.ranks import shares
-from realness.trainer.metrics.reference import Progress, RealImages
+from realness.trainer.metrics.records import Record
+from realness.trainer.metrics.reference import MeasureFailed, Progress, RealImages
 from realness.trainer.metrics.samples import Embedder, Embedding, RowBank, Wanted
 from realness.trainer.metrics.swd import DEFAULT_NUM_IMAGES as MAX_PATCH_IMAGES
 from realness.trainer.metrics.swd import PatchSet, sliced_wasserstein
@@ -45,6 +47,41 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where scores belong: images and iterations of training, seed and real images, seconds spent.
+
+    data: digest of the real images.
+    """
+
+    images: int
+    iteration: int
+    seed: int
+    data: str
+    seconds: float
+
+    def records(self, scores: Sequence[Score]) -> list[Record]:
+        """Rows for `metrics.csv`."""
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        return [
+            Record(
+                time=now,
+                images=self.images,
+                iteration=self.iteration,
+                metric=score.metric,
+                value=score.value,
+                num_images=score.num_images,
+                num_real=score.num_real,
+                network=score.network,
+                resize=score.resize,
+                seed=self.seed,
+                data=self.data[:12],
+                seconds=round(self.seconds, 1),
+            )
+            for score in scores
+        ]
+
+
+@dataclass(frozen=True)
 class Plan:
     """What to measure, on how many generated images, compared with how many real ones."""
 
@@ -62,10 +99,11 @@ class Plan:
                 f"{','.join(METRICS)}"
             )
         least = max([2, NUM_SPLITS * ("is" in self.metrics), (NEIGHBOUR + 1) * self.has("pr")])
-        for name, count in (("images", self.num_images), ("real", self.num_real)):
+        for name, count in (("generated", self.num_images), ("real", self.num_real)):
             if count < least:
                 raise ValueError(
-                    f"--num-{name}={count} is too few for these metrics; take at least {least}"
+                    f"{count} {name} images are too few for --metrics={','.join(self.metrics)}; "
+                    f"take at least {least}"
                 )
         if self.batch_size < 1:
             raise ValueError(f"--batch-size={self.batch_size} must be at least 1")
@@ -100,8 +138,32 @@ class Evaluator:
             )
         self._plan, self._real, self._network, self._progress = plan, real, network, progress
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What is measured."""
+        return self._plan.metrics
+
+    def only(self, *metrics: str) -> Evaluator:
+        """The same for some of the metrics."""
+        plan = replace(self._plan, metrics=metrics)
+        return Evaluator(plan, self._real, self._network, self._progress)
+
+    def compares(self, record: Record) -> bool:
+        """Whether a score was measured on as many images, by the same network and resize."""
+        plan, network = self._plan, self._network
+        if record.metric.startswith("SWD"):
+            return record.num_images == plan.num_patch_images
+        return network is not None and (
+            (record.num_images, record.network, record.resize)
+            == (plan.num_images, network.name, network.resize)
+            and record.num_real in (0, plan.num_real)
+        )
+
     def scores(self, generator: TrainedGenerator) -> list[Score]:
-        """All scores of one generator; collective, the same on every rank."""
+        """All scores of one generator; collective, the same on every rank.
+
+        Raises MeasureFailed, on every rank, where any rank cannot make or embed its share.
+        """
         plan, found = self._plan, []
         fake_patches, fake = self._generate(generator)
         if fake_patches is not None:
@@ -128,18 +190,34 @@ class Evaluator:
         total = plan.num_images if embedder else plan.num_patch_images
         if not embedder and not patches:
             return None, Embedding()
-        for number, share in enumerate(shares(total, plan.batch_size), start=1):
-            if share.count:
-                index = share.index(generator.device)
-                images = generator.sample(index, plan.seed)
-                if embedder:
-                    embedder.add(images, index)
-                if patches:
-                    kept = index < plan.num_patch_images
-                    patches.add(images[kept], index[kept])
-            done = number * plan.batch_size * world_size()
-            self._progress("generated images", min(total, done), total)
+
+        def take_in(index: Tensor) -> None:
+            images = generator.sample(index, plan.seed)
+            if embedder:
+                embedder.add(images, index)
+            if patches:
+                kept = index < plan.num_patch_images
+                patches.add(images[kept], index[kept])
+
+        self._go_through("generated images", total, generator.device, take_in)
         return patches, embedder.finish() if embedder else Embedding()
+
+    def _go_through(
+        self, what: str, total: int, device: torch.device, action: Callable[[Tensor], None]
+    ) -> None:
+        """Call `action` with the numbers [B] of this rank's samples, batch by batch; collective.
+
+        No rank is left waiting where `action` fails on another.
+        """
+        batch = self._plan.batch_size
+
+        def share_by_share() -> None:
+            for number, share in enumerate(shares(total, batch), start=1):
+                if share.count:
+                    action(share.index(device))
+                self._progress(what, min(total, number * batch * world_size()), total)
+
+        together(share_by_share, failure=MeasureFailed, what=f"{what}: ")
 
     @property
     def _wanted_of_fakes(self) -> Wanted:
@@ -198,17 +276,15 @@ class Evaluator:
             images = generator.images(z.float(), index, plan.seed)
             return network.features((images + 1) * 127.5)
 
-        for number, share in enumerate(shares(plan.num_images, plan.batch_size), start=1):
-            if share.count:
-                index = share.index(generator.device)
-                t = Draws(plan.seed, Stream.EVALUATED, index).uniform(Purpose.INTERPOLATION, 1)
-                start = generator.latents(index, plan.seed)
-                # The reference stream has no latents of its own: its are free for the far ends.
-                end = generator.latents(index, plan.seed, Stream.REFERENCE)
-                pair = [embed(z, index) for z in step_pair(start, end, t)]
-                bank.add(squared_feature_distance(*pair)[:, None] / EPSILON**2, index)
-            done = min(plan.num_images, number * plan.batch_size * world_size())
-            self._progress("path length", done, plan.num_images)
+        def add_distances(index: Tensor) -> None:
+            t = Draws(plan.seed, Stream.EVALUATED, index).uniform(Purpose.INTERPOLATION, 1)
+            start = generator.latents(index, plan.seed)
+            # The reference stream has no latents of its own: its are free for the far ends.
+            end = generator.latents(index, plan.seed, Stream.REFERENCE)
+            pair = [embed(z, index) for z in step_pair(start, end, t)]
+            bank.add(squared_feature_distance(*pair)[:, None] / EPSILON**2, index)
+
+        self._go_through("path length", plan.num_images, generator.device, add_distances)
         return trimmed_mean(bank.gathered()[:, 0])
 
 

@@ -91,6 +91,17 @@ def read_records(run: Path) -> list[Record]:
     return records
 
 
+def curves(records: Iterable[Record]) -> list[list[Record]]:
+    """The records of each metric and its settings in the order of images, in order of appearance.
+
+    Where a checkpoint was measured twice the later row counts.
+    """
+    found: dict[tuple[object, ...], dict[int, Record]] = {}
+    for record in records:
+        found.setdefault(record.settings, {})[record.images] = record
+    return [[curve[images] for images in sorted(curve)] for curve in found.values()]
+
+
 def summarise(records: Iterable[Record], from_iteration: int = 0) -> list[Summary]:
     """Minimum, maximum, mean and SD over checkpoints, for each metric in the order of records.
 
@@ -98,11 +109,8 @@ def summarise(records: Iterable[Record], from_iteration: int = 0) -> list[Summar
     a checkpoint was measured twice the later row counts. Records must agree in their settings but
     for the metric; metrics without a checkpoint from there on are left out.
     """
-    curves: dict[tuple[object, ...], dict[int, Record]] = {}
-    for record in records:
-        if record.iteration >= from_iteration:
-            curves.setdefault(record.settings, {})[record.images] = record
-    return [_summary(list(curve.values())) for curve in curves.values()]
+    late = [record for record in records if record.iteration >= from_iteration]
+    return [_summary(curve) for curve in curves(late)]
 
 
 def _summary(curve: list[Record]) -> Summary:

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from realness.data_pipeline import DEFAULT_MAX_BAD_IMAGES, Catalog, ImageStream
-from realness.trainer.distributed import gather, rank, world_size
+from realness.data_pipeline.stream import DecoderName
+from realness.trainer.distributed import gather, rank, together, world_size
 from realness.trainer.metrics.features import FeatureNetwork
 from realness.trainer.metrics.frechet import GaussianMoments
 from realness.trainer.metrics.network_file import cache_folder
@@ -30,6 +31,11 @@ log = logging.getLogger("realness.metrics")
 Progress = Callable[[str, int, int], None]
 """Told (what is going on, images done, images in all) after every batch."""
 
+
+class MeasureFailed(RuntimeError):
+    """Images that could not be made, read or embedded; raised on every rank alike."""
+
+
 # Which real images are taken does not depend on the run, so that runs compare and share a cache.
 ORDER_SEED = 0
 
@@ -42,6 +48,7 @@ class RealImages:
     resolution: int
     batch_size: int
     decode_threads: int = 2
+    decoder: DecoderName = "auto"
     cache: Path = field(default_factory=cache_folder)
 
     def batches(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -55,6 +62,7 @@ class RealImages:
             seed=ORDER_SEED,
             purpose=int(Stream.REFERENCE),
             mirror=False,
+            decoder=self.decoder,
             num_threads=self.decode_threads,
             max_bad_images=DEFAULT_MAX_BAD_IMAGES,
         ) as stream:
@@ -62,12 +70,22 @@ class RealImages:
                 yield next(stream)[: share.count], share.index()
 
     def patches(self, count: int, seed: int, progress: Progress) -> PatchSet:
-        """The patches of the first `count` images."""
+        """The patches of the first `count` images; collective. Raises MeasureFailed."""
         patches = PatchSet(self.resolution, seed, Stream.REFERENCE)
-        for done, (images, index) in enumerate(self.batches(count), start=1):
-            patches.add(images, index)
-            progress("real patches", min(count, done * self.batch_size * world_size()), count)
+        self._go_through("real patches", count, progress, patches.add)
         return patches
+
+    def _go_through(
+        self, what: str, count: int, progress: Progress, action: Callable[[Tensor, Tensor], None]
+    ) -> None:
+        """Call `action` with every batch of this rank's share of the first `count` images."""
+
+        def batch_by_batch() -> None:
+            for done, batch in enumerate(self.batches(count), start=1):
+                action(*batch)
+                progress(what, min(count, done * self.batch_size * world_size()), count)
+
+        together(batch_by_batch, failure=MeasureFailed, what=f"{what}: ")
 
     def embedding(
         self, count: int, network: FeatureNetwork, wanted: Wanted, progress: Progress
@@ -75,7 +93,7 @@ class RealImages:
         """The statistics of the first `count` images, from the cache where they are in it.
 
         A file belongs to the images' digest, the network's hash, the resize and the count.
-        Collective.
+        Collective. Raises MeasureFailed.
         """
         key = {
             "digest": self.catalog.digest,
@@ -92,9 +110,7 @@ class RealImages:
         if all(gather(cached is not None)) and cached is not None:
             return cached
         embedder = Embedder(network, wanted)
-        for done, (images, index) in enumerate(self.batches(count), start=1):
-            embedder.add(images, index)
-            progress("real features", min(count, done * self.batch_size * world_size()), count)
+        self._go_through("real features", count, progress, embedder.add)
         embedding = embedder.finish()
         if rank() == 0:
             _write(path, embedding)

@@ -80,6 +80,14 @@ class ProgressLine:
         if time.monotonic() - self._printed_at >= PLAIN_LINE_SECONDS:
             self._print_plain()
 
+    def working(self, text: str) -> None:
+        """Show what is going on instead of training. Not on a terminal: now and then."""
+        if self._console.is_terminal and not self._console.is_dumb_terminal:
+            self._redraw([text])
+        elif time.monotonic() - self._printed_at >= PLAIN_LINE_SECONDS:
+            self._unprinted = text
+            self._print_plain()
+
     def message(self, text: str, style: str = "") -> None:
         """Print a line above the progress line; `text` is taken literally."""
         self._console.print(Text(text, style=style), soft_wrap=True)

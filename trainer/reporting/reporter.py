@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,8 @@ from rich.console import Console
 from realness.trainer.reporting.files import FaultLog, remove_staged
 from realness.trainer.reporting.grid import SAMPLES_FOLDER, write_grid
 from realness.trainer.reporting.html import write_report
-from realness.trainer.reporting.progress import ProgressLine
-from realness.trainer.reporting.stats import STATS_FILE, StatsLog
+from realness.trainer.reporting.progress import ProgressLine, duration
+from realness.trainer.reporting.stats import METRIC_PREFIX, STATS_FILE, StatsLog
 from realness.trainer.reporting.tensorboard import TENSORBOARD_FOLDER, EventLog
 
 if TYPE_CHECKING:
@@ -77,6 +78,19 @@ class Reporter:
         if not self.enabled:
             return
         self._images = int(record["images"])
+        self._store(record)
+        self._progress.update(record)
+
+    def log_scores(self, images: int, scores: Mapping[str, float], seconds: float) -> None:
+        """Store and show what metrics gave at `images`, and the seconds they took."""
+        if not self.enabled:
+            return
+        named = {METRIC_PREFIX + name: value for name, value in scores.items()}
+        self._store({"images": images, **named, "metrics_s": seconds})
+        listed = ", ".join(f"{name} {value:.5g}" for name, value in scores.items())
+        self.message(f"{images / 1000:,.1f} kimg: {listed} (took {duration(seconds)})")
+
+    def _store(self, record: Mapping[str, float]) -> None:
         with self._faults.hold(STATS_FILE, "the records wait in memory."):
             self._stats.append(record)
         # Where stats.jsonl has just failed, so would the events: they share a disk.
@@ -84,7 +98,6 @@ class Reporter:
             remedy = f"they will have a gap ({STATS_FILE} has not)."
             with self._faults.hold(EVENTS, remedy):
                 self._events.append(record)
-        self._progress.update(record)
 
     def save_grid(self, images: Tensor, name: str, *, images_seen: int | None = None) -> None:
         """Write `samples/NAME.png` from images [B, 3, H, W] in [-1, 1].
@@ -97,6 +110,15 @@ class Reporter:
         seen = self._images if images_seen is None else images_seen
         with self._faults.hold("sample grids", "this one is lost, the next is tried."):
             write_grid(images, self._samples / f"{name}.png", seen)
+
+    def working(self, text: str) -> None:
+        """Show on the progress line what is going on instead of training."""
+        if self.enabled:
+            self._progress.working(text)
+
+    def hold(self, output: str, remedy: str) -> AbstractContextManager[None]:
+        """Run a block that writes `output`: a full disk is said once and does not end the run."""
+        return self._faults.hold(output, remedy)
 
     def message(self, text: str) -> None:
         """Print a line above the progress line."""

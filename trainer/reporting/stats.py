@@ -12,6 +12,9 @@ from typing import Any
 from realness.trainer.reporting.files import atomic_writer
 
 STATS_FILE = "stats.jsonl"
+METRIC_PREFIX = "metric_"
+"""What the keys of scores begin with: `metric_SWD`."""
+
 MAX_PENDING_LINES = 100_000
 
 Record = dict[str, Any]

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from realness.trainer.reporting.stats import METRIC_PREFIX
+
 TENSORBOARD_FOLDER = "tensorboard"
 RETRY_SECONDS = 60.0
 
@@ -30,9 +32,14 @@ _LEFT_OUT = {"images", "kimg", "eta_s"}
 
 
 def tag(key: str) -> str:
-    """TensorBoard's name of a record's key: `loss_d` -> `loss/D`, unknown keys under `other/`."""
+    """TensorBoard's name of a record's key: `loss_d` -> `loss/D`, `metric_SWD` -> `metrics/SWD`.
+
+    Unknown keys come under `other/`.
+    """
     if key in _TAGS:
         return _TAGS[key]
+    if key.startswith(METRIC_PREFIX):
+        return f"metrics/{key.removeprefix(METRIC_PREFIX)}"
     return f"gradient/{key}" if key.startswith("grad_norm") else f"other/{key}"
 
 

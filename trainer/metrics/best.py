@@ -1,0 +1,69 @@
+"""Which checkpoint is the best by what has been measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from realness.trainer.config import ConfigError
+from realness.trainer.metrics.records import METRICS_FILE, Record, read_records
+from realness.trainer.trained import choose_checkpoints, list_checkpoints
+
+RANKING = ("fid", "kid", "swd", "is", "pr", "ppl")
+"""Which metric decides where the user names none."""
+
+_NAMES = {
+    "fid": ("FID", "FD-"),
+    "kid": ("KID", "KID-"),
+    "swd": ("SWD",),
+    "is": ("IS",),
+    "pr": ("precision-",),
+    "ppl": ("PPL-",),
+}
+_MORE_IS_BETTER = ("is", "pr")
+
+
+def is_headline(name: str, metric: str) -> bool:
+    """Whether the score `name` is the one that tells how good a checkpoint is by `metric`.
+
+    FID or FD-network, KID, the mean of SWD over levels, IS, precision, PPL.
+    """
+    whole = [item for item in _NAMES[metric] if not item.endswith("-")]
+    begins = tuple(item for item in _NAMES[metric] if item.endswith("-"))
+    return name in whole or (name.startswith(begins) and not name.endswith("-sd"))
+
+
+def best_record(records: Sequence[Record], metric: str) -> Record | None:
+    """The record with the best headline score of `metric`; None where there is none.
+
+    Scores of different settings do not compare: those of the newest record's settings count, and of
+    a checkpoint that was measured twice the newer one.
+    """
+    found = [record for record in records if is_headline(record.metric, metric)]
+    if not found:
+        return None
+    curve = {item.images: item for item in found if item.settings == found[-1].settings}
+    sign = -1 if metric in _MORE_IS_BETTER else 1
+    return min(curve.values(), key=lambda record: sign * record.value)
+
+
+def choose(run: Path, which: str) -> list[Path]:
+    """`choose_checkpoints`, and `best`: the one with the best score in the run's metrics.csv.
+
+    The first metric of RANKING that a checkpoint on disk was measured by decides.
+
+    Raises:
+        ConfigError: where there is none, or not that one, or nothing was measured.
+    """
+    if which != "best":
+        return choose_checkpoints(run, which)
+    there = {int(path.name): path for path in list_checkpoints(run)}
+    records = [record for record in read_records(run) if record.images in there]
+    for metric in RANKING:
+        best = best_record(records, metric)
+        if best is not None:
+            return [there[best.images]]
+    raise ConfigError(
+        f"--checkpoint=best: {run / METRICS_FILE} has no score of a checkpoint that is still "
+        "there; measure them first: launch/evaluate.py RUN --checkpoint all"
+    )

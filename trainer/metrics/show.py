@@ -1,0 +1,137 @@
+"""Scores for people: tables on the terminal, and a figure over training."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Column, Table
+
+from realness.trainer.metrics.records import Record, Summary, curves
+from realness.trainer.metrics.reference import Progress
+from realness.trainer.reporting.files import atomic_writer
+
+FIGURE_FILE = "metrics.png"
+SUMMARY_FILE = "metrics_summary.csv"
+
+
+def open_progress(cleanup: ExitStack, *, enabled: bool) -> Progress:
+    """A bar with the time that is left, which begins anew with each stage."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+        TextColumn("remaining"), TimeRemainingColumn(),
+    )  # fmt: skip
+    bar = Bar(*columns, console=Console(stderr=True), transient=True, disable=not enabled)
+    cleanup.enter_context(bar)
+    task = bar.add_task("loading", total=None)
+    stage = ""
+
+    def show(what: str, done: int, total: int) -> None:
+        nonlocal stage, task
+        if what != stage:
+            bar.remove_task(task)
+            stage, task = what, bar.add_task(what, total=total)
+        bar.update(task, completed=done)
+        if done == total:
+            stage = ""
+
+    return show
+
+
+def print_scores(records: Sequence[Record]) -> None:
+    """A row a score."""
+    table = Table("images seen", Column("metric", no_wrap=True), "value")
+    for name in ("generated", "real", "network", "resize", "s"):
+        table.add_column(name)
+    for record in records:
+        table.add_row(
+            f"{record.images:,}", record.metric, f"{record.value:.5g}", f"{record.num_images:,}",
+            f"{record.num_real:,}", record.network, record.resize, f"{record.seconds:.0f}",
+        )  # fmt: skip
+    Console().print(table)
+
+
+def print_summary(summaries: Sequence[Summary], note: str) -> None:
+    """Minimum, maximum, mean and SD over checkpoints, as the papers' tables have them."""
+    table = Table(
+        "metric", "min", "max", "mean", "SD", "checkpoints", title=f"Over training, {note}"
+    )
+    for item in summaries:
+        numbers = (item.least, item.greatest, item.mean, item.deviation)
+        table.add_row(item.metric, *(f"{number:.5g}" for number in numbers), str(item.count))
+    Console().print(table)
+
+
+def write_summary(summaries: Sequence[Summary], run: Path, from_iteration: int) -> Path:
+    """The same as `metrics_summary.csv` in the run folder; returns its path."""
+    path = run / SUMMARY_FILE
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["metric", "min", "max", "mean", "sd", "checkpoints", "from_iteration"])
+        for item in summaries:
+            numbers = (item.least, item.greatest, item.mean, item.deviation)
+            writer.writerow([item.metric, *numbers, item.count, from_iteration])
+    return path
+
+
+def write_figure(records: Sequence[Record], run: Path) -> Path:
+    """`metrics.png` in the run folder: each metric over thousands of images; returns its path.
+
+    Records of one metric must agree in their settings. Levels of SWD share a chart, and so do
+    precision and recall; standard deviations become bars.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    charts: dict[str, list[list[Record]]] = {}
+    lines = {curve[0].metric: curve for curve in curves(records)}
+    for name, curve in lines.items():
+        if not name.endswith("-sd"):
+            charts.setdefault(_chart(name), []).append(curve)
+    columns = min(3, len(charts))
+    rows = -(-len(charts) // columns)
+    figure = Figure(figsize=(4.6 * columns, 3.3 * rows), layout="constrained", dpi=130)
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    for ax, (title, parts) in zip(axes, charts.items(), strict=False):
+        for curve in parts:
+            kimg = [record.images / 1000 for record in curve]
+            spread = {item.images: item.value for item in lines.get(f"{curve[0].metric}-sd", [])}
+            bars = [spread.get(record.images, 0.0) for record in curve] if spread else None
+            ax.errorbar(
+                kimg, [record.value for record in curve], bars,
+                label=curve[0].metric, marker="o", markersize=3, linewidth=1.4, capsize=2,
+            )  # fmt: skip
+        ax.set_title(_title(title, parts[0][0]), fontsize=10)
+        ax.set_xlabel("thousands of images")
+        ax.xaxis.set_major_locator(MaxNLocator(6))
+        ax.grid(alpha=0.25)
+        ax.spines[["top", "right"]].set_visible(False)
+        if len(parts) > 1:
+            ax.legend(fontsize=8, frameon=False)
+    for ax in list(figure.axes)[len(charts) :]:
+        ax.set_visible(False)
+    path = run / FIGURE_FILE
+    with atomic_writer(path) as file:
+        figure.savefig(file, format="png")
+    return path
+
+
+def _chart(metric: str) -> str:
+    """The chart that a metric is drawn in."""
+    if metric.startswith("SWD"):
+        return "SWD"
+    if metric.startswith(("precision-", "recall-")):
+        return "precision and recall"
+    return metric
+
+
+def _title(chart: str, record: Record) -> str:
+    details = [f"{record.num_images:,} generated"]
+    if record.num_real:
+        details.append(f"{record.num_real:,} real")
+    return f"{chart}\n" + ", ".join([*details, *filter(None, [record.network, record.resize])])
