@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,3 +17,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if os.environ.get("REALNESS_REQUIRE_GPU") == "1":
         pytest.fail("REALNESS_REQUIRE_GPU=1, but torch finds no CUDA device")
     pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture(scope="session")
+def shard_all(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DeepSpeed configuration with which ZeRO 3 shards weights as small as the tests' too."""
+    path = tmp_path_factory.mktemp("deepspeed") / "config.json"
+    path.write_text(json.dumps({"zero_optimization": {"stage3_param_persistence_threshold": 0}}))
+    return path

@@ -49,15 +49,16 @@ def play(config: TrainConfig) -> dict[str, Any]:
     for step, players in enumerate((gan, spoiled, gan)):
         train_d(players, real, step * BATCH)
         train_g(players, real, step * BATCH)
-        weights.append(
-            [w.detach().numpy().copy() for e in (gan.d, gan.g) for w in e.module.parameters()]
-        )
+        weights.append([])
+        for engine in (gan.d, gan.g):
+            with engine.gathered():
+                weights[-1] += [w.detach().numpy().copy() for w in engine.module.parameters()]
     updates, skips = gan.num_updates(), (gan.d.skips.read(), gan.g.skips.read())
     gan.close()
     return {"weights": weights, "updates": updates, "skips": skips}
 
 
-@pytest.mark.parametrize("stages", [(0, 0), (1, 2)])
+@pytest.mark.parametrize("stages", [(0, 0), (1, 2), (3, 3)])
 @pytest.mark.parametrize("clip", [0.0, 0.1])
 def test_every_rank_leaves_the_update_out(stages: tuple[int, int], clip: float) -> None:
     config = systems()["realness"]

@@ -12,9 +12,9 @@ from realness.trainer.distributed import (
     stop_process_group,
     world_size,
 )
-from realness.trainer.engine import deepspeed_config
+from realness.trainer.engine_config import deepspeed_config
 from realness.trainer.exit_codes import EXIT_OK
-from realness.trainer.memory import checkpoint_bytes, count_parameters, estimate_memory
+from realness.trainer.memory import checkpoint_bytes, estimate_memory
 from realness.trainer.sharded_gan import build_gan
 
 GIB = 2**30
@@ -29,7 +29,7 @@ def dry_run(config: TrainConfig) -> int:
         memory = estimate_memory(config, world_size())
         gan = build_gan(config, device)
         if rank() == 0:
-            counts = {engine.name: count_parameters(engine.module) for engine in (gan.g, gan.d)}
+            counts = {engine.name: engine.num_weights for engine in (gan.g, gan.d)}
             print(_plan(config, str(device), counts, memory))
         gan.close()
     finally:
@@ -55,7 +55,7 @@ def _plan(config: TrainConfig, device: str, counts: dict[str, int], memory: dict
         ],
     }
     for name, stage in (("G", engine.zero_g), ("D", engine.zero_d)):
-        generated = deepspeed_config(engine, optimizer, config.batch_size, ranks, stage)
+        generated = deepspeed_config(config, stage, ranks)
         sections[f"DeepSpeed configuration of {name}"] = [json.dumps(generated, indent=2)]
     return "\n\n".join(
         "\n".join([title, *(f"  {line}" for line in "\n".join(lines).split("\n"))])

@@ -1,28 +1,33 @@
 """DeepSpeed around one network: the only module that imports deepspeed.
 
 A GAN has two engines. What makes that work (each point measured against plain PyTorch):
-one `backward` a step for each engine; R1's forward runs through `module`, beside the engine's; D is
-frozen in G's step, or its gradients would leak into D's next step.
+R1's forward runs through `module`, beside the engine's; D is frozen in G's step, or its gradients
+would leak into D's next step; at ZeRO 3 the weights stay gathered from a forward pass that is to be
+differentiated twice to the end of its backward pass.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import json
 import logging
 import os
 import warnings
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from realness.trainer.config import ConfigError, EngineConfig, OptimizerConfig
+from realness.trainer.config import OptimizerConfig
 from realness.trainer.distributed import rank, world_size
+from realness.trainer.engine_state import EngineState, Replicated, ShardedMoments, ShardedWeights
 from realness.trainer.fragments import Fragment, replicated, share_of
 from realness.trainer.optimizers import MOMENTS, SkipCount, allocate_state, build_optimizer
+
+# Stands among the modules that use a weight, so that DeepSpeed's hooks do not release it.
+HELD = "held"
 
 
 @functools.cache
@@ -30,8 +35,8 @@ def _deepspeed() -> Any:
     """The deepspeed package, joined to the process group that is already there."""
     os.environ["DS_ACCELERATOR"] = "cuda" if "nccl" in str(dist.get_backend_config()) else "cpu"
     os.environ.setdefault("LOCAL_RANK", "0")
-    # DeepSpeed 0.19 still calls a collective by the name that torch 2.13 deprecates.
-    warnings.filterwarnings("ignore", ".*all_gather_into_tensor.*", FutureWarning)
+    # DeepSpeed 0.19 still calls collectives by names that torch 2.13 deprecates.
+    warnings.filterwarnings("ignore", ".*(all_gather_into|reduce_scatter)_tensor.*", FutureWarning)
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
@@ -40,58 +45,6 @@ def _deepspeed() -> Any:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(verbose=False)
     return deepspeed
-
-
-def deepspeed_config(
-    engine: EngineConfig, optimizer: OptimizerConfig, batch_size: int, ranks: int, stage: int
-) -> dict[str, Any]:
-    """The DeepSpeed configuration of one network, with the user's JSON merged over it.
-
-    Raises ConfigError when that file is missing, is no JSON object, or switches on DeepSpeed's own
-    half precision (here bf16 is autocast, so that weights and optimiser states stay fp32).
-    """
-    generated: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": batch_size // ranks,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": optimizer.clip_grad_norm,
-        "steps_per_print": 10**9,
-        "zero_allow_untested_optimizer": True,
-        "zero_optimization": {"stage": stage},
-    }
-    if stage in (1, 2) and not optimizer.clip_grad_norm:
-        # DeepSpeed would compute the gradient's norm all the same, and wait for it in every step.
-        generated["zero_optimization"]["compute_grad_norm"] = False
-    if not engine.deepspeed_config:
-        return generated
-    merged = _merge(generated, _read_json_object(Path(engine.deepspeed_config)))
-    for key in ("fp16", "bf16"):
-        if merged.get(key, {}).get("enabled"):
-            raise ConfigError(
-                f"{engine.deepspeed_config} enables {key!r}; use --precision bf16 instead"
-            )
-    return merged
-
-
-def _read_json_object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--deepspeed-config={path}: {error}") from error
-    if not isinstance(value, dict):
-        raise ConfigError(
-            f"--deepspeed-config={path} holds a {type(value).__name__}, not an object"
-        )
-    return value
-
-
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        inner = merged.get(key)
-        if isinstance(inner, dict) and isinstance(value, dict):
-            value = _merge(inner, value)
-        merged[key] = value
-    return merged
 
 
 class Engine:
@@ -120,26 +73,51 @@ class Engine:
         self.name = name
         self.module = module
         self.base_lr = lr
+        self.num_weights = sum(weight.numel() for weight in module.parameters())
         self._engine, *_ = _deepspeed().initialize(
             model=module,
             optimizer=self._optimizer,
             model_parameters=list(module.parameters()),
             config=config,
         )
-        allocate_state(self._optimizer, self._moments)
+        self._state = self._find_state()
+        allocate_state(self._optimizer, self._state.optimized(), self._moments)
         self.skips = SkipCount(self._optimizer, device)
 
     def __call__(self, *inputs: Any) -> Tensor:
         return self._engine(*inputs)
 
     def backward(self, loss: Tensor) -> None:
-        """Compute gradients; DeepSpeed reduces them over ranks."""
-        self.skips.mark(loss)
+        """Add gradients; after the last pass of an update DeepSpeed has reduced them over ranks."""
         self._engine.backward(loss)
+        if not self._engine.is_gradient_accumulation_boundary():
+            # Counts the pass: the update waits for the last one.
+            self._engine.step()
 
-    def step(self) -> None:
-        """Update the weights, unless the loss was not finite on some rank; clear the gradients."""
+    def step(self, loss: Tensor) -> None:
+        """Update the weights, unless `loss` is not finite on some rank; clear the gradients."""
+        self.skips.mark(loss)
         self._engine.step()
+
+    @contextlib.contextmanager
+    def gathered(self) -> Iterator[None]:
+        """The weights whole on every rank, whoever uses them; collective.
+
+        Only ZeRO 3 has anything to do. Do not nest.
+        """
+        weights: list[Any] = list(self.module.parameters()) if self._stage == 3 else []
+        if not weights:
+            yield
+            return
+        # What DeepSpeed has fetched ahead may not have arrived.
+        self._engine.optimizer.empty_partition_cache()
+        weights[0].all_gather(param_list=weights)
+        for weight in weights:
+            weight.ds_active_sub_modules.add(HELD)
+        try:
+            yield
+        finally:
+            self._engine.optimizer.empty_partition_cache()
 
     def set_lr_factor(self, factor: float) -> None:
         """Set the learning rate to `factor` times its base value."""
@@ -157,65 +135,60 @@ class Engine:
 
     def owned_state(self) -> list[Fragment]:
         """The share of weights, buffers and moments that this rank writes into a checkpoint."""
-        whole = replicated(f"{self.name}.model", self.module.state_dict())
-        return [share_of(item, rank(), world_size()) for item in whole] + [
-            share_of(item, rank(), world_size()) if self._replicated_moments() else item
-            for item in self._moment_fragments()
+        state = self._state
+        weights, moments = self._weight_fragments(), self._moment_fragments()
+        return [
+            *_shares(self._buffer_fragments()),
+            *(_shares(weights) if state.weights_are_whole else weights),
+            *(_shares(moments) if state.moments_are_whole else moments),
         ]
 
     def target_state(self) -> list[Fragment]:
         """Everything this rank holds, as views to be filled from a checkpoint."""
-        whole = replicated(f"{self.name}.model", self.module.state_dict())
-        return whole + self._moment_fragments()
+        return self._buffer_fragments() + self._weight_fragments() + self._moment_fragments()
 
-    @torch.no_grad()
     def finish_loading(self, num_updates: int) -> None:
         """Take over filled `target_state` views and the optimiser's count of updates."""
         self.skips.reset()
         for state in self._optimizer.state.values():
             state["step"].fill_(num_updates)
-        for weight in self.module.parameters():
-            mapping = getattr(weight, "_hp_mapping", None)
-            if mapping is not None:
-                at = mapping.lp_fragment_address
-                mapping.hp_fragment.copy_(
-                    weight.detach().reshape(-1)[at.start : at.start + at.numel]
-                )
-
-    def _replicated_moments(self) -> bool:
-        return not self._engine.zero_optimization()
-
-    def _moment_fragments(self) -> list[Fragment]:
-        """The optimiser's moments as stretches of the parameters they belong to."""
-        if self._replicated_moments():
-            return [
-                Fragment.whole(f"{self.name}.{key}/{name}", self._optimizer.state[weight][key])
-                for name, weight in self.module.named_parameters()
-                for key in self._moments
-            ]
-        return [
-            fragment
-            for name, weight in self.module.named_parameters()
-            for fragment in self._partition_fragments(name, weight)
-        ]
-
-    def _partition_fragments(self, name: str, weight: nn.Parameter) -> list[Fragment]:
-        """This rank's stretch of one parameter's moments under ZeRO 1 and 2, if it owns any."""
-        mapping = getattr(weight, "_hp_mapping", None)
-        if mapping is None:
-            return []
-        inside, flat = mapping.lp_fragment_address, mapping.hp_fragment_address
-        partition = self._optimizer.param_groups[mapping.param_group_index]["params"][0]
-        return [
-            Fragment(
-                f"{self.name}.{key}/{name}",
-                inside.start,
-                self._optimizer.state[partition][key].narrow(0, flat.start, flat.numel),
-                weight.numel(),
-            )
-            for key in self._moments
-        ]
+        self._state.finish_loading()
 
     def close(self) -> None:
         """Release DeepSpeed's hooks and buffers."""
         self._engine.destroy()
+
+    @property
+    def _stage(self) -> int:
+        return int(self._engine.zero_optimization_stage())
+
+    def _find_state(self) -> EngineState:
+        if self._stage == 0:
+            return Replicated(self.module, self._optimizer.state)
+        if self._stage == 3:
+            return ShardedWeights(self.module, self._optimizer.state, self._engine.optimizer)
+        pieces = [piece for group in self._optimizer.param_groups for piece in group["params"]]
+        return ShardedMoments(self.module, self._optimizer.state, pieces)
+
+    def _buffer_fragments(self) -> list[Fragment]:
+        weights = {name for name, _ in self.module.named_parameters()}
+        state = self.module.state_dict()
+        return replicated(self._model, {name: state[name] for name in state if name not in weights})
+
+    def _weight_fragments(self) -> list[Fragment]:
+        return [item.within(self._model) for item in self._state.weights()]
+
+    def _moment_fragments(self) -> list[Fragment]:
+        return [
+            item.within(f"{self.name}.{key}")
+            for key in self._moments
+            for item in self._state.moments(key)
+        ]
+
+    @property
+    def _model(self) -> str:
+        return f"{self.name}.model"
+
+
+def _shares(fragments: list[Fragment]) -> list[Fragment]:
+    return [share_of(item, rank(), world_size()) for item in fragments]

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from realness.trainer.distributed import rank, world_size
 from realness.trainer.gan import Gan
+from realness.trainer.networks import parts_of_one_batch
+from realness.trainer.passes import split_rows
 from realness.trainer.randomness import Purpose, Stream
 
 
@@ -21,8 +23,12 @@ def fakes_as_real(gan: Gan, first: int) -> Tensor:
     far = gan.config.far
     update = first // gan.config.batch_size
     draws = gan.draws(Stream.CANDIDATES, update * far.far_candidates, far.far_candidates)
-    candidates = gan.g(draws.normal(Purpose.LATENT, gan.config.g.z_dim))
-    scores = gan.objective.score(gan.d.module(candidates).float())
+    latents = draws.normal(Purpose.LATENT, gan.config.g.z_dim)
+    parts = split_rows(len(latents), gan.config.engine.micro_batch)
+    with parts_of_one_batch(gan.g.module, len(parts)):
+        candidates = torch.cat([gan.g(latents[rows]) for rows in parts])
+    outputs = torch.cat([gan.d.module(candidates[rows]).float() for rows in parts])
+    scores = gan.objective.score(outputs)
     if world_size() > 1:
         return lowest_over_ranks(candidates, scores, far.far_fakes)
     return lowest(candidates, scores, far.far_fakes, gan.num_members)

@@ -7,7 +7,7 @@ by one set of ranks at one ZeRO stage can be read by any other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -28,6 +28,10 @@ class Fragment:
     def whole(name: str, tensor: Tensor) -> Fragment:
         """All of a contiguous tensor, as a view."""
         return Fragment(name, 0, tensor.detach().view(-1), tensor.numel())
+
+    def within(self, prefix: str) -> Fragment:
+        """The same under the name `prefix/name`."""
+        return replace(self, name=f"{prefix}/{self.name}")
 
 
 def replicated(prefix: str, tensors: dict[str, Tensor]) -> list[Fragment]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from realness.trainer.config import TrainConfig
 from realness.trainer.distributed import mean_over_ranks, rank, world_size
 from realness.trainer.objectives import CodeObjective, Objective
+from realness.trainer.passes import split_rows
 from realness.trainer.player import Player
 from realness.trainer.randomness import Draws, Purpose, Stream, batch_draws
 
@@ -38,6 +39,10 @@ class Gan:
     def local_batch(self) -> int:
         """Images of one rank in one update."""
         return self.config.batch_size // world_size()
+
+    def parts(self) -> list[slice]:
+        """The rows of this rank's share that each pass of an update takes."""
+        return split_rows(self.local_batch, self.config.engine.micro_batch)
 
     def draws(self, stream: Stream, first: int, num_rows: int | None = None) -> Draws:
         """This rank's draws for the `num_rows` samples (all ranks') from `first` on in `stream`.

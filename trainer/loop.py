@@ -129,7 +129,7 @@ def _iterate(run: Run, stop: StopRequest) -> int:
                 real = gan.normalise(next(real_g), Stream.G_REAL, first) if real_g else None
                 averages.add(train_g(gan, real, first))
             run.images += batch
-            gan.ema.update(gan.g.module, batch, run.images)
+            gan.update_average(run.images)
             pace.add(batch)
 
             stopping = stop.poll()

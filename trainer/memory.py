@@ -29,10 +29,19 @@ def estimate_memory(config: TrainConfig, num_ranks: int) -> dict[str, int]:
         steps = _activations(config, generator, discriminator, objective, num_ranks)
     counts = {"G": count_parameters(generator), "D": count_parameters(discriminator)}
     stages = {"G": config.engine.zero_g, "D": config.engine.zero_d}
+    # ZeRO 3 gathers a layer at a time, but all of D for what is differentiated twice.
+    gathered = {
+        "G": largest_parameter(generator),
+        "D": counts["D"] if config.penalty.any else largest_parameter(discriminator),
+    }
     parts = {
-        "weights": FLOAT_BYTES * sum(counts.values()),
+        "weights": FLOAT_BYTES
+        * sum(
+            count // num_ranks + gathered[name] if stages[name] == 3 else count
+            for name, count in counts.items()
+        ),
         "gradients": sum(
-            FLOAT_BYTES * count // (num_ranks if stages[name] == 2 else 1)
+            FLOAT_BYTES * count // (num_ranks if stages[name] >= 2 else 1)
             for name, count in counts.items()
         ),
         "optimiser's moments": sum(
@@ -61,6 +70,11 @@ def count_parameters(module: nn.Module) -> int:
     return sum(weight.numel() for weight in module.parameters())
 
 
+def largest_parameter(module: nn.Module) -> int:
+    """Numbers in the largest weight of a network."""
+    return max(weight.numel() for weight in module.parameters())
+
+
 def _num_moments(config: TrainConfig) -> int:
     return len(MOMENTS[config.optimizer.optimizer])
 
@@ -78,7 +92,8 @@ def _activations(
     objective: Objective,
     num_ranks: int,
 ) -> dict[str, int]:
-    batch, size = config.batch_size // num_ranks, config.data.resolution
+    batch = config.batch_size // num_ranks // config.num_passes(num_ranks)
+    size = config.data.resolution
     images = torch.zeros(batch, 3, size, size)
     inputs = [torch.zeros(batch, config.g.z_dim)]
     if objective.code_dim:

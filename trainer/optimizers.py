@@ -76,11 +76,12 @@ class SkipCount:
         self._counts.zero_()
 
 
-def allocate_state(optimizer: torch.optim.Optimizer, moments: tuple[str, ...]) -> None:
-    """Make the state now: memory is then known from the start, and loading has a target."""
-    for group in optimizer.param_groups:
-        for weight in group["params"]:
-            state = optimizer.state[weight]
-            state["step"] = torch.zeros((), dtype=torch.float32, device=weight.device)
-            for key in moments:
-                state[key] = torch.zeros_like(weight, memory_format=torch.preserve_format)
+def allocate_state(
+    optimizer: torch.optim.Optimizer, weights: Iterable[Tensor], moments: tuple[str, ...]
+) -> None:
+    """Make the state of `weights`: memory is known from the start, and loading has a target."""
+    for weight in weights:
+        state = optimizer.state[weight]
+        state["step"] = torch.zeros((), dtype=torch.float32, device=weight.device)
+        for key in moments:
+            state[key] = torch.zeros_like(weight, requires_grad=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
@@ -38,10 +39,14 @@ class PlainEngine:
         """Add the gradients of `loss` times the scale."""
         (loss * self._loss_scale).backward()
 
-    def step(self) -> None:
+    def step(self, loss: Tensor) -> None:
         """Update the weights and clear the gradients."""
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Nothing to do: they are."""
+        return nullcontext()
 
     def set_lr_factor(self, factor: float) -> None:
         """Set the learning rate to `factor` times its base value."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -25,11 +26,19 @@ class Player(Protocol):
     def __call__(self, *inputs: Any) -> Tensor: ...
 
     def backward(self, loss: Tensor) -> None:
-        """Compute gradients of the mean of `loss` over ranks."""
+        """Add gradients of the mean of `loss` over ranks and over the passes of an update."""
         ...
 
-    def step(self) -> None:
-        """Update the weights and clear the gradients."""
+    def step(self, loss: Tensor) -> None:
+        """Update the weights, having minimised `loss`, and clear the gradients."""
+        ...
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """The weights whole on every rank.
+
+        For whoever reads them outside the network's passes, and for passes to be differentiated
+        twice, from their start to the end of their backward pass. Do not nest.
+        """
         ...
 
     def set_lr_factor(self, factor: float) -> None:

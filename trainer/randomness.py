@@ -7,7 +7,7 @@ al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), through `realness.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import torch
@@ -66,6 +66,10 @@ class Draws:
         """Uniform draws from (0, 1), [B, dim] float32 on `index`'s device."""
         key = self._key(purpose)
         return kernels.philox_uniform(self.seed, key, self.index, dim, impl=self.impl)
+
+    def __getitem__(self, rows: slice) -> Draws:
+        """The draws of some of the samples."""
+        return replace(self, index=self.index[rows])
 
     def _key(self, purpose: Purpose) -> int:
         return (int(self.stream) << 16) | int(purpose)

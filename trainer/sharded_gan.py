@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -9,14 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from realness.trainer.config import TrainConfig
-from realness.trainer.distributed import world_size
+from realness.trainer.distributed import rank, world_size
 from realness.trainer.ema import Ema
-from realness.trainer.engine import Engine, deepspeed_config
+from realness.trainer.engine import Engine
+from realness.trainer.engine_config import deepspeed_config
 from realness.trainer.fragments import Fragment
 from realness.trainer.gan import Gan
-from realness.trainer.networks import build_discriminator, build_generator
+from realness.trainer.networks import (
+    build_discriminator,
+    build_generator,
+    has_batch_statistics,
+)
 from realness.trainer.objectives import CodeObjective, Objective, build_objective
 from realness.trainer.randomness import Purpose, Stream, batch_draws
+
+log = logging.getLogger("realness.trainer")
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,11 @@ class ShardedGan(Gan):
         """What this rank reads from a checkpoint."""
         return self.g.target_state() + self.d.target_state() + self.ema.state()
 
+    def update_average(self, images_seen: int) -> None:
+        """Move the average towards G, which has learnt from another batch; collective."""
+        with self.g.gathered():
+            self.ema.update(self.g.module, self.config.batch_size, images_seen)
+
     def num_updates(self) -> dict[str, int]:
         """Optimiser updates by engine name."""
         return {engine.name: engine.num_updates() for engine in (self.g, self.d)}
@@ -85,6 +98,13 @@ def build_gan(config: TrainConfig, device: torch.device) -> ShardedGan:
     generator, discriminator, objective = build_networks(config)
     ema = Ema(generator.to(device), config.ema_halflife_kimg * 1000, config.ema_rampup)
     settings = config.engine
+    if rank() == 0 and config.num_passes(world_size()) > 1 and has_batch_statistics(generator):
+        log.warning(
+            "G has batch normalisation: its statistics are those of %d images, not of the batch of "
+            "%d, so this run is not the one that --micro-batch 0 gives",
+            settings.micro_batch * world_size(),
+            config.batch_size,
+        )
 
     def engine(name: str, module: nn.Module, stage: int, lr: float) -> Engine:
         return Engine(
@@ -94,9 +114,7 @@ def build_gan(config: TrainConfig, device: torch.device) -> ShardedGan:
             lr=lr,
             optimizer=config.optimizer,
             bf16=settings.precision == "bf16",
-            config=deepspeed_config(
-                settings, config.optimizer, config.batch_size, world_size(), stage
-            ),
+            config=deepspeed_config(config, stage, world_size()),
         )
 
     g = engine("G", generator, settings.zero_g, config.optimizer.lr_g)

@@ -6,12 +6,15 @@ and the whole run. The values they return are tensors on the device; nothing her
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 
 from realness.trainer.fake_as_real import fakes_as_real
 from realness.trainer.gan import Gan
-from realness.trainer.networks import update_spectral_norm
+from realness.trainer.networks import parts_of_one_batch, update_spectral_norm
+from realness.trainer.passes import Stats, compute_gradients, num_forwards
 from realness.trainer.penalties import (
     gradient_squared_norm,
     interpolate,
@@ -21,8 +24,6 @@ from realness.trainer.penalties import (
 from realness.trainer.player import frozen
 from realness.trainer.randomness import Draws, Purpose, Stream
 
-Stats = dict[str, Tensor]
-
 
 def train_d(gan: Gan, real: Tensor, first: int) -> Stats:
     """Update D once. real: [B, ...] in the networks' range, this rank's share of the real batch.
@@ -31,36 +32,54 @@ def train_d(gan: Gan, real: Tensor, first: int) -> Stats:
     """
     real_draws = gan.draws(Stream.D_REAL, first)
     fake_draws = gan.draws(Stream.D_FAKE, first)
-    with torch.no_grad():
-        coded = gan.d.module(real).float() if gan.objective.code_dim else None
-        images_seen = first // gan.config.optimizer.k_d
-        fake = gan.g(*gan.inputs(fake_draws, images_seen, coded, real_draws)).to(real.dtype)
+    parts = gan.parts()
+    images_seen = first // gan.config.optimizer.k_d
+
+    def generate(rows: slice) -> Tensor:
+        coded = gan.d.module(real[rows]).float() if gan.objective.code_dim else None
+        return gan.g(*gan.inputs(fake_draws[rows], images_seen, coded, real_draws[rows]))
+
+    with torch.no_grad(), parts_of_one_batch(gan.g.module, len(parts)):
+        fake = torch.cat([generate(rows) for rows in parts]).to(real.dtype)
     if gan.config.far.far_fakes:
         real = torch.cat([real, fakes_as_real(gan, first).to(real.dtype)])
-    update_spectral_norm(gan.d.module)
+    with gan.d.gathered():
+        update_spectral_norm(gan.d.module)
+
     # D treats every image alike, so one pass over both batches is exact and loads the weights once.
-    out_real, out_fake = gan.d(torch.cat([real, fake])).float().chunk(2)
-    loss = gan.objective.d_loss(out_real, out_fake, real_draws, fake_draws)
-    seen_real, seen_fake = out_real.detach(), out_fake.detach()
-    stats = {
-        "loss_d": loss.detach(),
-        "score_real": gan.objective.score(seen_real).mean(),
-        "score_fake": gan.objective.score(seen_fake).mean(),
-        **gan.objective.measures(seen_real, seen_fake, real_draws, fake_draws),
-    }
+    def outputs(rows: slice) -> tuple[Tensor, ...]:
+        return gan.d(torch.cat([real[rows], fake[rows]])).float().chunk(2)
+
+    def loss(rows: slice, out_real: Tensor, out_fake: Tensor) -> Tensor:
+        return gan.objective.d_loss(out_real, out_fake, real_draws[rows], fake_draws[rows])
+
+    def penalty(rows: slice) -> tuple[Tensor, Stats]:
+        value, norms = gradient_penalty(gan, real[rows], fake[rows], real_draws[rows])
+        return interval * value, norms
+
     interval = gan.config.penalty.penalty_interval
-    if (first // gan.config.batch_size) % interval == 0:
-        penalty, norms = gradient_penalty(gan, real, fake, real_draws)
-        loss = loss + interval * penalty
-        stats |= norms
-    gan.d.backward(loss)
-    gan.d.step()
-    return stats
+    due = gan.config.penalty.any and (first // gan.config.batch_size) % interval == 0
+    with gan.d.gathered() if due else nullcontext():
+        result = compute_gradients(
+            gan.d,
+            parts,
+            outputs,
+            loss,
+            couples=gan.objective.couples_samples,
+            extra_of=penalty if due else None,
+        )
+    gan.d.step(result.loss)
+    out_real, out_fake = result.outputs
+    return {
+        "loss_d": result.loss,
+        "score_real": gan.objective.score(out_real).mean(),
+        "score_fake": gan.objective.score(out_fake).mean(),
+        **gan.objective.measures(out_real, out_fake, real_draws, fake_draws),
+        **result.stats,
+    }
 
 
-def gradient_penalty(
-    gan: Gan, real: Tensor, fake: Tensor, draws: Draws
-) -> tuple[Tensor | float, Stats]:
+def gradient_penalty(gan: Gan, real: Tensor, fake: Tensor, draws: Draws) -> tuple[Tensor, Stats]:
     """The weighted sum of the configured penalties on grad_x score(D(x)), and each by itself.
 
     It runs beside the engine's forward, through the module: DeepSpeed allows one forward a backward
@@ -76,12 +95,10 @@ def gradient_penalty(
         between = interpolate(real, fake, draws.uniform(Purpose.INTERPOLATION, 1))
         form = one_centered if config.gp_target else zero_centered
         terms.append(("gp", between, config.gp_weight, form))
-    if not terms:
-        return 0.0, {}
     points = torch.cat([points for _, points, _, _ in terms]).detach().requires_grad_()
     score = gan.objective.score(gan.d.module(points).float())
     squared_norms = gradient_squared_norm(score, points, impl=gan.config.engine.impl)
-    total, stats = 0.0, {}
+    total, stats = score.new_zeros(()), {}
     for (name, _, weight, form), part in zip(terms, squared_norms.split(len(real)), strict=True):
         value = form(part).mean()
         total = total + weight * value
@@ -93,17 +110,28 @@ def train_g(gan: Gan, real: Tensor | None, first: int) -> Stats:
     """Update G once. real: [B, ...] as in `train_d`, or None for objectives that need none."""
     real_draws = gan.draws(Stream.G_REAL, first)
     fake_draws = gan.draws(Stream.G_FAKE, first)
+    parts = gan.parts()
+    images_seen = first // gan.config.optimizer.k_g
     # Frozen, because D's gradients of this step would otherwise leak into its next update.
     with frozen(gan.d.module) as discriminator:
         out_real = None
         if real is not None:
             with torch.no_grad():
-                out_real = discriminator(real).float()
-        images_seen = first // gan.config.optimizer.k_g
-        fake = gan.g(*gan.inputs(fake_draws, images_seen, out_real, real_draws))
-        out_fake = discriminator(fake).float()
-        loss = gan.objective.g_loss(out_fake, out_real, fake_draws, real_draws)
-        gan.g.backward(loss)
-    gan.g.step()
+                out_real = torch.cat([discriminator(real[rows]).float() for rows in parts])
+
+        def on_real(rows: slice) -> Tensor | None:
+            return None if out_real is None else out_real[rows]
+
+        def outputs(rows: slice) -> tuple[Tensor, ...]:
+            inputs = gan.inputs(fake_draws[rows], images_seen, on_real(rows), real_draws[rows])
+            return (discriminator(gan.g(*inputs)).float(),)
+
+        def loss(rows: slice, out_fake: Tensor) -> Tensor:
+            return gan.objective.g_loss(out_fake, on_real(rows), fake_draws[rows], real_draws[rows])
+
+        couples = gan.objective.couples_samples
+        with parts_of_one_batch(gan.g.module, num_forwards(parts, couples)):
+            result = compute_gradients(gan.g, parts, outputs, loss, couples=couples)
+    gan.g.step(result.loss)
     gan.track_codes(out_real)
-    return {"loss_g": loss.detach()}
+    return {"loss_g": result.loss}

@@ -109,6 +109,11 @@ class PenaltyConfig:
         not_negative(self, "r1_gamma", "r2_gamma", "gp_weight")
         positive(self, "penalty_interval")
 
+    @property
+    def any(self) -> bool:
+        """Whether there is any penalty."""
+        return bool(self.r1_gamma or self.r2_gamma or self.gp_weight)
+
 
 @dataclass(frozen=True)
 class FakeAsRealConfig:

@@ -63,10 +63,14 @@ class OptimizerConfig:
 class EngineConfig:
     """Devices, precision and sharding."""
 
-    zero_g: Literal[0, 1, 2] = any_time(1)
+    zero_g: Literal[0, 1, 2, 3] = any_time(1)
     """DeepSpeed ZeRO stage of G."""
-    zero_d: Literal[0, 1, 2] = any_time(1)
+    zero_d: Literal[0, 1, 2, 3] = any_time(1)
     """DeepSpeed ZeRO stage of D."""
+    micro_batch: int = any_time(0)
+    """Images of one rank in one pass through the networks: its share of the batch takes several
+    passes (gradient accumulation), with the gradients of one; 0 takes it whole. WITH BATCH
+    NORMALISATION IN G the run changes: its statistics are those of one pass over all ranks."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 runs the networks under autocast; weights, optimiser and losses stay fp32."""
     tf32: bool = any_time(True)
@@ -77,6 +81,9 @@ class EngineConfig:
     """Implementation of the fused operations."""
     deepspeed_config: str = any_time("")
     """JSON file merged over the generated DeepSpeed configuration."""
+
+    def __post_init__(self) -> None:
+        not_negative(self, "micro_batch")
 
 
 @dataclass(frozen=True)
@@ -171,3 +178,18 @@ class TrainConfig:
                 f"{flag(name)}={count} is not divisible by the {world_size} ranks of this run; "
                 f"use {nearest}, or another number of ranks",
             )
+        self.num_passes(world_size)
+
+    def num_passes(self, world_size: int) -> int:
+        """Passes that one update takes on each rank. Raises ConfigError unless they are equal."""
+        share, size = self.batch_size // world_size, self.engine.micro_batch
+        if not size:
+            return 1
+        divisors = [count for count in range(1, share + 1) if share % count == 0]
+        nearest = min(divisors, key=lambda count: (abs(count - size), count))
+        require(
+            share % size == 0,
+            f"--micro-batch={size} does not divide the {share} images of a rank "
+            f"(--batch-size={self.batch_size} on {world_size} ranks); use {nearest}, or 0 for all",
+        )
+        return share // size

@@ -13,7 +13,11 @@ from torch import nn
 
 from realness import kernels
 from realness.trainer.config import DiscriminatorConfig, GeneratorConfig
-from realness.trainer.networks.batch_norm import GlobalBatchNorm
+from realness.trainer.networks.batch_norm import (
+    GlobalBatchNorm,
+    has_batch_statistics,
+    parts_of_one_batch,
+)
 from realness.trainer.networks.dcgan import DCGANDiscriminator, DCGANGenerator
 from realness.trainer.networks.layer_norm import LayerNorm
 from realness.trainer.networks.mlp import (
@@ -50,6 +54,8 @@ __all__ = [
     "ToyGenerator",
     "build_discriminator",
     "build_generator",
+    "has_batch_statistics",
+    "parts_of_one_batch",
     "update_spectral_norm",
 ]
 

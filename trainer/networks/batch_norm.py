@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -11,6 +13,30 @@ from torch.autograd.function import once_differentiable
 
 from realness.trainer import distributed
 from realness.trainer.networks.buffers import Float32Buffers
+
+
+def has_batch_statistics(module: nn.Module) -> bool:
+    """Whether a sample's output depends on the others of its batch."""
+    return any(isinstance(layer, GlobalBatchNorm) for layer in module.modules())
+
+
+@contextlib.contextmanager
+def parts_of_one_batch(module: nn.Module, num_forwards: int) -> Iterator[None]:
+    """Running statistics for a batch that goes through `module` in so many forward passes.
+
+    They then move as far as for one pass: the old ones keep the weight 1 - momentum in all. (The
+    statistics that normalise a pass are its own.)
+    """
+    layers = [layer for layer in module.modules() if isinstance(layer, GlobalBatchNorm)]
+    momenta = [layer.momentum for layer in layers]
+    try:
+        if num_forwards > 1:
+            for layer in layers:
+                layer.momentum = 1 - (1 - layer.momentum) ** (1 / num_forwards)
+        yield
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
 
 
 def _reduced_dims(x: Tensor) -> tuple[int, ...]:

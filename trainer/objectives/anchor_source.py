@@ -29,6 +29,11 @@ class AnchorSource(Protocol):
         """The pair that defines `score`: constant over training."""
         ...
 
+    @property
+    def couples_samples(self) -> bool:
+        """Whether a batch has a pair of its own, so that parts of it would have others."""
+        ...
+
     def pair(self, draws: Draws) -> AnchorPair:
         """The pair for the losses of one step, the same on every rank."""
         ...
@@ -39,6 +44,7 @@ class FixedAnchors:
     """One pair for the whole of training."""
 
     typical: AnchorPair
+    couples_samples: bool = False
 
     def pair(self, draws: Draws) -> AnchorPair:
         return self.typical
@@ -60,6 +66,7 @@ class HistogramAnchors:
     """
 
     num_outcomes: int
+    couples_samples: bool = True
 
     @property
     def typical(self) -> AnchorPair:

@@ -33,6 +33,11 @@ class Objective(Protocol):
         """Dimensions of the posterior code that G is given beside its noise; 0 for none."""
         ...
 
+    @property
+    def couples_samples(self) -> bool:
+        """Whether the loss of a batch is anything but the mean of the losses of its rows' pairs."""
+        ...
+
     def d_loss(self, real: Tensor, fake: Tensor, draws_real: Draws, draws_fake: Draws) -> Tensor:
         """The scalar that D minimises."""
         ...
@@ -74,7 +79,11 @@ class CodeObjective(Objective, Protocol):
 
 
 class Plain:
-    """What most objectives share: G is given noise alone, and there is nothing further to log."""
+    """What most share: G is given noise alone, rows are paired at most, nothing more to log."""
+
+    @property
+    def couples_samples(self) -> bool:
+        return False
 
     @property
     def code_dim(self) -> int:

@@ -123,6 +123,10 @@ class P2GANObjective:
         return 2 * self.code_dim
 
     @property
+    def couples_samples(self) -> bool:
+        return False
+
+    @property
     def optimum(self) -> GaussianPrior:
         """P_c."""
         return midpoint(self.fake_prior, self.real_prior)

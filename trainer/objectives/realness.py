@@ -111,6 +111,10 @@ class RealnessObjective(Plain):
     def needs_real_in_g_step(self) -> bool:
         return self.g_objective == 2
 
+    @property
+    def couples_samples(self) -> bool:
+        return self.resampling.couples_samples or self.anchors.couples_samples
+
     def d_loss(self, real: Tensor, fake: Tensor, draws_real: Draws, draws_fake: Draws) -> Tensor:
         real, fake = as_float32(real), as_float32(fake)
         a1, a0 = anchor_tensors(self.anchors.pair(draws_fake), fake)

@@ -49,6 +49,11 @@ class Resampling(Protocol):
         """Width of D's head."""
         ...
 
+    @property
+    def couples_samples(self) -> bool:
+        """Whether a row's logits depend on the other rows."""
+        ...
+
     def logits(self, output: Tensor) -> Tensor:
         """The logits themselves, [B, N]."""
         ...
@@ -76,6 +81,10 @@ class NoResampling:
     def num_outputs(self) -> int:
         return self.num_outcomes
 
+    @property
+    def couples_samples(self) -> bool:
+        return False
+
     def logits(self, output: Tensor) -> Tensor:
         return output
 
@@ -97,6 +106,10 @@ class GaussianResampling(NoResampling):
     statistics: Literal["global", "local"] = "global"
     impl: kernels.Impl = "auto"
     members: int = 1
+
+    @property
+    def couples_samples(self) -> bool:
+        return True
 
     def sample(self, output: Tensor, draws: Draws) -> Tensor:
         if len(output) % self.members:
@@ -130,6 +143,10 @@ class HeadResampling:
     @property
     def num_outputs(self) -> int:
         return 2 * self.num_outcomes
+
+    @property
+    def couples_samples(self) -> bool:
+        return False
 
     def logits(self, output: Tensor) -> Tensor:
         return output[:, : self.num_outcomes]
