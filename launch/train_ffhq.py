@@ -12,12 +12,14 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from realness.data_pipeline import DataError
 from realness.launch.presets import DEFAULT, PRESETS, preset
+from realness.launch.restarts import is_supervised, supervise
 from realness.trainer.config import ConfigError, TrainConfig
 from realness.trainer.exit_codes import EXIT_FAILED, EXIT_USAGE, RunFailed
 
@@ -29,6 +31,9 @@ class Command:
     config: TrainConfig = field(default_factory=TrainConfig)
     dry_run: bool = False
     """Build everything, print what would run and what it needs, and stop."""
+    max_restarts: int = 0
+    """After a failure start again from the last checkpoint, up to so many times without a new
+    checkpoint in between."""
 
 
 def parse(arguments: Sequence[str]) -> Command:
@@ -78,6 +83,13 @@ def main(arguments: Sequence[str]) -> int:
             from realness.trainer.dry_run import dry_run
 
             return dry_run(command.config)
+        if command.max_restarts > 0 and not is_supervised():
+            return supervise(
+                [sys.executable, *sys.orig_argv[1:]],
+                command.max_restarts,
+                Path(command.config.run_dir),
+                command.config.engine.rank_timeout_s / 2,
+            )
         from realness.trainer.loop import train
 
         return train(command.config)

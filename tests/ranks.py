@@ -162,13 +162,13 @@ def run_command(arguments: list[str], prepare: Callable[[], None] | None = None)
 
 
 def start_training(
-    arguments: list[str], world_size: int, log: Path | None = None
+    arguments: list[str], world_size: int, log: Path | None = None, program: Path = TRAIN
 ) -> list[subprocess.Popen[str]]:
-    """Start the training command as `world_size` ranks, without a launcher."""
+    """Start the training command, or `program`, as `world_size` ranks, without a launcher."""
     port = free_port()
     return [
         subprocess.Popen(
-            [sys.executable, str(TRAIN), "--device", "cpu", *arguments],
+            [sys.executable, str(program), "--device", "cpu", *arguments],
             env={**os.environ, **rank_environment(rank, world_size, port)},
             stdout=subprocess.PIPE if log is None else log.open("a"),
             stderr=subprocess.STDOUT,

@@ -194,7 +194,8 @@ def text_files() -> list[Path]:
     folders = [ROOT / name for name in (*HOUSE, "benchmarks", "tests", ".ci")]
     inner = [path for folder in folders for path in folder.rglob("*")]
     found = [path for path in [*inner, *ROOT.iterdir()] if path.is_file() and path.suffix in TEXT]
-    return [path for path in found if "__pycache__" not in path.parts]
+    # In a linked work tree `.git` is a file that names a path.
+    return [path for path in found if not {"__pycache__", ".git"} & set(path.parts)]
 
 
 @pytest.mark.parametrize("pattern", [MACHINE_PATH, MARKER], ids=["machine path", "marker"])

@@ -37,11 +37,13 @@ def pick_device(requested: str) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def start_process_group(device: torch.device) -> None:
-    """Join the launcher's process group, or make a group of one when there is no launcher."""
+def start_process_group(device: torch.device, timeout_s: float = 600.0) -> None:
+    """Join the launcher's process group, or make a group of one when there is no launcher.
+
+    timeout_s: limit for one collective; torch's own is half an hour.
+    """
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    # Without the limit a single lost rank keeps the others waiting for half an hour.
-    options: dict[str, Any] = {"backend": backend, "timeout": timedelta(minutes=10)}
+    options: dict[str, Any] = {"backend": backend, "timeout": timedelta(seconds=timeout_s)}
     if "RANK" not in os.environ:
         options.update(store=dist.HashStore(), rank=0, world_size=1)
     dist.init_process_group(**options)

@@ -39,6 +39,7 @@ from realness.trainer.run_folder import (
 from realness.trainer.schedule import is_due, lr_factor
 from realness.trainer.sharded_gan import ShardedGan, build_gan
 from realness.trainer.step import train_d, train_g
+from realness.trainer.watch import Watch
 
 log = logging.getLogger("realness.trainer")
 
@@ -49,13 +50,13 @@ def train(config: TrainConfig) -> int:
     Raises, on every rank, ConfigError for what cannot be run and RunFailed for what cannot go on.
     """
     device = pick_device(config.engine.device)
-    start_process_group(device)
+    start_process_group(device, config.engine.rank_timeout_s)
     try:
         torch.backends.cuda.matmul.allow_tf32 = config.engine.tf32
         torch.backends.cudnn.allow_tf32 = config.engine.tf32
         folder, catalog = together(lambda: _check(config), failure=ConfigError)
         stop = StopRequest()
-        with ExitStack() as cleanup:
+        with ExitStack() as cleanup, Watch(config.engine.rank_timeout_s):
             cleanup.enter_context(together(lambda: _lock(folder), failure=ConfigError))
             monitor = together(lambda: open_monitor(config, catalog, device), failure=ConfigError)
             gan = build_gan(config, device)

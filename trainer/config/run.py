@@ -81,6 +81,12 @@ class EngineConfig:
     """Implementation of the fused operations."""
     deepspeed_config: str = any_time("")
     """JSON file merged over the generated DeepSpeed configuration."""
+    rank_timeout_s: float = any_time(600.0)
+    """End the run, naming the rank, when one is silent for half so many seconds, or none has moved
+    for so many."""
+
+    def __post_init__(self) -> None:
+        positive(self, "rank_timeout_s")
 
     def __post_init__(self) -> None:
         not_negative(self, "micro_batch")

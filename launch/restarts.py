@@ -1,0 +1,121 @@
+"""Starting a rank again after a failure, under whatever launcher started it.
+
+With `--max-restarts` each rank is two processes: this supervisor, which the launcher knows, and the
+training process below it. When one training process fails all of them end (`trainer/watch.py`), and
+each supervisor starts its own again; they meet on the next port and resume from the last
+checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from realness.trainer.config import ConfigError
+from realness.trainer.exit_codes import EXIT_OK, EXIT_STOPPED, EXIT_USAGE
+from realness.trainer.launcher import SUPERVISOR_PIPE, Launcher
+
+# What a repetition would not change.
+FINAL = (EXIT_OK, EXIT_USAGE, EXIT_STOPPED)
+PAUSE_SECONDS = 2.0
+LOOK_SECONDS = 0.5
+
+log = logging.getLogger("realness.launch")
+
+
+def is_supervised() -> bool:
+    """Whether this process is the training process below a supervisor."""
+    return SUPERVISOR_PIPE in os.environ
+
+
+def supervise(command: Sequence[str], max_restarts: int, run_dir: Path, silence_s: float) -> int:
+    """Run `command` as this rank's training process until it needs no restart; its exit code.
+
+    max_restarts: failures in a row without a new checkpoint in `run_dir` after which to give up.
+    silence_s: a training process that was heard of once and then not for so long is killed.
+    Raises ConfigError under torchrun, which restarts by itself.
+    """
+    if "TORCHELASTIC_RESTART_COUNT" in os.environ:
+        raise ConfigError("--max-restarts: under torchrun, give it to torchrun instead")
+    stop, launcher = _StopSignals(), Launcher()
+    attempt = failures = 0
+    while True:
+        latest = _latest(run_dir)
+        code = _Training(command, attempt, silence_s).wait(stop, launcher)
+        if code in FINAL or stop.asked:
+            return code
+        failures = failures + 1 if _latest(run_dir) == latest else 1
+        if failures > max_restarts:
+            log.warning("giving up after %d restarts without a new checkpoint", max_restarts)
+            return code
+        attempt += 1
+        log.warning("training ended with code %d: restart %d of %d", code, failures, max_restarts)
+        time.sleep(PAUSE_SECONDS)
+
+
+class _StopSignals:
+    """Whether this process was asked to stop."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+
+
+class _Training:
+    """One training process, and the pipe through which it says that it is alive."""
+
+    def __init__(self, command: Sequence[str], attempt: int, silence_s: float) -> None:
+        self._beats, write_end = os.pipe()
+        environment = {**os.environ, SUPERVISOR_PIPE: str(write_end)}
+        if "MASTER_PORT" in environment:
+            # Ranks of the attempt before may still be there; they must not meet.
+            environment["MASTER_PORT"] = str(int(environment["MASTER_PORT"]) + attempt)
+        self._process = subprocess.Popen(command, env=environment, pass_fds=(write_end,))
+        os.close(write_end)
+        self._silence_s = silence_s
+
+    def wait(self, stop: _StopSignals, launcher: Launcher) -> int:
+        """Its exit code; it is told when to stop, and killed when it no longer answers."""
+        told, heard, looked = False, 0.0, time.monotonic()
+        while self._process.poll() is None:
+            if self._beats_within(LOOK_SECONDS):
+                heard = time.monotonic()
+            now = time.monotonic()
+            if now - looked > self._silence_s / 2:
+                heard = now if heard else 0.0  # this process stood still itself
+            looked = now
+            if heard and now - heard > self._silence_s:
+                log.warning("no sign of life for %.0f s: killing the process", now - heard)
+                self._process.kill()
+            stop.asked = stop.asked or launcher.has_died()
+            if stop.asked and not told:
+                self._process.terminate()
+                told = True
+        os.close(self._beats)
+        code = self._process.returncode
+        return code if code >= 0 else 128 - code
+
+    def _beats_within(self, seconds: float) -> bool:
+        ready, _, _ = select.select([self._beats], [], [], seconds)
+        if ready and os.read(self._beats, 4096):
+            return True
+        if ready:  # the other end is closed: the process is ending
+            time.sleep(seconds)
+        return False
+
+
+def _latest(run_dir: Path) -> str:
+    """The newest checkpoint's name; empty where there is none."""
+    pointer = run_dir / "checkpoints" / "latest"
+    return pointer.read_text() if pointer.is_file() else ""
