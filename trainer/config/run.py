@@ -87,8 +87,6 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         positive(self, "rank_timeout_s")
-
-    def __post_init__(self) -> None:
         not_negative(self, "micro_batch")
 
 
