@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,8 @@ class Command:
     """Keep this share of the images: those that D finds the most realistic, the best one first."""
     grid: int = 64
     """Images in grid.png; 0 for none."""
+    truncation: float = 1.0
+    """StyleGAN's psi: draw styles towards their centre, for likelier and less diverse images."""
     interpolate: int = 0
     """Steps from each image to the next, on the sphere between their latents: interpolation.png has
     a row a pair, interpolation.gif walks along them. 0 for none."""
@@ -77,12 +80,15 @@ def _generate(command: Command) -> str:
     from realness.trainer.distributed import pick_device
     from realness.trainer.metrics import choose
     from realness.trainer.run_folder import claim_empty_folder
-    from realness.trainer.trained import load_discriminator, load_generator
+    from realness.trainer.trained import load_discriminator, load_generator, truncated
 
     _check(command)
     device = pick_device(command.device)
     folder = choose(command.run, command.checkpoint)[-1]
     generator = load_generator(command.run, folder, device)
+    if command.truncation != 1:
+        generator = truncated(generator, command.truncation)
+    _check_groups(command, generator)
     discriminator = load_discriminator(command.run, folder, device)
     claim_empty_folder(command.out)
     scores = _scores(command, generator, discriminator)
@@ -107,8 +113,22 @@ def _check(command: Command) -> None:
             raise ConfigError(f"{flag}={getattr(command, name)} must be at least 1")
     if not 0 < command.top <= 1:
         raise ConfigError(f"--top={command.top} must lie in (0, 1]")
+    if not 0 <= command.truncation <= 1:
+        raise ConfigError(f"--truncation={command.truncation} must lie in [0, 1]")
     if command.checkpoint == "all":
         raise ConfigError("--checkpoint=all: name one checkpoint, latest or best")
+
+
+def _check_groups(command: Command, generator: TrainedGenerator) -> None:
+    """Where D looks at images together, which ones must not depend on the batch size."""
+    from realness.trainer.config import ConfigError
+
+    group = generator.config.d.group
+    if command.batch_size % group:
+        raise ConfigError(
+            f"--batch-size={command.batch_size} is not divisible by the {group} images that this "
+            f"run's D looks at together; use {-(-command.batch_size // group) * group}"
+        )
 
 
 def _batches(command: Command, index: Tensor, what: str) -> Iterator[Tensor]:
@@ -207,12 +227,26 @@ def _between(generator: TrainedGenerator, ends: Tensor, command: Command) -> NDA
     first, last = generator.latents(ends, command.seed).unsqueeze(1).expand(-1, steps, -1)
     lengths = torch.lerp(first.norm(dim=1, keepdim=True), last.norm(dim=1, keepdim=True), shares)
     latents = (slerp(first, last, shares).float() * lengths).split(command.batch_size)
-    codes = generator.codes(ends, command.seed)
-    mixed: Sequence[Tensor | None] = [None] * len(latents)
-    if codes is not None:
-        mixed = torch.lerp(codes[0], codes[1], shares).split(command.batch_size)
-    images = [generator.render(z, code) for z, code in zip(latents, mixed, strict=True)]
+    ways = {
+        name: _way(name, values, shares).split(command.batch_size)
+        for name, values in generator.inputs(ends, command.seed).items()
+    }
+    images = [
+        generator.render(z, {name: parts[number] for name, parts in ways.items()})
+        for number, z in enumerate(latents)
+    ]
     return to_uint8(torch.cat(images)).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _way(name: str, ends: Tensor, shares: Tensor) -> Tensor:
+    """Inputs [steps, dim] between two, ends: [2, dim]; shares: [steps, 1]."""
+    import torch
+
+    if name != "noise":
+        return torch.lerp(ends[0], ends[1], shares)
+    # On the sphere, or noise would fade on the way.
+    angles = shares * (math.pi / 2)
+    return angles.cos() * ends[0] + angles.sin() * ends[1]
 
 
 if __name__ == "__main__":

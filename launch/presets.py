@@ -154,6 +154,43 @@ def p2gan(resolution: int, networks: Literal["dcgan", "sn-resnet"]) -> TrainConf
     )
 
 
+def stylegan2(resolution: int) -> TrainConfig:
+    """StyleGAN2 (CVPR 2020), configuration F: logistic loss, lazy R1 every 16 updates of 32 images.
+
+    At 1024 the paper's FFHQ settings, gamma = 10. Up to 256 those of Karras et al., "Training
+    Generative Adversarial Networks with Limited Data" (NeurIPS 2020), for FFHQ at 256x256: half the
+    channels, batches of 64 with groups of 8, gamma = 1, rates of 0.0025, a half-life of 20 kimg.
+    """
+    small = resolution <= 256
+    base, batch = (16384, 64) if small else (32768, 32)
+    lr = 2.5e-3 if small else 2e-3
+    return TrainConfig(
+        batch_size=batch,
+        total_kimg=25_000,
+        ema_halflife_kimg=20 if small else 10,
+        data=DataConfig(resolution=resolution),
+        g=GeneratorConfig(generator="stylegan2", z_dim=512, g_channel_base=base),
+        d=DiscriminatorConfig(
+            discriminator="stylegan2",
+            d_norm="none",
+            d_channel_base=base,
+            minibatch_group=8 if small else 4,
+        ),
+        objective=ObjectiveConfig(objective="standard"),
+        penalty=PenaltyConfig(r1_gamma=1.0 if small else 10.0, penalty_images=16 * batch),
+        optimizer=OptimizerConfig(lr_g=lr, lr_d=lr, beta1=0.0, beta2=0.99),
+    )
+
+
+def realness_stylegan2(resolution: int) -> TrainConfig:
+    """RealnessGAN's objective (51 outcomes) on StyleGAN2's networks, penalties and optimiser.
+
+    No paper has it; R1 acts on RealnessGAN's score.
+    """
+    objective = ObjectiveConfig(num_outcomes=51, g_objective=2, resample="gaussian")
+    return replace(stylegan2(resolution), objective=objective)
+
+
 def lecture_dcgan() -> TrainConfig:
     """The DCGAN of the lecture notes (section 6): LeakyReLU in both, no normalisation in D.
 
@@ -226,6 +263,10 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {
     "celeba64-p2gan-resnet": lambda: p2gan(64, "sn-resnet"),
     "cifar10-relativistic-resnet": lambda: relativistic_resnet(32),
     "fashion32-standard-dcgan": lecture_dcgan,
+    "ffhq1024-stylegan2": lambda: stylegan2(1024),
+    "ffhq256-stylegan2": lambda: stylegan2(256),
+    "ffhq1024-realness-stylegan2": lambda: realness_stylegan2(1024),
+    "ffhq256-realness-stylegan2": lambda: realness_stylegan2(256),
     "demo": demo,
 }
 

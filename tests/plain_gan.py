@@ -30,7 +30,7 @@ def tiny(batch_size: int, *, generator: str = "dcgan", clip: float = 0.0) -> Tra
         # A large epsilon: Adam's division otherwise turns rounding of near-zero gradients into
         # steps of full size, and no two summation orders agree.
         optimizer=replace(base.optimizer, optimizer_eps=1e-3, clip_grad_norm=clip),
-        penalty=PenaltyConfig(r1_gamma=10.0, penalty_interval=2),
+        penalty=PenaltyConfig(r1_gamma=10.0, penalty_images=2 * batch_size),
         engine=EngineConfig(device="cpu"),
     )
 
@@ -76,11 +76,12 @@ class PlainGan:
         out_real = d(real)
         loss_d = objective.d_loss(out_real, d(fake), draws[Stream.D_REAL], draws[Stream.D_FAKE])
         r1 = 0.0
-        if step % penalty.penalty_interval == 0:
+        if step * batch % penalty.penalty_images == 0:
             score = objective.score(out_real).sum()
             (slope,) = torch.autograd.grad(score, real, create_graph=True)
             r1 = slope.square().flatten(1).sum(1).mean()
-        self._update(d, self.adam_d, loss_d + penalty.penalty_interval * penalty.r1_gamma / 2 * r1)
+        weight = penalty.penalty_images / batch * penalty.r1_gamma / 2
+        self._update(d, self.adam_d, loss_d + weight * r1)
         with torch.no_grad():
             out_real = d(images(Stream.G_REAL, step, batch))
         fake = g(draws[Stream.G_FAKE].normal(Purpose.LATENT, config.g.z_dim))

@@ -34,7 +34,8 @@ def _unsettle(module: nn.Module) -> None:
     """Weights and running statistics as training leaves them: no longer 0, 1, or tiny."""
     random = torch.Generator().manual_seed(0)
     for name, value in [*module.named_parameters(), *module.named_buffers()]:
-        if not value.is_floating_point() or name.endswith((".u", ".v")):
+        # The mapping network's weights are large from the start, and their gain small.
+        if not value.is_floating_point() or name.endswith((".u", ".v")) or "mapping" in name:
             continue
         if name.endswith(("var", "std")):
             value.copy_(torch.rand(value.shape, generator=random) + 0.5)

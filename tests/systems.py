@@ -32,6 +32,18 @@ def small(name: str) -> TrainConfig:
     )
 
 
+def stylegan2(name: str) -> TrainConfig:
+    """A preset of StyleGAN2 at 32x32, narrow, with one layer from z to w."""
+    config = small(name)
+    return replace(
+        config,
+        data=replace(config.data, resolution=32),
+        g=replace(config.g, g_channel_base=256, w_dim=16, mapping_layers=1),
+        d=replace(config.d, d_channel_base=256, minibatch_group=4),
+        penalty=replace(config.penalty, penalty_images=2 * BATCH),
+    )
+
+
 def systems() -> dict[str, TrainConfig]:
     """By name: the objectives of all papers, their penalties, and combinations of them."""
     realness, far = small("cifar10-realness-dcgan"), small("cifar10-far-resnet")
@@ -50,11 +62,14 @@ def systems() -> dict[str, TrainConfig]:
         "p2gan-resnet": small("cifar10-p2gan-resnet"),
         "relativistic-r1-r2": small("cifar10-relativistic-resnet"),
         "lecture": small("fashion32-standard-dcgan"),
+        "stylegan2": stylegan2("ffhq256-stylegan2"),
     }
     between = PenaltyConfig(gp_weight=10.0, gp_target=0)
     combinations = {
         "realness-emd": replace(realness, objective=replace(realness.objective, divergence="emd")),
-        "realness-r1": replace(realness, penalty=PenaltyConfig(r1_gamma=1.0, penalty_interval=2)),
+        "realness-r1": replace(
+            realness, penalty=PenaltyConfig(r1_gamma=1.0, penalty_images=2 * BATCH)
+        ),
         "realness-far": replace(
             realness, far=FAR, g=GeneratorConfig(g_width=4, z_dim=16), penalty=far.penalty
         ),
@@ -62,6 +77,7 @@ def systems() -> dict[str, TrainConfig]:
         "layer-norm-wgan-gp": replace(
             presets["wgan-gp"], d=replace(presets["wgan-gp"].d, d_norm="layer")
         ),
+        "p2gan-stylegan2": replace(presets["stylegan2"], objective=presets["p2gan"].objective),
         "saturating": replace(
             presets["standard"], objective=ObjectiveConfig(objective="standard", saturating=True)
         ),

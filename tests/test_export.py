@@ -27,7 +27,7 @@ from realness.trainer.weights import WeightsError, read_weights, write_weights
 
 CPU = torch.device("cpu")
 # Every generator and discriminator, every normalisation of D, codes, and both kinds of score.
-KINDS = ("realness", "layer-norm-wgan-gp", "far", "p2gan", "p2gan-resnet")
+KINDS = ("realness", "layer-norm-wgan-gp", "far", "p2gan", "p2gan-resnet", "p2gan-stylegan2")
 
 
 def run_of(kind: str, folder: Path) -> Path:
@@ -50,8 +50,8 @@ def test_what_is_exported_computes_what_the_run_does(kind: str, tmp_path: Path) 
     folder = choose_checkpoints(run, "latest")[0]
     generator, d = load_generator(run, folder, CPU), load_discriminator(run, folder, CPU)
     index = torch.arange(3)
-    z, codes = generator.latents(index, 7), generator.codes(index, 7)
-    images, score = generator.render(z, codes), d.score(generator.render(z, codes))
+    z, others = generator.latents(index, 7), generator.inputs(index, 7)
+    images, score = generator.render(z, others), d.score(generator.render(z, others))
     assert images.std() > 0.05
     assert score.std() > 0
 
@@ -60,7 +60,7 @@ def test_what_is_exported_computes_what_the_run_does(kind: str, tmp_path: Path) 
     torch.testing.assert_close(again.discriminator.score(images), score)
     assert again.generator.images_seen == 80
 
-    inputs = {"z": z} if codes is None else {"z": z, "code": codes}
+    inputs = {"z": z, **others}
     feeds = {name: value.numpy() for name, value in inputs.items()}
     close(images, np.asarray(session(out / "generator.onnx").run(["images"], feeds)[0]))
     feeds = {"images": images.numpy()}
@@ -77,7 +77,7 @@ def test_what_is_exported_computes_what_the_run_does(kind: str, tmp_path: Path) 
     about = {item.key: item.value for item in model.metadata_props}
     assert (about["images_seen"], about["data_digest"]) == ("80", "digest")
     assert ("code_mean" in about) == ("posterior code" in (out / "README.md").read_text())
-    assert ("code_mean" in about) == (codes is not None)
+    assert ("code_mean" in about) == ("code" in others)
 
 
 def test_the_card_tells_what_it_is(tmp_path: Path) -> None:

@@ -11,16 +11,22 @@ import pytest
 import torch
 from PIL import Image
 from run_folders import write_run
-from systems import small
+from systems import systems
 
 from realness.launch import generate
+from realness.trainer.trained import (
+    choose_checkpoints,
+    load_discriminator,
+    load_generator,
+    truncated,
+)
 
 NUM = 10
 
 
-@pytest.fixture(scope="module", params=["cifar10-realness-dcgan", "cifar10-p2gan-dcgan"])
+@pytest.fixture(scope="module", params=["realness", "p2gan", "p2gan-stylegan2"])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = replace(small(request.param), preset="custom")
+    config = replace(systems()[request.param], preset="custom")
     return write_run(tmp_path_factory.mktemp("runs") / "run", config)
 
 
@@ -36,7 +42,7 @@ def pixels(path: Path) -> np.ndarray:
 
 def test_images_do_not_depend_on_the_batch(run: Path, tmp_path: Path) -> None:
     rows = make(run, tmp_path / "a", "--num", str(NUM), "--grid", "4")
-    assert make(run, tmp_path / "b", "--num", str(NUM), "--batch-size", "3") != []
+    assert make(run, tmp_path / "b", "--num", str(NUM), "--batch-size", "4") != []
     for number, row in enumerate(rows):
         assert (row["file"], row["index"]) == (f"{number:06d}.png", str(number))
         one, other = (pixels(tmp_path / name / row["file"]) for name in "ab")
@@ -90,6 +96,33 @@ def test_wrong_input_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_truncation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """At psi = 0 latents do not matter, at 1 the images are those without it."""
+    styled = write_run(tmp_path / "styled", replace(systems()["stylegan2"], preset="custom"))
+    folder = choose_checkpoints(styled, "latest")[0]
+    generator = load_generator(styled, folder, torch.device("cpu"))
+    index = torch.arange(4)
+    latents, noise = generator.latents(index, 0), generator.inputs(index, 0)
+    everything = truncated(generator, 0.0).render(latents, noise)
+    torch.testing.assert_close(everything, truncated(generator, 0.0).render(-latents, noise))
+    assert not torch.allclose(everything, generator.render(latents, noise), atol=0.1)
+    torch.testing.assert_close(
+        truncated(generator, 1.0).render(latents, noise), generator.render(latents, noise)
+    )
+    make(styled, tmp_path / "half", "--num", "4", "--truncation", "0.5")
+    half = truncated(generator, 0.5).sample(index, 0).permute(0, 2, 3, 1).numpy().astype(int)
+    for number in range(4):
+        assert np.abs(half[number] - pixels(tmp_path / "half" / f"{number:06d}.png")).max() <= 1
+    plain = write_run(tmp_path / "plain", replace(systems()["realness"], preset="custom"))
+    for run, arguments, message in (
+        (plain, ["--truncation", "0.5"], "--truncation=0.5 needs a generator with a space W"),
+        (styled, ["--batch-size", "6"], "--batch-size=6 is not divisible by the 4 images"),
+        (styled, ["--truncation", "2"], "--truncation=2.0 must lie in [0, 1]"),
+    ):
+        assert generate.main([str(run), str(tmp_path / "out"), *arguments]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_a_full_folder_is_left_alone(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,8 +144,6 @@ def test_a_flipped_bit_is_found(run: Path, tmp_path: Path) -> None:
 
 
 def test_no_gradients_are_kept(run: Path) -> None:
-    from realness.trainer.trained import choose_checkpoints, load_discriminator, load_generator
-
     folder = choose_checkpoints(run, "latest")[0]
     generator = load_generator(run, folder, torch.device("cpu"))
     discriminator = load_discriminator(run, folder, torch.device("cpu"))

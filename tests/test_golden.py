@@ -33,7 +33,7 @@ def ten_losses() -> dict[str, list[float]]:
         g=replace(base.g, g_width=8, z_dim=32),
         d=replace(base.d, d_width=8),
         optimizer=replace(base.optimizer, optimizer_eps=1e-3, lr_g=2e-3, lr_d=2e-3),
-        penalty=PenaltyConfig(r1_gamma=1.0, penalty_interval=2),
+        penalty=PenaltyConfig(r1_gamma=1.0, penalty_images=2 * BATCH),
         engine=EngineConfig(device="cpu"),
     )
     gan = build_gan(config, torch.device("cpu"))

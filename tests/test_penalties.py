@@ -17,6 +17,7 @@ from realness.trainer.penalties import (
     one_centered,
     zero_centered,
 )
+from realness.trainer.schedule import lazy_weight
 
 Form = Callable[[Tensor], Tensor]
 OBJECTIVE = build_objective(ObjectiveConfig(num_outcomes=5))
@@ -148,3 +149,16 @@ def test_interpolation_needs_one_share_a_sample(shape):
         interpolate(real, real, torch.zeros(shape))
     with pytest.raises(ValueError, match="cannot interpolate"):
         interpolate(real, real[:1], torch.zeros(3, 1))
+
+
+@pytest.mark.parametrize(("interval", "batch"), [(512, 32), (96, 32), (80, 32), (32, 32), (0, 8)])
+def test_lazy_terms_weigh_what_they_would_without_laziness(interval: int, batch: int) -> None:
+    """Once every so many images, from the first update on; a mean weight of 1 over many."""
+    weights = [lazy_weight(interval, first, batch) for first in range(0, 1600 * batch, batch)]
+    assert weights[0] == max(1, interval / batch)
+    assert sum(weights) / len(weights) == pytest.approx(1, abs=0.02)
+    crossed = {0, *range(interval, 1600 * batch, interval)} if interval else set()
+    for number, weight in enumerate(weights):
+        first = number * batch
+        due = any(first - batch < image <= first for image in crossed)
+        assert (weight > 0) == (due or interval <= batch)

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from realness.trainer.distributed import rank, world_size
 from realness.trainer.gan import Gan
-from realness.trainer.networks import parts_of_one_batch
+from realness.trainer.networks import parts_of_one_batch, training_inputs
 from realness.trainer.passes import split_rows
-from realness.trainer.randomness import Purpose, Stream
+from realness.trainer.randomness import Stream
 
 
 @torch.no_grad()
@@ -23,10 +23,13 @@ def fakes_as_real(gan: Gan, first: int) -> Tensor:
     far = gan.config.far
     update = first // gan.config.batch_size
     draws = gan.draws(Stream.CANDIDATES, update * far.far_candidates, far.far_candidates)
-    latents = draws.normal(Purpose.LATENT, gan.config.g.z_dim)
-    parts = split_rows(len(latents), gan.config.engine.micro_batch)
+    parts = split_rows(len(draws.index), gan.config.engine.micro_batch)
+
+    def generate(rows: slice) -> Tensor:
+        return gan.g(*training_inputs(gan.g.module, draws[rows], gan.config.g.z_dim))
+
     with parts_of_one_batch(gan.g.module, len(parts)):
-        candidates = torch.cat([gan.g(latents[rows]) for rows in parts])
+        candidates = torch.cat([generate(rows) for rows in parts])
     outputs = torch.cat([gan.d.module(candidates[rows]).float() for rows in parts])
     scores = gan.objective.score(outputs)
     if world_size() > 1:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from realness.trainer.config import TrainConfig
 from realness.trainer.distributed import mean_over_ranks, rank, world_size
+from realness.trainer.networks import training_inputs
 from realness.trainer.objectives import CodeObjective, Objective
 from realness.trainer.passes import split_rows
 from realness.trainer.player import Player
@@ -76,19 +77,20 @@ class Gan:
     def inputs(
         self, draws: Draws, images_seen: int, real: Tensor | None, draws_real: Draws | None
     ) -> tuple[Any, ...]:
-        """G's inputs for the samples of `draws`: the latents z [B, z_dim], and more for P2GAN.
+        """G's inputs for the samples of `draws`: `training_inputs`, and more for P2GAN.
 
         That is a code [B, code_dim] of the posterior that D gives the real image of the same row
         (`real`: D's output [B, num_outputs]), and 0.0 in the pretraining phase, 1.0 after it.
         """
-        latents = draws.normal(Purpose.LATENT, self.config.g.z_dim)
+        generator, z_dim = self.g.module, self.config.g.z_dim
         if not self.objective.code_dim:
-            return (latents,)
+            return training_inputs(generator, draws, z_dim)
         if real is None or draws_real is None:
             raise ValueError("this objective's generator needs D's output on real images")
         codes = cast(CodeObjective, self.objective).code(real, draws_real)
         pretrain_images = self.config.objective.posterior.pretrain_kimg * 1000
-        return latents, codes, float(images_seen >= pretrain_images)
+        coded = codes, float(images_seen >= pretrain_images)
+        return training_inputs(generator, draws, z_dim, coded)
 
     def track_codes(self, real: Tensor | None) -> None:
         """Let G follow the posteriors of real images, from D's output on them [B, num_outputs]."""

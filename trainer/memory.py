@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from realness.trainer.config import TrainConfig
+from realness.trainer.networks import training_inputs
 from realness.trainer.objectives import Objective
 from realness.trainer.optimizers import MOMENTS
 from realness.trainer.penalties import gradient_squared_norm
+from realness.trainer.randomness import Draws, Stream
 from realness.trainer.sharded_gan import build_networks
 
 FLOAT_BYTES = 4
@@ -95,9 +97,9 @@ def _activations(
     batch = config.batch_size // num_ranks // config.num_passes(num_ranks)
     size = config.data.resolution
     images = torch.zeros(batch, 3, size, size)
-    inputs = [torch.zeros(batch, config.g.z_dim)]
-    if objective.code_dim:
-        inputs.append(torch.zeros(batch, objective.code_dim))
+    draws = Draws(config.seed, Stream.G_FAKE, torch.zeros(batch, dtype=torch.int64))
+    coded = (torch.zeros(batch, objective.code_dim), 1.0) if objective.code_dim else None
+    inputs = training_inputs(generator, draws, config.g.z_dim, coded)
     penalty = config.penalty
     num_penalised = sum(w > 0 for w in (penalty.r1_gamma, penalty.r2_gamma, penalty.gp_weight))
     constants = {*generator.parameters(), *discriminator.parameters()}

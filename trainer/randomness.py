@@ -30,6 +30,8 @@ class Stream(IntEnum):
     CANDIDATES = 6
     EVALUATED = 7
     REFERENCE = 8
+    PATH = 9
+    CENTRE = 10
 
 
 class Purpose(IntEnum):
@@ -44,6 +46,10 @@ class Purpose(IntEnum):
     POINT = 7
     PATCH = 8
     PROJECTION = 9
+    MIXED_LATENT = 10
+    CROSSOVER = 11
+    NOISE = 12
+    PATH = 13
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,20 @@ def lr_factor(config: TrainConfig, images: int) -> float:
     return ramp * (schedule.lr_final + (1 - schedule.lr_final) * left)
 
 
+def lazy_weight(interval: int, first: int, batch_size: int) -> float:
+    """What a term due every `interval` images weighs in the update on images from `first` on.
+
+    As many updates as there are from one such update to the next, on average, so that the term's
+    mean gradient stays what it is without laziness; 0 where it is not due. An interval up to the
+    batch size is every update. Karras et al., "Analyzing and Improving the Image Quality of
+    StyleGAN" (CVPR 2020), section 3.1, which counts 16 and 8 updates of 32 images.
+    """
+    if interval <= batch_size:
+        return 1.0
+    due = first // interval > (first - batch_size) // interval
+    return interval / batch_size if due else 0.0
+
+
 def is_due(interval_kimg: float, images: int, batch_size: int) -> bool:
     """Whether the batch that ended at `images` completed another `interval_kimg` kimg."""
     interval = interval_kimg * 1000

@@ -20,6 +20,7 @@ from realness.trainer.networks import (
     build_discriminator,
     build_generator,
     has_batch_statistics,
+    sampling_inputs,
 )
 from realness.trainer.objectives import CodeObjective, Objective, build_objective
 from realness.trainer.randomness import Purpose, Stream, batch_draws
@@ -38,13 +39,17 @@ class ShardedGan(Gan):
     @torch.no_grad()
     def samples(self, count: int) -> Tensor:
         """`count` images [count, 3, R, R] of the moving average, always for the same draws."""
-        draws = batch_draws(self.config.seed, Stream.SHOWN, 0, count, device=self.device)
-        inputs = [draws.normal(Purpose.LATENT, self.config.g.z_dim)]
+        parts = range(0, count, self.local_batch)
+        return torch.cat([self._sample(at, min(self.local_batch, count - at)) for at in parts])
+
+    def _sample(self, first: int, count: int) -> Tensor:
+        draws = batch_draws(self.config.seed, Stream.SHOWN, first, count, device=self.device)
+        inputs = sampling_inputs(self.ema.module, draws)
         if self.objective.code_dim:
             mean, std = self._test_factors()
-            inputs.append(mean + std * draws.normal(Purpose.CODE, self.objective.code_dim))
-        parts = zip(*(tensor.split(self.local_batch) for tensor in inputs), strict=True)
-        return torch.cat([self.ema.module(*part).cpu() for part in parts])
+            inputs["code"] = mean + std * draws.normal(Purpose.CODE, self.objective.code_dim)
+        latents = draws.normal(Purpose.LATENT, self.config.g.z_dim)
+        return self.ema.module(latents, **inputs).cpu()
 
     def _test_factors(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation [code_dim] of the codes to sample with (section 4.5)."""

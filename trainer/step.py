@@ -23,6 +23,7 @@ from realness.trainer.penalties import (
 )
 from realness.trainer.player import frozen
 from realness.trainer.randomness import Draws, Purpose, Stream
+from realness.trainer.schedule import lazy_weight
 
 
 def train_d(gan: Gan, real: Tensor, first: int) -> Stats:
@@ -55,10 +56,11 @@ def train_d(gan: Gan, real: Tensor, first: int) -> Stats:
 
     def penalty(rows: slice) -> tuple[Tensor, Stats]:
         value, norms = gradient_penalty(gan, real[rows], fake[rows], real_draws[rows])
-        return interval * value, norms
+        return weight * value, norms
 
-    interval = gan.config.penalty.penalty_interval
-    due = gan.config.penalty.any and (first // gan.config.batch_size) % interval == 0
+    config = gan.config
+    weight = lazy_weight(config.penalty.penalty_images, first, config.batch_size)
+    due = config.penalty.any and weight > 0
     with gan.d.gathered() if due else nullcontext():
         result = compute_gradients(
             gan.d,

@@ -13,7 +13,13 @@ from realness import kernels
 from realness.trainer import checkpoint
 from realness.trainer.config import ConfigError, TrainConfig
 from realness.trainer.fragments import replicated
-from realness.trainer.networks import build_discriminator, build_generator
+from realness.trainer.networks import (
+    StyleGAN2Generator,
+    build_discriminator,
+    build_generator,
+    sampling_inputs,
+)
+from realness.trainer.networks.stylegan2_generator import CENTRE_SAMPLES
 from realness.trainer.objectives import CodeObjective, Objective, build_objective
 from realness.trainer.randomness import Draws, Purpose, Stream
 from realness.trainer.run_folder import read_config
@@ -24,6 +30,7 @@ class TrainedGenerator:
     """A generator in evaluation mode; `images_seen` and `data_digest` are the checkpoint's.
 
     `code_factors` are mean and deviation [code_dim] of the codes to sample with (P2GAN only).
+    Styles are drawn towards `centre` [w_dim], the centre of W, where `truncation` is below 1.
     """
 
     config: TrainConfig
@@ -32,6 +39,8 @@ class TrainedGenerator:
     images_seen: int
     data_digest: str
     code_factors: tuple[Tensor, Tensor] | None = None
+    centre: Tensor | None = None
+    truncation: float = 1.0
 
     @property
     def iteration(self) -> int:
@@ -43,22 +52,25 @@ class TrainedGenerator:
         draws = Draws(seed, stream, index.to(self.device))
         return draws.normal(Purpose.LATENT, self.config.g.z_dim)
 
-    def codes(self, index: Tensor, seed: int) -> Tensor | None:
-        """The posterior codes [B, code_dim] of the same samples, where the generator takes any."""
-        if self.code_factors is None:
-            return None
+    def inputs(self, index: Tensor, seed: int) -> dict[str, Tensor]:
+        """What the generator takes beside latents, by name: noise and a posterior code, if any."""
         draws = Draws(seed, Stream.EVALUATED, index.to(self.device))
-        mean, std = self.code_factors
-        return mean + std * draws.normal(Purpose.CODE, len(mean))
+        inputs = sampling_inputs(self.module, draws)
+        if self.code_factors is not None:
+            mean, std = self.code_factors
+            inputs["code"] = mean + std * draws.normal(Purpose.CODE, len(mean))
+        return inputs
 
     @torch.no_grad()
-    def render(self, z: Tensor, codes: Tensor | None) -> Tensor:
-        """Images float32 [B, 3, R, R] in [-1, 1] of latents and codes."""
-        return self.module(z) if codes is None else self.module(z, codes)
+    def render(self, z: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+        """Images float32 [B, 3, R, R] in [-1, 1] of latents and `inputs`."""
+        if self.centre is None:
+            return self.module(z, **inputs)
+        return self.module(z, **inputs, centre=self.centre, truncation=self.truncation)
 
     def images(self, z: Tensor, index: Tensor, seed: int) -> Tensor:
-        """`render` of latents [B, z_dim] with the codes of samples number `index`."""
-        return self.render(z, self.codes(index, seed))
+        """`render` of latents [B, z_dim] with the other inputs of samples number `index`."""
+        return self.render(z, self.inputs(index, seed))
 
     def sample(self, index: Tensor, seed: int) -> Tensor:
         """Images uint8 [B, 3, R, R] of samples number `index`: the same for any batching."""
@@ -137,6 +149,23 @@ def trained_generator(
             mean, std = cast(CodeObjective, objective).typical_factors()
             factors = mean.to(device), std.to(device)
     return TrainedGenerator(config, module, device, images_seen, data_digest, factors)
+
+
+def truncated(generator: TrainedGenerator, psi: float) -> TrainedGenerator:
+    """With styles at centre + psi (w - centre) (Karras et al., CVPR 2019, section 2.1).
+
+    Raises:
+        ConfigError: for a generator without styles.
+    """
+    module = generator.module
+    if not isinstance(module, StyleGAN2Generator):
+        raise ConfigError(
+            f"--truncation={psi} needs a generator with a space W of styles to truncate in, and "
+            f"this run's is {generator.config.g.generator}; leave it at 1"
+        )
+    index = torch.arange(CENTRE_SAMPLES, device=generator.device)
+    centre = module.centre(Draws(generator.config.seed, Stream.CENTRE, index))
+    return replace(generator, centre=centre, truncation=psi)
 
 
 @dataclass(frozen=True)

@@ -41,15 +41,24 @@ class DataConfig:
 class GeneratorConfig:
     """The generator G: z [B, z_dim] -> images [B, 3, R, R] in [-1, 1]."""
 
-    generator: Literal["dcgan", "resnet", "sn-resnet"] = "dcgan"
-    """DCGAN; FAR-GAN's ResNet without normalisation; or the batch-normalised ResNet of SNGAN."""
+    generator: Literal["dcgan", "resnet", "sn-resnet", "stylegan2"] = "dcgan"
+    """DCGAN; FAR-GAN's ResNet without normalisation; the batch-normalised ResNet of SNGAN; or
+    StyleGAN2, configuration F."""
     z_dim: int = 128
     """Dimensions of the latent z ~ N(0, I)."""
     g_width: int = 32
     """Channels of G at half the output resolution (dcgan), of the image stage (resnet), or a
     quarter of the channels of every stage (sn-resnet)."""
     g_max_channels: int = 512
-    """Most channels of a stage of the resnet."""
+    """Most channels of a stage of the resnet and of stylegan2."""
+    g_channel_base: int = 32768
+    """Channels times side in pixels of stylegan2, where --g-max-channels does not limit them."""
+    w_dim: int = 512
+    """Dimensions of stylegan2's styles w."""
+    mapping_layers: int = 8
+    """Fully connected layers from z to w (stylegan2)."""
+    style_mixing: float = 0.9
+    """Share of images in training whose styles come from two latents (stylegan2)."""
     g_blocks: Literal[1, 2] = 1
     """Residual blocks of a stage of the resnet."""
     g_activation: Literal["relu", "lrelu"] = "relu"
@@ -58,29 +67,43 @@ class GeneratorConfig:
     """Batch normalisation over the batch of all ranks, or over each rank's own."""
 
     def __post_init__(self) -> None:
-        positive(self, "z_dim", "g_width", "g_max_channels")
+        positive(self, "z_dim", "g_width", "g_max_channels", "g_channel_base", "w_dim")
+        positive(self, "mapping_layers")
+        require(
+            0 <= self.style_mixing <= 1,
+            f"--style-mixing={self.style_mixing} is a share and must lie in [0, 1]",
+        )
 
 
 @dataclass(frozen=True)
 class DiscriminatorConfig:
     """The discriminator D: images [B, 3, R, R] -> outputs [B, K]."""
 
-    discriminator: Literal["dcgan", "resnet", "sn-resnet"] = "dcgan"
-    """DCGAN; FAR-GAN's ResNet; or the ResNet of SNGAN."""
+    discriminator: Literal["dcgan", "resnet", "sn-resnet", "stylegan2"] = "dcgan"
+    """DCGAN; FAR-GAN's ResNet; the ResNet of SNGAN; or StyleGAN2, configuration F."""
     d_width: int = 32
     """Channels of D at half the input resolution (dcgan), of the image stage (resnet), or half of
     the channels of every stage (sn-resnet)."""
     d_norm: Literal["spectral", "layer", "none"] = "spectral"
     """Spectral normalisation of D's weights, layer normalisation of its features, or none."""
     d_max_channels: int = 512
-    """Most channels of a stage of the resnet."""
+    """Most channels of a stage of the resnet and of stylegan2."""
+    d_channel_base: int = 32768
+    """Channels times side in pixels of stylegan2, where --d-max-channels does not limit them."""
+    minibatch_group: int = 4
+    """Images of a group whose standard deviation stylegan2's D sees; 1 switches that off."""
     d_blocks: Literal[1, 2] = 1
     """Residual blocks of a stage of the resnet."""
 
     def __post_init__(self) -> None:
-        positive(self, "d_width", "d_max_channels")
+        positive(self, "d_width", "d_max_channels", "d_channel_base", "minibatch_group")
         require(
-            self.discriminator != "resnet" or self.d_norm == "none",
-            f"--discriminator=resnet has no normalisation, but --d-norm={self.d_norm}; use "
-            "--d-norm none, or --discriminator sn-resnet",
+            self.discriminator not in ("resnet", "stylegan2") or self.d_norm == "none",
+            f"--discriminator={self.discriminator} has no normalisation, but "
+            f"--d-norm={self.d_norm}; use --d-norm none, or --discriminator sn-resnet",
         )
+
+    @property
+    def group(self) -> int:
+        """Consecutive images that D looks at together."""
+        return self.minibatch_group if self.discriminator == "stylegan2" else 1

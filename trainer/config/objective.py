@@ -102,12 +102,12 @@ class PenaltyConfig:
     """Weight lambda of the penalty on random points between real and generated images."""
     gp_target: Literal[0, 1] = 1
     """Its form: 1 for (||grad|| - 1)^2 of WGAN-GP, 0 for ||grad||^2 of 0GP-interpolation."""
-    penalty_interval: int = 1
-    """Apply penalties every so many D updates, scaled by this number (lazy regularisation)."""
+    penalty_images: int = 0
+    """Lazy regularisation: apply penalties in one D update every so many images, scaled by the
+    number of updates in between; 0 for every update."""
 
     def __post_init__(self) -> None:
-        not_negative(self, "r1_gamma", "r2_gamma", "gp_weight")
-        positive(self, "penalty_interval")
+        not_negative(self, "r1_gamma", "r2_gamma", "gp_weight", "penalty_images")
 
     @property
     def any(self) -> bool:

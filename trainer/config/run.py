@@ -149,8 +149,14 @@ class TrainConfig:
             "posterior of a real image for every generated one",
         )
         require(
+            not (self.far.far_fakes and self.d.group > 1),
+            f"--far-fakes does not combine with --minibatch-group={self.d.group}: FAR-GAN selects "
+            "images by their own scores; use --minibatch-group 1",
+        )
+        require(
             self.objective.objective != "p2gan" or self.g.generator != "resnet",
-            "--objective=p2gan needs a batch-normalised generator: --generator dcgan or sn-resnet",
+            "--objective=p2gan needs a generator that its codes can steer: --generator dcgan, "
+            "sn-resnet or stylegan2",
         )
 
     @property
@@ -182,7 +188,14 @@ class TrainConfig:
                 f"{flag(name)}={count} is not divisible by the {world_size} ranks of this run; "
                 f"use {nearest}, or another number of ranks",
             )
-        self.num_passes(world_size)
+        group, passes = self.d.group, self.num_passes(world_size)
+        local = self.batch_size // world_size // passes
+        require(
+            local % group == 0,
+            f"--minibatch-group={group} does not divide the {local} images of one pass on each of "
+            f"{world_size} ranks; use {math.gcd(group, local)}, or --batch-size "
+            f"{math.ceil(local / group) * group * world_size * passes}",
+        )
 
     def num_passes(self, world_size: int) -> int:
         """Passes that one update takes on each rank. Raises ConfigError unless they are equal."""

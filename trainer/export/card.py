@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from realness.trainer.export.folder import Exported
@@ -88,10 +89,12 @@ def _use(exported: Exported, files: Sequence[str]) -> str:
 
 
 def _inputs(exported: Exported) -> str:
-    z_dim = exported.generator.config.g.z_dim
-    text = f"`z` float32 [batch, {z_dim}], standard normal,"
-    factors = exported.generator.code_factors
-    return text if factors is None else f"{text} and `code` float32 [batch, {len(factors[0])}]"
+    generator = exported.generator
+    text = f"`z` float32 [batch, {generator.config.g.z_dim}], standard normal,"
+    for name, value in generator.inputs(torch.arange(1, device=generator.device), 0).items():
+        normal = ", standard normal," if name == "noise" else ""
+        text += f" and `{name}` float32 [batch, {value.shape[1]}]{normal}"
+    return text
 
 
 def _training(exported: Exported) -> str:

@@ -75,18 +75,19 @@ def check_formats(text: str) -> tuple[str, ...]:
 
 
 def generator_graph(generator: TrainedGenerator) -> Graph:
-    """z [B, z_dim], and for P2GAN code [B, code_dim], to images [B, 3, R, R] in [-1, 1]."""
+    """z [B, z_dim] to images [B, 3, R, R] in [-1, 1].
+
+    Further inputs are noise [B, noise_dim] for StyleGAN2 and code [B, code_dim] for P2GAN.
+    """
 
     def examples(batch: int) -> tuple[Tensor, ...]:
         index = torch.arange(batch)
-        codes = generator.codes(index, CHECK_SEED)
-        z = generator.latents(index, CHECK_SEED)
-        return (z,) if codes is None else (z, codes)
+        others = generator.inputs(index, CHECK_SEED)
+        return generator.latents(index, CHECK_SEED), *others.values()
 
     about = {"images_seen": str(generator.images_seen), "data_digest": generator.data_digest}
-    inputs = ("z",)
+    inputs = ("z", *generator.inputs(torch.arange(1), CHECK_SEED))
     if generator.code_factors is not None:
-        inputs = ("z", "code")
         for name, values in zip(("code_mean", "code_std"), generator.code_factors, strict=True):
             about[name] = " ".join(f"{value:.9g}" for value in values.tolist())
     return Graph("generator", generator.module, inputs, ("images",), examples, about)

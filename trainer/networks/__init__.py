@@ -19,6 +19,7 @@ from realness.trainer.networks.batch_norm import (
     parts_of_one_batch,
 )
 from realness.trainer.networks.dcgan import DCGANDiscriminator, DCGANGenerator
+from realness.trainer.networks.inputs import sampling_inputs, training_inputs
 from realness.trainer.networks.layer_norm import LayerNorm
 from realness.trainer.networks.mlp import (
     FarDiscriminator,
@@ -34,6 +35,8 @@ from realness.trainer.networks.spectral_norm import (
     SpectralLinear,
     update_spectral_norm,
 )
+from realness.trainer.networks.stylegan2_discriminator import StyleGAN2Discriminator
+from realness.trainer.networks.stylegan2_generator import StyleGAN2Generator
 
 __all__ = [
     "BatchNormGenerator",
@@ -50,12 +53,16 @@ __all__ = [
     "SNResNetGenerator",
     "SpectralConv2d",
     "SpectralLinear",
+    "StyleGAN2Discriminator",
+    "StyleGAN2Generator",
     "ToyDiscriminator",
     "ToyGenerator",
     "build_discriminator",
     "build_generator",
     "has_batch_statistics",
     "parts_of_one_batch",
+    "sampling_inputs",
+    "training_inputs",
     "update_spectral_norm",
 ]
 
@@ -90,8 +97,8 @@ def _resnet_generator(
 ) -> nn.Module:
     if code_dim:
         raise ValueError(
-            f"--generator=resnet has no batch normalisation that a posterior code (code_dim="
-            f"{code_dim}) could steer; use --generator dcgan or sn-resnet"
+            f"--generator=resnet has no normalisation that a posterior code (code_dim="
+            f"{code_dim}) could steer; use --generator dcgan, sn-resnet or stylegan2"
         )
     return ResNetGenerator(
         z_dim=config.z_dim,
@@ -139,15 +146,46 @@ def _sn_resnet_discriminator(
     )
 
 
+def _stylegan2_generator(
+    config: GeneratorConfig, resolution: int, impl: kernels.Impl, code_dim: int
+) -> nn.Module:
+    return StyleGAN2Generator(
+        z_dim=config.z_dim,
+        w_dim=config.w_dim,
+        mapping_layers=config.mapping_layers,
+        channel_base=config.g_channel_base,
+        max_channels=config.g_max_channels,
+        resolution=resolution,
+        style_mixing=config.style_mixing,
+        code_dim=code_dim,
+        impl=impl,
+    )
+
+
+def _stylegan2_discriminator(
+    config: DiscriminatorConfig, resolution: int, num_outputs: int, impl: kernels.Impl
+) -> nn.Module:
+    return StyleGAN2Discriminator(
+        channel_base=config.d_channel_base,
+        max_channels=config.d_max_channels,
+        resolution=resolution,
+        num_outputs=num_outputs,
+        group=config.group,
+        impl=impl,
+    )
+
+
 GENERATORS: dict[str, Callable[[GeneratorConfig, int, kernels.Impl, int], nn.Module]] = {
     "dcgan": _dcgan_generator,
     "resnet": _resnet_generator,
     "sn-resnet": _sn_resnet_generator,
+    "stylegan2": _stylegan2_generator,
 }
 DISCRIMINATORS: dict[str, Callable[[DiscriminatorConfig, int, int, kernels.Impl], nn.Module]] = {
     "dcgan": _dcgan_discriminator,
     "resnet": _resnet_discriminator,
     "sn-resnet": _sn_resnet_discriminator,
+    "stylegan2": _stylegan2_discriminator,
 }
 
 
@@ -156,11 +194,12 @@ def build_generator(
 ) -> nn.Module:
     """A generator: z [B, z_dim] -> images [B, 3, resolution, resolution] in [-1, 1].
 
-    With `code_dim` > 0, the objective's, it is called with a code too: see `BatchNormGenerator`.
+    With `code_dim` > 0, the objective's, it is called with a code too: see `CodedGenerator`. What
+    else it is called with, `training_inputs` and `sampling_inputs` draw.
 
     Raises:
         ValueError: for a resolution that the architecture does not have, or a code where it has no
-            batch normalisation to steer.
+            normalisation to steer.
     """
     return GENERATORS[config.generator](config, resolution, impl, code_dim)
 

@@ -1,6 +1,9 @@
-"""What every image network here shares: sizes, checks of its inputs, the activation."""
+"""What every image network here shares: sizes, checks of its inputs, the activation, precision."""
 
 from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,3 +42,10 @@ def channels_last(images: Tensor, resolution: int) -> Tensor:
 def rectify(x: Tensor, leak: float) -> Tensor:
     """Leaky ReLU, or ReLU for a leak of 0."""
     return F.leaky_relu(x, leak) if leak else F.relu(x)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Matrix products in their operands' precision, also inside a bf16 autocast region."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)

@@ -17,6 +17,29 @@ from realness.trainer.networks.buffers import Float32Buffers
 CODE_MOMENTUM = 0.1
 
 
+def posterior_module(code_dim: int, num_features: int) -> nn.Linear:
+    """A posterior module P_i: code [B, code_dim] -> scale and shift of each feature (eq. 10).
+
+    Equation 11 writes scale and shift as deviation and mean of the module's output over pixels,
+    which a linear output does not have; so it predicts them, scale by its first half and shift by
+    its second. Its bias starts at scale 1 and shift 0, and its weight at N(0, 0.02): generation
+    starts at plain normalisation.
+    """
+    module = nn.Linear(code_dim, 2 * num_features)
+    nn.init.normal_(module.weight, 0.0, 0.02)
+    with torch.no_grad():
+        scale, shift = module.bias.chunk(2)
+        scale.fill_(1.0)
+        shift.zero_()
+    return module
+
+
+def scale_and_shift(module: nn.Linear, code: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """What a posterior module gives a code, both [B, num_features], blended in by `share`."""
+    scale, shift = module(code).chunk(2, dim=1)
+    return 1 + share * (scale - 1), share * shift
+
+
 class PosteriorBatchNorm(nn.Module):
     """Batch normalisation whose scale and shift come from a code (P2GAN, eq. 10 and 11).
 
@@ -25,10 +48,7 @@ class PosteriorBatchNorm(nn.Module):
     statistics are `GlobalBatchNorm`'s. `share` in [0, 1] blends the posterior module in: at 0 the
     result is plain normalisation and the module's gradients are exactly zero.
 
-    Equation 11 writes scale and shift as deviation and mean of the module's output over pixels,
-    which a linear output does not have; so it predicts them, scale by its first half and shift by
-    its second. Its bias starts at scale 1 and shift 0, and its weight at N(0, 0.02): generation
-    starts at plain batch normalisation, as `GlobalBatchNorm`'s own weights do. Differentiable once.
+    Differentiable once.
     """
 
     def __init__(
@@ -40,19 +60,10 @@ class PosteriorBatchNorm(nn.Module):
     ) -> None:
         super().__init__()
         self.normalize = GlobalBatchNorm(num_features, affine=False, statistics=statistics)
-        self.posterior = nn.Linear(code_dim, 2 * num_features)
-        self.reset_parameters()
-
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        nn.init.normal_(self.posterior.weight, 0.0, 0.02)
-        scale, shift = self.posterior.bias.chunk(2)
-        scale.fill_(1.0)
-        shift.zero_()
+        self.posterior = posterior_module(code_dim, num_features)
 
     def forward(self, x: Tensor, code: Tensor, share: float = 1.0) -> Tensor:
-        scale, shift = self.posterior(code).chunk(2, dim=1)
-        scale, shift = 1 + share * (scale - 1), share * shift
+        scale, shift = scale_and_shift(self.posterior, code, share)
         y = self.normalize(x)
         per_pixel = (*scale.shape, *[1] * (x.dim() - 2))
         return torch.addcmul(
@@ -60,14 +71,52 @@ class PosteriorBatchNorm(nn.Module):
         )
 
 
-class BatchNormGenerator(Float32Buffers):
+class CodedGenerator(Float32Buffers):
+    """What generators share that take a posterior code [B, code_dim], or none for `code_dim` 0.
+
+    The fp32 buffers `code_mean` and `code_std` [code_dim] follow the codes of real images, for
+    sampling without them (section 4.5).
+    """
+
+    code_mean: Tensor
+    code_std: Tensor
+    tracked_buffers: tuple[str, ...] = ("code_mean", "code_std")
+    """Moving averages already, which the moving average of the weights is not to average again."""
+
+    def __init__(self, z_dim: int, code_dim: int) -> None:
+        super().__init__()
+        self.z_dim, self.code_dim = z_dim, code_dim
+        if code_dim:
+            self.register_buffer("code_mean", torch.zeros(code_dim))
+            self.register_buffer("code_std", torch.ones(code_dim))
+
+    def check(self, z: Tensor, code: Tensor | None) -> None:
+        """Raise ValueError for latents or codes of other shapes, or a code where none is used."""
+        if z.dim() != 2 or z.shape[1] != self.z_dim:
+            raise ValueError(f"z has shape {tuple(z.shape)}, expected [B, {self.z_dim}]")
+        if not self.code_dim:
+            if code is not None:
+                raise ValueError("a code was given to a generator of code_dim=0; leave it out")
+            return
+        expected = (z.shape[0], self.code_dim)
+        if code is None or tuple(code.shape) != expected:
+            shape = "none" if code is None else tuple(code.shape)
+            raise ValueError(f"code has shape {shape}, expected {expected}: one a sample of z")
+
+    @torch.no_grad()
+    def track_codes(self, mean: Tensor, std: Tensor) -> None:
+        """Move `code_mean` and `code_std` by a tenth towards mean, std [code_dim] (section 4.5)."""
+        self.code_mean.lerp_(mean.to(self.code_mean), CODE_MOMENTUM)
+        self.code_std.lerp_(std.to(self.code_std), CODE_MOMENTUM)
+
+
+class BatchNormGenerator(CodedGenerator):
     """What batch-normalised generators share: z [B, z_dim] -> images, or with a posterior code.
 
     With `code_dim` 0 the forward pass is `generator(z)`. Otherwise it is
     `generator(z, code [B, code_dim], share=1.0)`: every batch normalisation is a
     `PosteriorBatchNorm`, and `share=0.0` is the pretraining phase without posterior modules
-    (P2GAN, section 4.5). The fp32 buffers `code_mean` and `code_std` [code_dim] then follow the
-    codes of real images, for sampling without them.
+    (P2GAN, section 4.5).
 
     A subclass makes its normalisations by `new_norm` and implements `synthesize`, whose
     `*condition` (nothing, or code and share) it hands on to each of them.
@@ -76,20 +125,11 @@ class BatchNormGenerator(Float32Buffers):
         ValueError: for inputs of other shapes, or a code where none is used.
     """
 
-    code_mean: Tensor
-    code_std: Tensor
-    tracked_buffers = ("code_mean", "code_std")
-    """Moving averages already, which the moving average of the weights is not to average again."""
-
     def __init__(
         self, z_dim: int, code_dim: int, batch_statistics: Literal["global", "local"]
     ) -> None:
-        super().__init__()
-        self.z_dim, self.code_dim = z_dim, code_dim
+        super().__init__(z_dim, code_dim)
         self.batch_statistics: Literal["global", "local"] = batch_statistics
-        if code_dim:
-            self.register_buffer("code_mean", torch.zeros(code_dim))
-            self.register_buffer("code_std", torch.ones(code_dim))
 
     def new_norm(self, num_features: int) -> nn.Module:
         """A normalisation called as `norm(x, *condition)`."""
@@ -102,20 +142,5 @@ class BatchNormGenerator(Float32Buffers):
         raise NotImplementedError
 
     def forward(self, z: Tensor, code: Tensor | None = None, share: float = 1.0) -> Tensor:
-        if z.dim() != 2 or z.shape[1] != self.z_dim:
-            raise ValueError(f"z has shape {tuple(z.shape)}, expected [B, {self.z_dim}]")
-        if not self.code_dim:
-            if code is not None:
-                raise ValueError("a code was given to a generator of code_dim=0; leave it out")
-            return self.synthesize(z)
-        expected = (z.shape[0], self.code_dim)
-        if code is None or tuple(code.shape) != expected:
-            shape = "none" if code is None else tuple(code.shape)
-            raise ValueError(f"code has shape {shape}, expected {expected}: one a sample of z")
-        return self.synthesize(z, code, share)
-
-    @torch.no_grad()
-    def track_codes(self, mean: Tensor, std: Tensor) -> None:
-        """Move `code_mean` and `code_std` by a tenth towards mean, std [code_dim] (section 4.5)."""
-        self.code_mean.lerp_(mean.to(self.code_mean), CODE_MOMENTUM)
-        self.code_std.lerp_(std.to(self.code_std), CODE_MOMENTUM)
+        self.check(z, code)
+        return self.synthesize(z) if code is None else self.synthesize(z, code, share)

@@ -9,24 +9,15 @@ gradient penalty of one step see the same normalised weights, and any number of 
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from realness import kernels
 from realness.trainer.networks.buffers import Float32Buffers
+from realness.trainer.networks.common import without_autocast
 
 NUM_START_ITERATIONS = 5
-
-
-def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """Matrix products in their operands' precision, also inside a bf16 autocast region."""
-    if not torch.amp.is_autocast_available(device.type):
-        return nullcontext()
-    return torch.autocast(device.type, enabled=False)
 
 
 class SpectralNorm(Float32Buffers):
@@ -57,7 +48,7 @@ class SpectralNorm(Float32Buffers):
 
         Differentiable in W through sigma, with u and v constant (Miyato et al., eq. 12).
         """
-        with _without_autocast(self.weight.device):
+        with without_autocast(self.weight.device):
             weight = self.weight.to(torch.promote_types(self.weight.dtype, torch.float32))
             (scaled,) = kernels.spectral_scale([weight], [self.u], [self.v], impl=self.impl)
         return scaled.to(dtype)
@@ -123,7 +114,7 @@ def update_spectral_norm(module: nn.Module) -> None:
     layers = [layer for layer in module.modules() if isinstance(layer, SpectralNorm)]
     if not layers or layers[0].weight.is_meta:
         return
-    with _without_autocast(layers[0].weight.device):
+    with without_autocast(layers[0].weight.device):
         kernels.spectral_norm_step(
             [layer.weight for layer in layers],
             [layer.u for layer in layers],

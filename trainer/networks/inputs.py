@@ -1,0 +1,47 @@
+"""What a generator is given, drawn for the samples of a batch.
+
+Every generator takes latents z. One that takes more has methods that draw it: it is a `Styled` one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from realness.trainer.randomness import Draws, Purpose
+
+
+@runtime_checkable
+class Styled(Protocol):
+    """A generator called as `generator(z, noise, code, share, mixed, crossover)`."""
+
+    def draw_noise(self, draws: Draws) -> Tensor:
+        """Noise of each sample, [B, noise_dim]."""
+        ...
+
+    def draw_mixing(self, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Second latents [B, z_dim], and the layers [B] from which on they hold."""
+        ...
+
+
+def training_inputs(
+    generator: nn.Module,
+    draws: Draws,
+    z_dim: int,
+    coded: tuple[Tensor, float] | None = None,
+) -> tuple[Any, ...]:
+    """The arguments of `generator` in training: z [B, z_dim], `coded`, and what else it takes.
+
+    `coded` is a posterior code [B, code_dim] with its share, for generators that take one.
+    """
+    latents = draws.normal(Purpose.LATENT, z_dim)
+    if not isinstance(generator, Styled):
+        return latents, *(coded or ())
+    mixing = generator.draw_mixing(draws)
+    return latents, generator.draw_noise(draws), *(coded or (None, 1.0)), *mixing
+
+
+def sampling_inputs(generator: nn.Module, draws: Draws) -> dict[str, Tensor]:
+    """What `generator` takes by name beside z when one samples from it: noise, if any."""
+    return {"noise": generator.draw_noise(draws)} if isinstance(generator, Styled) else {}

@@ -1,0 +1,75 @@
+"""StyleGAN2's residual discriminator, configuration F, at powers of two from 32 to 1024.
+
+Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (CVPR 2020), section 4.1.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+from torch import Tensor, nn
+
+from realness import kernels
+from realness.trainer.networks.common import IMAGE_CHANNELS, START_SIZE, channels_last
+from realness.trainer.networks.stylegan2_generator import side_channels
+from realness.trainer.networks.stylegan2_layers import EqualConv2d, EqualLinear, minibatch_stddev
+
+
+class ResidualBlock(nn.Module):
+    """(skip(x) + dx) / sqrt(2) at half the size: [B, in, H, W] -> [B, out, H / 2, W / 2].
+
+    dx is two 3x3 convolutions with leaky ReLUs, of which the second halves the size; the skip is a
+    1x1 convolution. Dividing keeps the variance of the sum.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, impl: kernels.Impl) -> None:
+        super().__init__()
+        half = math.sqrt(0.5)
+        self.conv_0 = EqualConv2d(in_channels, in_channels, 3, act="lrelu", impl=impl)
+        self.conv_1 = EqualConv2d(
+            in_channels, out_channels, 3, down=True, act="lrelu", gain=half, impl=impl
+        )
+        self.skip = EqualConv2d(
+            in_channels, out_channels, 1, down=True, bias=False, gain=half, impl=impl
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.skip(x) + self.conv_1(self.conv_0(x))
+
+
+class StyleGAN2Discriminator(nn.Module):
+    """images [B, 3, R, R] -> outputs [B, num_outputs].
+
+    Residual blocks down to 4x4, the minibatch standard deviation as one more channel (see
+    `minibatch_stddev`; none for a `group` of 1), a 3x3 convolution and two fully connected layers.
+    So with groups a row of the output depends on the other rows of its group.
+    """
+
+    def __init__(
+        self,
+        *,
+        channel_base: int,
+        max_channels: int,
+        resolution: int,
+        num_outputs: int,
+        group: int,
+        impl: kernels.Impl = "auto",
+    ) -> None:
+        super().__init__()
+        channels = side_channels(channel_base, max_channels, resolution)[::-1]
+        self.resolution, self.group = resolution, group
+        self.from_image = EqualConv2d(IMAGE_CHANNELS, channels[0], 1, act="lrelu", impl=impl)
+        self.blocks = nn.Sequential(
+            *(ResidualBlock(below, above, impl) for below, above in itertools.pairwise(channels))
+        )
+        last = channels[-1]
+        self.conv = EqualConv2d(last + (group > 1), last, 3, act="lrelu", impl=impl)
+        self.hidden = EqualLinear(last * START_SIZE**2, last, act="lrelu", impl=impl)
+        self.head = EqualLinear(last, num_outputs, impl=impl)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.blocks(self.from_image(channels_last(images, self.resolution)))
+        if self.group > 1:
+            x = minibatch_stddev(x, self.group)
+        return self.head(self.hidden(self.conv(x).flatten(1)))

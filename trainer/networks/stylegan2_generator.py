@@ -1,0 +1,306 @@
+"""StyleGAN2's generator, configuration F, at powers of two from 32 to 1024.
+
+Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (CVPR 2020, [2]), on the
+mapping network of "A Style-Based Generator Architecture for GANs" (CVPR 2019, [1]).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from realness import kernels
+from realness.trainer.networks.common import (
+    IMAGE_CHANNELS,
+    LEAK,
+    START_SIZE,
+    count_doublings,
+    without_autocast,
+)
+from realness.trainer.networks.posterior import CodedGenerator, posterior_module, scale_and_shift
+from realness.trainer.networks.stylegan2_layers import (
+    GAIN,
+    EqualLinear,
+    ModulatedConv2d,
+    fir_filter,
+)
+from realness.trainer.randomness import Draws, Purpose
+
+MAPPING_LR_MULTIPLIER = 0.01
+CENTRE_SAMPLES = 10_000
+"""Latents whose styles are averaged for truncation; rounding aside, the answer is exact to 1 %."""
+
+
+def side_channels(channel_base: int, max_channels: int, resolution: int) -> list[int]:
+    """Channels at sides 4, 8, ..., resolution: min(max_channels, channel_base / side).
+
+    Configuration F has a base of 32,768: 512 up to 64 pixels, then 256, 128, 64, 32 at 1024.
+
+    Raises:
+        ValueError: for a base that leaves no channel at `resolution`, or another resolution.
+    """
+    sides = [START_SIZE << k for k in range(count_doublings(resolution) + 1)]
+    if channel_base < resolution:
+        raise ValueError(f"channel_base={channel_base} must be at least the {resolution} pixels")
+    return [min(max_channels, channel_base // side) for side in sides]
+
+
+class MappingNetwork(nn.Module):
+    """f: z [B, z_dim] -> w [B, w_dim], in fp32 at any precision ([1], section 2).
+
+    z is scaled to unit mean square, then passes fully connected layers that learn at a hundredth of
+    the rate.
+    """
+
+    def __init__(self, z_dim: int, w_dim: int, num_layers: int, impl: kernels.Impl) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(
+                EqualLinear(
+                    w_dim if number else z_dim,
+                    w_dim,
+                    act="lrelu",
+                    lr_multiplier=MAPPING_LR_MULTIPLIER,
+                    impl=impl,
+                )
+                for number in range(num_layers)
+            )
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        with without_autocast(z.device):
+            return self.layers(z * (z.square().mean(1, keepdim=True) + 1e-8).rsqrt())
+
+
+class StyledConv(nn.Module):
+    """Modulated 3x3 convolution, noise, bias, leaky ReLU: [B, in, H, W] -> [B, out, H', W'].
+
+    `noise` [B, 1, H', W'] is added to all channels, times one learned strength that starts at 0.
+    With a code, P2GAN's posterior module steers the layer as eq. 11 has it for AdaIN, with
+    demodulation in the place of batch normalisation: it makes features of unit variance, which the
+    code's scale and shift then act on.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        w_dim: int,
+        *,
+        up: bool,
+        code_dim: int,
+        impl: kernels.Impl,
+    ) -> None:
+        super().__init__()
+        self.conv = ModulatedConv2d(in_channels, out_channels, 3, w_dim, up=up, impl=impl)
+        self.noise_strength = nn.Parameter(torch.zeros(1))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.posterior = posterior_module(code_dim, out_channels) if code_dim else None
+        self.impl: kernels.Impl = impl
+
+    def forward(
+        self, x: Tensor, w: Tensor, noise: Tensor, code: Tensor | None, share: float
+    ) -> Tensor:
+        y, scale = self.conv(x, w)
+        assert scale is not None
+        added = noise * self.noise_strength
+        if self.posterior is not None and code is not None:
+            code_scale, code_shift = scale_and_shift(self.posterior, code, share)
+            scale = scale * code_scale
+            added = added + code_shift[:, :, None, None]
+        y = torch.addcmul(added.to(y.dtype), y, scale.to(y.dtype)[:, :, None, None])
+        return kernels.bias_act(y, self.bias, "lrelu", slope=LEAK, gain=GAIN, impl=self.impl)
+
+
+class ToImage(nn.Module):
+    """Modulated 1x1 convolution to RGB, without demodulation: [B, in, H, W] -> [B, 3, H, W]."""
+
+    def __init__(self, in_channels: int, w_dim: int, impl: kernels.Impl) -> None:
+        super().__init__()
+        self.conv = ModulatedConv2d(
+            in_channels, IMAGE_CHANNELS, 1, w_dim, demodulate=False, impl=impl
+        )
+        self.bias = nn.Parameter(torch.zeros(IMAGE_CHANNELS))
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        y, _ = self.conv(x, w)
+        return y + self.bias.to(y.dtype)[:, None, None]
+
+
+class SynthesisBlock(nn.Module):
+    """What one side in pixels adds: two styled convolutions (one at 4x4) and an image.
+
+    The images of all sides are summed, each doubled in size by the filter: the skip generator
+    ([2], section 4.1). The sum is fp32. Styles w [B, n + 1, w_dim] are those of the block's n
+    convolutions and of its image, which is the next block's first.
+    """
+
+    fir: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        w_dim: int,
+        *,
+        first: bool,
+        code_dim: int,
+        impl: kernels.Impl,
+    ) -> None:
+        super().__init__()
+        pairs = [(out_channels, out_channels, False)]
+        if not first:
+            pairs.insert(0, (in_channels, out_channels, True))
+        self.convs = nn.ModuleList(
+            StyledConv(below, above, w_dim, up=up, code_dim=code_dim, impl=impl)
+            for below, above, up in pairs
+        )
+        self.to_image = ToImage(out_channels, w_dim, impl)
+        self.impl: kernels.Impl = impl
+        self.register_buffer("fir", fir_filter(), persistent=False)
+
+    def forward(
+        self,
+        x: Tensor,
+        image: Tensor | None,
+        w: Tensor,
+        noise: list[Tensor],
+        code: Tensor | None,
+        share: float,
+    ) -> tuple[Tensor, Tensor]:
+        *styles, image_style = w.unbind(1)
+        for conv, style, added in zip(self.convs, styles, noise, strict=True):
+            x = conv(x, style, added, code, share)
+        own = self.to_image(x, image_style)
+        own = own.to(torch.promote_types(own.dtype, torch.float32))
+        if image is None:
+            return x, own
+        return x, own + kernels.upfirdn2d(
+            image, self.fir, up=2, padding=(2, 1, 2, 1), gain=4.0, impl=self.impl
+        )
+
+
+class StyleGAN2Generator(CodedGenerator):
+    """z [B, z_dim] and noise [B, noise_dim] -> images [B, 3, R, R], real ones being in [-1, 1].
+
+    Beside them it takes, for style mixing, second latents `mixed` [B, z_dim] and the layer
+    `crossover` [B] from which on each sample follows those ([1], section 3.1), and with `code_dim`
+    a posterior code with its `share` (see `CodedGenerator`). `centre` [w_dim] and `truncation` psi
+    move styles to centre + psi (w - centre) ([1], section 2.1 and appendix B). With `styles=True`
+    it returns the styles [B, num_styles, w_dim] beside the images, for path lengths.
+
+    `path_length_mean` is the moving average a of path-length regularisation; see
+    `realness.trainer.path_length`.
+
+    Raises:
+        ValueError: for inputs of other shapes.
+    """
+
+    path_length_mean: Tensor
+    tracked_buffers = (*CodedGenerator.tracked_buffers, "path_length_mean")
+
+    def __init__(
+        self,
+        *,
+        z_dim: int,
+        w_dim: int,
+        mapping_layers: int,
+        channel_base: int,
+        max_channels: int,
+        resolution: int,
+        style_mixing: float,
+        code_dim: int = 0,
+        impl: kernels.Impl = "auto",
+    ) -> None:
+        super().__init__(z_dim, code_dim)
+        channels = side_channels(channel_base, max_channels, resolution)
+        self.w_dim, self.style_mixing = w_dim, style_mixing
+        self.mapping = MappingNetwork(z_dim, w_dim, mapping_layers, impl)
+        self.start = nn.Parameter(torch.randn(channels[0], START_SIZE, START_SIZE))
+        self.blocks = nn.ModuleList(
+            SynthesisBlock(
+                channels[max(k - 1, 0)],
+                channels[k],
+                w_dim,
+                first=k == 0,
+                code_dim=code_dim,
+                impl=impl,
+            )
+            for k in range(len(channels))
+        )
+        sides = [START_SIZE << k for k in range(len(channels))]
+        self.noise_sides = [side for k, side in enumerate(sides) for _ in range(2 if k else 1)]
+        self.register_buffer("path_length_mean", torch.zeros(()))
+
+    @property
+    def num_styles(self) -> int:
+        """Styles of one image: one a convolution, and the last image's. 18 at 1024."""
+        return len(self.noise_sides) + 1
+
+    @property
+    def noise_dim(self) -> int:
+        """Numbers of noise that one image takes: a pixel's each for every convolution."""
+        return sum(side**2 for side in self.noise_sides)
+
+    def draw_noise(self, draws: Draws) -> Tensor:
+        """The noise of these samples, [B, noise_dim] fp32: the same on any number of ranks."""
+        return draws.normal(Purpose.NOISE, self.noise_dim)
+
+    def draw_mixing(self, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Second latents [B, z_dim] and crossovers int64 [B], uniform over 1 .. num_styles - 1.
+
+        A share 1 - `style_mixing` of the samples crosses over at num_styles: never.
+        """
+        share, place = draws.uniform(Purpose.CROSSOVER, 2).unbind(1)
+        crossover = 1 + (place * (self.num_styles - 1)).long()
+        crossover = torch.where(share < self.style_mixing, crossover, self.num_styles)
+        return draws.normal(Purpose.MIXED_LATENT, self.z_dim), crossover
+
+    @torch.no_grad()
+    def centre(self, draws: Draws) -> Tensor:
+        """The centre of mass of W, E f(z), [w_dim], over the latents of `draws`."""
+        return self.mapping(draws.normal(Purpose.LATENT, self.z_dim)).mean(0)
+
+    def forward(
+        self,
+        z: Tensor,
+        noise: Tensor,
+        code: Tensor | None = None,
+        share: float = 1.0,
+        mixed: Tensor | None = None,
+        crossover: Tensor | None = None,
+        *,
+        centre: Tensor | None = None,
+        truncation: float = 1.0,
+        styles: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        self.check(z, code)
+        expected = (z.shape[0], self.noise_dim)
+        if tuple(noise.shape) != expected:
+            raise ValueError(f"noise has shape {tuple(noise.shape)}, expected {expected}")
+        w = self._styles(z, mixed, crossover)
+        if centre is not None:
+            w = torch.lerp(centre, w, truncation)
+        images = self._synthesize(w, noise, code, share)
+        return (images, w) if styles else images
+
+    def _styles(self, z: Tensor, mixed: Tensor | None, crossover: Tensor | None) -> Tensor:
+        """[B, num_styles, w_dim]."""
+        if mixed is None or crossover is None:
+            return self.mapping(z)[:, None].repeat(1, self.num_styles, 1)
+        first, second = self.mapping(torch.cat([z, mixed])).chunk(2)
+        layers = torch.arange(self.num_styles, device=z.device)
+        before = (layers < crossover[:, None])[:, :, None]
+        return torch.where(before, first[:, None], second[:, None])
+
+    def _synthesize(self, w: Tensor, noise: Tensor, code: Tensor | None, share: float) -> Tensor:
+        parts = noise.split([side**2 for side in self.noise_sides], 1)
+        sides = zip(parts, self.noise_sides, strict=True)
+        maps = [part.unflatten(1, (1, side, side)) for part, side in sides]
+        x = self.start.expand(w.shape[0], -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        x, image = x.to(w.dtype), None
+        for number, block in enumerate(self.blocks):
+            first, end = max(2 * number - 1, 0), 2 * number + 1
+            x, image = block(x, image, w[:, first : end + 1], maps[first:end], code, share)
+        assert image is not None
+        return image

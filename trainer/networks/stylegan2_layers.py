@@ -1,0 +1,199 @@
+"""Layers of StyleGAN2: equalised learning rates, modulation, filtered resampling.
+
+Karras et al., "A Style-Based Generator Architecture for GANs" (CVPR 2019, [1]) and "Analyzing and
+Improving the Image Quality of StyleGAN" (CVPR 2020, [2]). Weights start at N(0, 1) and are scaled
+at run time by 1 / sqrt(fan-in), He's constant, so that Adam's steps are relative to the size of
+each layer (Karras et al., "Progressive Growing of GANs", ICLR 2018, section 4.1); leaky ReLUs are
+followed by a gain of sqrt(2), which keeps the variance.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from realness import kernels
+from realness.trainer.networks.buffers import Float32Buffers
+from realness.trainer.networks.common import LEAK, without_autocast
+
+FIR_TAPS = (1.0, 3.0, 3.0, 1.0)
+"""The binomial low-pass filter of all up- and downsampling ([2], appendix B)."""
+GAIN = math.sqrt(2)
+"""What follows a leaky ReLU."""
+
+Act = Literal["linear", "lrelu"]
+
+
+def act_gain(act: Act) -> float:
+    """The gain that keeps the variance through an activation."""
+    return GAIN if act == "lrelu" else 1.0
+
+
+def fir_filter() -> Tensor:
+    """The separable filter as [4, 4], with sum 1."""
+    taps = torch.tensor(FIR_TAPS)
+    kernel = torch.outer(taps, taps)
+    return kernel / kernel.sum()
+
+
+class EqualLinear(nn.Module):
+    """act((W / sqrt(in)) x + b): [B, in] -> [B, out].
+
+    `lr_multiplier` m scales weights and biases at run time by m more and starts them at 1/m: the
+    same function, learned m times as slowly ([1], appendix C: 0.01 for the mapping network).
+    `bias` is what the bias starts at.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        act: Act = "linear",
+        bias: float = 0.0,
+        lr_multiplier: float = 1.0,
+        impl: kernels.Impl = "auto",
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
+        self.bias = nn.Parameter(torch.full((out_features,), bias / lr_multiplier))
+        self.weight_gain = lr_multiplier / math.sqrt(in_features)
+        self.bias_gain = lr_multiplier
+        self.act: Act = act
+        self.impl: kernels.Impl = impl
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.linear(x, self.weight * self.weight_gain)
+        return kernels.bias_act(
+            y,
+            self.bias * self.bias_gain,
+            self.act,
+            slope=LEAK,
+            gain=act_gain(self.act),
+            impl=self.impl,
+        )
+
+
+class EqualConv2d(Float32Buffers):
+    """act((W / sqrt(fan-in)) * x + b) of the same size, or of half with `down`.
+
+    x: [B, in, H, W]. Downsampling filters before it drops pixels. `gain` scales the result.
+    """
+
+    fir: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Literal[1, 3],
+        *,
+        down: bool = False,
+        bias: bool = True,
+        act: Act = "linear",
+        gain: float = 1.0,
+        impl: kernels.Impl = "auto",
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
+        self.padding = kernel_size // 2
+        self.down = down
+        self.act: Act = act
+        self.gain = gain * act_gain(act)
+        self.impl: kernels.Impl = impl
+        self.register_buffer("fir", fir_filter(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight * self.weight_gain
+        if not self.down:
+            y = F.conv2d(x, weight, padding=self.padding)
+        elif self.padding:
+            x = kernels.upfirdn2d(x, self.fir, padding=2, impl=self.impl)
+            y = F.conv2d(x, weight, stride=2)
+        else:  # 1x1: nothing is lost where pixels are dropped first
+            x = kernels.upfirdn2d(x, self.fir, down=2, padding=1, impl=self.impl)
+            y = F.conv2d(x, weight)
+        return kernels.bias_act(y, self.bias, self.act, slope=LEAK, gain=self.gain, impl=self.impl)
+
+
+class ModulatedConv2d(Float32Buffers):
+    """Convolution whose input channels a style scales: [B, in, H, W] -> [B, out, H', W'].
+
+    With s = A w, an affine map that starts at bias 1, and W' the equalised weight, sample b is
+    convolved with s[b, i] W'[o, i, k], and with `demodulate` divided by that kernel's norm, so that
+    inputs of unit variance give outputs of unit variance ([2], eq. 1 to 3):
+
+        y[b, o] = d[b, o] (W' * (s[b] x[b]))[o],
+        d[b, o] = 1 / sqrt(sum_ik (s[b, i] W'[o, i, k])^2)
+
+    This form scales activations instead of weights: one ordinary convolution for the whole batch
+    in place of one group a sample, and weights that are cast once. d comes from
+    `kernels.demodulate` and is returned beside y, for the next elementwise pass to apply; without
+    demodulation it is None. Styles and d are fp32 in any precision.
+
+    `up` doubles the size by a transposed convolution, filtered afterwards.
+    """
+
+    fir: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Literal[1, 3],
+        w_dim: int,
+        *,
+        up: bool = False,
+        demodulate: bool = True,
+        impl: kernels.Impl = "auto",
+    ) -> None:
+        super().__init__()
+        self.affine = EqualLinear(w_dim, in_channels, bias=1.0, impl=impl)
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
+        self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
+        self.padding = kernel_size // 2
+        self.up = up
+        self.demodulate = demodulate
+        self.impl: kernels.Impl = impl
+        self.register_buffer("fir", fir_filter(), persistent=False)
+
+    def forward(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor | None]:
+        with without_autocast(x.device):
+            # 1 / sqrt(fan-in) goes into the style, which spares a pass over the weight.
+            style = self.affine(w) * self.weight_gain
+            scale = None
+            if self.demodulate:
+                scale = kernels.demodulate(self.weight, style, impl=self.impl)
+        x = x * style.to(x.dtype)[:, :, None, None]
+        if not self.up:
+            return F.conv2d(x, self.weight, padding=self.padding), scale
+        y = F.conv_transpose2d(x, self.weight.transpose(0, 1), stride=2)
+        return kernels.upfirdn2d(y, self.fir, padding=1, gain=4.0, impl=self.impl), scale
+
+
+def minibatch_stddev(x: Tensor, group: int, eps: float = 1e-8) -> Tensor:
+    """x [B, C, H, W] with one more channel: how much the samples of each group differ.
+
+    The standard deviation over the `group` samples of a group, of every feature at every place,
+    averaged to one number a group (Karras et al., "Progressive Growing of GANs", section 3). Groups
+    are consecutive rows: so no group mixes real and generated images of one concatenated pass, nor
+    rows of two ranks, and a batch split over ranks gives what the whole batch gives, as long as
+    every part is divisible by `group` (`TrainConfig.check_ranks` sees to it). What is left over at
+    the end of a batch makes a smaller group.
+    """
+    count = x.shape[0]
+    rows = torch.arange(count, device=x.device)
+    members = rows[:, None] // group * group + torch.arange(group, device=x.device)  # [B, group]
+    present = (members < count).to(torch.promote_types(x.dtype, torch.float32))
+    present = present.unflatten(1, (group, 1, 1, 1))
+    values = x[members.clamp(max=count - 1)] * present
+    sizes = present.sum(1)
+    centred = (values - values.sum(1, keepdim=True) / sizes[:, None]) * present
+    deviation = (centred.square().sum(1) / sizes + eps).sqrt().mean((1, 2, 3), keepdim=True)
+    return torch.cat([x, deviation.to(x.dtype).expand(-1, 1, *x.shape[2:])], 1)
