@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from plain_gan import tiny
 
-from realness.trainer.config import ConfigError, TrainConfig
+from realness.trainer.config import ConfigError, EngineConfig, TrainConfig
 from realness.trainer.engine_config import deepspeed_config
 
 
@@ -31,6 +31,7 @@ def test_user_json_is_merged_over_the_deepspeed_config(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ('{"bf16": {"enabled": true}}', "--precision bf16"),
+        ('{"gradient_clipping": 1.0}', "--clip-grad-norm"),
         ("[1]", "not an object"),
         ("{", "--deepspeed-config"),
     ],
@@ -50,3 +51,8 @@ def test_passes_are_deepspeeds_accumulation_steps() -> None:
     config = replace(config, engine=replace(config.engine, micro_batch=5))
     with pytest.raises(ConfigError, match=r"--micro-batch=5 does not divide the 12 .* use 4"):
         config.check_ranks(2)
+
+
+def test_offloading_needs_sharded_moments() -> None:
+    with pytest.raises(ConfigError, match=r"--zero-d=0; use 1, 2 or 3"):
+        EngineConfig(offload_optimizer=True, zero_g=1, zero_d=0)

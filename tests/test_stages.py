@@ -30,6 +30,7 @@ class Case:
     accumulates: bool
     clip: float
     precision: Literal["fp32", "bf16"] = "fp32"
+    offload: bool = False
 
     def config(self) -> TrainConfig:
         """Without batch normalisation where accumulation would change its statistics."""
@@ -51,6 +52,7 @@ def run(cases: list[Case], deepspeed_config: str, num_ranks: int) -> list[Any]:
             zero_g=case.zero_g,  # type: ignore[arg-type]
             zero_d=case.zero_d,  # type: ignore[arg-type]
             precision=case.precision,
+            offload_optimizer=case.offload,
             micro_batch=BATCH // num_ranks // 2 if case.accumulates else 0,
             deepspeed_config=deepspeed_config,
         )
@@ -73,15 +75,23 @@ def expectations(cases: list[Case]) -> list[State]:
     return [made[case.accumulates, case.clip] for case in cases]
 
 
-@pytest.mark.parametrize("num_ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_every_pair_of_stages_equals_plain_torch(num_ranks: int, shard_all: Path) -> None:
-    chosen = cases(shift=num_ranks // 2)
+def check(chosen: list[Case], num_ranks: int, deepspeed_config: Path) -> None:
     expected = expectations(chosen)
-    answers = run_on_ranks(num_ranks, run, chosen, str(shard_all), num_ranks)
+    answers = run_on_ranks(num_ranks, run, chosen, str(deepspeed_config), num_ranks)
     for number, case in enumerate(chosen):
         for answer in answers:
             error, name = largest_error(answer[number], expected[number])
             assert error < 1e-5, f"{case}: {name} is off by {error:.1e}"
+
+
+@pytest.mark.parametrize("num_ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_every_pair_of_stages_equals_plain_torch(num_ranks: int, shard_all: Path) -> None:
+    check(cases(shift=num_ranks // 2), num_ranks, shard_all)
+
+
+def test_moments_in_host_memory_change_nothing(shard_all: Path) -> None:
+    pairs = [(1, 2, False, 0.05), (2, 3, True, 0.05), (3, 1, True, 0.0), (3, 3, False, 0.0)]
+    check([Case(*pair, offload=True) for pair in pairs], 2, shard_all)
 
 
 def first_moments(state: State, network: str) -> np.ndarray:

@@ -24,7 +24,13 @@ from realness.trainer.config import OptimizerConfig
 from realness.trainer.distributed import rank, world_size
 from realness.trainer.engine_state import EngineState, Replicated, ShardedMoments, ShardedWeights
 from realness.trainer.fragments import Fragment, replicated, share_of
-from realness.trainer.optimizers import MOMENTS, SkipCount, allocate_state, build_optimizer
+from realness.trainer.optimizers import (
+    MOMENTS,
+    SkipCount,
+    allocate_state,
+    build_optimizer,
+    clip_before_steps,
+)
 
 # Stands among the modules that use a weight, so that DeepSpeed's hooks do not release it.
 HELD = "held"
@@ -43,6 +49,11 @@ def _deepspeed() -> Any:
     # With a compiler at hand DeepSpeed builds a shared-memory all-reduce for CPUs, and every
     # process leaves 66 MiB in /dev/shm behind for good. Gloo does the same work and cleans up.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # ZeRO 3 compares its record of the layers' order between ranks, on the host, whenever it
+    # changes: in a GAN several times an update. All ranks run the same program.
+    from deepspeed.runtime.zero import partitioned_param_coordinator
+
+    partitioned_param_coordinator.assert_ints_same_as_other_ranks = lambda _: None
     deepspeed.init_distributed(verbose=False)
     return deepspeed
 
@@ -81,8 +92,12 @@ class Engine:
             config=config,
         )
         self._state = self._find_state()
-        allocate_state(self._optimizer, self._state.optimized(), self._moments)
-        self.skips = SkipCount(self._optimizer, device)
+        optimized = self._state.optimized()
+        allocate_state(self._optimizer, optimized, self._moments)
+        self.skips = SkipCount(self._optimizer, device, optimized[0].device)
+        if optimizer.clip_grad_norm:
+            sharded = not self._state.moments_are_whole
+            clip_before_steps(self._optimizer, optimizer.clip_grad_norm, sharded=sharded)
 
     def __call__(self, *inputs: Any) -> Tensor:
         return self._engine(*inputs)

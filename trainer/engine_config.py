@@ -21,15 +21,18 @@ def deepspeed_config(config: TrainConfig, stage: int, ranks: int) -> dict[str, A
     """The DeepSpeed configuration of a network at one ZeRO stage, with the user's JSON merged over.
 
     Raises ConfigError when that file is missing, is no JSON object, or switches on DeepSpeed's own
-    half precision (here bf16 is autocast, so that weights and optimiser states stay fp32).
+    half precision (here bf16 is autocast, so that weights and optimiser states stay fp32) or its
+    own clipping (which waits for the device).
     """
-    engine, optimizer = config.engine, config.optimizer
+    engine = config.engine
     num_passes = config.num_passes(ranks)
     zero: dict[str, Any] = {"stage": stage}
     if stage:
         zero |= {"overlap_comm": True, "reduce_bucket_size": REDUCE_BUCKET}
-    if stage in (1, 2) and not optimizer.clip_grad_norm:
-        # DeepSpeed would compute the gradient's norm all the same, and wait for it in every step.
+    if engine.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    elif stage in (1, 2):
+        # DeepSpeed would compute the gradient's norm and wait for it in every step. We clip.
         zero["compute_grad_norm"] = False
     if stage == 3:
         zero |= {
@@ -40,13 +43,17 @@ def deepspeed_config(config: TrainConfig, stage: int, ranks: int) -> dict[str, A
             "stage3_max_reuse_distance": 0,
             # Its replacement of F.linear cannot be differentiated twice.
             "memory_efficient_linear": False,
+            # One piece a rank, which is what our clipping sees.
+            "sub_group_size": 10**12,
         }
     generated: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": config.batch_size // ranks // num_passes,
         "gradient_accumulation_steps": num_passes,
-        "gradient_clipping": optimizer.clip_grad_norm,
+        "gradient_clipping": 0.0,
         "steps_per_print": 10**9,
         "zero_allow_untested_optimizer": True,
+        # DeepSpeed's Adam for the CPU would have to be compiled, and cannot leave updates out.
+        "zero_force_ds_cpu_optimizer": False,
         "zero_optimization": zero,
     }
     if not engine.deepspeed_config:
@@ -57,6 +64,10 @@ def deepspeed_config(config: TrainConfig, stage: int, ranks: int) -> dict[str, A
             raise ConfigError(
                 f"{engine.deepspeed_config} enables {key!r}; use --precision bf16 instead"
             )
+    if merged.get("gradient_clipping"):
+        raise ConfigError(
+            f"{engine.deepspeed_config} sets 'gradient_clipping'; use --clip-grad-norm instead"
+        )
     return merged
 
 

@@ -46,7 +46,9 @@ def estimate_memory(config: TrainConfig, num_ranks: int) -> dict[str, int]:
             FLOAT_BYTES * count // (num_ranks if stages[name] >= 2 else 1)
             for name, count in counts.items()
         ),
-        "optimiser's moments": sum(
+        "optimiser's moments": 0
+        if config.engine.offload_optimizer
+        else sum(
             _optimizer_bytes(counts[name], stages[name], num_ranks, _num_moments(config))
             for name in counts
         ),

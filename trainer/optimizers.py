@@ -50,11 +50,39 @@ class SkippingRMSprop(torch.optim.RMSprop):
         return super().step(closure)
 
 
-class SkipCount:
-    """Marks updates of an optimiser that are to be left out, and counts them, on the device."""
+def clip_before_steps(optimizer: torch.optim.Optimizer, max_norm: float, *, sharded: bool) -> None:
+    """From now on scale gradients down to the norm `max_norm` over all weights, in every step.
 
-    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    sharded: whether each rank's optimiser has its own part of the gradients; a step is collective
+    then. It is DeepSpeed's and PyTorch's clipping, but nobody waits for the norm.
+    """
+
+    def clip(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        squared_norm = torch.stack(torch._foreach_norm(gradients)).square().sum()
+        if sharded and world_size() > 1:
+            dist.all_reduce(squared_norm)
+        scale = (max_norm / (squared_norm.sqrt() + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_(gradients, scale)
+
+    optimizer.register_step_pre_hook(clip)
+
+
+class SkipCount:
+    """Marks updates of an optimiser that are to be left out, and counts them, on the device.
+
+    optimizer_device: where the optimiser works, which may be the host.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        device: torch.device,
+        optimizer_device: torch.device,
+    ) -> None:
         self._optimizer = cast(Any, optimizer)
+        self._optimizer_device = optimizer_device
         self._counts = torch.zeros(2, device=device)
 
     def mark(self, loss: Tensor) -> None:
@@ -62,7 +90,7 @@ class SkipCount:
         bad = (~loss.detach().isfinite()).float()
         if world_size() > 1:
             dist.all_reduce(bad, dist.ReduceOp.MAX)
-        self._optimizer.found_inf = bad
+        self._optimizer.found_inf = bad.to(self._optimizer_device)
         total, in_a_row = self._counts
         self._counts = torch.stack([total + bad, (in_a_row + 1) * bad])
 

@@ -67,6 +67,8 @@ class EngineConfig:
     """DeepSpeed ZeRO stage of G."""
     zero_d: Literal[0, 1, 2, 3] = any_time(1)
     """DeepSpeed ZeRO stage of D."""
+    offload_optimizer: bool = any_time(False)
+    """Keep the optimisers' moments in host memory, and update the weights there (ZeRO 1 to 3)."""
     micro_batch: int = any_time(0)
     """Images of one rank in one pass through the networks: its share of the batch takes several
     passes (gradient accumulation), with the gradients of one; 0 takes it whole. WITH BATCH
@@ -88,6 +90,11 @@ class EngineConfig:
     def __post_init__(self) -> None:
         positive(self, "rank_timeout_s")
         not_negative(self, "micro_batch")
+        for name in ("zero_g", "zero_d"):
+            require(
+                not (self.offload_optimizer and getattr(self, name) == 0),
+                f"--offload-optimizer needs sharded moments, but {flag(name)}=0; use 1, 2 or 3",
+            )
 
 
 @dataclass(frozen=True)
