@@ -1,4 +1,4 @@
-"""Builds the HTML report of a run from its folder: `python launch/report.py RUN`."""
+"""Builds the HTML report of runs from their folders: `python launch/report.py RUN [RUN …]`."""
 
 from __future__ import annotations
 
@@ -9,27 +9,36 @@ from typing import Annotated
 
 import tyro
 
+COMPARISON_FILE = "comparison.html"
+
 
 @dataclass(frozen=True)
 class ReportCommand:
-    """Build a self-contained HTML report of a run: curves, sample grids, configuration.
+    """Build a self-contained HTML report: curves, sample grids, realness distributions,
+    configuration. Of several runs one page with their curves over each other.
 
-    Only reads the run folder, so it works while the run goes on and on any machine.
+    Only reads the run folders, so it works while a run goes on and on any machine.
     """
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """Folder of the run (its --run-dir)."""
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders of runs (their --run-dir)."""
     out: Path | None = None
-    """Where the page goes; by default report.html in the run folder."""
+    """Where the page goes; by default report.html in the run folder, and for several runs
+    comparison.html in the current folder."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     command = tyro.cli(ReportCommand, args=arguments, prog="report.py")
-    from realness.trainer.reporting import RunFolderError, write_report
+    from realness.trainer.reporting import RunFolderError, write_comparison, write_report
 
     try:
-        print(write_report(command.run, command.out))
+        if not command.runs:
+            raise RunFolderError("name the folder of at least one run")
+        if len(command.runs) == 1:
+            print(write_report(command.runs[0], command.out))
+        else:
+            print(write_comparison(command.runs, command.out or Path(COMPARISON_FILE)))
     except RunFolderError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

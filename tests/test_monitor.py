@@ -9,8 +9,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from ranks import run_command, run_on_ranks, tiny_arguments, write_images
 from reporting_runs import captured_console
 from systems import small
@@ -23,12 +25,20 @@ from realness.trainer.metrics import evaluation as evaluation_module
 from realness.trainer.monitor import Monitor, measure_if_due
 from realness.trainer.pace import Pace
 from realness.trainer.reporting import Reporter, load_run
+from realness.trainer.reporting.realness import read_realness
 from realness.trainer.reporting.tensorboard import tag
 from realness.trainer.run import Run
-from realness.trainer.trained import TrainedGenerator, empty_generator, trained_generator
+from realness.trainer.trained import (
+    TrainedGenerator,
+    choose_checkpoints,
+    empty_generator,
+    load_discriminator,
+    trained_generator,
+)
 
 CPU = torch.device("cpu")
 NUM_REAL = 20
+NUM_SHOWN = 4  # of tiny_arguments
 
 
 def config(data: str) -> TrainConfig:
@@ -92,6 +102,21 @@ def losses(run: Path) -> list[tuple[Any, ...]]:
     return [(line["images"], line["loss_d"], line["loss_g"]) for line in lines if "loss_d" in line]
 
 
+def assert_realness_is_what_d_says(run: Path) -> None:
+    """The recorded distribution of real images is that of D in the checkpoint on reals.png."""
+    (moment,) = read_realness(run / "realness.jsonl")
+    discriminator = load_discriminator(run, choose_checkpoints(run, "latest")[0], CPU)
+    grid = torch.from_numpy(np.array(Image.open(run / "samples" / "reals.png")))
+    tiles = grid.unfold(0, 32, 32).unfold(1, 32, 32).flatten(0, 1)
+    images = tiles[:NUM_SHOWN] / 127.5 - 1
+    expected = discriminator.module(images).softmax(1).mean(0)
+    assert moment.images == 32
+    assert moment.real == pytest.approx(expected.tolist(), rel=1e-4)
+    assert moment.real != pytest.approx(moment.fake, rel=1e-3)
+    index = np.arange(len(moment.a1))
+    assert np.dot(moment.a1, index) > np.dot(moment.a0, index)
+
+
 @pytest.mark.slow
 def test_scores_are_recorded_and_change_nothing(data: Path, tmp_path: Path) -> None:
     assert train(data, tmp_path / "plain") == 0
@@ -112,6 +137,7 @@ def test_scores_are_recorded_and_change_nothing(data: Path, tmp_path: Path) -> N
     )
     assert min(stats.values("metrics_s")) > 0
     assert "SWD" in (run / "report.html").read_text()
+    assert_realness_is_what_d_says(run)
 
 
 def test_a_failure_costs_the_scores_only(

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
+from torch import Tensor
+
 from realness.data_pipeline import ImageStream
 from realness.trainer import checkpoint
 from realness.trainer.distributed import rank
+from realness.trainer.objectives import RealnessObjective
 from realness.trainer.pace import Pace
 from realness.trainer.randomness import Stream
 from realness.trainer.recovery import check_skips
+from realness.trainer.reporting.realness import Realness
 from realness.trainer.run import Run
 
 
@@ -38,8 +45,12 @@ def save_checkpoint(run: Run) -> bool:
 
 def save_reals(run: Run) -> None:
     """Write a grid of real images, to hold the samples against."""
-    if rank() != 0:
-        return
+    if rank() == 0:
+        run.reporter.save_grid(_shown_reals(run), "reals", images_seen=0)
+
+
+def _shown_reals(run: Run) -> Tensor:
+    """The real images of the grid, [num_samples, 3, R, R] in [-1, 1]: always the same ones."""
     data, count = run.config.data, run.config.num_samples
     with ImageStream(
         run.catalog,
@@ -50,12 +61,43 @@ def save_reals(run: Run) -> None:
         mirror=False,
         max_bad_images=data.max_bad_images,
     ) as stream:
-        images = next(stream) / 127.5 - 1
-    run.reporter.save_grid(images, "reals", images_seen=0)
+        return next(stream) / 127.5 - 1
 
 
 def save_samples(run: Run) -> None:
-    """Write a grid of the moving average's images for the run's fixed latents."""
-    if rank() == 0:
+    """Write a grid of the moving average's images for the run's fixed latents; collective.
+
+    And what D makes of them and of the real ones, where it answers with distributions.
+    """
+    objective = run.gan.objective
+    if rank() == 0 or isinstance(objective, RealnessObjective):
         images = run.gan.samples(run.config.num_samples)
         run.reporter.save_grid(images, f"{run.images:012d}")
+        if isinstance(objective, RealnessObjective):
+            _save_realness(run, objective, images)
+
+
+def _save_realness(run: Run, objective: RealnessObjective, fakes: Tensor) -> None:
+    """Record D's mean distributions; on every rank, since ZeRO 3 gathers D's layers from all."""
+    anchors = objective.anchors.typical
+    real, fake = (
+        _mean_distribution(run, objective, images) for images in (_shown_reals(run), fakes)
+    )
+    if all(map(math.isfinite, real + fake)):
+        run.reporter.save_realness(
+            Realness(run.images, real, fake, anchors.real.tolist(), anchors.fake.tolist())
+        )
+
+
+@torch.no_grad()
+def _mean_distribution(run: Run, objective: RealnessObjective, images: Tensor) -> list[float]:
+    """The mean over images [B, 3, R, R] of D's distribution over outcomes, [N]."""
+    module = run.gan.d.module
+    was_training = module.training
+    module.eval()
+    try:
+        parts = images.split(run.gan.local_batch)
+        found = [objective.distribution(module(part.to(run.gan.device))) for part in parts]
+    finally:
+        module.train(was_training)
+    return torch.cat(found).double().mean(0).tolist()

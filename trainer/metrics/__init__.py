@@ -26,7 +26,9 @@ from realness.trainer.metrics.frechet import GaussianMoments, frechet_distance
 from realness.trainer.metrics.inception_score import inception_score
 from realness.trainer.metrics.kid import kernel_distance
 from realness.trainer.metrics.precision_recall import precision_recall
-from realness.trainer.metrics.records import (
+from realness.trainer.metrics.reference import MeasureFailed, RealImages
+from realness.trainer.metrics.swd import PatchSet, SlicedWasserstein, sliced_wasserstein
+from realness.trainer.reporting.scores import (
     METRICS_FILE,
     Record,
     Summary,
@@ -35,8 +37,6 @@ from realness.trainer.metrics.records import (
     read_records,
     summarise,
 )
-from realness.trainer.metrics.reference import MeasureFailed, RealImages
-from realness.trainer.metrics.swd import PatchSet, SlicedWasserstein, sliced_wasserstein
 
 __all__ = [
     "INCEPTION",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from realness.trainer.config import ConfigError
-from realness.trainer.metrics.records import METRICS_FILE, Record, read_records
+from realness.trainer.reporting.scores import METRICS_FILE, Record, read_records
 from realness.trainer.trained import choose_checkpoints, list_checkpoints
 
 RANKING = ("fid", "kid", "swd", "is", "pr", "ppl")

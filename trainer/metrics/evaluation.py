@@ -23,12 +23,12 @@ from realness.trainer.metrics.path_length import (
 )
 from realness.trainer.metrics.precision_recall import NEIGHBOUR, precision_recall
 from realness.trainer.metrics.ranks import shares
-from realness.trainer.metrics.records import Record
 from realness.trainer.metrics.reference import MeasureFailed, Progress, RealImages
 from realness.trainer.metrics.samples import Embedder, Embedding, RowBank, Wanted
 from realness.trainer.metrics.swd import DEFAULT_NUM_IMAGES as MAX_PATCH_IMAGES
 from realness.trainer.metrics.swd import PatchSet, sliced_wasserstein
 from realness.trainer.randomness import Draws, Purpose, Stream
+from realness.trainer.reporting.scores import Record
 from realness.trainer.trained import TrainedGenerator
 
 METRICS = ("swd", "fid", "kid", "is", "pr", "ppl")

@@ -12,9 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from rich.table import Column, Table
 
-from realness.trainer.metrics.records import Record, Summary, curves
 from realness.trainer.metrics.reference import Progress
 from realness.trainer.reporting.files import atomic_writer
+from realness.trainer.reporting.scores import Record, Summary, chart_of, curves, describe
 
 FIGURE_FILE = "metrics.png"
 SUMMARY_FILE = "metrics_summary.csv"
@@ -91,8 +91,8 @@ def write_figure(records: Sequence[Record], run: Path) -> Path:
     charts: dict[str, list[list[Record]]] = {}
     lines = {curve[0].metric: curve for curve in curves(records)}
     for name, curve in lines.items():
-        if not name.endswith("-sd"):
-            charts.setdefault(_chart(name), []).append(curve)
+        if chart_of(name):
+            charts.setdefault(chart_of(name), []).append(curve)
     columns = min(3, len(charts))
     rows = -(-len(charts) // columns)
     figure = Figure(figsize=(4.6 * columns, 3.3 * rows), layout="constrained", dpi=130)
@@ -106,7 +106,7 @@ def write_figure(records: Sequence[Record], run: Path) -> Path:
                 kimg, [record.value for record in curve], bars,
                 label=curve[0].metric, marker="o", markersize=3, linewidth=1.4, capsize=2,
             )  # fmt: skip
-        ax.set_title(_title(title, parts[0][0]), fontsize=10)
+        ax.set_title(f"{title}\n{describe(parts[0][0])}", fontsize=10)
         ax.set_xlabel("thousands of images")
         ax.xaxis.set_major_locator(MaxNLocator(6))
         ax.grid(alpha=0.25)
@@ -119,19 +119,3 @@ def write_figure(records: Sequence[Record], run: Path) -> Path:
     with atomic_writer(path) as file:
         figure.savefig(file, format="png")
     return path
-
-
-def _chart(metric: str) -> str:
-    """The chart that a metric is drawn in."""
-    if metric.startswith("SWD"):
-        return "SWD"
-    if metric.startswith(("precision-", "recall-")):
-        return "precision and recall"
-    return metric
-
-
-def _title(chart: str, record: Record) -> str:
-    details = [f"{record.num_images:,} generated"]
-    if record.num_real:
-        details.append(f"{record.num_real:,} real")
-    return f"{chart}\n" + ", ".join([*details, *filter(None, [record.network, record.resize])])

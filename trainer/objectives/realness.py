@@ -166,5 +166,9 @@ class RealnessObjective(Plain):
         a1, a0 = anchor_tensors(self.anchors.typical, logits)
         return realness_score(logits, a1, a0)
 
+    def distribution(self, output: Tensor) -> Tensor:
+        """D's distribution over outcomes, eq. 17, not resampled: [B, num_outputs] -> [B, N]."""
+        return self.resampling.logits(as_float32(output)).softmax(1)
+
     def _fused(self, fake: Tensor) -> bool:
         return self.divergence == "kl" and len(fake) <= MAX_FUSED_ROWS

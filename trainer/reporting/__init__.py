@@ -4,6 +4,7 @@ Only rank 0 reports. Nothing here imports torch, TensorBoard or a plotting libra
 is imported, so that a command can rebuild a report on any machine at once.
 """
 
+from realness.trainer.reporting.comparison import write_comparison
 from realness.trainer.reporting.environment import describe_environment, write_environment
 from realness.trainer.reporting.grid import make_grid, write_grid
 from realness.trainer.reporting.html import write_report
@@ -20,6 +21,7 @@ __all__ = [
     "load_run",
     "make_grid",
     "read_stats",
+    "write_comparison",
     "write_environment",
     "write_grid",
     "write_report",

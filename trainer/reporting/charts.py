@@ -233,8 +233,9 @@ def _legend(panel: Panel, curves: Sequence[Curve]) -> str:
     items = []
     for curve in curves:
         last = "–" if curve.last is None else f"{curve.last:.4g}".replace("-", "−")
-        items.append(f'<li class="{curve.colour}"><i></i>{escape(curve.label)} <b>{last}</b></li>')
-    unit = f"<li>{escape(panel.unit)}</li>" if panel.unit and len(curves) > 1 else ""
+        label = f"<span>{escape(curve.label)}</span>"
+        items.append(f'<li class="{curve.colour}"><i></i>{label} <b>{last}</b></li>')
+    unit = f"<li><span>{escape(panel.unit)}</span></li>" if panel.unit and len(curves) > 1 else ""
     return f'<ul class="legend">{"".join(items)}{unit}</ul>'
 
 

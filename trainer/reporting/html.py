@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from html import escape
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from realness.trainer.reporting import theme
 from realness.trainer.reporting.charts import draw
+from realness.trainer.reporting.distributions import draw_distributions
 from realness.trainer.reporting.files import write_text
 from realness.trainer.reporting.panels import panels
 from realness.trainer.reporting.previews import MAX_BYTES, MAX_FRAMES, embed
 from realness.trainer.reporting.progress import duration
 from realness.trainer.reporting.runs import Frame, Run, load_run
+from realness.trainer.reporting.sliders import image_figure
+from realness.trainer.reporting.tables import run_tables
 
 REPORT_FILE = "report.html"
 MAX_SERIES = 6
@@ -25,30 +27,12 @@ MAX_SERIES = 6
 # Nothing is loaded from anywhere, whatever a run folder's texts may contain.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
-_GROUPS = {
-    "data": "Data",
-    "g": "Generator",
-    "d": "Discriminator",
-    "objective": "Objective",
-    "penalty": "Penalties",
-    "optimizer": "Optimisation",
-    "engine": "Engine",
-}
-
-_SUBJECTS = {
-    "Machine": (
-        *("hostname", "devices", "compute_capabilities", "cuda"),
-        *("cpu", "cpu_cores", "memory_gib", "platform"),
-    ),
-    "Process": ("num_ranks", "commit", "command"),
-}
-
 
 def write_report(run_dir: Path, out: Path | None = None) -> Path:
     """Build the report of a run folder, by default as `report.html` in it; returns its path.
 
-    Reads config.json, stats.jsonl, environment.json and samples/ only. Raises RunFolderError
-    (a ValueError) for a folder that is no run, OSError where the page cannot be written.
+    Reads no checkpoint. Raises RunFolderError (a ValueError) for a folder that is no run, OSError
+    where the page cannot be written.
     """
     path = out or run_dir / REPORT_FILE
     write_text(path, render(load_run(run_dir)))
@@ -57,8 +41,12 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
 
 def render(run: Run) -> str:
     """The page of one run."""
-    title = f"{run.name} · realness"
-    body = "".join((_header(run), _problems(run), _grids(run), _charts(run), _tables(run)))
+    body = (_header(run), problems([run]), _samples(run), _charts(run), run_tables(run))
+    return page(f"{run.name} · realness", "".join(body))
+
+
+def page(title: str, body: str) -> str:
+    """A whole HTML page."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
@@ -133,56 +121,41 @@ def _tile(label: str, value: str, detail: str) -> str:
     return f'<div class="card"><dt>{escape(label)}</dt><dd>{escape(value)}{small}</dd></div>'
 
 
-def _problems(run: Run) -> str:
-    if not run.problems:
-        return ""
-    lines = "".join(f"<p>{escape(problem)}</p>" for problem in run.problems)
-    return f'<section class="card problems">{lines}</section>'
+def problems(runs: Sequence[Run]) -> str:
+    """What could not be read of the runs."""
+    lines = "".join(f"<p>{escape(problem)}</p>" for run in runs for problem in run.problems)
+    return f'<section class="card problems">{lines}</section>' if lines else ""
 
 
-def _grids(run: Run) -> str:
+def _samples(run: Run) -> str:
+    """Sample grids and realness distributions, whose sliders move together."""
     # The series with the most grids is the one to watch; single pictures such as reals follow.
     ranked = sorted(run.grids.items(), key=lambda item: (len(item[1]) == 1, item[0]))[:MAX_SERIES]
-    if not ranked:
-        return ""
     share = max(1, sum(len(frames) > 1 for _, frames in ranked))
     figures = "".join(
-        _grid_figure(name, embed(frames, MAX_FRAMES // share, MAX_BYTES // share))
+        grid_figure(name, frames, MAX_FRAMES // share, MAX_BYTES // share)
         for name, frames in ranked
     )
-    return f'<section><h2>Samples</h2><div class="grids">{figures}</div></section>'
+    parts = []
+    if figures:
+        parts.append(f'<section><h2>Samples</h2><div class="grids">{figures}</div></section>')
+    if run.realness:
+        figure = draw_distributions(run.realness, "Real and generated images")
+        parts.append(f'<section><h2>Realness</h2><div class="grids">{figure}</div></section>')
+    return "".join(parts)
 
 
-def _grid_figure(name: str, frames: list[tuple[Frame, str]]) -> str:
-    if not frames:
-        return ""
-    last = len(frames) - 1
-    images = "".join(
-        f'<img src="{address}" alt="{escape(_moment(frame))}"{"" if i == last else " hidden"}>'
-        for i, (frame, address) in enumerate(frames)
-    )
-    title = f"<h3>{escape(name)}</h3>"
-    if last == 0:
-        return f'<figure class="card frames"><figcaption>{title}</figcaption>{images}</figure>'
-    caption = f"<figcaption>{title}<output>{escape(_moment(frames[-1][0]))}</output></figcaption>"
-    slider = (
-        '<div class="slider"><button type="button" aria-label="Play">▶</button>'
-        f'<input type="range" min="0" max="{last}" value="{last}" step="1"'
-        f' aria-label="Images seen, {escape(name)}"></div>'
-    )
-    return f'<figure class="card frames">{caption}{images}{slider}</figure>'
-
-
-def _moment(frame: Frame) -> str:
-    if frame.images_seen is None:
-        return frame.path.name
-    return f"after {frame.images_seen:,} images"
+def grid_figure(title: str, frames: Sequence[Frame], limit: int, max_bytes: int) -> str:
+    """A series of grids with a slider; empty where none can be read."""
+    shown = embed(frames, limit, max_bytes)
+    pictures = [(frame.images_seen, address, frame.path.name) for frame, address in shown]
+    return image_figure(title, pictures) if pictures else ""
 
 
 def _charts(run: Run) -> str:
-    if not run.records:
+    if not run.records and not run.scores:
         return '<section><h2>Curves</h2><p class="card">Nothing has been logged yet.</p></section>'
-    x_end = max(run.images, 1)
+    x_end = axis_end([run])
     figures = "".join(draw(panel, x_end) for panel in panels(run))
     note = "over images seen; bold is a moving average, faint the logged values"
     return (
@@ -191,65 +164,9 @@ def _charts(run: Run) -> str:
     )
 
 
-def _tables(run: Run) -> str:
-    parts = []
-    if run.config:
-        parts.append(_section("Configuration", _config_tables(run.config)))
-    if run.environment:
-        parts.append(_section("Environment", _environment_tables(run.environment)))
-    return "".join(parts)
-
-
-def _config_tables(config: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """The configuration by groups: the run's own fields, then one table a nested group."""
-    own = {key: value for key, value in config.items() if not isinstance(value, dict)}
-    groups: list[tuple[str, Mapping[str, Any]]] = [("Run", own)]
-    for key, value in config.items():
-        if isinstance(value, dict):
-            groups.append((_GROUPS.get(key, key), _flat(value)))
-    return groups
-
-
-def _environment_tables(environment: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """The environment by subject; what has no subject of its own is a version of something."""
-    subjects = {key: title for title, keys in _SUBJECTS.items() for key in keys}
-    tables: dict[str, dict[str, Any]] = {"Software": {}, **{title: {} for title in _SUBJECTS}}
-    for key, value in environment.items():
-        tables[subjects.get(key, "Software")][key] = value
-    return [(title, values) for title, values in tables.items() if values]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-def _section(title: str, tables: list[tuple[str, Mapping[str, Any]]]) -> str:
-    cards = "".join(
-        f'<div class="card"><h3>{escape(name)}</h3><table>{_rows(values)}</table></div>'
-        for name, values in tables
-    )
-    return f'<section><h2>{escape(title)}</h2><div class="tables">{cards}</div></section>'
-
-
-def _rows(values: Mapping[str, Any]) -> str:
-    return "".join(
-        f"<tr><td>{escape(str(key))}</td><td>{escape(_plain(value))}</td></tr>"
-        for key, value in values.items()
-    )
-
-
-def _plain(value: Any) -> str:
-    if value is None or value in ("", []):
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
+def axis_end(runs: Sequence[Run]) -> int:
+    """The right end of the charts, in images."""
+    return max([1, *(r.images for r in runs), *(item.images for r in runs for item in r.scores)])
 
 
 def _footer() -> str:

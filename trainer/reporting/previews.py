@@ -7,10 +7,13 @@ import io
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image
 
 from realness.trainer.reporting.runs import Frame
+
+Item = TypeVar("Item")
 
 MAX_SIDE = 1024
 MAX_FRAMES = 48
@@ -20,7 +23,7 @@ MAX_BYTES = 12 * 2**20
 JPEG_QUALITY = 88
 
 
-def thin(frames: Sequence[Frame], limit: int) -> list[Frame]:
+def thin(frames: Sequence[Item], limit: int) -> list[Item]:
     """At most `limit` frames, evenly spread, with the first and the last.
 
     Every k-th is taken with k a power of two, so that a longer run keeps the frames it had chosen

@@ -14,7 +14,8 @@ from realness.trainer.reporting.files import FaultLog, remove_staged
 from realness.trainer.reporting.grid import SAMPLES_FOLDER, write_grid
 from realness.trainer.reporting.html import write_report
 from realness.trainer.reporting.progress import ProgressLine, duration
-from realness.trainer.reporting.stats import METRIC_PREFIX, STATS_FILE, StatsLog
+from realness.trainer.reporting.realness import REALNESS_FILE, Realness, append_realness
+from realness.trainer.reporting.stats import METRIC_PREFIX, STATS_FILE, StatsLog, cut_back
 from realness.trainer.reporting.tensorboard import TENSORBOARD_FOLDER, EventLog
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Reporter:
         self._faults = FaultLog(self.warn)
         self._images = start_images
         self._stats = StatsLog(run_dir / STATS_FILE, start_images)
+        cut_back(run_dir / REALNESS_FILE, start_images)
         self._events = self._open_events(start_images)
         if start_images and self._stats.num_dropped:
             self.message(
@@ -110,6 +112,12 @@ class Reporter:
         seen = self._images if images_seen is None else images_seen
         with self._faults.hold("sample grids", "this one is lost, the next is tried."):
             write_grid(images, self._samples / f"{name}.png", seen)
+
+    def save_realness(self, realness: Realness) -> None:
+        """Add a line to `realness.jsonl`."""
+        if self.enabled:
+            with self._faults.hold(REALNESS_FILE, "this moment is lost, the next is tried."):
+                append_realness(self._run_dir / REALNESS_FILE, realness)
 
     def working(self, text: str) -> None:
         """Show on the progress line what is going on instead of training."""

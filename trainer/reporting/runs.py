@@ -15,7 +15,10 @@ from PIL import Image
 
 from realness.trainer.reporting.environment import ENVIRONMENT_FILE
 from realness.trainer.reporting.grid import IMAGES_SEEN, SAMPLES_FOLDER
-from realness.trainer.reporting.stats import STATS_FILE, Record, read_stats
+from realness.trainer.reporting.realness import REALNESS_FILE, Realness, read_realness
+from realness.trainer.reporting.scores import Record, read_records
+from realness.trainer.reporting.stats import STATS_FILE, read_stats
+from realness.trainer.reporting.stats import Record as StatsRecord
 
 CONFIG_FILE = "config.json"
 QUIET_SECONDS = 600.0
@@ -44,10 +47,14 @@ class Run:
     path: Path
     config: dict[str, Any]
     environment: dict[str, Any]
-    records: list[Record]
+    records: list[StatsRecord]
     """In the order of `images`."""
     grids: dict[str, list[Frame]]
     """Sample grids by series (file name without the trailing number), oldest first."""
+    scores: list[Record]
+    """Of its generators, oldest first."""
+    realness: list[Realness]
+    """What D makes of real and generated images, oldest first; RealnessGAN only."""
     stats_age_s: float
     """Seconds since the last record was written; infinite where there is none."""
     problems: list[str] = field(default_factory=list)
@@ -97,7 +104,7 @@ class Run:
 
 
 def load_run(run_dir: Path) -> Run:
-    """Read config.json, stats.jsonl, environment.json and the list of samples/*.png.
+    """Read config.json, environment.json, the statistics and scores, and the list of samples/*.png.
 
     Files that are missing or damaged are named in `problems`, not fatal. Raises RunFolderError
     where `run_dir` is no folder or holds neither a configuration nor statistics.
@@ -119,6 +126,8 @@ def load_run(run_dir: Path) -> Run:
         environment=_read_object(run_dir / ENVIRONMENT_FILE, problems),
         records=sorted(records, key=lambda record: record["images"]),
         grids=_find_grids(run_dir / SAMPLES_FOLDER, problems),
+        scores=_read_scores(run_dir, problems),
+        realness=read_realness(run_dir / REALNESS_FILE),
         stats_age_s=time.time() - stats.stat().st_mtime if records else math.inf,
         problems=problems,
     )
@@ -143,6 +152,14 @@ def _read_object(path: Path, problems: list[str]) -> dict[str, Any]:
         problems.append(f"{path.name} does not hold a JSON object.")
         return {}
     return content
+
+
+def _read_scores(run_dir: Path, problems: list[str]) -> list[Record]:
+    try:
+        return [record for record in read_records(run_dir) if math.isfinite(record.value)]
+    except (OSError, ValueError) as error:
+        problems.append(str(error))
+        return []
 
 
 def _find_grids(folder: Path, problems: list[str]) -> dict[str, list[Frame]]:

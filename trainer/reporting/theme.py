@@ -8,12 +8,16 @@ STYLE = """
   --page: #f6f6f4; --card: #ffffff; --line: #e4e3df; --ink: #1c1d21; --soft: #62646d;
   --faint: #8b8d96; --d: #2f6fd0; --g: #d9601a; --real: #12866f; --fake: #b83280;
   --a: #4b57c4; --b: #a86a00; --c: #5b6b7d; --good: #12866f; --bad: #c0362c;
+  --r0: #2f6fd0; --r1: #d9601a; --r2: #12866f; --r3: #b83280; --r4: #7a4fc9; --r5: #8a7400;
+  --r6: #c0362c; --r7: #4d6472;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --page: #131417; --card: #1c1d22; --line: #2f3138; --ink: #ececef; --soft: #a5a8b3;
     --faint: #7d808c; --d: #6ea6f5; --g: #f59253; --real: #3fc3a4; --fake: #ee7bb9;
     --a: #98a2fb; --b: #e0ab4c; --c: #9fb0c3; --good: #3fc3a4; --bad: #f5857b;
+    --r0: #6ea6f5; --r1: #f59253; --r2: #3fc3a4; --r3: #ee7bb9; --r4: #b79af2; --r5: #d8c04a;
+    --r6: #f5857b; --r7: #a3bac7;
   }
 }
 * { box-sizing: border-box; }
@@ -59,10 +63,18 @@ header p { margin: 6px 0 0; color: var(--soft); }
 .grids { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr));
   gap: 14px; align-items: start; }
 .grids figure:only-child { max-width: 860px; }
-.grids figcaption { display: flex; justify-content: space-between; gap: 12px; margin-bottom: 10px; }
+.grids figcaption { display: flex; flex-wrap: wrap; justify-content: space-between;
+  gap: 2px 16px; margin-bottom: 10px; }
+.grids figcaption p { width: 100%; margin: 4px 0 0; color: var(--soft); font-size: 13px; }
+.grids figcaption .legend { width: 100%; }
 .grids output, .grids figcaption span { color: var(--soft); font-size: 14px; }
 .grids img { display: block; width: 100%; height: auto; border-radius: 6px; }
-.grids img[hidden] { display: none; }
+.frame[hidden] { display: none; }
+.distributions svg { display: block; width: 100%; height: auto; }
+.distributions text { fill: var(--faint); font-size: 11px; }
+.distributions .end { text-anchor: end; } .distributions .middle { text-anchor: middle; }
+.distributions .line { stroke-width: 2; }
+.anchor { fill: currentColor; fill-opacity: 0.13; stroke: currentColor; stroke-opacity: 0.45; }
 .slider { display: flex; align-items: center; gap: 12px; margin-top: 12px; }
 .slider input { flex: 1; min-width: 0; accent-color: var(--d); }
 .slider button { width: 34px; height: 30px; border: 1px solid var(--line); border-radius: 7px;
@@ -93,10 +105,14 @@ circle { fill: currentColor; }
 .d { color: var(--d); } .g { color: var(--g); } .real { color: var(--real); }
 .fake { color: var(--fake); } .a { color: var(--a); } .b { color: var(--b); }
 .c { color: var(--c); }
-.legend li { color: var(--soft); } .legend .d i { color: var(--d); }
-.legend .g i { color: var(--g); } .legend .real i { color: var(--real); }
-.legend .fake i { color: var(--fake); } .legend .a i { color: var(--a); }
-.legend .b i { color: var(--b); } .legend .c i { color: var(--c); }
+.anchor1 { color: var(--real); } .anchor0 { color: var(--fake); }
+.r0 { color: var(--r0); } .r1 { color: var(--r1); } .r2 { color: var(--r2); }
+.r3 { color: var(--r3); } .r4 { color: var(--r4); } .r5 { color: var(--r5); }
+.r6 { color: var(--r6); } .r7 { color: var(--r7); }
+.legend li { display: flex; align-items: center; gap: 7px; }
+.legend li i { margin: 0; }
+.legend .anchor1 i, .legend .anchor0 i { height: 10px; border: 1px solid; opacity: 0.5; }
+.legend span { color: var(--soft); }
 .tables { columns: 360px 3; column-gap: 14px; }
 .tables .card { break-inside: avoid; margin-bottom: 14px; }
 table { width: 100%; border-collapse: collapse; font-size: 13.5px; }
@@ -105,6 +121,12 @@ td { padding: 4px 0; border-top: 1px solid var(--line); vertical-align: top; }
 tr:first-child td { border-top: 0; }
 td:first-child { padding-right: 14px; color: var(--soft); white-space: nowrap; }
 td:last-child { text-align: right; overflow-wrap: anywhere; }
+.wide { overflow-x: auto; } .wide.runs { margin-top: 18px; }
+.wide th { text-align: right; padding: 4px 0 4px 20px; font-weight: 600; }
+.wide td + td { text-align: right; padding-left: 20px; }
+.wide i { display: inline-block; width: 14px; height: 3px; margin: 0 7px 3px 0;
+  border-radius: 2px; background: currentColor; }
+.runs td:first-child { font-weight: 600; color: var(--ink); }
 footer { margin-top: 36px; color: var(--faint); font-size: 13px; }
 @media print { .slider { display: none; } body { padding: 0; } }
 @media (max-width: 560px) { body { padding: 24px 14px 40px; } }
@@ -114,28 +136,46 @@ SCRIPT = """
 "use strict";
 const format = new Intl.NumberFormat("en");
 
+// Every figure with a slider; moving one by hand takes the others to the same moment.
+const players = [];
 for (const figure of document.querySelectorAll(".frames")) {
-  const images = figure.querySelectorAll("img");
+  const frames = [...figure.querySelectorAll(".frame")];
   const slider = figure.querySelector("input");
   const output = figure.querySelector("output");
   const button = figure.querySelector("button");
   if (!slider) continue;
+  const at = frames.map((frame) => Number(frame.dataset.images));
   let timer = 0;
   const show = () => {
-    images.forEach((image, index) => { image.hidden = index !== slider.valueAsNumber; });
-    output.textContent = images[slider.valueAsNumber].alt;
+    frames.forEach((frame, index) => {
+      frame.toggleAttribute("hidden", index !== slider.valueAsNumber);
+    });
+    output.textContent = frames[slider.valueAsNumber].dataset.label;
   };
   const stop = () => { clearInterval(timer); timer = 0; button.textContent = "\\u25B6"; };
-  slider.addEventListener("input", () => { stop(); show(); });
+  const goTo = (images) => {
+    stop();
+    const distances = at.map((value) => Math.abs(value - images));
+    slider.value = distances.indexOf(Math.min(...distances));
+    show();
+  };
+  const lead = () => {
+    show();
+    const images = at[slider.valueAsNumber];
+    if (Number.isNaN(images)) return;
+    players.forEach((other) => { if (other.figure !== figure) other.goTo(images); });
+  };
+  players.push({figure, goTo});
+  slider.addEventListener("input", () => { stop(); lead(); });
   button.addEventListener("click", () => {
     if (timer) { stop(); return; }
-    if (slider.valueAsNumber === images.length - 1) slider.value = 0;
+    if (slider.valueAsNumber === frames.length - 1) slider.value = 0;
     button.textContent = "\\u275A\\u275A";
-    show();
+    lead();
     timer = setInterval(() => {
       slider.value = slider.valueAsNumber + 1;
-      show();
-      if (slider.valueAsNumber === images.length - 1) stop();
+      lead();
+      if (slider.valueAsNumber === frames.length - 1) stop();
     }, 350);
   });
 }

@@ -76,18 +76,20 @@ def read_records(run: Path) -> list[Record]:
     if not path.exists():
         return []
     kinds = {"int": int, "float": float, "str": str}
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is no table of scores ({error}); remove it") from error
     records = []
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            try:
-                values = {
-                    item.name: kinds[str(item.type)](row[item.name]) for item in fields(Record)
-                }
-            except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(
-                    f"{path} has a row that is no score ({error}): {row}; remove it"
-                ) from error
-            records.append(Record(**values))
+    for row in rows:
+        try:
+            values = {item.name: kinds[str(item.type)](row[item.name]) for item in fields(Record)}
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} has a row that is no score ({error}): {row}; remove it"
+            ) from error
+        records.append(Record(**values))
     return records
 
 
@@ -111,6 +113,25 @@ def summarise(records: Iterable[Record], from_iteration: int = 0) -> list[Summar
     """
     late = [record for record in records if record.iteration >= from_iteration]
     return [_summary(curve) for curve in curves(late)]
+
+
+def chart_of(metric: str) -> str:
+    """The chart that a score is drawn in; empty for a deviation, which belongs to its mean."""
+    if metric.endswith("-sd"):
+        return ""
+    if metric.startswith("SWD"):
+        return "SWD"
+    if metric.startswith(("precision-", "recall-")):
+        return "Precision and recall"
+    return metric
+
+
+def describe(record: Record) -> str:
+    """What a score was measured with: `2,048 generated, 400 real, inception, clean`."""
+    counts = [f"{record.num_images:,} generated"]
+    if record.num_real:
+        counts.append(f"{record.num_real:,} real")
+    return ", ".join([*counts, *filter(None, [record.network, record.resize])])
 
 
 def _summary(curve: list[Record]) -> Summary:

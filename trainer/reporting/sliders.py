@@ -1,0 +1,67 @@
+"""Figures of which one frame is seen at a time; all sliders of a page move together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+
+def slider_figure(
+    title: str,
+    frames: Sequence[tuple[int | None, str]],
+    *,
+    note: str = "",
+    legend: str = "",
+    before: str = "",
+    after: str = "",
+    css: str = "",
+) -> str:
+    """A `<figure>` with a slider over frames: (images seen where known, SVG content), oldest first.
+
+    The frames are put into `<g>` elements between `before` and `after`; the last one is seen.
+    """
+    last = len(frames) - 1
+    inner = "".join(
+        f'<g class="frame" {_place(images)}{"" if number == last else " hidden"}>{content}</g>'
+        for number, (images, content) in enumerate(frames)
+    )
+    return _figure(title, moment(frames[-1][0]), before + inner + after, last, note, legend, css)
+
+
+def image_figure(title: str, frames: Sequence[tuple[int | None, str, str]]) -> str:
+    """The same of pictures: (images seen where known, address, name of the file)."""
+    last = len(frames) - 1
+    inner = "".join(
+        f'<img class="frame" src="{address}" alt="{escape(moment(images) or name)}" '
+        f"{_place(images, name)}{'' if number == last else ' hidden'}>"
+        for number, (images, address, name) in enumerate(frames)
+    )
+    images, _, name = frames[-1]
+    return _figure(title, moment(images) or name, inner, last, "", "", "")
+
+
+def moment(images: int | None) -> str:
+    """Where in training a frame stands, in words."""
+    return "" if images is None else f"after {images:,} images"
+
+
+def _place(images: int | None, name: str = "") -> str:
+    at = "" if images is None else f' data-images="{images}"'
+    return f'data-label="{escape(moment(images) or name)}"{at}'
+
+
+def _figure(
+    title: str, label: str, content: str, last: int, note: str, legend: str, css: str
+) -> str:
+    listed = f'<ul class="legend">{legend}</ul>' if legend else ""
+    said = f"<p>{escape(note)}</p>" if note else ""
+    output = f"<output>{escape(label)}</output>" if last else ""
+    slider = (
+        '<div class="slider"><button type="button" aria-label="Play">▶</button>'
+        f'<input type="range" min="0" max="{last}" value="{last}" step="1"'
+        f' aria-label="Images seen, {escape(title)}"></div>'
+    )
+    return (
+        f'<figure class="card frames {css}"><figcaption><h3>{escape(title)}</h3>{output}{listed}'
+        f"{said}</figcaption>{content}{slider if last else ''}</figure>"
+    )
