@@ -14,7 +14,7 @@ import torch
 from ranks import RankDied, run_on_ranks
 
 from realness.trainer import checkpoint
-from realness.trainer.checkpoint import CheckpointError, Position
+from realness.trainer.checkpoint import CheckpointError, Position, writer
 from realness.trainer.distributed import rank, world_size
 from realness.trainer.fragments import Fragment, replicated, share_of
 
@@ -79,7 +79,7 @@ def test_an_empty_folder_is_a_new_run(tmp_path: Path) -> None:
 def kill_during(root: Path, function: str, before: bool, victim: int) -> None:
     """Die by SIGKILL at `function` of the second save (on one rank)."""
     save(root, 1)
-    original = getattr(checkpoint, function)
+    original = getattr(writer, function)
 
     def deadly(*arguments: Any) -> Any:
         if before and rank() == victim:
@@ -89,7 +89,7 @@ def kill_during(root: Path, function: str, before: bool, victim: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return result
 
-    setattr(checkpoint, function, deadly)
+    setattr(writer, function, deadly)
     save(root, 2)
 
 
@@ -97,7 +97,7 @@ def kill_during(root: Path, function: str, before: bool, victim: int) -> None:
     ("function", "before", "victim", "survivor"),
     [
         ("_write_share", True, 1, 1),  # one rank never writes its share
-        ("_file_entry", True, 0, 1),  # files are written, but no manifest is
+        ("file_entry", True, 0, 1),  # files are written, but no manifest is
         ("_commit", True, 0, 1),  # all shares are there, not committed
         ("_commit", False, 0, 2),  # committed, but the others never heard of it
     ],
@@ -213,7 +213,7 @@ def test_a_full_disk_is_an_error_and_keeps_the_last_checkpoint(
     def no_space(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", no_space)
+    monkeypatch.setattr(writer, "save_file", no_space)
     with pytest.raises(CheckpointError, match="No space left"):
         save(tmp_path, 2)
     monkeypatch.undo()

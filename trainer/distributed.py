@@ -49,6 +49,18 @@ def start_process_group(device: torch.device, timeout_s: float = 600.0) -> None:
     dist.init_process_group(**options)
 
 
+def background_group() -> dist.ProcessGroup | None:
+    """All ranks once more, over connections of their own, for a thread; collective.
+
+    Collectives of one group must be issued in the same order on all ranks, which two threads cannot
+    promise. The limit is long: a rank may well write its file for minutes while others wait.
+    """
+    if world_size() == 1:
+        return None
+    group = dist.new_group(backend="gloo", timeout=timedelta(hours=1))
+    return cast(dist.ProcessGroup, group)
+
+
 def stop_process_group() -> None:
     """Leave the process group."""
     if dist.is_initialized():
@@ -112,8 +124,14 @@ def global_moments(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
     return merged, (variances + (means - merged).square()).mean(0)
 
 
-def together(action: Callable[[], Result], *, failure: type[Exception], what: str = "") -> Result:
-    """Run `action` on every rank and return this rank's result; collective.
+def together(
+    action: Callable[[], Result],
+    *,
+    failure: type[Exception],
+    what: str = "",
+    group: dist.ProcessGroup | None = None,
+) -> Result:
+    """Run `action` on every rank and return this rank's result; collective over `group`.
 
     When it raises on any rank, `failure` is raised on every rank, with each different message once:
     so no rank is left waiting in the next collective.
@@ -125,7 +143,7 @@ def together(action: Callable[[], Result], *, failure: type[Exception], what: st
     except Exception as error:
         problem, caught = str(error) or repr(error), error
     problems: dict[str, list[int]] = {}
-    for number, message in enumerate(gather(problem)):
+    for number, message in enumerate(gather(problem, group)):
         if message:
             problems.setdefault(message, []).append(number)
     if problems:
@@ -141,10 +159,13 @@ def _describe(problems: dict[str, list[int]]) -> str:
     )
 
 
-def gather(value: Any) -> list[Any]:
-    """`value` of every rank, in rank order, on every rank (small Python objects)."""
+def gather(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
+    """`value` of every rank, in rank order, on every rank (small Python objects).
+
+    `group`: all ranks over other connections, such as `background_group`; default: the usual ones.
+    """
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, group=group)
     return values

@@ -51,7 +51,9 @@ def _plan(config: TrainConfig, device: str, counts: dict[str, int], memory: dict
             f"{size / GIB:8.2f} GiB  {part}" for part, size in memory.items()
         ],
         "Checkpoints": [
-            f"{checkpoint_bytes(config) / GIB:.2f} GiB each, {config.keep_checkpoints} kept"
+            f"{checkpoint_bytes(config) / GIB:.2f} GiB each, {config.keep_checkpoints} kept",
+            f"{checkpoint_bytes(config) / ranks / GIB:.2f} GiB of host memory a rank, which they "
+            "are written from while training goes on",
         ],
     }
     for name, stage in (("G", engine.zero_g), ("D", engine.zero_d)):

@@ -11,6 +11,7 @@ import torch
 from realness.data_pipeline import Catalog, ImageStream, check_images, open_catalog
 from realness.trainer import checkpoint
 from realness.trainer.averages import Averages
+from realness.trainer.checkpoint import Retention, Saver
 from realness.trainer.config import ConfigError, TrainConfig
 from realness.trainer.distributed import (
     pick_device,
@@ -23,7 +24,7 @@ from realness.trainer.distributed import (
 from realness.trainer.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_STOPPED
 from realness.trainer.memory import checkpoint_bytes
 from realness.trainer.monitor import measure_if_due, open_monitor
-from realness.trainer.outputs import save_checkpoint, save_reals, save_samples, write_record
+from realness.trainer.outputs import save_reals, save_samples, write_record
 from realness.trainer.pace import Pace
 from realness.trainer.process import StopRequest
 from realness.trainer.randomness import Stream
@@ -36,6 +37,7 @@ from realness.trainer.run_folder import (
     open_run_folder,
     write_config,
 )
+from realness.trainer.saving import await_checkpoint, retry_is_due, save_checkpoint
 from realness.trainer.schedule import is_due, lr_factor
 from realness.trainer.sharded_gan import ShardedGan, build_gan
 from realness.trainer.step import train_d, train_g
@@ -62,8 +64,10 @@ def train(config: TrainConfig) -> int:
             gan = build_gan(config, device)
             cleanup.callback(gan.close)
             images = _restore(config, folder, catalog, gan)
+            saver = Saver(folder / "checkpoints", _retention(config))
+            cleanup.callback(saver.close)
             reporter = open_reporter(config, folder, images)
-            run = Run(config, folder, catalog, gan, reporter, images, monitor)
+            run = Run(config, folder, catalog, gan, saver, reporter, images, monitor)
             # A closure: going back replaces the reporter.
             cleanup.callback(lambda: run.reporter.close())
             while True:
@@ -83,8 +87,12 @@ def _check(config: TrainConfig) -> tuple[Path, Catalog]:
     catalog = open_catalog(config.data.data)
     check_images(catalog, config.data.resolution, max_bad_images=config.data.max_bad_images)
     folder = open_run_folder(config)
-    check_free_space(folder, checkpoint_bytes(config), config.keep_checkpoints)
+    check_free_space(folder, checkpoint_bytes(config), _retention(config), config.num_images)
     return folder, catalog
+
+
+def _retention(config: TrainConfig) -> Retention:
+    return Retention(config.keep_checkpoints, config.keep_checkpoint_kimg * 1000)
 
 
 def _lock(folder: Path) -> AbstractContextManager[object]:
@@ -113,7 +121,7 @@ def _restore(config: TrainConfig, folder: Path, catalog: Catalog, gan: ShardedGa
 
 def _iterate(run: Run, stop: StopRequest) -> int:
     config, gan, optimizer = run.config, run.gan, run.config.optimizer
-    batch, averages, saved, stopping = config.batch_size, Averages(), True, False
+    batch, averages, stopping = config.batch_size, Averages(), False
     with ExitStack() as cleanup:
         real_d, real_g = _open_streams(run, cleanup)
         pace = Pace(run.catalog, [stream for stream in (real_d, real_g) if stream])
@@ -135,17 +143,23 @@ def _iterate(run: Run, stop: StopRequest) -> int:
 
             stopping = stop.poll()
             complete = run.images >= config.num_images
+            saving = is_due(config.checkpoint_kimg, run.images, batch)
             if stopping or complete or is_due(config.log_kimg, run.images, batch):
                 write_record(run, averages.read(), pace)
-            # Before the samples: after SIGTERM there may be little time.
-            if stopping or complete or is_due(config.checkpoint_kimg, run.images, batch):
-                saved = save_checkpoint(run)
+                saving = stopping or complete or retry_is_due(run) or saving
+            if saving:
+                save_checkpoint(run)
             measure_if_due(run, pace, stopping=stopping, complete=complete)
             if complete or is_due(config.sample_kimg, run.images, batch):
                 save_samples(run)
                 run.reporter.write_report()
         stop.settle()
-    if not saved:
+    await_checkpoint(run)
+    if run.saver.failed:
+        run.reporter.warn(
+            "ended without a checkpoint of its last images; once the disk takes it, the same "
+            "command goes on from the checkpoint before"
+        )
         return EXIT_FAILED
     return _say_end(run, stop.reason or "asked by another rank")
 

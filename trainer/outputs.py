@@ -1,4 +1,4 @@
-"""What a run writes into its folder: records, checkpoints, grids."""
+"""What a run writes into its folder: records and grids."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from realness.data_pipeline import ImageStream
-from realness.trainer import checkpoint
 from realness.trainer.distributed import rank
 from realness.trainer.objectives import RealnessObjective
 from realness.trainer.pace import Pace
@@ -23,24 +22,9 @@ def write_record(run: Run, means: dict[str, float], pace: Pace) -> None:
     record = {"images": run.images, "kimg": run.images / 1000, **means}
     record |= pace.read(run.config.num_images - run.images)
     record |= {"lr_g": run.gan.g.lr, "lr_d": run.gan.d.lr}
+    record["checkpoint_stall_s"] = run.saver.take_stalled_seconds()
     record |= check_skips(run, means)
     run.reporter.log(record)
-
-
-def save_checkpoint(run: Run) -> bool:
-    """Write a checkpoint; a failure (a full disk, say) is loud and leaves the last one in place."""
-    position = checkpoint.Position(run.images, run.gan.num_updates(), run.catalog.digest)
-    try:
-        checkpoint.save(
-            run.folder / "checkpoints",
-            run.gan.owned_state(),
-            position,
-            keep=run.config.keep_checkpoints,
-        )
-    except checkpoint.CheckpointError as error:
-        run.reporter.warn(f"NO CHECKPOINT at {run.images / 1000:.1f} kimg: {error}")
-        return False
-    return True
 
 
 def save_reals(run: Run) -> None:

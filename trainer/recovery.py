@@ -5,6 +5,7 @@ from __future__ import annotations
 from realness.trainer import checkpoint
 from realness.trainer.exit_codes import RunFailed
 from realness.trainer.run import Run, open_reporter
+from realness.trainer.saving import await_checkpoint
 
 
 class Diverged(RuntimeError):
@@ -33,6 +34,7 @@ def go_back(run: Run, error: Diverged) -> None:
     Raises RunFailed, on every rank, where there is none, or where that one led here before.
     """
     run.reporter.warn(str(error))
+    await_checkpoint(run)
     position = checkpoint.restore(
         run.folder / "checkpoints", run.gan.target_state(), run.reporter.warn
     )

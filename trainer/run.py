@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from realness.data_pipeline import Catalog, ImageStream
+from realness.trainer.checkpoint import Saver
 from realness.trainer.config import TrainConfig
 from realness.trainer.distributed import rank, world_size
 from realness.trainer.monitor import Monitor
@@ -26,6 +27,7 @@ class Run:
     folder: Path
     catalog: Catalog
     gan: ShardedGan
+    saver: Saver
     reporter: Reporter
     images: int
     monitor: Monitor | None = None

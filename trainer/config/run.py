@@ -124,7 +124,9 @@ class TrainConfig:
     checkpoint_kimg: float = any_time(50.0)
     """Write a checkpoint every so many thousand images (and at the end, and on SIGTERM)."""
     keep_checkpoints: int = any_time(3)
-    """Checkpoints that are kept."""
+    """The newest checkpoints, which are kept."""
+    keep_checkpoint_kimg: float = any_time(0.0)
+    """Besides, keep for good the first checkpoint of every so many thousand images; 0 is off."""
     max_skipped: int = any_time(50)
     """Updates in a row left out because a loss is not finite, before the run goes back to its last
     checkpoint."""
@@ -144,7 +146,7 @@ class TrainConfig:
         positive(self, "batch_size", "total_kimg", "ema_halflife_kimg", "num_samples")
         positive(self, "log_kimg", "sample_kimg", "checkpoint_kimg", "keep_checkpoints")
         positive(self, "max_skipped")
-        not_negative(self, "ema_rampup")
+        not_negative(self, "ema_rampup", "keep_checkpoint_kimg")
         require(0 <= self.seed < 2**63, f"--seed={self.seed} must be a non-negative 63-bit number")
         require(
             self.far.far_fakes < self.batch_size,

@@ -95,6 +95,13 @@ PANELS = (
         from_zero=True,
     ),
     PanelKind(
+        "Checkpoint stalls",
+        "Seconds of the interval in which training stood still for checkpoints.",
+        (("checkpoint_stall_s", "stalled", "a"),),
+        unit="s",
+        from_zero=True,
+    ),
+    PanelKind(
         "Learning rates",
         "After warm-up and decay.",
         (("lr_d", "D", "d"), ("lr_g", "G", "g")),

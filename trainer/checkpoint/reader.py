@@ -1,0 +1,106 @@
+"""Reading checkpoints: verified first, into whatever stretches this rank holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from realness.trainer.checkpoint.format import (
+    CheckpointError,
+    Position,
+    candidates,
+    file_entry,
+    read_manifest,
+)
+from realness.trainer.distributed import gather, rank, together, world_size
+from realness.trainer.fragments import Fragment
+
+
+def restore(root: Path, targets: list[Fragment], report: Callable[[str], None]) -> Position | None:
+    """Fill `targets` from the newest good checkpoint; collective. None when there is none at all.
+
+    Each file's size and checksum are verified first. A damaged checkpoint is passed over with a
+    message through `report(str)`; CheckpointError is raised when all are damaged, or when a tensor
+    differs in size or type.
+    """
+    names = gather(candidates(root))[0]
+    for name in names:
+        folder = root / name
+        problems = [problem for problem in gather(_damage(folder)) if problem]
+        if not problems:
+            return _load(folder, targets)
+        report(f"checkpoint {folder} is damaged and is passed over: {problems[0]}")
+    if names:
+        raise CheckpointError(
+            f"none of the {len(names)} checkpoints in {root} is readable; restore one from a "
+            "backup, or start over with another --run-dir"
+        )
+    return None
+
+
+def load(folder: Path, targets: list[Fragment]) -> Position:
+    """Fill `targets` from this very checkpoint, verified first; collective.
+
+    Raises CheckpointError on every rank when it is damaged, or when a tensor differs.
+    """
+    problems = [problem for problem in gather(_damage(folder)) if problem]
+    if problems:
+        raise CheckpointError(f"checkpoint {folder} is damaged: {problems[0]}")
+    return _load(folder, targets)
+
+
+def read_tensors(folder: Path, manifest: dict[str, Any], targets: list[Fragment]) -> None:
+    """Fill each target with its stretch of the stored tensors. Raises CheckpointError."""
+    opened: dict[str, Any] = {}
+    for target in targets:
+        entry = manifest["tensors"].get(target.name)
+        if entry is None:
+            raise CheckpointError(f"{folder} holds no tensor {target.name!r}")
+        wanted = (target.numel, str(target.data.dtype))
+        if (entry["numel"], entry["dtype"]) != wanted:
+            raise CheckpointError(
+                f"{folder}: {target.name!r} is {entry['numel']} x {entry['dtype']}, but the "
+                f"network built here wants {wanted[0]} x {wanted[1]}; the architecture differs"
+            )
+        _fill(folder, opened, entry["stretches"], target)
+
+
+def _fill(folder: Path, opened: dict[str, Any], stretches: list[Any], target: Fragment) -> None:
+    begin, end = target.offset, target.offset + target.data.numel()
+    filled = 0
+    for file, offset, numel in stretches:
+        start, stop = max(begin, offset), min(end, offset + numel)
+        if start >= stop:
+            continue
+        if file not in opened:
+            opened[file] = safe_open(folder / file, framework="pt")
+        part = opened[file].get_slice(target.name)[start - offset : stop - offset]
+        target.data[start - begin : stop - begin].copy_(part)
+        filled += stop - start
+    if filled != end - begin:
+        raise CheckpointError(f"{folder}: {target.name!r} lacks {end - begin - filled} elements")
+
+
+def _load(folder: Path, targets: list[Fragment]) -> Position:
+    manifest = read_manifest(folder)
+    together(
+        lambda: read_tensors(folder, manifest, targets),
+        failure=CheckpointError,
+        what="could not read the checkpoint: ",
+    )
+    return Position(manifest["images"], manifest["num_updates"], manifest["data_digest"])
+
+
+def _damage(folder: Path) -> str:
+    """What is wrong with this rank's share of a checkpoint's files; empty when nothing is."""
+    try:
+        files = sorted(read_manifest(folder)["files"].items())
+        for name, entry in files[rank() :: world_size()]:
+            if file_entry(folder / name) != entry:
+                return f"{name} has another size or checksum than when it was written"
+    except (OSError, CheckpointError) as error:
+        return str(error)
+    return ""

@@ -1,0 +1,117 @@
+"""Writing one checkpoint: every rank its share, then rank 0 gives it its name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from safetensors.torch import save_file
+
+from realness.trainer.checkpoint.format import (
+    FORMAT,
+    LATEST,
+    MANIFEST,
+    STAGING,
+    CheckpointError,
+    Position,
+    file_entry,
+    folder_name,
+    sync,
+    text_checksum,
+)
+from realness.trainer.checkpoint.retention import Retention, prune, remove
+from realness.trainer.distributed import Result, gather, rank, together, world_size
+from realness.trainer.fragments import Fragment
+
+
+def write(
+    root: Path,
+    fragments: list[Fragment],
+    position: Position,
+    retention: Retention,
+    group: dist.ProcessGroup | None = None,
+) -> Path:
+    """Write a checkpoint; collective over `group` (default: all ranks). Returns its folder.
+
+    `fragments`, in host memory, are the stretches this rank owns; together the ranks' must tile
+    every tensor. `latest` moves when all ranks have written; then `retention` is applied. Raises
+    CheckpointError on every rank when any rank fails: nothing is left of the attempt, and the
+    previous checkpoint still is `latest`.
+    """
+
+    def all_ranks(what: str, action: Callable[[], Result]) -> Result:
+        what = f"could not {what} the checkpoint: "
+        return together(action, failure=CheckpointError, what=what, group=group)
+
+    name = folder_name(position.images)
+    staging, final = root / (STAGING + name), root / name
+    try:
+        all_ranks("prepare", lambda: _prepare(root, staging) if rank() == 0 else None)
+        written = gather(all_ranks("write", lambda: _write_share(staging, fragments)), group)
+        manifest = {
+            "format": FORMAT,
+            "images": position.images,
+            "num_updates": position.num_updates,
+            "data_digest": position.data_digest,
+            "files": {name: entry for name, entry, _ in written},
+            "tensors": _tensor_table([table for _, _, table in written]),
+        }
+        all_ranks("commit", lambda: _commit(staging, final, manifest) if rank() == 0 else None)
+    except CheckpointError:
+        if rank() == 0:
+            # On a full disk the half of a checkpoint would take what the records still need.
+            shutil.rmtree(staging, ignore_errors=True)
+        raise
+    if rank() == 0:
+        prune(root, retention)
+    return final
+
+
+def _prepare(root: Path, staging: Path) -> None:
+    """Make an empty staging folder; remove what a killed run left half-written."""
+    root.mkdir(parents=True, exist_ok=True)
+    for leftover in root.glob(STAGING + "*"):
+        shutil.rmtree(leftover)
+    staging.mkdir()
+
+
+def _write_share(staging: Path, fragments: list[Fragment]) -> tuple[str, dict[str, int], Any]:
+    """Write this rank's file; returns (file name, {size, crc32}, {tensor: (dtype, numel, ...)})."""
+    name = f"rank-{rank():05d}-of-{world_size():05d}.safetensors"
+    owned = [fragment for fragment in fragments if fragment.data.numel()]
+    save_file({item.name: item.data for item in owned}, staging / name)
+    sync(staging / name)
+    table = {
+        item.name: (str(item.data.dtype), item.numel, (name, item.offset, item.data.numel()))
+        for item in owned
+    }
+    return name, file_entry(staging / name), table
+
+
+def _tensor_table(tables: list[dict[str, Any]]) -> dict[str, Any]:
+    tensors: dict[str, Any] = {}
+    for table in tables:
+        for name, (dtype, numel, stretch) in table.items():
+            entry = tensors.setdefault(name, {"dtype": dtype, "numel": numel, "stretches": []})
+            entry["stretches"].append(stretch)
+    return tensors
+
+
+def _commit(staging: Path, final: Path, manifest: dict[str, Any]) -> None:
+    path = staging / MANIFEST
+    path.write_text(json.dumps({**manifest, "checksum": text_checksum(manifest)}))
+    sync(path)
+    sync(staging)
+    if final.exists():
+        remove(final)
+    staging.rename(final)
+    sync(final.parent)
+    pointer = final.parent / f".{LATEST}"
+    pointer.write_text(final.name + "\n")
+    sync(pointer)
+    pointer.rename(final.parent / LATEST)
+    sync(final.parent)
