@@ -36,14 +36,19 @@ def cut_back(path: Path, start_images: int) -> int:
     """Keep only the records with `images` <= `start_images`; returns how many lines were dropped.
 
     A run that was killed has logged past the checkpoint it resumes from: those lines, and a torn
-    last one, would otherwise appear twice or spoil the file. The file is replaced atomically.
+    last one, would otherwise appear twice or spoil the file. They are cut off, which a full disk
+    allows; what is spoilt in the middle needs a new file, which replaces the old one atomically.
     """
     if not path.exists():
         return 0
     with open(path, "rb") as file:
         lines = list(_lines(file))
     kept = [line for line, record in lines if _belongs(record, start_images)]
-    if len(kept) < len(lines) or (kept and not kept[-1].endswith(b"\n")):
+    at_the_start = kept == [line for line, _ in lines[: len(kept)]]
+    if at_the_start and (not kept or kept[-1].endswith(b"\n")):
+        if len(kept) < len(lines):
+            os.truncate(path, sum(map(len, kept)))
+    else:
         with atomic_writer(path) as out:
             out.writelines(line.rstrip(b"\n") + b"\n" for line in kept)
     return len(lines) - len(kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Mapping
@@ -52,16 +53,14 @@ class EventLog:
     """
 
     def __init__(self, folder: Path, start_images: int = 0) -> None:
-        """Raises ImportError where tensorboard is not installed, OSError where nothing fits."""
-        self._folder = folder
-        self._failed_at = -math.inf
-        # Hides what a killed run logged past the checkpoint that this one resumes from.
-        self._writer: Any = self._open(purge_step=start_images + 1 if start_images else None)
-
-    def _open(self, purge_step: int | None) -> Any:
+        """Raises ImportError where tensorboard is not installed."""
         from torch.utils.tensorboard import SummaryWriter  # seconds to import: only when needed
 
-        return SummaryWriter(str(self._folder), purge_step=purge_step)
+        self._open = functools.partial(SummaryWriter, str(folder))
+        self._failed_at = -math.inf
+        # Hides what a killed run logged past the checkpoint that this one resumes from.
+        self._purge_step = start_images + 1 if start_images else None
+        self._writer: Any = None
 
     def append(self, record: Mapping[str, float]) -> None:
         """Add one record at step `record["images"]`. Raises OSError where the disk is full."""
@@ -69,7 +68,7 @@ class EventLog:
             if time.monotonic() - self._failed_at < RETRY_SECONDS:
                 raise OSError(None, "still waiting before the next attempt")
             self._failed_at = time.monotonic()
-            self._writer = self._open(purge_step=None)
+            self._writer, self._purge_step = self._open(purge_step=self._purge_step), None
         try:
             for key, value in record.items():
                 if key not in _LEFT_OUT:
