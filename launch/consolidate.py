@@ -1,0 +1,67 @@
+"""Make one file a network of a sharded checkpoint: `python launch/consolidate.py RUN OUT`.
+
+Writes G.safetensors, G-ema.safetensors (the moving average) and D.safetensors as they were trained,
+and config.json, into OUT. One process, no DeepSpeed, one network in memory at a time. Exit codes: 0
+done, 1 the disk takes no more, 2 wrong input.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from realness.trainer.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE
+
+
+@dataclass(frozen=True)
+class Command:
+    """The arguments of the command."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of the run (its --run-dir)."""
+    out: Annotated[Path, tyro.conf.Positional]
+    """Folder for the files; made if it is not there."""
+    checkpoint: str = "latest"
+    """latest, or the images seen by one of the run's checkpoints."""
+    force: bool = False
+    """Replace files of a former call."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; returns its exit status."""
+    command = tyro.cli(Command, args=arguments, description=__doc__)
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    from realness.trainer.checkpoint import CheckpointError
+
+    try:
+        print(_consolidate(command))
+    except (ValueError, CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except OSError as error:
+        print(f"error: cannot write to {command.out}: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    return EXIT_OK
+
+
+def _consolidate(command: Command) -> str:
+    from realness.trainer.config import ConfigError
+    from realness.trainer.consolidation import consolidate
+    from realness.trainer.trained import choose_checkpoints
+
+    if command.checkpoint == "all":
+        raise ConfigError("--checkpoint=all: name one checkpoint, or latest")
+    folder = choose_checkpoints(command.run, command.checkpoint)[-1]
+    files = consolidate(command.run, folder, command.out, overwrite=command.force)
+    names = ", ".join(path.name for path in files)
+    return f"{command.out}: {names}, after {int(folder.name):,} images of training"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
