@@ -19,6 +19,7 @@ from systems import small
 
 from realness.data_pipeline import open_catalog
 from realness.trainer import monitor as monitor_module
+from realness.trainer.checkpoint import Retention, Saver
 from realness.trainer.config import MetricsConfig, TrainConfig
 from realness.trainer.metrics import MeasureFailed, read_records
 from realness.trainer.metrics import evaluation as evaluation_module
@@ -150,7 +151,8 @@ def test_a_failure_costs_the_scores_only(
     ema = SimpleNamespace(module=empty_generator(settings, CPU))
     gan: Any = SimpleNamespace(ema=ema)
     monitor = Monitor(settings, catalog, CPU)
-    run = Run(settings, tmp_path, catalog, gan, reporter, 500, monitor)
+    saver = Saver(tmp_path / "checkpoints", Retention(1))
+    run = Run(settings, tmp_path, catalog, gan, saver, reporter, 500, monitor)
     pace = Pace(catalog, [])
 
     def fail(*arguments: Any, **options: Any) -> Any:

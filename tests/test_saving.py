@@ -14,7 +14,7 @@ import pytest
 import torch
 from ranks import run_command, run_on_ranks, tiny_arguments, write_images
 
-from realness.trainer import checkpoint, loop, run_folder
+from realness.trainer import checkpoint, loop, run_folder, saving
 from realness.trainer.checkpoint import Outcome, Position, Retention, Saver, writer
 from realness.trainer.checkpoint.format import folder_name
 from realness.trainer.checkpoint.retention import prune
@@ -124,15 +124,20 @@ def write_only_after_64_images() -> None:
     loop.train_d, writer._write_share = train, wait_then_write
 
 
-def write_slowly() -> None:
-    """Longer than the four iterations between two checkpoints by far."""
-    pause = threading.Event()
+def write_only_when_waited_for() -> None:
+    """And then for a moment longer than is worth saying."""
+    waiting, wait, pause = threading.Event(), Saver.wait, threading.Event()
+
+    def wait_and_say(saver: Saver) -> Any:
+        waiting.set()
+        return wait(saver)
 
     def slow(*arguments: Any) -> Any:
-        pause.wait(3)
+        assert waiting.wait(PATIENCE_SECONDS)
+        pause.wait(1.2 * saving.WAIT_WORTH_SAYING_SECONDS)
         return write_share(*arguments)
 
-    writer._write_share = slow
+    Saver.wait, writer._write_share = wait_and_say, slow
 
 
 @pytest.mark.slow
@@ -147,8 +152,8 @@ def test_training_goes_on_while_a_checkpoint_is_written(
     assert run_command(straight) == 0
     assert run_command(held_up, write_only_after_64_images) == 0
     assert "NO CHECKPOINT" not in "".join(capfd.readouterr())
-    assert run_command(slow, write_slowly) == 0
-    output = "".join(capfd.readouterr())
+    assert run_command(slow, write_only_when_waited_for) == 0
+    output = " ".join("".join(capfd.readouterr()).split())
     assert "at 0.1 kimg; raise --checkpoint-kimg, or use a faster disk" in output
     assert max(record["checkpoint_stall_s"] for record in records(tmp_path / "slow")) > 1
 
