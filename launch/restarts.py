@@ -2,16 +2,18 @@
 
 With `--max-restarts` each rank is two processes: this supervisor, which the launcher knows, and the
 training process below it. When one training process fails all of them end (`trainer/watch.py`), and
-each supervisor starts its own again; they meet on the next port and resume from the last
+each supervisor starts its own again; they meet where they met before and resume from the last
 checkpoint.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Sequence
@@ -26,6 +28,7 @@ from realness.trainer.launcher import SUPERVISOR_PIPE, Launcher
 FINAL = (EXIT_OK, EXIT_USAGE, EXIT_STOPPED)
 PAUSE_SECONDS = 2.0
 LOOK_SECONDS = 0.5
+STORE_SECONDS = 30.0
 
 log = logging.getLogger("realness.launch")
 
@@ -45,19 +48,19 @@ def supervise(command: Sequence[str], max_restarts: int, run_dir: Path, silence_
     if "TORCHELASTIC_RESTART_COUNT" in os.environ:
         raise ConfigError("--max-restarts: under torchrun, give it to torchrun instead")
     stop, launcher = _StopSignals(), Launcher()
-    attempt = failures = 0
+    failures = 0
     while True:
         latest = _latest(run_dir)
-        code = _Training(command, attempt, silence_s).wait(stop, launcher)
+        code = _Training(command, silence_s).wait(stop, launcher)
         if code in FINAL or stop.asked:
             return code
         failures = failures + 1 if _latest(run_dir) == latest else 1
         if failures > max_restarts:
             log.warning("giving up after %d restarts without a new checkpoint", max_restarts)
             return code
-        attempt += 1
         log.warning("training ended with code %d: restart %d of %d", code, failures, max_restarts)
         time.sleep(PAUSE_SECONDS)
+        _wait_for_the_end_of_rank_0()
 
 
 class _StopSignals:
@@ -75,12 +78,9 @@ class _StopSignals:
 class _Training:
     """One training process, and the pipe through which it says that it is alive."""
 
-    def __init__(self, command: Sequence[str], attempt: int, silence_s: float) -> None:
+    def __init__(self, command: Sequence[str], silence_s: float) -> None:
         self._beats, write_end = os.pipe()
         environment = {**os.environ, SUPERVISOR_PIPE: str(write_end)}
-        if "MASTER_PORT" in environment:
-            # Ranks of the attempt before may still be there; they must not meet.
-            environment["MASTER_PORT"] = str(int(environment["MASTER_PORT"]) + attempt)
         self._process = subprocess.Popen(command, env=environment, pass_fds=(write_end,))
         os.close(write_end)
         self._silence_s = silence_s
@@ -113,6 +113,21 @@ class _Training:
         if ready:  # the other end is closed: the process is ending
             time.sleep(seconds)
         return False
+
+
+def _wait_for_the_end_of_rank_0() -> None:
+    """Wait, within bounds, until the store that the failed ranks met in is gone.
+
+    A rank that joins it instead of the next one costs everybody another attempt.
+    """
+    if os.environ.get("RANK", "0") == "0":
+        return
+    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    deadline = time.monotonic() + STORE_SECONDS
+    with contextlib.suppress(OSError):
+        while time.monotonic() < deadline:
+            socket.create_connection(address, timeout=LOOK_SECONDS).close()
+            time.sleep(LOOK_SECONDS)
 
 
 def _latest(run_dir: Path) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 from ranks import ROOT, TRAIN, tiny_arguments, write_images
 
 ADDRESSES = ("10.203.7.1", "10.203.7.2")
-RANK_TIMEOUT_S = 40
+RANK_TIMEOUT_S = 30
 LIMIT_S = 300
 
 
