@@ -40,7 +40,7 @@ def stylegan2(name: str) -> TrainConfig:
         data=replace(config.data, resolution=32),
         g=replace(config.g, g_channel_base=256, w_dim=16, mapping_layers=1),
         d=replace(config.d, d_channel_base=256, minibatch_group=4),
-        penalty=replace(config.penalty, penalty_images=2 * BATCH),
+        penalty=replace(config.penalty, penalty_images=2 * BATCH, path_length_images=2 * BATCH),
     )
 
 

@@ -340,14 +340,14 @@ def test_style_mixing() -> None:
     z, noise = inputs_of(generator, 3)
     mixed = z.flip(0) + 1
     crossover = torch.tensor([1, 5, generator.num_styles])
-    _, w = generator(z, noise, None, 1.0, mixed, crossover, styles=True)
+    w = generator.styles(z, mixed, crossover)
     for row, layer in enumerate(crossover):
         first, second = generator.mapping(torch.stack([z[row], mixed[row]]))
         torch.testing.assert_close(w[row, :layer], first.expand(layer, -1))
         torch.testing.assert_close(w[row, layer:], second.expand(len(w[row, layer:]), -1))
-    plain, _ = generator(z, noise, styles=True)
-    torch.testing.assert_close(generator(z, noise, None, 1.0, mixed, crossover)[2], plain[2])
-    assert not torch.allclose(generator(z, noise, None, 1.0, mixed, crossover)[0], plain[0])
+    plain, images = generator(z, noise), generator(z, noise, None, 1.0, mixed, crossover)
+    torch.testing.assert_close(images[2], plain[2])
+    assert not torch.allclose(images[0], plain[0])
 
 
 @pytest.mark.parametrize("share", [0.0, 0.9, 1.0])
@@ -368,10 +368,10 @@ def test_truncation() -> None:
     noise = noise[:1].expand(3, -1)
     draws = draws_of(1000, Stream.CENTRE)
     centre = generator.mapping(draws.normal(Purpose.LATENT, 6).double()).mean(0)
-    images, w = generator(z, noise, styles=True)
-    truncated, half = generator(z, noise, centre=centre, truncation=0.5, styles=True)
-    torch.testing.assert_close(half, (w + centre) / 2)
-    assert not torch.allclose(truncated, images)
+    images, w = generator(z, noise), generator.styles(z)
+    halfway = generator(z, noise, offset=(centre - w) / 2)
+    torch.testing.assert_close(generator(z, noise, centre=centre, truncation=0.5), halfway)
+    assert not torch.allclose(halfway, images)
     torch.testing.assert_close(generator(z, noise, centre=centre, truncation=1.0), images)
     collapsed = generator(z, noise, centre=centre, truncation=0.0)
     torch.testing.assert_close(collapsed, collapsed[:1].expand(3, -1, -1, -1))

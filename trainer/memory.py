@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from realness.trainer.config import TrainConfig
-from realness.trainer.networks import training_inputs
+from realness.trainer.networks import StyleGAN2Generator, training_inputs
 from realness.trainer.objectives import Objective
 from realness.trainer.optimizers import MOMENTS
+from realness.trainer.path_length import path_lengths, zero_offset
 from realness.trainer.penalties import gradient_squared_norm
 from realness.trainer.randomness import Draws, Stream
 from realness.trainer.sharded_gan import build_networks
@@ -99,12 +101,14 @@ def _activations(
     batch = config.batch_size // num_ranks // config.num_passes(num_ranks)
     size = config.data.resolution
     images = torch.zeros(batch, 3, size, size)
-    draws = Draws(config.seed, Stream.G_FAKE, torch.zeros(batch, dtype=torch.int64))
-    coded = (torch.zeros(batch, objective.code_dim), 1.0) if objective.code_dim else None
-    inputs = training_inputs(generator, draws, config.g.z_dim, coded)
     penalty = config.penalty
     num_penalised = sum(w > 0 for w in (penalty.r1_gamma, penalty.r2_gamma, penalty.gp_weight))
     constants = {*generator.parameters(), *discriminator.parameters()}
+
+    def inputs(count: int) -> tuple[Any, ...]:
+        draws = Draws(config.seed, Stream.G_FAKE, torch.zeros(count, dtype=torch.int64))
+        coded = (torch.zeros(count, objective.code_dim), 1.0) if objective.code_dim else None
+        return training_inputs(generator, draws, config.g.z_dim, coded)
 
     def d_step() -> Tensor:
         output = discriminator(torch.cat([images, images])).sum()
@@ -116,7 +120,13 @@ def _activations(
 
     def g_step() -> Tensor:
         discriminator.requires_grad_(False)
-        return discriminator(generator(*inputs)).sum()
+        output = discriminator(generator(*inputs(batch))).sum()
+        if penalty.path_length_weight:
+            drawn = inputs(batch // penalty.path_length_shrink)
+            offset = zero_offset(cast(StyleGAN2Generator, generator), drawn[0])
+            made = generator(*drawn, offset=offset)
+            output = output + path_lengths(made, offset, torch.zeros_like(made)).sum()
+        return output
 
     return {
         "activations of the D step": _saved_bytes(d_step, config, constants),

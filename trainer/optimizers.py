@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -29,6 +30,20 @@ def build_optimizer(
     betas = (config.beta1, config.beta2)
     # Fused, because that is the implementation which knows `found_inf`.
     return torch.optim.Adam(weights, lr=lr, betas=betas, eps=config.optimizer_eps, fused=True)
+
+
+def lazily_corrected(
+    config: OptimizerConfig, lr: float, num_updates: float
+) -> tuple[OptimizerConfig, float]:
+    """The optimiser of a network whose penalty is due in one of `num_updates` k updates.
+
+    lr' = c lr and beta' = beta^c with c = k / (k + 1), where `lazy_correction` asks for it (Karras
+    et al., "Analyzing and Improving the Image Quality of StyleGAN", CVPR 2020, appendix B).
+    """
+    if not config.lazy_correction or num_updates <= 1:
+        return config, lr
+    c = num_updates / (num_updates + 1)
+    return replace(config, beta1=config.beta1**c, beta2=config.beta2**c), lr * c
 
 
 class SkippingRMSprop(torch.optim.RMSprop):

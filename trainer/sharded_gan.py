@@ -23,6 +23,7 @@ from realness.trainer.networks import (
     sampling_inputs,
 )
 from realness.trainer.objectives import CodeObjective, Objective, build_objective
+from realness.trainer.optimizers import lazily_corrected
 from realness.trainer.randomness import Purpose, Stream, batch_draws
 
 log = logging.getLogger("realness.trainer")
@@ -111,17 +112,22 @@ def build_gan(config: TrainConfig, device: torch.device) -> ShardedGan:
             config.batch_size,
         )
 
-    def engine(name: str, module: nn.Module, stage: int, lr: float) -> Engine:
+    def engine(name: str, module: nn.Module, stage: int, lr: float, penalty: int) -> Engine:
+        num_updates = penalty / config.batch_size
+        optimizer, lr = lazily_corrected(config.optimizer, lr, num_updates)
         return Engine(
             name,
             module,
             device=device,
             lr=lr,
-            optimizer=config.optimizer,
+            optimizer=optimizer,
             bf16=settings.precision == "bf16",
             config=deepspeed_config(config, stage, world_size()),
         )
 
-    g = engine("G", generator, settings.zero_g, config.optimizer.lr_g)
-    d = engine("D", discriminator, settings.zero_d, config.optimizer.lr_d)
+    penalty, rates = config.penalty, config.optimizer
+    for_g = penalty.path_length_images if penalty.path_length_weight else 0
+    for_d = penalty.penalty_images if penalty.any else 0
+    g = engine("G", generator, settings.zero_g, rates.lr_g, for_g)
+    d = engine("D", discriminator, settings.zero_d, rates.lr_d, for_d)
     return ShardedGan(config, device, objective, g, d, ema=ema)

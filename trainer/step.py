@@ -15,6 +15,7 @@ from realness.trainer.fake_as_real import fakes_as_real
 from realness.trainer.gan import Gan
 from realness.trainer.networks import parts_of_one_batch, update_spectral_norm
 from realness.trainer.passes import Stats, compute_gradients, num_forwards
+from realness.trainer.path_length import path_length_penalty, track_path_length
 from realness.trainer.penalties import (
     gradient_squared_norm,
     interpolate,
@@ -131,9 +132,25 @@ def train_g(gan: Gan, real: Tensor | None, first: int) -> Stats:
         def loss(rows: slice, out_fake: Tensor) -> Tensor:
             return gan.objective.g_loss(out_fake, on_real(rows), fake_draws[rows], real_draws[rows])
 
+        def penalty(rows: slice) -> tuple[Tensor, Stats]:
+            value, lengths = path_length_penalty(
+                gan, path_draws[rows], images_seen, on_real(rows), real_draws[rows]
+            )
+            return weight * value, lengths
+
+        path_draws, config = gan.draws(Stream.PATH, first), gan.config
+        weight = lazy_weight(config.penalty.path_length_images, first, config.batch_size)
+        due = config.penalty.path_length_weight > 0 and weight > 0
         couples = gan.objective.couples_samples
-        with parts_of_one_batch(gan.g.module, num_forwards(parts, couples)):
-            result = compute_gradients(gan.g, parts, outputs, loss, couples=couples)
+        with (
+            parts_of_one_batch(gan.g.module, num_forwards(parts, couples)),
+            gan.g.gathered() if due else nullcontext(),
+        ):
+            result = compute_gradients(
+                gan.g, parts, outputs, loss, couples=couples, extra_of=penalty if due else None
+            )
     gan.g.step(result.loss)
     gan.track_codes(out_real)
-    return {"loss_g": result.loss}
+    if due:
+        track_path_length(gan, result.stats["path_length"])
+    return {"loss_g": result.loss, **result.stats}

@@ -91,7 +91,7 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True)
 class PenaltyConfig:
-    """Penalties on the gradient of D's score with respect to its input."""
+    """Penalties on the gradient of D's score with respect to its input, and on G's path lengths."""
 
     r1_gamma: float = 0.0
     """Weight of R1, gamma/2 * E||grad_x score(x)||^2 on real images; 0 switches it off. The 0GP
@@ -105,13 +105,21 @@ class PenaltyConfig:
     penalty_images: int = 0
     """Lazy regularisation: apply penalties in one D update every so many images, scaled by the
     number of updates in between; 0 for every update."""
+    path_length_weight: float = 0.0
+    """Weight of path-length regularisation of G (stylegan2); 0 switches it off."""
+    path_length_images: int = 0
+    """Apply it in one G update every so many images, scaled likewise; 0 for every update."""
+    path_length_shrink: int = 2
+    """Apply it to one of so many samples, which saves memory."""
 
     def __post_init__(self) -> None:
         not_negative(self, "r1_gamma", "r2_gamma", "gp_weight", "penalty_images")
+        not_negative(self, "path_length_weight", "path_length_images")
+        positive(self, "path_length_shrink")
 
     @property
     def any(self) -> bool:
-        """Whether there is any penalty."""
+        """Whether there is any penalty on D."""
         return bool(self.r1_gamma or self.r2_gamma or self.gp_weight)
 
 

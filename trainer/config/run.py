@@ -34,6 +34,10 @@ class OptimizerConfig:
     """G updates an iteration."""
     k_d: int = 1
     """D updates an iteration."""
+    lazy_correction: bool = False
+    """Scale rate and Adam's decays by k / (k + 1) for a network whose penalty is due in one of k
+    updates, as StyleGAN2 does. Its penalties take a step of their own, so it makes k + 1 steps
+    where this program makes k: without it both move as far."""
     clip_grad_norm: float = 0.0
     """Clip each network's gradient to this norm; 0 switches it off."""
     lr_warmup_kimg: float = 0.0
@@ -158,6 +162,11 @@ class TrainConfig:
             "posterior of a real image for every generated one",
         )
         require(
+            not self.penalty.path_length_weight or self.g.generator == "stylegan2",
+            f"--path-length-weight={self.penalty.path_length_weight} needs a generator with styles "
+            f"w, and --generator={self.g.generator} has none; use --path-length-weight 0",
+        )
+        require(
             not (self.far.far_fakes and self.d.group > 1),
             f"--far-fakes does not combine with --minibatch-group={self.d.group}: FAR-GAN selects "
             "images by their own scores; use --minibatch-group 1",
@@ -204,6 +213,12 @@ class TrainConfig:
             f"--minibatch-group={group} does not divide the {local} images of one pass on each of "
             f"{world_size} ranks; use {math.gcd(group, local)}, or --batch-size "
             f"{math.ceil(local / group) * group * world_size * passes}",
+        )
+        shrink = self.penalty.path_length_shrink if self.penalty.path_length_weight else 1
+        require(
+            local % shrink == 0,
+            f"--path-length-shrink={shrink} does not divide the {local} images of one pass on each "
+            f"of {world_size} ranks; use {math.gcd(shrink, local)}",
         )
 
     def num_passes(self, world_size: int) -> int:

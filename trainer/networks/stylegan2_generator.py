@@ -186,8 +186,8 @@ class StyleGAN2Generator(CodedGenerator):
     Beside them it takes, for style mixing, second latents `mixed` [B, z_dim] and the layer
     `crossover` [B] from which on each sample follows those ([1], section 3.1), and with `code_dim`
     a posterior code with its `share` (see `CodedGenerator`). `centre` [w_dim] and `truncation` psi
-    move styles to centre + psi (w - centre) ([1], section 2.1 and appendix B). With `styles=True`
-    it returns the styles [B, num_styles, w_dim] beside the images, for path lengths.
+    move styles to centre + psi (w - centre) ([1], section 2.1 and appendix B). `offset`
+    [B, num_styles, w_dim] is added to the styles: what path lengths differentiate by.
 
     `path_length_mean` is the moving average a of path-length regularisation; see
     `realness.trainer.path_length`.
@@ -272,20 +272,23 @@ class StyleGAN2Generator(CodedGenerator):
         *,
         centre: Tensor | None = None,
         truncation: float = 1.0,
-        styles: bool = False,
-    ) -> Tensor | tuple[Tensor, Tensor]:
+        offset: Tensor | None = None,
+    ) -> Tensor:
         self.check(z, code)
         expected = (z.shape[0], self.noise_dim)
         if tuple(noise.shape) != expected:
             raise ValueError(f"noise has shape {tuple(noise.shape)}, expected {expected}")
-        w = self._styles(z, mixed, crossover)
+        w = self.styles(z, mixed, crossover)
         if centre is not None:
             w = torch.lerp(centre, w, truncation)
-        images = self._synthesize(w, noise, code, share)
-        return (images, w) if styles else images
+        if offset is not None:
+            w = w + offset
+        return self._synthesize(w, noise, code, share)
 
-    def _styles(self, z: Tensor, mixed: Tensor | None, crossover: Tensor | None) -> Tensor:
-        """[B, num_styles, w_dim]."""
+    def styles(
+        self, z: Tensor, mixed: Tensor | None = None, crossover: Tensor | None = None
+    ) -> Tensor:
+        """The styles of each sample, [B, num_styles, w_dim], before truncation."""
         if mixed is None or crossover is None:
             return self.mapping(z)[:, None].repeat(1, self.num_styles, 1)
         first, second = self.mapping(torch.cat([z, mixed])).chunk(2)
