@@ -78,6 +78,7 @@ def save_while_rank_1_lags(root: Path) -> dict[str, Any]:
     while (outcome := saver.poll()) is None:
         pass
     seen["second"] = (outcome, saver.failed, latest(root), sorted(os.listdir(root)))
+    gather(None)  # both ranks must have looked
 
     writer._write_share = write_share
     saver.start(owned(weight), Position(3, {}, "digest"))
