@@ -14,6 +14,7 @@ from realness.trainer.distributed import (
 )
 from realness.trainer.engine_config import deepspeed_config
 from realness.trainer.exit_codes import EXIT_OK
+from realness.trainer.flops import count_flops
 from realness.trainer.memory import checkpoint_bytes, estimate_memory
 from realness.trainer.sharded_gan import build_gan
 
@@ -44,7 +45,8 @@ def _plan(config: TrainConfig, device: str, counts: dict[str, int], memory: dict
         "Run": [
             f"{config.num_iterations:,} iterations of {config.batch_size} images "
             f"({config.num_images / 1000:,.1f} kimg) on {ranks} rank(s), {device} first",
-            f"an iteration: {optimizer.k_d} D update(s), then {optimizer.k_g} G update(s)",
+            f"an iteration: {optimizer.k_d} D update(s), then {optimizer.k_g} G update(s); "
+            f"{count_flops(config).iteration / 1e9:,.1f} GFLOP an image",
         ],
         "Parameters": [f"{name}: {count:,}" for name, count in counts.items()],
         "Memory of a rank (estimated)": [
