@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
-from engine_runs import play, stretches, whole
+from engine_runs import Stretches, play, stretches, whole
 from plain_gan import PlainGan, State, largest_error, tiny
 from ranks import run_on_ranks
 
@@ -92,6 +92,40 @@ def test_every_pair_of_stages_equals_plain_torch(num_ranks: int, shard_all: Path
 def test_moments_in_host_memory_change_nothing(shard_all: Path) -> None:
     pairs = [(1, 2, False, 0.05), (2, 3, True, 0.05), (3, 1, True, 0.0), (3, 3, False, 0.0)]
     check([Case(*pair, offload=True) for pair in pairs], 2, shard_all)
+
+
+def with_differences(stages: list[int], deepspeed_config: str) -> list[Stretches]:
+    """A smooth D and R1 by finite differences, at the same stage for both networks."""
+    results = []
+    for stage in stages:
+        config = smooth()
+        engine = replace(
+            config.engine,
+            zero_g=stage,  # type: ignore[arg-type]
+            zero_d=stage,  # type: ignore[arg-type]
+            deepspeed_config=deepspeed_config,
+        )
+        penalty = replace(config.penalty, r1="finite-difference")
+        gan = build_gan(replace(config, engine=engine, penalty=penalty), torch.device("cpu"))
+        play(gan, range(STEPS))
+        results.append(stretches(gan))
+        gan.close()
+    return results
+
+
+def smooth() -> TrainConfig:
+    config = tiny(BATCH)
+    return replace(config, d=replace(config.d, d_activation="silu"))
+
+
+def test_finite_differences_come_near_exact_r1(shard_all: Path) -> None:
+    gan = PlainGan(smooth())
+    gan.play(range(STEPS))
+    expected = gan.state()
+    for answer in run_on_ranks(2, with_differences, [0, 2, 3], str(shard_all)):
+        for held in answer:
+            error, name = largest_error(held, expected)
+            assert error < 5e-5, f"{name} is off by {error:.1e}"
 
 
 def first_moments(state: State, network: str) -> np.ndarray:

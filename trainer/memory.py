@@ -114,8 +114,11 @@ def _activations(
         output = discriminator(torch.cat([images, images])).sum()
         if num_penalised:
             points = torch.cat([images] * num_penalised).requires_grad_()
-            score = objective.score(discriminator(points))
-            output = output + gradient_squared_norm(score, points).sum()
+            if penalty.r1 == "exact":
+                score = objective.score(discriminator(points))
+                output = output + gradient_squared_norm(score, points).sum()
+            else:
+                output = output + discriminator(torch.cat([points, points])).sum()
         return output
 
     def g_step() -> Tensor:

@@ -17,6 +17,7 @@ from realness.trainer.networks import parts_of_one_batch, update_spectral_norm
 from realness.trainer.passes import Stats, compute_gradients, num_forwards
 from realness.trainer.path_length import path_length_penalty, track_path_length
 from realness.trainer.penalties import (
+    finite_difference_squared_norm,
     gradient_squared_norm,
     interpolate,
     one_centered,
@@ -99,9 +100,15 @@ def gradient_penalty(gan: Gan, real: Tensor, fake: Tensor, draws: Draws) -> tupl
         form = one_centered if config.gp_target else zero_centered
         terms.append(("gp", between, config.gp_weight, form))
     points = torch.cat([points for _, points, _, _ in terms]).detach().requires_grad_()
-    score = gan.objective.score(gan.d.module(points).float())
-    squared_norms = gradient_squared_norm(score, points, impl=gan.config.engine.impl)
-    total, stats = score.new_zeros(()), {}
+
+    def score(points: Tensor) -> Tensor:
+        return gan.objective.score(gan.d.module(points).float())
+
+    if config.r1 == "exact":
+        squared_norms = gradient_squared_norm(score(points), points, impl=gan.config.engine.impl)
+    else:
+        squared_norms = finite_difference_squared_norm(score, points)
+    total, stats = squared_norms.new_zeros(()), {}
     for (name, _, weight, form), part in zip(terms, squared_norms.split(len(real)), strict=True):
         value = form(part).mean()
         total = total + weight * value

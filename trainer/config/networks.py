@@ -84,6 +84,8 @@ class DiscriminatorConfig:
     d_width: int = 32
     """Channels of D at half the input resolution (dcgan), of the image stage (resnet), or half of
     the channels of every stage (sn-resnet)."""
+    d_activation: Literal["lrelu", "silu"] = "lrelu"
+    """Activation inside the dcgan: LeakyReLU, or SiLU (x times its sigmoid), which is smooth."""
     d_norm: Literal["spectral", "layer", "none"] = "spectral"
     """Spectral normalisation of D's weights, layer normalisation of its features, or none."""
     d_max_channels: int = 512
@@ -101,6 +103,11 @@ class DiscriminatorConfig:
             self.discriminator not in ("resnet", "stylegan2") or self.d_norm == "none",
             f"--discriminator={self.discriminator} has no normalisation, but "
             f"--d-norm={self.d_norm}; use --d-norm none, or --discriminator sn-resnet",
+        )
+        require(
+            self.discriminator == "dcgan" or self.d_activation == "lrelu",
+            f"--discriminator={self.discriminator} has its own activation, but "
+            f"--d-activation={self.d_activation}; use lrelu, or --discriminator dcgan",
         )
 
     @property

@@ -102,6 +102,10 @@ class PenaltyConfig:
     """Weight lambda of the penalty on random points between real and generated images."""
     gp_target: Literal[0, 1] = 1
     """Its form: 1 for (||grad|| - 1)^2 of WGAN-GP, 0 for ||grad||^2 of 0GP-interpolation."""
+    r1: Literal["exact", "finite-difference"] = "exact"
+    """How all of these are differentiated: by a second backward pass, or by a central difference
+    along the input's gradient. That needs first derivatives alone, but a smooth D in fp32 (dcgan
+    with --d-activation silu); its gradient is right to 2e-5, with layer normalisation to 1e-2."""
     penalty_images: int = 0
     """Lazy regularisation: apply penalties in one D update every so many images, scaled by the
     number of updates in between; 0 for every update."""

@@ -156,6 +156,7 @@ class TrainConfig:
             self.far.far_fakes < self.batch_size,
             f"--far-fakes={self.far.far_fakes} must be less than --batch-size={self.batch_size}",
         )
+        self._check_finite_differences()
         require(
             not (self.far.far_fakes and self.objective.objective == "p2gan"),
             "--far-fakes does not combine with --objective=p2gan, whose generator needs the "
@@ -175,6 +176,21 @@ class TrainConfig:
             self.objective.objective != "p2gan" or self.g.generator != "resnet",
             "--objective=p2gan needs a generator that its codes can steer: --generator dcgan, "
             "sn-resnet or stylegan2",
+        )
+
+    def _check_finite_differences(self) -> None:
+        if self.penalty.r1 == "exact":
+            return
+        require(
+            self.d.d_activation == "silu",
+            "--r1=finite-difference needs a smooth D. With rectifiers the gradient of the penalty "
+            "is wrong by 30 % at best; use --discriminator dcgan --d-activation silu, or "
+            "--r1 exact",
+        )
+        require(
+            self.engine.precision == "fp32",
+            f"--r1=finite-difference takes a difference that --precision={self.engine.precision} "
+            "rounds away; use --precision fp32, or --r1 exact",
         )
 
     @property

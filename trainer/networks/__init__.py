@@ -88,6 +88,7 @@ def _dcgan_discriminator(
         resolution=resolution,
         num_outputs=num_outputs,
         norm=config.d_norm,
+        activation=config.d_activation,
         impl=impl,
     )
 

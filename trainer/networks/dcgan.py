@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from realness import kernels
@@ -96,8 +97,8 @@ class DCGANGenerator(BatchNormGenerator):
 class DCGANDiscriminator(nn.Module):
     """images [B, 3, R, R] -> outputs [B, num_outputs].
 
-    4x4 convolutions of stride 2 with LeakyReLU(0.2) down to 4x4, then a linear head on the
-    flattened features. `norm` is spectral normalisation of every layer's weights, layer
+    4x4 convolutions of stride 2 with LeakyReLU(0.2), or SiLU, down to 4x4, then a linear head on
+    the flattened features. `norm` is spectral normalisation of every layer's weights, layer
     normalisation of every convolution's output but the first's, or none.
     """
 
@@ -108,9 +109,11 @@ class DCGANDiscriminator(nn.Module):
         resolution: int,
         num_outputs: int,
         norm: Literal["spectral", "layer", "none"] = "spectral",
+        activation: Literal["lrelu", "silu"] = "lrelu",
         impl: kernels.Impl = "auto",
     ) -> None:
         super().__init__()
+        self.smooth = activation == "silu"
         channels = stage_channels(width, resolution)[::-1]
         self.resolution = resolution
         pairs = list(zip([IMAGE_CHANNELS, *channels[:-1]], channels, strict=True))
@@ -129,5 +132,6 @@ class DCGANDiscriminator(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = channels_last(images, self.resolution)
         for layer, normalize in zip(self.layers, self.norms, strict=True):
-            x = rectify(normalize(layer(x)), LEAK)
+            x = normalize(layer(x))
+            x = F.silu(x) if self.smooth else rectify(x, LEAK)
         return self.head(x.flatten(1))
