@@ -24,7 +24,7 @@ $(INSTALLED): requirements.lock pyproject.toml setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) torch==2.13.0
 	$(PIP_INSTALL) setuptools wheel ninja
-	$(PIP_INSTALL) --no-build-isolation -e ".[dev,dali,offline-features,export]"
+	$(PIP_INSTALL) --no-build-isolation -e ".[dev,dali,offline-features,export,video]"
 	touch $@
 
 $(FACES): | $(INSTALLED)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from realness.trainer.trained import TrainedDiscriminator, TrainedGenerator
 
 INDEX_FILE = "images.csv"
+FRAME_MS = 80
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,9 @@ class Command:
     """StyleGAN's psi: draw styles towards their centre, for likelier and less diverse images."""
     interpolate: int = 0
     """Steps from each image to the next, on the sphere between their latents: interpolation.png has
-    a row a pair, interpolation.gif walks along them. 0 for none."""
+    a row a pair, interpolation.gif or .mp4 walks along them. 0 for none."""
+    animation: Literal["gif", "mp4"] = "gif"
+    """Format of the walk; mp4 needs the extra `video`."""
     batch_size: int = 32
     """Images at a time; memory does not depend on --num."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
@@ -106,7 +109,10 @@ def _generate(command: Command) -> str:
 
 def _check(command: Command) -> None:
     from realness.trainer.config import ConfigError
+    from realness.trainer.video import check_video
 
+    if command.interpolate and command.animation == "mp4":
+        check_video()
     for name in ("num", "batch_size"):
         if getattr(command, name) < 1:
             flag = "--" + name.replace("_", "-")
@@ -194,25 +200,31 @@ def _write_grid(command: Command, generator: TrainedGenerator, index: Tensor) ->
 
 def _write_interpolation(command: Command, generator: TrainedGenerator, kept: Tensor) -> None:
     """A strip a pair of neighbours, and all of them one after the other as an animation."""
+    import numpy as np
     from PIL import Image
 
-    frames: list[Image.Image] = []
-    for ends in kept.unfold(0, 2, 1) if len(kept) > 1 else ():
-        frames += [Image.fromarray(image) for image in _between(generator, ends, command)]
-    if not frames:
+    from realness.trainer.video import write_mp4
+
+    if len(kept) < 2:
         return
-    side, columns = frames[0].width, command.interpolate
-    canvas = Image.new("RGB", (columns * side, len(frames) // columns * side))
-    for number, frame in enumerate(frames):
-        canvas.paste(frame, (number % columns * side, number // columns * side))
+    pairs, side = len(kept) - 1, generator.config.data.resolution
+    canvas = Image.new("RGB", (command.interpolate * side, pairs * side))
+    for row, ends in enumerate(kept.unfold(0, 2, 1)):
+        for column, pixels in enumerate(_between(generator, ends, command)):
+            canvas.paste(Image.fromarray(pixels), (column * side, row * side))
     canvas.save(command.out / "interpolation.png")
-    frames[0].save(
-        command.out / "interpolation.gif",
-        save_all=True,
-        append_images=frames[1:],
-        duration=80,
-        loop=0,
+    frames = (
+        canvas.crop((column * side, row * side, (column + 1) * side, (row + 1) * side))
+        for row in range(pairs)
+        for column in range(command.interpolate)
     )
+    if command.animation == "mp4":
+        path = command.out / "interpolation.mp4"
+        write_mp4(map(np.asarray, frames), path, side=side, frame_ms=FRAME_MS)
+    else:
+        first, *others = frames
+        path = command.out / "interpolation.gif"
+        first.save(path, save_all=True, append_images=others, duration=FRAME_MS, loop=0)
 
 
 def _between(generator: TrainedGenerator, ends: Tensor, command: Command) -> NDArray[np.uint8]:

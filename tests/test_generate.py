@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -20,6 +22,7 @@ from realness.trainer.trained import (
     load_generator,
     truncated,
 )
+from realness.trainer.video import write_mp4
 
 NUM = 10
 
@@ -73,6 +76,44 @@ def test_interpolations_begin_and_end_at_samples(run: Path, tmp_path: Path) -> N
             assert np.abs(end - pixels(tmp_path / "out" / f"{number:06d}.png")).max() <= 1
     with Image.open(tmp_path / "out" / "interpolation.gif") as animation:
         assert getattr(animation, "n_frames", 1) > 2
+
+
+def decoded(path: Path) -> list[np.ndarray]:
+    """The frames of a film [H, W, 3], which must last 80 ms each."""
+    with av.open(path) as film:
+        frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
+        assert film.duration == pytest.approx(len(frames) * 80_000, rel=0.05)
+    return frames
+
+
+def test_a_film_has_the_steps_of_the_strip(run: Path, tmp_path: Path) -> None:
+    make(run, tmp_path / "out", "--num", "3", "--interpolate", "5", "--animation", "mp4")
+    assert len(decoded(tmp_path / "out" / "interpolation.mp4")) == 10
+    assert (tmp_path / "out" / "interpolation.png").exists()
+    assert not (tmp_path / "out" / "interpolation.gif").exists()
+
+
+def test_a_film_shows_its_frames_in_order(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 100, 32)[None, :, None]
+    made = [np.broadcast_to(ramp + 12 * n, (32, 32, 3)).astype(np.uint8) for n in range(12)]
+    write_mp4(iter(made), tmp_path / "film.mp4", side=32, frame_ms=80)
+    shown = decoded(tmp_path / "film.mp4")
+    assert len(shown) == len(made)
+    for frame, expected in zip(shown, made, strict=True):
+        assert np.abs(frame.astype(int) - expected).mean() < 4
+
+
+def test_a_missing_extra_is_named(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "av" else found(name)
+    )
+    arguments = [str(run), str(tmp_path / "out"), "--interpolate", "2", "--animation", "mp4"]
+    assert generate.main(arguments) == 2
+    assert '".[video]"' in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
