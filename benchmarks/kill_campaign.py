@@ -1,0 +1,334 @@
+"""Kill training again and again: `python benchmarks/kill_campaign.py [--kills 100]`.
+
+Runs of a tiny network on two ranks are killed by SIGKILL, at random instants and while a checkpoint
+is being written: one rank, all ranks, or the launcher above them. The same command then goes on.
+After each kill the newest checkpoint on the disk is verified; at its end a run must be, to the bit,
+what it would have been without the kills.
+
+The ranks are real processes with the real training command; to save time they and their launcher
+(a process that stands where `deepspeed` would) are forked from one that has imported everything.
+Prints a table, and appends a row a kind to kill_campaign.csv in --out. Exit codes: 0 nothing lost,
+1 a run or an image lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import multiprocessing
+import os
+import random
+import signal
+import socket
+import sys
+import tempfile
+import time
+import traceback
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from realness.trainer import checkpoint
+from realness.trainer.checkpoint.format import file_entry
+from realness.trainer.reporting import describe_environment, read_stats
+
+RESULTS = Path(__file__).parent / "results"
+KINDS = ("one rank", "all ranks", "launcher")
+BATCH, TOTAL, RANKS = 8, 640, 2
+KILLS_A_RUN = 8
+# From the start of the processes: the longest wait for an instant, and what counts as hanging.
+LATEST_KILL_SECONDS, PATIENCE_SECONDS = 8.0, 180.0
+
+
+@dataclass
+class Tally:
+    """What came of the kills of one kind."""
+
+    kills: int = 0
+    during_saving: int = 0
+    runs_lost: int = 0
+    images_lost: int = 0
+    """Beyond the newest checkpoint that was complete."""
+    images_repeated: int = 0
+    """Trained on again, because they came after that checkpoint."""
+    seconds: float = 0.0
+
+
+class RunLost(Exception):
+    """A run that does not go on, or is no longer what it would have been."""
+
+
+class Attempt:
+    """The training command on two ranks below a launcher."""
+
+    def __init__(self, arguments: list[str], log: Path) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["realness.trainer.loop", "deepspeed"])
+        receiver, sender = context.Pipe(duplex=False)
+        self._process = context.Process(target=_launch, args=(arguments, log, sender))
+        self._process.start()
+        self.ranks: list[int] = receiver.recv()
+
+    def is_running(self) -> bool:
+        """Whether the launcher lives, which ends with its last rank."""
+        return self._process.is_alive()
+
+    def kill(self, kind: str, chance: random.Random) -> None:
+        """Send SIGKILL to what `kind` names."""
+        launcher = self._process.pid
+        assert launcher is not None
+        victims = {"one rank": [chance.choice(self.ranks)], "all ranks": self.ranks}
+        for pid in victims.get(kind, [launcher]):
+            if psutil.pid_exists(pid):
+                os.kill(pid, signal.SIGKILL)
+
+    def finish(self) -> int | None:
+        """Wait until all is over; the launcher's exit code. Raises RunLost for what hangs."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while self.is_running() or any(map(_is_alive, self.ranks)):
+            if time.monotonic() > deadline:
+                for pid in filter(_is_alive, self.ranks):
+                    os.kill(pid, signal.SIGKILL)
+                raise RunLost(f"processes lived on for {PATIENCE_SECONDS:.0f} s")
+            time.sleep(0.02)
+        self._process.join()
+        return self._process.exitcode
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _launch(arguments: list[str], log: Path, sender: Any) -> None:
+    """Start the ranks, say their numbers, and end as the first of them that fails."""
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    pids = [os.fork() or _be_rank(rank, port, arguments) for rank in range(RANKS)]
+    sender.send(pids)
+    codes = [os.waitstatus_to_exitcode(os.wait()[1]) for _ in pids]
+    sys.exit(next((code for code in codes if code), 0))
+
+
+def _be_rank(rank: int, port: int, arguments: list[str]) -> int:
+    code = 1
+    try:
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), MASTER_PORT=str(port))
+        os.environ.update(WORLD_SIZE=str(RANKS), LOCAL_SIZE=str(RANKS), MASTER_ADDR="127.0.0.1")
+        import torch
+
+        from realness.launch import train_ffhq
+
+        torch.set_num_threads(1)
+        code = train_ffhq.main(arguments)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def training_command(data: Path, run: Path) -> list[str]:
+    """A run of seconds that saves every fifth iteration."""
+    return [
+        *("--preset", "cifar10-realness-dcgan", "--data", str(data), "--run-dir", str(run)),
+        *("--g-width", "4", "--d-width", "4", "--z-dim", "16", "--batch-size", str(BATCH)),
+        *("--total-kimg", str(TOTAL / 1000), "--checkpoint-kimg", str(5 * BATCH / 1000)),
+        *("--log-kimg", str(BATCH / 1000), "--sample-kimg", "0.32", "--num-samples", "4"),
+        *("--decoder", "threads", "--decode-threads", "1", "--device", "cpu"),
+    ]
+
+
+def newest_checkpoint(run: Path) -> int:
+    """Images seen at the checkpoint that `latest` names; 0 before the first one."""
+    try:
+        return int((run / "checkpoints" / "latest").read_text())
+    except OSError:
+        return 0
+
+
+def verified_checkpoint(run: Path) -> int:
+    """The same, after a look at every byte of it. Raises RunLost where it is not whole."""
+    images = newest_checkpoint(run)
+    if images:
+        folder = run / "checkpoints" / f"{images:012d}"
+        try:
+            files = checkpoint.read_manifest(folder)["files"]
+            whole = all(file_entry(folder / name) == entry for name, entry in files.items())
+        except (OSError, checkpoint.CheckpointError) as error:
+            raise RunLost(f"{folder}: {error}") from error
+        if not whole:
+            raise RunLost(f"{folder} is not what its manifest says")
+    return images
+
+
+def is_saving(run: Path) -> bool:
+    """Whether a checkpoint is half-written."""
+    return any((run / "checkpoints").glob(".staging-0*"))
+
+
+def kill_once(command: list[str], run: Path, log: Path, kind: str, chance: random.Random) -> Any:
+    """Start the command and kill it; returns its part of the tally, None where it ended first."""
+    started, tally = time.monotonic(), Tally(kills=1)
+    before, wait_for_save = newest_checkpoint(run), chance.random() < 0.5
+    instant = started + chance.uniform(0, LATEST_KILL_SECONDS)
+    attempt, seen = Attempt(command, log), before
+    while time.monotonic() < instant or (wait_for_save and not is_saving(run)):
+        if not attempt.is_running():
+            break
+        seen = max(seen, newest_checkpoint(run))
+        time.sleep(0.001)
+    if wait_for_save:
+        time.sleep(chance.uniform(0, 0.02))
+    if not attempt.is_running():
+        code = attempt.finish()
+        if code:
+            raise RunLost(f"ended with exit code {code} before it was killed")
+        return None
+    seen = max(seen, newest_checkpoint(run))
+    attempt.kill(kind, chance)
+    tally.during_saving = int(is_saving(run))
+    attempt.finish()
+    trained = max((record["images"] for record in read_stats(run / "stats.jsonl")), default=0)
+    whole = verified_checkpoint(run)
+    tally.images_lost = max(0, seen - whole)
+    tally.images_repeated = max(0, trained - whole)
+    tally.seconds = time.monotonic() - started
+    return tally
+
+
+def outcome(run: Path) -> dict[str, Any]:
+    """All that must not depend on the kills."""
+    name = f"{verified_checkpoint(run):012d}"
+    manifest = checkpoint.read_manifest(run / "checkpoints" / name)
+    records = read_stats(run / "stats.jsonl")
+    keys = ("images", "loss_d", "loss_g", "score_real", "score_fake")
+    return {
+        "checkpoint": manifest,
+        "records": [[record[key] for key in keys] for record in records],
+        "samples": (run / "samples" / f"{TOTAL:012d}.png").read_bytes(),
+    }
+
+
+def finish_run(command: list[str], run: Path, log: Path, expected: dict[str, Any] | None) -> Any:
+    """Let a run end. Raises RunLost unless it ends well, and as `expected`."""
+    attempt = Attempt(command, log)
+    if (status := attempt.finish()) != 0:
+        raise RunLost(f"ended with exit code {status}")
+    result = outcome(run)
+    for part in expected or ():
+        if expected and result[part] != expected[part]:
+            raise RunLost(f"its {part} differ from the uninterrupted run's")
+    if "is damaged" in log.read_text():
+        raise RunLost("a checkpoint was damaged")
+    return result
+
+
+def campaign(kills: int, seed: int, work: Path, console: Console) -> dict[str, Tally]:
+    """Kill so many times, the kinds in turn; what came of it by kind."""
+    chance, tallies = random.Random(seed), {kind: Tally() for kind in KINDS}
+    data = write_images(work / "images")
+    done, number = 0, 0
+    with Progress(console=console) as progress:
+        task = progress.add_task("kills", total=kills)
+        command = training_command(data, work / "straight")
+        expected = finish_run(command, work / "straight", work / "straight.log", None)
+        while done < kills:
+            number += 1
+            run, log = work / f"run-{number}", work / f"run-{number}.log"
+            command, kind = training_command(data, run), KINDS[done % 3]
+            try:
+                for _ in range(KILLS_A_RUN):
+                    kind = KINDS[done % 3]
+                    part = kill_once(command, run, log, kind, chance)
+                    if part is None:
+                        break
+                    add(tallies[kind], part)
+                    done += 1
+                    progress.advance(task)
+                    if done == kills:
+                        break
+                finish_run(command, run, log, expected)
+            except RunLost as error:
+                tallies[kind].runs_lost += 1
+                console.print(f"LOST: run {number}, after a kill of {kind}: {error}; see {log}")
+                done += 1
+                progress.advance(task)
+    return tallies
+
+
+def add(total: Tally, part: Tally) -> None:
+    """Add one kill's numbers."""
+    for field in fields(Tally):
+        setattr(total, field.name, getattr(total, field.name) + getattr(part, field.name))
+
+
+def write_images(folder: Path) -> Path:
+    """48 smooth random PNGs of 32x32."""
+    folder.mkdir(parents=True)
+    noise = np.random.default_rng(0)
+    for number in range(48):
+        small = Image.fromarray(noise.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+        small.resize((32, 32), Image.Resampling.BICUBIC).save(folder / f"{number:03d}.png")
+    return folder
+
+
+def report(tallies: dict[str, Tally], out: Path, console: Console) -> None:
+    """Print the table and append the rows."""
+    names = [field.name for field in fields(Tally)]
+    table = Table("killed", *(name.replace("_", " ") for name in names))
+    environment = describe_environment(num_ranks=RANKS)
+    origin = {key: environment[key] for key in ("python", "torch", "deepspeed", "cpu", "commit")}
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "kill_campaign.csv"
+    is_new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, ["killed", *names, *origin], lineterminator="\n")
+        if is_new:
+            writer.writeheader()
+        for kind, tally in tallies.items():
+            values = {name: getattr(tally, name) for name in names}
+            values["seconds"] = round(tally.seconds, 1)
+            writer.writerow({"killed": kind, **values, **origin})
+            table.add_row(kind, *map(str, values.values()))
+    console.print(table)
+    lost = [
+        sum(getattr(t, name) for t in tallies.values()) for name in ("runs_lost", "images_lost")
+    ]
+    kills = sum(tally.kills for tally in tallies.values())
+    console.print(json.dumps({"kills": kills, "runs_lost": lost[0], "images_lost": lost[1]}))
+
+
+def main() -> int:
+    """Run the campaign; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=100, help="how many, over several runs")
+    parser.add_argument("--seed", type=int, default=0, help="of the instants and the victims")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of kill_campaign.csv")
+    options = parser.parse_args()
+    os.environ.update(OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu")
+    console = Console(width=120)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as work:
+        tallies = campaign(options.kills, options.seed, Path(work), console)
+    report(tallies, options.out, console)
+    return int(any(tally.runs_lost or tally.images_lost for tally in tallies.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
