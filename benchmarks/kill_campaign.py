@@ -224,18 +224,21 @@ def outcome(run: Path) -> dict[str, Any]:
     }
 
 
-def finish_run(command: list[str], run: Path, log: Path, expected: dict[str, Any] | None) -> Any:
-    """Let a run end. Raises RunLost unless it ends well, and as `expected`."""
+def finish_run(command: list[str], run: Path, log: Path) -> dict[str, Any]:
+    """Let a run end; its outcome. Raises RunLost unless it ends well."""
     attempt = Attempt(command, log)
     if (status := attempt.finish()) != 0:
         raise RunLost(f"ended with exit code {status}")
-    result = outcome(run)
-    for part in expected or ():
-        if expected and result[part] != expected[part]:
-            raise RunLost(f"its {part} differ from the uninterrupted run's")
     if "is damaged" in log.read_text():
         raise RunLost("a checkpoint was damaged")
-    return result
+    return outcome(run)
+
+
+def compare(result: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Raise RunLost unless two runs had the same outcome."""
+    for part, value in expected.items():
+        if result[part] != value:
+            raise RunLost(f"its {part} differ from the uninterrupted run's")
 
 
 def campaign(kills: int, seed: int, work: Path, console: Console) -> dict[str, Tally]:
@@ -246,7 +249,7 @@ def campaign(kills: int, seed: int, work: Path, console: Console) -> dict[str, T
     with Progress(console=console) as progress:
         task = progress.add_task("kills", total=kills)
         command = training_command(data, work / "straight")
-        expected = finish_run(command, work / "straight", work / "straight.log", None)
+        expected = finish_run(command, work / "straight", work / "straight.log")
         while done < kills:
             number += 1
             run, log = work / f"run-{number}", work / f"run-{number}.log"
@@ -262,7 +265,7 @@ def campaign(kills: int, seed: int, work: Path, console: Console) -> dict[str, T
                     progress.advance(task)
                     if done == kills:
                         break
-                finish_run(command, run, log, expected)
+                compare(finish_run(command, run, log), expected)
             except RunLost as error:
                 tallies[kind].runs_lost += 1
                 console.print(f"LOST: run {number}, after a kill of {kind}: {error}; see {log}")
