@@ -25,7 +25,8 @@ def estimate_memory(config: TrainConfig, num_ranks: int) -> dict[str, int]:
 
     Weights, gradients, the optimiser's moments and the moving average follow from the parameter
     counts and the ZeRO stages. Activations are counted, not guessed: the networks run on torch's
-    meta device and every tensor that autograd saves is added up, once a storage. Left out are the
+    meta device and every tensor that autograd saves is added up, once a storage, as if nothing were
+    computed again (--checkpoint-activations keeps less). Left out are the
     workspaces of convolution libraries, the allocator's fragmentation and the CUDA context.
     """
     with torch.device("meta"):

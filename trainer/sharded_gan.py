@@ -20,6 +20,7 @@ from realness.trainer.networks import (
     build_discriminator,
     build_generator,
     has_batch_statistics,
+    recompute_blocks,
     sampling_inputs,
 )
 from realness.trainer.objectives import CodeObjective, Objective, build_objective
@@ -115,6 +116,8 @@ def build_gan(config: TrainConfig, device: torch.device) -> ShardedGan:
     def engine(name: str, module: nn.Module, stage: int, lr: float, penalty: int) -> Engine:
         num_updates = penalty / config.batch_size
         optimizer, lr = lazily_corrected(config.optimizer, lr, num_updates)
+        if settings.checkpoint_activations:
+            recompute_blocks(module)
         return Engine(
             name,
             module,

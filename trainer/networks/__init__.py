@@ -28,6 +28,7 @@ from realness.trainer.networks.mlp import (
     ToyGenerator,
 )
 from realness.trainer.networks.posterior import BatchNormGenerator, PosteriorBatchNorm
+from realness.trainer.networks.recompute import recompute_blocks
 from realness.trainer.networks.resnet import ResNetDiscriminator, ResNetGenerator
 from realness.trainer.networks.sn_resnet import SNResNetDiscriminator, SNResNetGenerator
 from realness.trainer.networks.spectral_norm import (
@@ -61,6 +62,7 @@ __all__ = [
     "build_generator",
     "has_batch_statistics",
     "parts_of_one_batch",
+    "recompute_blocks",
     "sampling_inputs",
     "training_inputs",
     "update_spectral_norm",
