@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 from plain_gan import State, images
+from torch import Tensor
 
-from realness.trainer.distributed import rank
+from realness.trainer.distributed import rank, world_size
 from realness.trainer.randomness import Stream
 from realness.trainer.sharded_gan import ShardedGan
 from realness.trainer.step import train_d, train_g
@@ -16,12 +17,17 @@ Stretches = list[tuple[str, int, np.ndarray]]
 
 def play(gan: ShardedGan, steps: range) -> list[tuple[float, float]]:
     """Iterations on this rank's rows; the rank's losses."""
-    rows = slice(rank() * gan.local_batch, (rank() + 1) * gan.local_batch)
     batch, losses = gan.config.batch_size, []
+
+    def share(stream: Stream, step: int, num_images: int) -> Tensor:
+        local = num_images // world_size()
+        return images(stream, step, batch)[rank() * local : (rank() + 1) * local]
+
     for step in steps:
-        real = {s: images(s, step, batch)[rows] for s in (Stream.D_REAL, Stream.G_REAL)}
-        stats = train_d(gan, real[Stream.D_REAL], step * batch)
-        stats |= train_g(gan, real[Stream.G_REAL], step * batch)
+        stats = train_d(gan, share(Stream.D_REAL, step, gan.config.num_real), step * batch)
+        needed = gan.objective.needs_real_in_g_step
+        compared = share(Stream.G_REAL, step, batch) if needed else None
+        stats |= train_g(gan, compared, step * batch)
         gan.update_average((step + 1) * batch)
         losses.append((stats["loss_d"].item(), stats["loss_g"].item()))
     return losses

@@ -12,6 +12,7 @@ import torch
 from engine_runs import Stretches, play, stretches, whole
 from plain_gan import PlainGan, State, largest_error, tiny
 from ranks import run_on_ranks
+from systems import systems
 
 from realness.trainer.config import TrainConfig
 from realness.trainer.sharded_gan import build_gan
@@ -92,6 +93,46 @@ def test_every_pair_of_stages_equals_plain_torch(num_ranks: int, shard_all: Path
 def test_moments_in_host_memory_change_nothing(shard_all: Path) -> None:
     pairs = [(1, 2, False, 0.05), (2, 3, True, 0.05), (3, 1, True, 0.0), (3, 3, False, 0.0)]
     check([Case(*pair, offload=True) for pair in pairs], 2, shard_all)
+
+
+def system(name: str) -> TrainConfig:
+    """A system of the papers, with an optimiser that does not make rounding large."""
+    config = systems()[name]
+    optimizer = replace(config.optimizer, optimizer_eps=1e-3, lr_g=2e-4, lr_d=2e-4)
+    return replace(config, optimizer=optimizer)
+
+
+def train_systems(names: list[str], stages: list[int], deepspeed_config: str) -> list[Any]:
+    """For each system what this rank holds after two iterations at each stage, and samples."""
+    results = []
+    for name in names:
+        for stage in stages:
+            config = system(name)
+            engine = replace(
+                config.engine,
+                zero_g=stage,  # type: ignore[arg-type]
+                zero_d=stage,  # type: ignore[arg-type]
+                deepspeed_config=deepspeed_config,
+            )
+            gan = build_gan(replace(config, engine=engine), torch.device("cpu"))
+            play(gan, range(2))
+            results.append((stretches(gan), gan.samples(2).numpy()))
+            gan.close()
+    return results
+
+
+def test_every_kind_of_system_is_the_same_fully_sharded(shard_all: Path) -> None:
+    """Codes, selection, all penalties and norms, RMSProp, path lengths: ZeRO 3 against ZeRO 0."""
+    names = ["p2gan", "realness-far", "0gp-sample", "layer-norm-wgan-gp", "relativistic-r1-r2"]
+    names += [name for name in systems() if "stylegan2" in name]
+    answers = run_on_ranks(2, train_systems, names, [0, 3], str(shard_all))
+    for number, name in enumerate(names):
+        expected = {key: values for key, _, values in answers[0][2 * number][0]}
+        for answer in answers:
+            held, samples = answer[2 * number + 1]
+            error, tensor = largest_error(held, expected)
+            assert error < 5e-5, f"{name}: {tensor} is off by {error:.1e}"
+            np.testing.assert_allclose(samples, answer[2 * number][1], atol=1e-5)
 
 
 def with_differences(stages: list[int], deepspeed_config: str) -> list[Stretches]:
