@@ -23,7 +23,8 @@ def write_run(folder: Path, config: TrainConfig) -> Path:
     for module in (generator, discriminator):
         _unsettle(module)
     fragments = Ema(generator, 1000).owned_state()
-    fragments += replicated("D.model", discriminator.state_dict())
+    for name, module in (("G", generator), ("D", discriminator)):
+        fragments += replicated(f"{name}.model", module.state_dict())
     position = checkpoint.Position(80, {}, "digest")
     checkpoint.save(folder / "checkpoints", fragments, position, keep=9)
     return folder

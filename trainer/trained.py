@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from realness import kernels
 from realness.trainer import checkpoint
+from realness.trainer.checkpoint.format import read_latest
 from realness.trainer.config import ConfigError, TrainConfig
 from realness.trainer.fragments import replicated
 from realness.trainer.networks import (
@@ -100,8 +101,7 @@ def choose_checkpoints(run: Path, which: str) -> list[Path]:
     if which == "all":
         return found
     if which == "latest":
-        pointer = run / "checkpoints" / "latest"
-        named = pointer.read_text().strip() if pointer.is_file() else ""
+        named = read_latest(run / "checkpoints")
         return [path for path in found if path.name == named] or found[-1:]
     wanted = [path for path in found if which.isdigit() and int(path.name) == int(which)]
     if not wanted:

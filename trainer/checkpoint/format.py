@@ -52,7 +52,7 @@ def candidates(root: Path) -> list[str]:
 def read_latest(root: Path) -> str:
     """The name that `latest` holds; empty where there is none."""
     pointer = root / LATEST
-    return pointer.read_text().strip() if pointer.is_file() else ""
+    return pointer.read_text(errors="replace").strip() if pointer.is_file() else ""
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -62,7 +62,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text())
         checksum = manifest.pop("checksum")
     except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{path}: {error!r}") from error
+        reason = f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"{path} is no readable manifest ({reason})") from error
     if checksum != text_checksum(manifest):
         raise CheckpointError(f"{path} does not match its own checksum")
     if manifest["format"] != FORMAT:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from realness.trainer.checkpoint.format import (
     CheckpointError,
@@ -76,12 +76,19 @@ def _fill(folder: Path, opened: dict[str, Any], stretches: list[Any], target: Fr
         if start >= stop:
             continue
         if file not in opened:
-            opened[file] = safe_open(folder / file, framework="pt")
+            opened[file] = _open(folder / file)
         part = opened[file].get_slice(target.name)[start - offset : stop - offset]
         target.data[start - begin : stop - begin].copy_(part)
         filled += stop - start
     if filled != end - begin:
         raise CheckpointError(f"{folder}: {target.name!r} lacks {end - begin - filled} elements")
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is no readable safetensors file: {error}") from error
 
 
 def _load(folder: Path, targets: list[Fragment]) -> Position:
