@@ -111,7 +111,7 @@ def _is_alive(pid: int) -> bool:
 
 
 def _launch(arguments: list[str], log: Path, sender: Any) -> None:
-    """Start the ranks, say their numbers, and end as the first of them that fails."""
+    """Start the ranks, say their numbers, end the others when one fails: what launchers do."""
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -120,8 +120,16 @@ def _launch(arguments: list[str], log: Path, sender: Any) -> None:
         port = probe.getsockname()[1]
     pids = [os.fork() or _be_rank(rank, port, arguments) for rank in range(RANKS)]
     sender.send(pids)
-    codes = [os.waitstatus_to_exitcode(os.wait()[1]) for _ in pids]
-    sys.exit(next((code for code in codes if code), 0))
+    first_failure, running = 0, set(pids)
+    while running:
+        pid, status = os.wait()
+        running.discard(pid)
+        if (code := os.waitstatus_to_exitcode(status)) and not first_failure:
+            first_failure = code
+            # A rank that is still waiting for the dead one to join would wait for minutes.
+            for other in running:
+                os.kill(other, signal.SIGTERM)
+    sys.exit(first_failure)
 
 
 def _be_rank(rank: int, port: int, arguments: list[str]) -> int:
