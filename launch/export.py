@@ -3,7 +3,7 @@
 Writes the moving average of G, and D, as safetensors with config.json (read back by
 `realness.trainer.export.load`), as ONNX and torch.export graphs that are checked against the
 networks, and a model card. One process, no DeepSpeed. Exit codes: 0 done, 1 a graph does not
-compute what its network does, 2 wrong input.
+compute what its network does or the disk takes no more, 2 wrong input.
 """
 
 from __future__ import annotations
@@ -54,6 +54,9 @@ def main(arguments: Sequence[str]) -> int:
     except (ValueError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
+    except OSError as error:
+        print(f"error: cannot write to {command.out}: {error}", file=sys.stderr)
+        return EXIT_FAILED
     return EXIT_OK
 
 

@@ -2,8 +2,8 @@
 
 Takes the moving average in a checkpoint of RUN, on one process and without DeepSpeed, and writes
 OUT/000000.png and so on, a grid of the first ones, and images.csv with the realness score of each.
-The same seed gives the same images on any device, up to its rounding. Exit codes: 0 done, 2 wrong
-input.
+The same seed gives the same images on any device, up to its rounding. Exit codes: 0 done, 1 the
+disk takes no more, 2 wrong input.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from realness.trainer.exit_codes import EXIT_OK, EXIT_USAGE
+from realness.trainer.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,6 +75,9 @@ def main(arguments: Sequence[str]) -> int:
     except (ValueError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
+    except OSError as error:
+        print(f"error: cannot write to {command.out}: {error}", file=sys.stderr)
+        return EXIT_FAILED
     return EXIT_OK
 
 

@@ -177,6 +177,20 @@ def test_a_failed_export_leaves_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
 
 
+def test_a_full_disk_is_said_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("realness.trainer.weights.save_file", full)
+    run = run_of("realness", tmp_path)
+    assert export.main([str(run), str(tmp_path / "out"), "--formats", ""]) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert list((tmp_path / "out").iterdir()) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
+
+
 # --- files of weights
 
 
