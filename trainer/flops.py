@@ -83,20 +83,30 @@ class Flops:
 
 def count_flops(config: TrainConfig) -> Flops:
     """Operations of training one image with `config`, over all ranks."""
-    penalty, optimizer = config.penalty, config.optimizer
-    always = replace(penalty, penalty_images=0, path_length_images=0)
-    never = replace(always, r1_gamma=0.0, r2_gamma=0.0, gp_weight=0.0, path_length_weight=0.0)
-    d, g = _count(replace(config, penalty=never))
-    d_penalised, g_penalised = _count(replace(config, penalty=always))
-
-    def mean(plain: float, penalised: float, every_images: int) -> float:
-        share = min(1.0, config.batch_size / every_images) if every_images else 1.0
-        return plain + share * (penalised - plain)
-
-    mean_d = mean(d, d_penalised, penalty.penalty_images)
-    mean_g = mean(g, g_penalised, penalty.path_length_images)
-    iteration = optimizer.k_d * mean_d + optimizer.k_g * mean_g
+    d, g = _count(without_penalties(config))
+    d_penalised, g_penalised = _count(with_penalties(config))
+    share_d, share_g = penalised_shares(config)
+    iteration = config.optimizer.k_d * (d + share_d * (d_penalised - d))
+    iteration += config.optimizer.k_g * (g + share_g * (g_penalised - g))
     return Flops(d, d_penalised, g, g_penalised, iteration)
+
+
+def with_penalties(config: TrainConfig) -> TrainConfig:
+    """The same with its penalties in every update."""
+    return replace(config, penalty=replace(config.penalty, penalty_images=0, path_length_images=0))
+
+
+def without_penalties(config: TrainConfig) -> TrainConfig:
+    """The same without any penalty."""
+    none = dict(r1_gamma=0.0, r2_gamma=0.0, gp_weight=0.0, path_length_weight=0.0)
+    return replace(config, penalty=replace(config.penalty, **none))
+
+
+def penalised_shares(config: TrainConfig) -> tuple[float, float]:
+    """Which share of the updates of D, and of G, has penalties where they are configured."""
+    intervals = config.penalty.penalty_images, config.penalty.path_length_images
+    d, g = (min(1.0, config.batch_size / images) if images else 1.0 for images in intervals)
+    return d, g
 
 
 def _count(config: TrainConfig) -> tuple[float, float]:

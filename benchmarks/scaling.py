@@ -1,0 +1,230 @@
+"""Predict runs on 1 to 1,024 GPUs from measured parts: `python benchmarks/scaling.py`.
+
+    step = fixed + seconds an image * images a rank + bytes / rate + collectives * latency
+
+The bytes follow from the networks and the ZeRO stages. First the formula is held against 1, 2 and 4
+gloo ranks of this machine, with compute measured on one rank and the network by all-reduces of
+64 MiB and of 4 bytes; a table says how far off it is. Then it is used for a cluster, whose figures
+are flags: `--image-ms` and `--fixed-ms` come from benchmarks/train_step.py on the GPU in question.
+Nothing is taken to overlap, so the steps of a cluster are upper bounds. Writes
+benchmarks/results/scaling.csv (the check) and scaling.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import os
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from loader import make_images
+from rich.console import Console
+from rich.table import Table
+from train_step import FUSED, RESULTS, SMALL, SYSTEMS, run_ranks
+
+from realness.launch.train_ffhq import parse
+from realness.trainer.config import TrainConfig
+from realness.trainer.memory import checkpoint_bytes, count_parameters, estimate_memory
+from realness.trainer.sharded_gan import build_networks
+
+GIB = 2**30
+RANKS = (1, 8, 16, 64, 256, 1024)
+MEASURED_RANKS = (1, 2, 4)
+BYTES_64MIB = 1 << 26
+
+
+@dataclass(frozen=True)
+class Network:
+    """rate: bytes a second that a rank sends and receives at once; latency_s: of one hop."""
+
+    rate: float
+    latency_s: float
+
+    def turn(self, num_bytes: float, num_ranks: int) -> float:
+        """Seconds of one turn of a ring (a reduce-scatter, or an all-gather) of `num_bytes`."""
+        return (num_ranks - 1) / num_ranks * num_bytes / self.rate
+
+    def wait(self, num_ranks: int) -> float:
+        """Seconds of a collective of next to no data: up a binary tree and down again."""
+        return 2 * math.log2(num_ranks) * self.latency_s
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What an iteration of one rank is made of, all measured."""
+
+    fixed_s: float
+    image_s: float
+    num_collectives: int
+
+
+def bytes_turned(config: TrainConfig) -> float:
+    """Bytes that go round the ring in an iteration, those of an all-reduce twice.
+
+    fp32 gradients of every update go round once to be summed and once (at ZeRO 1 and 2 as the new
+    weights) to be known to all. At ZeRO 3 the weights go round for every pass instead: D's in four
+    passes of an iteration (its own forward and backward, and G's), G's in three.
+    """
+    with torch.device("meta"):
+        generator, discriminator, _ = build_networks(config)
+    engine, optimizer = config.engine, config.optimizer
+    turns_d = 5 if engine.zero_d == 3 else 2
+    turns_g = 4 if engine.zero_g == 3 else 2
+    d = turns_d * optimizer.k_d * count_parameters(discriminator)
+    g = turns_g * optimizer.k_g * count_parameters(generator)
+    return 4.0 * (d + g)
+
+
+def predict(parts: Parts, num_images: float, turned: float, num_ranks: int, net: Network) -> float:
+    """Seconds of an iteration with `num_images` a rank."""
+    compute = parts.fixed_s + parts.image_s * num_images
+    if num_ranks == 1:
+        return compute
+    small = parts.num_collectives * net.wait(num_ranks)
+    return compute + net.turn(turned, num_ranks) + small
+
+
+def measure(flags: list[str], num_ranks: int, folder: Path, rounds: int) -> dict[str, Any]:
+    """One level on so many ranks of one thread each."""
+    task = {"title": f"measuring {num_ranks} rank(s)", "flags": flags, "rounds": rounds}
+    task |= {"levels": [["fused operations", list(FUSED)]], "traces": str(folder)}
+    return run_ranks(task, num_ranks, 1)[0]
+
+
+def check_here(rounds: int) -> list[dict[str, Any]]:
+    """Predicted and measured iterations of gloo ranks on this machine's cores."""
+    cores = len(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        flags = [*SYSTEMS["DCGAN"], *SMALL["DCGAN"]]
+        config = parse(flags).config
+        images = make_images(folder / "images", 64, config.data.resolution)
+        flags += ["--data", str(images), "--decoder", "threads"]
+        batch = config.batch_size
+        half = measure([*flags, "--batch-size", str(batch // 2)], 1, folder, rounds)
+        measured = {ranks: measure(flags, ranks, folder, rounds) for ranks in MEASURED_RANKS}
+    whole_s, half_s = (result["seconds"]["iteration"] for result in (measured[1], half))
+    image_s = (whole_s - half_s) / (batch - batch // 2)
+    turned, rows = bytes_turned(config), []
+    for ranks, result in measured.items():
+        # More ranks than cores take turns on them.
+        crowding = max(1.0, ranks / cores)
+        fixed_s = max(0.0, whole_s - image_s * batch)
+        parts = Parts(fixed_s * crowding, image_s * crowding, result["num_collectives"])
+        share = 2 * (ranks - 1) / ranks
+        rate = share * BYTES_64MIB / result["reduce_64mib_s"] or math.inf
+        hops = 2 * math.log2(ranks) or 1.0
+        predicted = predict(
+            parts, batch / ranks, turned, ranks, Network(rate, result["reduce_4b_s"] / hops)
+        )
+        seconds = result["seconds"]["iteration"]
+        rows.append(
+            {
+                "ranks": ranks,
+                "predicted_s": round(predicted, 4),
+                "measured_s": round(seconds, 4),
+                "error": round(predicted / seconds - 1, 3),
+                "collectives": result["num_collectives"],
+            }
+        )
+    return rows
+
+
+def of_cluster(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Predictions for 1 to 1,024 GPUs, each with its own images (the global batch grows)."""
+    base = parse(["--preset", options.preset, *options.flags]).config
+    rows = []
+    for ranks in RANKS:
+        config = replace(base, batch_size=options.images_per_rank * ranks)
+        rate = options.local_gbs if ranks <= options.ranks_per_node else options.remote_gbs
+        net = Network(rate * 1e9, options.latency_us * 1e-6)
+        parts = Parts(options.fixed_ms / 1e3, options.image_ms / 1e3, options.collectives)
+        seconds = predict(parts, options.images_per_rank, bytes_turned(config), ranks, net)
+        size = checkpoint_bytes(config)
+        nodes = math.ceil(ranks / options.ranks_per_node)
+        rows.append(
+            {
+                "GPUs": ranks,
+                "step s": round(seconds, 4),
+                "img/s": round(config.batch_size / seconds, 1),
+                "efficiency": round(
+                    (options.fixed_ms + options.image_ms * options.images_per_rank) / 1e3 / seconds,
+                    3,
+                ),
+                "memory a rank GiB": round(estimate_memory(config, ranks)["total"] / GIB, 2),
+                "checkpoint GiB": round(size / GIB, 2),
+                "of a rank GiB": round(size / ranks / GIB, 3),
+                "written in s": round(size / nodes / (options.disk_gbs * 1e9), 2),
+            }
+        )
+    return rows
+
+
+def print_table(title: str, rows: list[dict[str, Any]]) -> None:
+    """The rows for the eye."""
+    table = Table(*rows[0], title=title)
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    Console(width=120).print(table)
+
+
+def draw(path: Path, checked: list[dict[str, Any]], predicted: list[dict[str, Any]]) -> None:
+    """Left the check on this machine, right the cluster's efficiency."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
+    ranks = [str(row["ranks"]) for row in checked]
+    left.plot(ranks, [row["measured_s"] for row in checked], "o", label="measured")
+    left.plot(ranks, [row["predicted_s"] for row in checked], "x--", label="predicted")
+    left.set(xlabel="gloo ranks of this machine", ylabel="seconds an iteration", ylim=(0, None))
+    left.legend()
+    right.plot([row["GPUs"] for row in predicted], [row["efficiency"] for row in predicted], "o-")
+    right.set(xlabel="GPUs", ylabel="share of perfect scaling", xscale="log", ylim=(0, 1.05))
+    for axis in (left, right):
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--preset", default="ffhq1024-realness-dcgan")
+    parser.add_argument("--images-per-rank", type=int, default=32)
+    parser.add_argument(
+        "--image-ms", type=float, default=1.67, help="compute an image; 1.67 is a goal (600 img/s)"
+    )
+    parser.add_argument("--fixed-ms", type=float, default=5.0, help="compute an iteration besides")
+    parser.add_argument("--collectives", type=int, default=60, help="of an iteration")
+    parser.add_argument("--ranks-per-node", type=int, default=8)
+    parser.add_argument("--local-gbs", type=float, default=300.0, help="GB/s a rank in a node")
+    parser.add_argument("--remote-gbs", type=float, default=40.0, help="GB/s a rank between nodes")
+    parser.add_argument("--latency-us", type=float, default=8.0, help="of a hop")
+    parser.add_argument("--disk-gbs", type=float, default=2.0, help="GB/s a node writes")
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--flags", nargs=argparse.REMAINDER, default=[], help="over the preset")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Check the formula here, then use it."""
+    options = parse_options()
+    checked, predicted = check_here(options.rounds), of_cluster(options)
+    print_table("gloo ranks of this machine", checked)
+    print_table(f"{options.preset}, {options.images_per_rank} images a GPU (predicted)", predicted)
+    with (RESULTS / "scaling.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(checked[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(checked)
+    draw(RESULTS / "scaling.png", checked, predicted)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,285 @@
+"""One rank of `benchmarks/train_step.py`.
+
+All levels stand ready at once and are measured in turn, round after round, so that whatever else
+the machine does hits them alike. The task comes as JSON on standard input; rank 0 writes a JSON
+list of results to the file that the task names.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from rich.progress import Progress
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from realness.data_pipeline import ImageStream, open_catalog
+from realness.launch.train_ffhq import parse
+from realness.trainer.config import TrainConfig
+from realness.trainer.distributed import (
+    mean_over_ranks,
+    pick_device,
+    rank,
+    start_process_group,
+    stop_process_group,
+    world_size,
+)
+from realness.trainer.flops import with_penalties, without_penalties
+from realness.trainer.randomness import Stream
+from realness.trainer.sharded_gan import ShardedGan, build_gan
+from realness.trainer.step import train_d, train_g
+
+Times = dict[str, list[float]]
+
+
+class Clock:
+    """Seconds between marks, with the device's work done."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._last = 0.0
+
+    def mark(self) -> float:
+        """Seconds since the last mark."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        now = time.perf_counter()
+        passed, self._last = now - self._last, now
+        return passed
+
+
+class Timed:
+    """A player whose optimiser steps are timed."""
+
+    def __init__(self, player: Any, device: torch.device) -> None:
+        self._player = player
+        self._device = device
+        self.seconds = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._player, name)
+
+    def __call__(self, *inputs: Any) -> Tensor:
+        return self._player(*inputs)
+
+    def step(self, loss: Tensor) -> None:
+        clock = Clock(self._device)
+        clock.mark()
+        self._player.step(loss)
+        self.seconds += clock.mark()
+
+
+class Level:
+    """One configuration, ready to train."""
+
+    def __init__(self, name: str, config: TrainConfig, device: torch.device) -> None:
+        self.name, self.config, self.device = name, config, device
+        self._use_tf32()
+        self.gan = build_gan(config, device)
+        catalog = open_catalog(config.data.data)
+        optimizer, wants_real = config.optimizer, self.gan.objective.needs_real_in_g_step
+        batches = {Stream.D_REAL: (optimizer.k_d, config.num_real)}
+        if wants_real:
+            batches[Stream.G_REAL] = (optimizer.k_g, config.batch_size)
+        self.streams = {
+            stream: ImageStream(
+                catalog,
+                resolution=config.data.resolution,
+                global_batch=batch,
+                rank=rank(),
+                world_size=world_size(),
+                seed=config.seed,
+                purpose=int(stream),
+                mirror=config.data.mirror,
+                device=device,
+                num_threads=config.data.decode_threads,
+                decoder=config.data.decoder,
+            )
+            for stream, (_, batch) in batches.items()
+        }
+        self.images = 0
+        self.first_losses: list[float] = []
+        self.seconds: Times = defaultdict(list)
+        self.peak_bytes = 0
+
+    def _use_tf32(self) -> None:
+        torch.backends.cuda.matmul.allow_tf32 = self.config.engine.tf32
+        torch.backends.cudnn.allow_tf32 = self.config.engine.tf32
+
+    def real(self, stream: Stream, first: int) -> Tensor | None:
+        """The next real batch, or None for an objective that wants none."""
+        if stream not in self.streams:
+            return None
+        return self.gan.normalise(next(self.streams[stream]), stream, first)
+
+    def iteration(self, gan: ShardedGan) -> dict[str, Tensor]:
+        """The loop's iteration, with `gan`'s penalties."""
+        optimizer, batch, stats = self.config.optimizer, self.config.batch_size, {}
+        for update in range(optimizer.k_d):
+            first = self.images * optimizer.k_d + update * batch
+            stats |= train_d(gan, cast(Tensor, self.real(Stream.D_REAL, first)), first)
+        for update in range(optimizer.k_g):
+            first = self.images * optimizer.k_g + update * batch
+            stats |= train_g(gan, self.real(Stream.G_REAL, first), first)
+        self.images += batch
+        self.gan.update_average(self.images)
+        return stats
+
+    def play(self) -> None:
+        """One round: a whole iteration, then one without and one with penalties taken apart."""
+        self._use_tf32()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        plain = replace(self.gan, config=without_penalties(self.config))
+        clock = Clock(self.device)
+        clock.mark()
+        stats = self.iteration(plain)
+        self.seconds["iteration"].append(clock.mark())
+        if not self.first_losses:
+            losses = torch.stack([stats["loss_d"], stats["loss_g"]]).float()
+            self.first_losses = mean_over_ranks(losses).tolist()
+        self._take_apart(plain, "")
+        if plain.config != self.config:
+            full = replace(self.gan, config=with_penalties(self.config))
+            self._take_apart(full, " penalised")
+        if self.device.type == "cuda":
+            self.peak_bytes = max(self.peak_bytes, torch.cuda.max_memory_allocated(self.device))
+
+    def _take_apart(self, gan: ShardedGan, suffix: str) -> None:
+        clock, optimizer = Clock(self.device), self.config.optimizer
+        first_d, first_g = self.images * optimizer.k_d, self.images * optimizer.k_g
+        g, d = Timed(gan.g, self.device), Timed(gan.d, self.device)
+        gan = replace(gan, g=cast(Any, g), d=cast(Any, d))
+
+        def run(part: str, update: Callable[[], object]) -> None:
+            before = g.seconds + d.seconds
+            clock.mark()
+            update()
+            stepping = g.seconds + d.seconds - before
+            self.seconds[part + suffix].append(clock.mark() - stepping)
+            self.seconds[f"{part}, optimiser"].append(stepping)
+
+        def load(stream: Stream) -> Tensor | None:
+            clock.mark()
+            images = self.real(stream, self.images)
+            self.seconds[f"data, {stream.name}"].append(clock.mark())
+            return images
+
+        real_d = cast(Tensor, load(Stream.D_REAL))
+        run("D", lambda: train_d(gan, real_d, first_d))
+        real_g = load(Stream.G_REAL)
+        run("G", lambda: train_g(gan, real_g, first_g))
+        self.images += self.config.batch_size
+        run("average", lambda: self.gan.update_average(self.images))
+
+    def communication(self, trace: Path) -> tuple[float, int]:
+        """Seconds and number of a plain iteration's collectives; its profile goes to `trace`."""
+        self._use_tf32()
+        plain = replace(self.gan, config=without_penalties(self.config))
+        activities = [ProfilerActivity.CPU]
+        if self.device.type == "cuda":
+            activities.append(ProfilerActivity.CUDA)
+        with profile(activities=activities) as profiled:
+            self.iteration(plain)
+            Clock(self.device).mark()
+        if rank() == 0:
+            trace.parent.mkdir(parents=True, exist_ok=True)
+            profiled.export_chrome_trace(str(trace))
+        events = [
+            event
+            for event in profiled.key_averages()
+            if event.key.startswith(("gloo:", "nccl:", "nccl_"))
+        ]
+        on_device = self.device.type == "cuda"
+        total_us = sum(
+            event.device_time_total if on_device else event.cpu_time_total for event in events
+        )
+        return total_us / 1e6, sum(event.count for event in events)
+
+    def result(self, communication: tuple[float, int]) -> dict[str, Any]:
+        """What rank 0 reports; seconds are the least of the rounds."""
+        return {
+            "level": self.name,
+            "seconds": {name: min(values) for name, values in self.seconds.items()},
+            "communication": communication[0],
+            "num_collectives": communication[1],
+            "first_losses": self.first_losses,
+            "peak_bytes": self.peak_bytes,
+        }
+
+    def close(self) -> None:
+        """Release engines and streams."""
+        for stream in self.streams.values():
+            stream.close()
+        self.gan.close()
+
+
+def matmul_rate(device: torch.device, config: TrainConfig) -> float:
+    """Operations a second of a big matrix product in the level's precision, the best of five."""
+    torch.backends.cuda.matmul.allow_tf32 = config.engine.tf32
+    side = 8192 if device.type == "cuda" else 1024
+    dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    clock, times = Clock(device), []
+    for _ in range(6):
+        clock.mark()
+        torch.mm(a, b)
+        times.append(clock.mark())
+    return 2 * side**3 / min(times[1:])
+
+
+def reduce_seconds(device: torch.device, num_bytes: int) -> float:
+    """An all-reduce of so many bytes over all ranks, the best of ten."""
+    data, clock, times = torch.zeros(num_bytes // 4, device=device), Clock(device), []
+    for _ in range(10):
+        clock.mark()
+        torch.distributed.all_reduce(data)
+        times.append(clock.mark())
+    return min(times)
+
+
+def measure(task: dict[str, Any], progress: Progress) -> list[dict[str, Any]]:
+    """Measure all levels of a task."""
+    configs = {name: parse([*task["flags"], *flags]).config for name, flags in task["levels"]}
+    device = pick_device(next(iter(configs.values())).engine.device)
+    start_process_group(device)
+    levels = [Level(name, config, device) for name, config in configs.items()]
+    bar = progress.add_task(task["title"], total=(task["rounds"] + 1) * len(levels))
+    for number in range(task["rounds"] + 1):
+        for level in levels:
+            if number == 1:
+                level.seconds.clear()  # the first round warms up
+            level.play()
+            progress.advance(bar)
+    results = []
+    for level in levels:
+        trace = Path(task["traces"]) / f"{level.name.replace(' ', '_')}.json.gz"
+        result = level.result(level.communication(trace))
+        result["matmul_rate"] = matmul_rate(device, level.config)
+        for name, num_bytes in (("reduce_64mib_s", 1 << 26), ("reduce_4b_s", 4)):
+            result[name] = reduce_seconds(device, num_bytes)
+        results.append(result)
+        level.close()
+    stop_process_group()
+    return results
+
+
+def main() -> None:
+    """Run the task on standard input."""
+    task = json.load(sys.stdin)
+    with Progress(transient=True, disable=task["rank"] != 0) as progress:
+        results = measure(task, progress)
+    if task["rank"] == 0:
+        Path(task["result"]).write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

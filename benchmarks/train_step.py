@@ -1,0 +1,236 @@
+"""Measure a training step, from plain fp32 up: `python benchmarks/train_step.py [--quick]`.
+
+For the DCGAN and the StyleGAN2 of RealnessGAN at 1024x1024 (without a GPU at 64x64, where only
+ratios count): images/s, TFLOP/s and share of the device's matrix products, peak memory, and the
+time of each part (data, D, its penalties, G, its own, optimisers, moving average, communication),
+at rising levels of optimisation in one run, on 1 and more ranks. The first losses of all levels
+must agree with the plain one's. Appends rows to benchmarks/results/train_step.csv, draws
+train_step.png, and leaves torch.profiler traces (for perfetto) under runs/train_step/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from loader import make_images
+from rich.console import Console
+from rich.table import Table
+from step_figures import draw
+
+from realness.launch.train_ffhq import parse
+from realness.trainer.config import TrainConfig
+from realness.trainer.flops import Flops, count_flops, penalised_shares
+from realness.trainer.reporting.environment import describe_environment
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+TRACES = ROOT / "runs" / "train_step"
+
+PLAIN = ("--impl", "reference", "--no-tf32", "--precision", "fp32")
+FUSED = ("--impl", "auto", "--no-tf32", "--precision", "fp32")
+TF32 = ("--impl", "auto", "--tf32", "--precision", "fp32")
+BF16 = ("--impl", "auto", "--tf32", "--precision", "bf16")
+# Each with how far its first losses may lie from the plain ones, relative to 1 + their size.
+LEVELS: dict[str, tuple[tuple[str, ...], float]] = {
+    "plain fp32": (PLAIN, 0.0),
+    "fused operations": (FUSED, 1e-4),
+    "TF32": (TF32, 1e-2),
+    "bf16": (BF16, 5e-2),
+}
+SYSTEMS = {
+    "DCGAN": ("--preset", "ffhq1024-realness-dcgan"),
+    "StyleGAN2": ("--preset", "ffhq1024-realness-stylegan2"),
+}
+# What a CPU can do in seconds.
+SMALL = {
+    "DCGAN": ("--resolution", "64", "--batch-size", "16", "--device", "cpu"),
+    "StyleGAN2": (
+        *("--resolution", "64", "--batch-size", "8", "--device", "cpu"),
+        *("--g-channel-base", "2048", "--d-channel-base", "2048"),
+    ),
+}
+"""Flags over the preset where there is no GPU."""
+
+
+def run_ranks(task: dict[str, Any], num_ranks: int, num_threads: int) -> list[dict[str, Any]]:
+    """Measure on `num_ranks` processes of this machine; the results of rank 0."""
+    with socket.socket() as probe, tempfile.TemporaryDirectory() as folder:
+        probe.bind(("127.0.0.1", 0))
+        port, result = probe.getsockname()[1], Path(folder) / "result.json"
+        probe.close()
+        workers = []
+        for number in range(num_ranks):
+            own = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": num_ranks}
+            own |= {"LOCAL_SIZE": num_ranks, "MASTER_PORT": port}
+            own |= {"OMP_NUM_THREADS": num_threads}
+            worker = subprocess.Popen(
+                [sys.executable, str(Path(__file__).with_name("step_worker.py"))],
+                env={**os.environ, "MASTER_ADDR": "127.0.0.1"}
+                | {name: str(value) for name, value in own.items()},
+                stdin=subprocess.PIPE,
+                text=True,
+            )
+            assert worker.stdin is not None
+            worker.stdin.write(json.dumps(task | {"rank": number, "result": str(result)}))
+            worker.stdin.close()
+            workers.append(worker)
+        codes = [worker.wait() for worker in workers]
+        if any(codes):
+            raise SystemExit(f"{task['title']}: ranks ended with {codes}")
+        return json.loads(result.read_text())
+
+
+def check(levels: list[dict[str, Any]]) -> None:
+    """The first losses of every level agree with the plain level's, or SystemExit."""
+    plain = levels[0]["first_losses"]
+    for level in levels:
+        bound = LEVELS[level["level"]][1]
+        for name, value, expected in zip("DG", level["first_losses"], plain, strict=True):
+            if not abs(value - expected) <= bound * (1 + abs(expected)):
+                raise SystemExit(
+                    f"{level['level']}: the first loss of {name} is {value:.6f}, in plain fp32 "
+                    f"{expected:.6f}; allowed is a difference of {bound:g} of 1 + its size"
+                )
+
+
+def parts_ms(config: TrainConfig, level: dict[str, Any]) -> dict[str, float]:
+    """Milliseconds an image of each part of an iteration, lazy penalties by their share."""
+    seconds, optimizer = level["seconds"], config.optimizer
+    share_d, share_g = penalised_shares(config)
+    updates = {"D": (optimizer.k_d, share_d), "G": (optimizer.k_g, share_g)}
+    data = {"D": seconds["data, D_REAL"], "G": seconds.get("data, G_REAL", 0.0)}
+    parts = {"data": updates["D"][0] * data["D"] + updates["G"][0] * data["G"]}
+    for name, (count, share) in updates.items():
+        extra = max(0.0, seconds.get(f"{name} penalised", 0.0) - seconds[name])
+        parts[name] = count * seconds[name]
+        parts[f"{name}'s penalties"] = count * share * extra
+    parts["optimisers"] = sum(
+        count * seconds[f"{name}, optimiser"] for name, (count, _) in updates.items()
+    )
+    parts["moving average"] = seconds["average"]
+    scale = 1000 / config.batch_size
+    return {name: value * scale for name, value in parts.items()}
+
+
+def row_of(
+    config: TrainConfig, level: dict[str, Any], flops: Flops, num_ranks: int
+) -> dict[str, Any]:
+    """A CSV row without its provenance."""
+    parts = parts_ms(config, level)
+    lazy_ms = parts["D's penalties"] + parts["G's penalties"]
+    rate = 1000 / (level["seconds"]["iteration"] * 1000 / config.batch_size + lazy_ms)
+    return {
+        "resolution": config.data.resolution,
+        "batch_size": config.batch_size,
+        "ranks": num_ranks,
+        "level": level["level"],
+        "img_per_s": round(rate, 3),
+        "tflop_per_image": round(flops.iteration / 1e12, 6),
+        "tflop_per_s": round(rate * flops.iteration / 1e12, 4),
+        "share_of_matmul": round(rate * flops.iteration / level["matmul_rate"] / num_ranks, 4),
+        "peak_memory_gib": round(level["peak_bytes"] / 2**30, 3) or "",
+        **{f"ms {name}": round(value, 4) for name, value in parts.items()},
+        "ms communication": round(level["communication"] * 1000 / config.batch_size, 4),
+    }
+
+
+def measure(system: str, num_ranks: int, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows of one system on a number of ranks."""
+    size = () if options.device == "cuda" else SMALL[system]
+    flags = [*SYSTEMS[system], "--device", options.device, *size, *options.flags]
+    levels = {name: chosen for name, (chosen, _) in LEVELS.items() if name in options.levels}
+    with tempfile.TemporaryDirectory() as folder:
+        resolution = parse(flags).config.data.resolution
+        data = options.data or str(make_images(Path(folder) / "images", 64, resolution))
+        flags += ["--data", data]
+        title = f"{system}, {num_ranks} rank(s)"
+        traces = TRACES / f"{system}-{num_ranks}"
+        task = {"title": title, "flags": flags, "levels": list(levels.items())}
+        task |= {"rounds": options.rounds, "traces": str(traces)}
+        threads = max(1, len(os.sched_getaffinity(0)) // num_ranks)
+        results = run_ranks(task, num_ranks, threads)
+    check(results)
+    rows = []
+    for level in results:
+        config = parse([*flags, *levels[level["level"]]]).config
+        rows.append({"system": system} | row_of(config, level, count_flops(config), num_ranks))
+    return rows
+
+
+def append(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Append rows with what they were measured on."""
+    described = describe_environment()
+    origin = {"date": datetime.datetime.now(datetime.timezone.utc).date().isoformat()}
+    origin |= {name: described[name] for name in ("commit", "torch", "deepspeed", "python")}
+    origin["device"] = (
+        torch.cuda.get_device_name() if torch.cuda.is_available() else described["cpu"]
+    )
+    path.parent.mkdir(exist_ok=True)
+    is_new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, [*origin, *rows[0]], lineterminator="\n")
+        if is_new:
+            writer.writeheader()
+        writer.writerows(origin | row for row in rows)
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """The rows for the eye, with ratios to the plain level of the same system on one rank."""
+    columns = ("system", "ranks", "level", "img_per_s", "tflop_per_s", "share_of_matmul")
+    parts = [name for name in rows[0] if name.startswith("ms ")]
+    table = Table(*columns, "ratio", *(name.replace("ms ", "ms/img ") for name in parts))
+    for row in rows:
+        plain = next(other for other in rows if other["system"] == row["system"])
+        ratio = f"{row['img_per_s'] / plain['img_per_s']:.2f}"
+        values = [str(row[name]) for name in columns], [f"{row[name]:.2f}" for name in parts]
+        table.add_row(*values[0], ratio, *values[1])
+    Console(width=200).print(table)
+
+
+def parse_options() -> argparse.Namespace:
+    cuda = torch.cuda.is_available()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    parser.add_argument("--levels", nargs="+", choices=LEVELS, default=list(LEVELS))
+    ranks = range(1, torch.cuda.device_count() + 1) if cuda else (1, 2)
+    parser.add_argument("--ranks", nargs="+", type=int, default=list(ranks))
+    parser.add_argument("--rounds", type=int, default=10, help="timed rounds of all levels")
+    parser.add_argument("--quick", action="store_true", help="3 rounds; writes no results")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if cuda else "cpu")
+    parser.add_argument("--data", help="images to train on (any source); default: made images")
+    parser.add_argument("--flags", nargs=argparse.REMAINDER, default=[], help="over the presets")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run the whole comparison."""
+    options = parse_options()
+    if options.quick:
+        options.rounds = 3
+    if options.device == "cpu" and "TF32" in options.levels:
+        options.levels = [name for name in options.levels if name != "TF32"]
+    rows = [
+        row
+        for system in options.systems
+        for num_ranks in options.ranks
+        for row in measure(system, num_ranks, options)
+    ]
+    print_table(rows)
+    if not options.quick:
+        append(RESULTS / "train_step.csv", rows)
+        draw(RESULTS / "train_step.png", rows)
+
+
+if __name__ == "__main__":
+    main()
