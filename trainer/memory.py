@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from realness.trainer.config import TrainConfig
 from realness.trainer.networks import StyleGAN2Generator, training_inputs
@@ -25,12 +27,15 @@ def estimate_memory(config: TrainConfig, num_ranks: int) -> dict[str, int]:
 
     Weights, gradients, the optimiser's moments and the moving average follow from the parameter
     counts and the ZeRO stages. Activations are counted, not guessed: the networks run on torch's
-    meta device and every tensor that autograd saves is added up, once a storage, as if nothing were
-    computed again (--checkpoint-activations keeps less). Left out are the
-    workspaces of convolution libraries, the allocator's fragmentation and the CUDA context.
+    fake tensors, and every tensor that autograd saves is added up, once a storage, as if nothing
+    were computed again (--checkpoint-activations keeps less) and no operation were fused (fused
+    ones keep less, too). Left out are the workspaces of convolution libraries, the allocator's
+    fragmentation and the CUDA context.
     """
-    with torch.device("meta"):
-        generator, discriminator, objective = build_networks(config)
+    reference = replace(config, engine=replace(config.engine, impl="reference"))
+    # Not the meta device, which autocast passes by.
+    with FakeTensorMode():
+        generator, discriminator, objective = build_networks(reference)
         steps = _activations(config, generator, discriminator, objective, num_ranks)
     counts = {"G": count_parameters(generator), "D": count_parameters(discriminator)}
     stages = {"G": config.engine.zero_g, "D": config.engine.zero_d}
