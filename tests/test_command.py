@@ -45,17 +45,24 @@ def test_the_default_preset_is_the_papers_configuration() -> None:
 
 def test_every_field_is_a_flag() -> None:
     """Each flag is given another value than its default and must arrive."""
-    other = {"resolution": "128", "precision": "bf16", "zero_g": "2", "zero_d": "0", "beta1": "0.4"}
+    other = {"resolution": "128", "precision": "bf16", "zero_g": "2", "zero_d": "3", "beta1": "0.4"}
     literals = dict(objective="standard", g_objective="3", resample="head", device="cpu")
     literals |= dict(decoder="threads", impl="reference", anchors="histogram", d_norm="none")
     literals |= dict(batch_statistics="local", resample_statistics="local", g_activation="lrelu")
     literals |= dict(lr_decay="cosine", beta2="0.5", lr_final="0.5", preset="demo")
     literals |= dict(divergence="emd", test_code="ema", optimizer="rmsprop", rmsprop_alpha="0.9")
-    literals |= dict(generator="sn-resnet", discriminator="sn-resnet", g_blocks="2", d_blocks="2")
-    literals |= dict(gp_target="0")
+    literals |= dict(generator="stylegan2", discriminator="stylegan2", g_blocks="2", d_blocks="2")
+    literals |= dict(gp_target="0", metrics="kid")
+    literals |= dict(
+        metrics_network="efflite0",
+        metrics_resize="bilinear",
+        style_mixing="0.5",
+        minibatch_group="1",
+    )
     given = {**other, **literals}
     defaults = flatten(preset("demo"))
-    only_one_value = {"preset"}
+    # Finite differences and their activation combine with little else: the next test has them.
+    only_one_value = {"preset", "r1", "d_activation"}
     arguments: list[str] = []
     for name, value in defaults.items():
         flag = "--" + name.replace("_", "-")
@@ -67,6 +74,12 @@ def test_every_field_is_a_flag() -> None:
     config = train_ffhq.parse(["--preset", "demo", *arguments]).config
     unchanged = [name for name, value in flatten(config).items() if value == defaults[name]]
     assert set(unchanged) == only_one_value
+
+
+def test_finite_differences_are_flags() -> None:
+    flags = ["--r1", "finite-difference", "--d-activation", "silu", "--r1-gamma", "1"]
+    values = flatten(train_ffhq.parse(["--preset", "demo", *flags]).config)
+    assert (values["r1"], values["d_activation"]) == ("finite-difference", "silu")
 
 
 def test_local_rank_of_the_launcher_is_accepted() -> None:
