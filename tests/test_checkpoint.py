@@ -72,6 +72,16 @@ def test_the_newest_are_kept_and_nothing_is_staged(tmp_path: Path) -> None:
     assert (tmp_path / "latest").read_text().strip() == f"{4:012d}"
 
 
+def test_shares_are_as_readable_as_other_new_files(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        save(tmp_path, 1)
+    finally:
+        os.umask(before)
+    (share,) = tmp_path.glob("*/rank-*.safetensors")
+    assert share.stat().st_mode & 0o777 == 0o644
+
+
 def test_an_empty_folder_is_a_new_run(tmp_path: Path) -> None:
     assert restore(tmp_path / "checkpoints") == (None, False, [])
 
@@ -213,7 +223,7 @@ def test_a_full_disk_is_an_error_and_keeps_the_last_checkpoint(
     def no_space(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writer, "save_file", no_space)
+    monkeypatch.setattr(writer, "save_tensors", no_space)
     with pytest.raises(CheckpointError, match="No space left"):
         save(tmp_path, 2)
     monkeypatch.undo()

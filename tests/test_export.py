@@ -183,8 +183,8 @@ def test_a_full_disk_is_said_and_leaves_nothing(
     def full(*arguments: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("realness.trainer.weights.save_file", full)
     run = run_of("realness", tmp_path)
+    monkeypatch.setattr("realness.trainer.weights.save_file", full)
     assert export.main([str(run), str(tmp_path / "out"), "--formats", ""]) == 1
     assert "No space left on device" in capsys.readouterr().err
     assert list((tmp_path / "out").iterdir()) == []

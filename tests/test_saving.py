@@ -189,7 +189,7 @@ def test_what_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert save_then_ask(100) == (False, "")
     with monkeypatch.context() as broken:
-        broken.setattr(writer, "save_file", no_space)
+        broken.setattr(writer, "save_tensors", no_space)
         for images in (200, 300):
             retry, text = save_then_ask(images)
             assert retry

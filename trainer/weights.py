@@ -26,17 +26,24 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
     staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        staged.touch()
-        mode = staged.stat().st_mode
-        save_file(whole, staged, metadata=dict(about))
-        # It makes files that only their owner may read.
-        staged.chmod(mode)
+        save_tensors(staged, whole, about)
         with staged.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(staged, path)
     except BaseException:
         staged.unlink(missing_ok=True)
         raise
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], about: Mapping[str, str]) -> None:
+    """safetensors' own `save_file`, but with the permissions that new files have here.
+
+    (Its files may be read by their owner alone.) Raises OSError where the disk is full.
+    """
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(tensors, path, metadata=dict(about) or None)
+    path.chmod(mode)
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from safetensors.torch import save_file
 
 from realness.trainer.checkpoint.format import (
     FORMAT,
@@ -26,6 +25,7 @@ from realness.trainer.checkpoint.format import (
 from realness.trainer.checkpoint.retention import Retention, prune, remove
 from realness.trainer.distributed import Result, gather, rank, together, world_size
 from realness.trainer.fragments import Fragment
+from realness.trainer.weights import save_tensors
 
 
 def write(
@@ -83,7 +83,7 @@ def _write_share(staging: Path, fragments: list[Fragment]) -> tuple[str, dict[st
     """Write this rank's file; returns (file name, {size, crc32}, {tensor: (dtype, numel, ...)})."""
     name = f"rank-{rank():05d}-of-{world_size():05d}.safetensors"
     owned = [fragment for fragment in fragments if fragment.data.numel()]
-    save_file({item.name: item.data for item in owned}, staging / name)
+    save_tensors(staging / name, {item.name: item.data for item in owned}, {})
     sync(staging / name)
     table = {
         item.name: (str(item.data.dtype), item.numel, (name, item.offset, item.data.numel()))
