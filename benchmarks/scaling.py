@@ -3,11 +3,11 @@
     step = fixed + seconds an image * images a rank + bytes / rate + collectives * latency
 
 The bytes follow from the networks and the ZeRO stages. First the formula is held against 1, 2 and 4
-gloo ranks of this machine, with compute measured on one rank and the network by all-reduces of
-64 MiB and of 4 bytes; a table says how far off it is. Then it is used for a cluster, whose figures
-are flags: `--image-ms` and `--fixed-ms` come from benchmarks/train_step.py on the GPU in question.
-Nothing is taken to overlap, so the steps of a cluster are upper bounds. Writes
-benchmarks/results/scaling.csv (the check) and scaling.png.
+gloo ranks of this machine, with compute measured in as many processes that do not communicate, and
+the network by all-reduces of 64 MiB and of 4 bytes; a table says how far off it is. Then it is used
+for a cluster, whose figures are flags: `--image-ms` and `--fixed-ms` come from
+benchmarks/train_step.py on the GPU in question. In the formula nothing overlaps, and no rank waits
+for a slower one. Writes benchmarks/results/scaling.csv (the check) and scaling.png.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from __future__ import annotations
 import argparse
 import csv
 import math
-import os
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -96,42 +96,47 @@ def measure(flags: list[str], num_ranks: int, folder: Path, rounds: int) -> dict
     return run_ranks(task, num_ranks, 1)[0]
 
 
+def compute_alone(flags: list[str], num_ranks: int, folder: Path, rounds: int) -> float:
+    """Seconds of an iteration in so many processes side by side that do not know of each other.
+
+    Cores and memory are then as busy as with ranks, and nothing is sent.
+    """
+    with ThreadPoolExecutor(num_ranks) as pool:
+        results = pool.map(lambda _: measure(flags, 1, folder, rounds), range(num_ranks))
+        return max(result["seconds"]["iteration"] for result in results)
+
+
 def check_here(rounds: int) -> list[dict[str, Any]]:
     """Predicted and measured iterations of gloo ranks on this machine's cores."""
-    cores = len(os.sched_getaffinity(0))
+    rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         flags = [*SYSTEMS["DCGAN"], *SMALL["DCGAN"]]
         config = parse(flags).config
         images = make_images(folder / "images", 64, config.data.resolution)
         flags += ["--data", str(images), "--decoder", "threads"]
-        batch = config.batch_size
-        half = measure([*flags, "--batch-size", str(batch // 2)], 1, folder, rounds)
-        measured = {ranks: measure(flags, ranks, folder, rounds) for ranks in MEASURED_RANKS}
-    whole_s, half_s = (result["seconds"]["iteration"] for result in (measured[1], half))
-    image_s = (whole_s - half_s) / (batch - batch // 2)
-    turned, rows = bytes_turned(config), []
-    for ranks, result in measured.items():
-        # More ranks than cores take turns on them.
-        crowding = max(1.0, ranks / cores)
-        fixed_s = max(0.0, whole_s - image_s * batch)
-        parts = Parts(fixed_s * crowding, image_s * crowding, result["num_collectives"])
-        share = 2 * (ranks - 1) / ranks
-        rate = share * BYTES_64MIB / result["reduce_64mib_s"] or math.inf
-        hops = 2 * math.log2(ranks) or 1.0
-        predicted = predict(
-            parts, batch / ranks, turned, ranks, Network(rate, result["reduce_4b_s"] / hops)
-        )
-        seconds = result["seconds"]["iteration"]
-        rows.append(
-            {
-                "ranks": ranks,
-                "predicted_s": round(predicted, 4),
-                "measured_s": round(seconds, 4),
-                "error": round(predicted / seconds - 1, 3),
-                "collectives": result["num_collectives"],
-            }
-        )
+        for ranks in MEASURED_RANKS:
+            share = ["--batch-size", str(config.batch_size // ranks)]
+            compute_s = compute_alone([*flags, *share], ranks, folder, rounds)
+            result = measure(flags, ranks, folder, rounds)
+            turns = 2 * (ranks - 1) / ranks
+            net = Network(
+                rate=turns * BYTES_64MIB / result["reduce_64mib_s"] or math.inf,
+                latency_s=result["reduce_4b_s"] / max(1.0, 2 * math.log2(ranks)),
+            )
+            parts = Parts(compute_s, 0.0, result["num_collectives"])
+            predicted = predict(parts, 0, bytes_turned(config), ranks, net)
+            seconds = result["seconds"]["iteration"]
+            rows.append(
+                {
+                    "ranks": ranks,
+                    "compute_s": round(compute_s, 4),
+                    "predicted_s": round(predicted, 4),
+                    "measured_s": round(seconds, 4),
+                    "error": round(predicted / seconds - 1, 3),
+                    "collectives": result["num_collectives"],
+                }
+            )
     return rows
 
 

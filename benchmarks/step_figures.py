@@ -33,7 +33,7 @@ def draw(path: Path, rows: list[dict[str, Any]]) -> None:
             left = [start + value for start, value in zip(left, values, strict=True)]
         for label, end, row in zip(labels, left, own, strict=True):
             note = f" {row['img_per_s']:.1f} img/s"
-            if row["ms communication"]:
+            if row["ranks"] > 1:
                 note += f", {row['ms communication']:.1f} ms comm."
             axis.text(end, label, note, va="center", fontsize=7)
         axis.invert_yaxis()
@@ -42,6 +42,8 @@ def draw(path: Path, rows: list[dict[str, Any]]) -> None:
         axis.set_xlabel("milliseconds an image (less is better)")
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0][0].legend(fontsize=7, loc="lower right")
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    handles, names = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="upper center", ncols=len(names), fontsize=8,
+                  bbox_to_anchor=(0.5, 0.0))  # fmt: skip
+    figure.savefig(path, dpi=110, bbox_inches="tight")
