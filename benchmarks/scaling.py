@@ -66,15 +66,15 @@ class Parts:
 def bytes_turned(config: TrainConfig) -> float:
     """Bytes that go round the ring in an iteration, those of an all-reduce twice.
 
-    fp32 gradients of every update go round once to be summed and once (at ZeRO 1 and 2 as the new
-    weights) to be known to all. At ZeRO 3 the weights go round for every pass instead: D's in four
-    passes of an iteration (its own forward and backward, and G's), G's in three.
+    fp32 gradients are all-reduced in every update, and at ZeRO 1 and 2 the new weights gathered
+    (docs/sharding.md has it measured). At ZeRO 3 gradients go round once, and the weights for every
+    pass: D's for four in an iteration (its own forward and backward, and G's), G's for three.
     """
     with torch.device("meta"):
         generator, discriminator, _ = build_networks(config)
     engine, optimizer = config.engine, config.optimizer
-    turns_d = 5 if engine.zero_d == 3 else 2
-    turns_g = 4 if engine.zero_g == 3 else 2
+    turns_d = {0: 2, 1: 3, 2: 3, 3: 5}[engine.zero_d]
+    turns_g = {0: 2, 1: 3, 2: 3, 3: 4}[engine.zero_g]
     d = turns_d * optimizer.k_d * count_parameters(discriminator)
     g = turns_g * optimizer.k_g * count_parameters(generator)
     return 4.0 * (d + g)
