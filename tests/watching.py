@@ -36,12 +36,17 @@ class Watch(TorchDispatchMode):
         super().__init__()
         self.waits: Counter[str] = Counter()
         self.sent: Counter[str] = Counter()
-        self._originals: dict[str, Any] = {}
+        self._originals: dict[tuple[Any, str], Any] = {}
 
     def __enter__(self) -> Watch:
-        for name in WAITING_METHODS:
-            self._originals[name] = getattr(Tensor, name)
-            setattr(Tensor, name, self._counting(self._originals[name]))
+        # Not sooner: it picks its device by what is set when it is first imported.
+        from deepspeed.accelerator import get_accelerator
+
+        # DeepSpeed's own call, which does nothing on the CPU.
+        waiting = [(Tensor, name) for name in WAITING_METHODS]
+        for owner, name in (*waiting, (get_accelerator(), "synchronize")):
+            self._originals[owner, name] = getattr(owner, name)
+            setattr(owner, name, self._counting(self._originals[owner, name]))
         return super().__enter__()
 
     def __exit__(
@@ -50,8 +55,8 @@ class Watch(TorchDispatchMode):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for name, original in self._originals.items():
-            setattr(Tensor, name, original)
+        for (owner, name), original in self._originals.items():
+            setattr(owner, name, original)
         super().__exit__(kind, error, traceback)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -51,6 +51,8 @@ def deepspeed_config(config: TrainConfig, stage: int, ranks: int) -> dict[str, A
         "gradient_accumulation_steps": num_passes,
         "gradient_clipping": 0.0,
         "steps_per_print": 10**9,
+        # It would wait for the device twice in every step. We time whole intervals.
+        "timers": {"throughput": {"enabled": False}},
         "zero_allow_untested_optimizer": True,
         # DeepSpeed's Adam for the CPU would have to be compiled, and cannot leave updates out.
         "zero_force_ds_cpu_optimizer": False,
