@@ -61,7 +61,7 @@ class Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func._schema.name
-        if name in WAITING_OPERATORS or (name == "aten::index" and _has_mask(args[1])):
+        if waits(func, args):
             self.waits[caller()] += 1
         if name.startswith("c10d::"):
             self.sent[name.removeprefix("c10d::")] += sum(
@@ -75,6 +75,12 @@ class Watch(TorchDispatchMode):
             return method(*args, **kwargs)
 
         return counted
+
+
+def waits(operator: Any, args: Any) -> bool:
+    """Whether the host needs a value of the device to go on after `operator`."""
+    name = operator._schema.name
+    return name in WAITING_OPERATORS or (name == "aten::index" and _has_mask(args[1]))
 
 
 def _has_mask(indices: Any) -> bool:

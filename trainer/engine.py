@@ -73,17 +73,20 @@ class Engine:
         lr: float,
         optimizer: OptimizerConfig,
         bf16: bool,
+        capturable: bool = False,
         config: dict[str, Any],
     ) -> None:
+        """capturable: whether updates can be captured in CUDA graphs."""
         module.to(device)
         if bf16:
             # Inside the module, because DeepSpeed switches off an autocast that surrounds it.
             module.forward = torch.autocast(device.type, dtype=torch.bfloat16)(module.forward)
-        self._optimizer = build_optimizer(optimizer, module.parameters(), lr)
+        rate = torch.tensor(lr, device=device) if capturable else lr
+        self._optimizer = build_optimizer(optimizer, module.parameters(), rate)
         self._moments = MOMENTS[optimizer.optimizer]
         self.name = name
         self.module = module
-        self.base_lr = lr
+        self.base_lr = self.lr = lr
         self.num_weights = sum(weight.numel() for weight in module.parameters())
         self._engine, *_ = _deepspeed().initialize(
             model=module,
@@ -136,13 +139,12 @@ class Engine:
 
     def set_lr_factor(self, factor: float) -> None:
         """Set the learning rate to `factor` times its base value."""
+        self.lr = self.base_lr * factor
         for group in self._optimizer.param_groups:
-            group["lr"] = self.base_lr * factor
-
-    @property
-    def lr(self) -> float:
-        """The learning rate now."""
-        return self._optimizer.param_groups[0]["lr"]
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(self.lr)
+            else:
+                group["lr"] = self.lr
 
     def num_updates(self) -> int:
         """Updates the optimiser has made."""

@@ -14,7 +14,7 @@ from realness.trainer.randomness import Stream
 
 
 @torch.no_grad()
-def fakes_as_real(gan: Gan, first: int) -> Tensor:
+def fakes_as_real(gan: Gan, first: int | Tensor) -> Tensor:
     """This rank's share of D_FAR: the M0 of M1 fresh generated samples with the lowest scores.
 
     Eq. 11, over the candidates of all ranks. Low scores mark regions where many generated samples

@@ -45,10 +45,10 @@ class Gan:
         """The rows of this rank's share that each pass of an update takes."""
         return split_rows(self.local_batch, self.config.engine.micro_batch)
 
-    def draws(self, stream: Stream, first: int, num_rows: int | None = None) -> Draws:
+    def draws(self, stream: Stream, first: int | Tensor, num_rows: int | None = None) -> Draws:
         """This rank's draws for the `num_rows` samples (all ranks') from `first` on in `stream`.
 
-        `num_rows` is the batch size if not given.
+        `num_rows` is the batch size if not given. `first`: see `batch_draws`.
         """
         return batch_draws(
             self.config.seed,
@@ -75,12 +75,12 @@ class Gan:
         return images.add_(noise, alpha=1 / 128)
 
     def inputs(
-        self, draws: Draws, images_seen: int, real: Tensor | None, draws_real: Draws | None
+        self, draws: Draws, code_share: float, real: Tensor | None, draws_real: Draws | None
     ) -> tuple[Any, ...]:
         """G's inputs for the samples of `draws`: `training_inputs`, and more for P2GAN.
 
         That is a code [B, code_dim] of the posterior that D gives the real image of the same row
-        (`real`: D's output [B, num_outputs]), and 0.0 in the pretraining phase, 1.0 after it.
+        (`real`: D's output [B, num_outputs]), and the plan's `code_share`.
         """
         generator, z_dim = self.g.module, self.config.g.z_dim
         if not self.objective.code_dim:
@@ -88,9 +88,7 @@ class Gan:
         if real is None or draws_real is None:
             raise ValueError("this objective's generator needs D's output on real images")
         codes = cast(CodeObjective, self.objective).code(real, draws_real)
-        pretrain_images = self.config.objective.posterior.pretrain_kimg * 1000
-        coded = codes, float(images_seen >= pretrain_images)
-        return training_inputs(generator, draws, z_dim, coded)
+        return training_inputs(generator, draws, z_dim, (codes, code_share))
 
     def track_codes(self, real: Tensor | None) -> None:
         """Let G follow the posteriors of real images, from D's output on them [B, num_outputs]."""

@@ -11,6 +11,7 @@ import torch
 from realness.data_pipeline import Catalog, ImageStream, check_images, open_catalog
 from realness.trainer import checkpoint
 from realness.trainer.averages import Averages
+from realness.trainer.captured import captured_updates, capturing_stream
 from realness.trainer.checkpoint import Retention, Saver
 from realness.trainer.config import ConfigError, TrainConfig
 from realness.trainer.distributed import (
@@ -59,6 +60,7 @@ def train(config: TrainConfig) -> int:
         folder, catalog = together(lambda: _check(config), failure=ConfigError)
         stop = StopRequest()
         with ExitStack() as cleanup, Watch(config.engine.rank_timeout_s):
+            cleanup.enter_context(capturing_stream(config, device))
             cleanup.enter_context(together(lambda: _lock(folder), failure=ConfigError))
             monitor = together(lambda: open_monitor(config, catalog, device), failure=ConfigError)
             gan = build_gan(config, device)
@@ -122,6 +124,7 @@ def _restore(config: TrainConfig, folder: Path, catalog: Catalog, gan: ShardedGa
 def _iterate(run: Run, stop: StopRequest) -> int:
     config, gan, optimizer = run.config, run.gan, run.config.optimizer
     batch, averages, stopping = config.batch_size, Averages(), False
+    update_d, update_g = captured_updates() if config.engine.cuda_graphs else (train_d, train_g)
     with ExitStack() as cleanup:
         real_d, real_g = _open_streams(run, cleanup)
         pace = Pace(run.catalog, [stream for stream in (real_d, real_g) if stream])
@@ -132,11 +135,11 @@ def _iterate(run: Run, stop: StopRequest) -> int:
             for update in range(optimizer.k_d):
                 first = run.images * optimizer.k_d + update * batch
                 real = gan.normalise(next(real_d), Stream.D_REAL, first)
-                averages.add(train_d(gan, real, first))
+                averages.add(update_d(gan, real, first))
             for update in range(optimizer.k_g):
                 first = run.images * optimizer.k_g + update * batch
                 real = gan.normalise(next(real_g), Stream.G_REAL, first) if real_g else None
-                averages.add(train_g(gan, real, first))
+                averages.add(update_g(gan, real, first))
             run.images += batch
             gan.update_average(run.images)
             pace.add(batch)

@@ -18,18 +18,20 @@ MOMENTS = {"adam": ("exp_avg", "exp_avg_sq"), "rmsprop": ("square_avg",)}
 
 
 def build_optimizer(
-    config: OptimizerConfig, weights: Iterable[nn.Parameter], lr: float
+    config: OptimizerConfig, weights: Iterable[nn.Parameter], lr: float | Tensor
 ) -> torch.optim.Optimizer:
     """The optimiser that `config` names, with learning rate `lr`.
 
-    Its attribute `found_inf`, a scalar tensor, makes `step` leave the weights as they are where it
-    is 1, without anybody waiting for the device.
+    Its attribute `found_inf`, a scalar tensor, makes `step` leave everything as it is where it is
+    1, without anybody waiting for the device. A step can be captured in a CUDA graph if `lr` is a
+    tensor there, whose value may then change between replays.
     """
+    eps = config.optimizer_eps
     if config.optimizer == "rmsprop":
-        return SkippingRMSprop(weights, lr=lr, alpha=config.rmsprop_alpha, eps=config.optimizer_eps)
-    betas = (config.beta1, config.beta2)
+        return SkippingRMSprop(weights, lr=lr, alpha=config.rmsprop_alpha, eps=eps)
+    betas, capturable = (config.beta1, config.beta2), isinstance(lr, Tensor)
     # Fused, because that is the implementation which knows `found_inf`.
-    return torch.optim.Adam(weights, lr=lr, betas=betas, eps=config.optimizer_eps, fused=True)
+    return torch.optim.Adam(weights, lr=lr, betas=betas, eps=eps, fused=True, capturable=capturable)
 
 
 def lazily_corrected(
@@ -47,22 +49,42 @@ def lazily_corrected(
 
 
 class SkippingRMSprop(torch.optim.RMSprop):
-    """RMSProp that leaves weights as they are where `found_inf` is 1.
+    """RMSProp that leaves weights and averages as they are where `found_inf` is 1.
 
-    PyTorch's has no such thing. A gradient of 0 in place of the bad one moves no weight, and costs
-    the average of squares one decay.
+    PyTorch's has no such thing, and cannot be captured in a CUDA graph with a rate that changes.
     """
 
     found_inf: Tensor | None = None
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        if self.found_inf is not None:
-            for group in self.param_groups:
-                for weight in group["params"]:
-                    if weight.grad is not None:
-                        weight.grad = weight.grad.masked_fill(self.found_inf.bool(), 0.0)
-        return super().step(closure)
+        """v = alpha v + (1 - alpha) g^2, w = w - lr g / (sqrt(v) + eps), as PyTorch's has it."""
+        for group in self.param_groups:
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            if not weights:
+                continue
+            new = [weight for weight in weights if not self.state[weight]]
+            allocate_state(self, new, MOMENTS["rmsprop"])
+            states = [self.state[weight] for weight in weights]
+            steps = [state["step"] for state in states]
+            averages = [state["square_avg"] for state in states]
+            gradients, alpha = [weight.grad for weight in weights], group["alpha"]
+            decay: float | Tensor = alpha
+            torch._foreach_add_(steps, 1)
+            if self.found_inf is not None:
+                torch._foreach_sub_(steps, [self.found_inf] * len(steps))
+                # 0 * NaN is NaN: bad gradients must go, not only count for nothing.
+                bad = self.found_inf.bool()
+                gradients = [gradient.masked_fill(bad, 0.0) for gradient in gradients]
+                decay = alpha + (1 - alpha) * self.found_inf
+            torch._foreach_mul_(averages, decay)
+            torch._foreach_addcmul_(averages, gradients, gradients, value=1 - alpha)
+            scales = torch._foreach_sqrt(averages)
+            torch._foreach_add_(scales, group["eps"])
+            changes = torch._foreach_mul(gradients, group["lr"])
+            torch._foreach_div_(changes, scales)
+            torch._foreach_sub_(weights, changes)
+        return None
 
 
 def clip_before_steps(optimizer: torch.optim.Optimizer, max_norm: float, *, sharded: bool) -> None:
@@ -107,7 +129,8 @@ class SkipCount:
             dist.all_reduce(bad, dist.ReduceOp.MAX)
         self._optimizer.found_inf = bad.to(self._optimizer_device)
         total, in_a_row = self._counts
-        self._counts = torch.stack([total + bad, (in_a_row + 1) * bad])
+        # In place, so that a captured update counts where an eager one does.
+        self._counts.copy_(torch.stack([total + bad, (in_a_row + 1) * bad]))
 
     def read(self) -> tuple[int, int]:
         """Updates left out so far, and how many in a row up to now; waits for the device."""

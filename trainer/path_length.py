@@ -43,7 +43,7 @@ def path_lengths(images: Tensor, offset: Tensor, noise: Tensor) -> Tensor:
 
 
 def path_length_penalty(
-    gan: Gan, draws: Draws, images_seen: int, real: Tensor | None, draws_real: Draws
+    gan: Gan, draws: Draws, code_share: float, real: Tensor | None, draws_real: Draws
 ) -> tuple[Tensor, Stats]:
     """weight * E (||J^T y|| - a)^2, and what to report, on one of `path_length_shrink` samples.
 
@@ -54,7 +54,7 @@ def path_length_penalty(
     penalty, size = gan.config.penalty, gan.config.data.resolution
     rows = slice(None, None, penalty.path_length_shrink)
     draws, draws_real = draws[rows], draws_real[rows]
-    inputs = gan.inputs(draws, images_seen, None if real is None else real[rows], draws_real)
+    inputs = gan.inputs(draws, code_share, None if real is None else real[rows], draws_real)
     generator = cast(StyleGAN2Generator, gan.g.module)
     offset = zero_offset(generator, inputs[0])
     images = generator(*inputs, offset=offset)

@@ -84,7 +84,7 @@ class Draws:
 def batch_draws(
     seed: int,
     stream: Stream,
-    first: int,
+    first: int | Tensor,
     local_batch: int,
     *,
     rank: int = 0,
@@ -94,11 +94,11 @@ def batch_draws(
 ) -> Draws:
     """Draws for this rank's rows of the global batch whose first sample has index `first`.
 
+    `first` may be an int64 scalar on `device`, which the draws then follow without the host.
     For an ensemble with `seeds`, each row becomes one row a member, interleaved; a member's samples
     have indices of its own, so that its draws are those of a run by itself with this seed.
     """
-    start = first + rank * local_batch
-    index = torch.arange(start, start + local_batch, device=device)
+    index = torch.arange(local_batch, device=device) + (first + rank * local_batch)
     if seeds != (0,):
         offsets = torch.tensor(seeds, device=device) << MEMBER_SHIFT
         index = (index[:, None] + offsets).flatten()

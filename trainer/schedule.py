@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from realness.trainer.config import TrainConfig
 
@@ -38,6 +39,39 @@ def lazy_weight(interval: int, first: int, batch_size: int) -> float:
         return 1.0
     due = first // interval > (first - batch_size) // interval
     return interval / batch_size if due else 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the host decides about one update of a network; all the rest is up to tensors.
+
+    So an update can be captured once for each plan, and repeated on the device (`cuda_graphs`).
+
+    penalty: what the network's lazy penalty weighs in this update, 0 where it is not due.
+    code_share: P2GAN's posterior modules: 0.0 in the pretraining phase, 1.0 after it.
+    """
+
+    penalty: float
+    code_share: float
+
+
+def plan_d(config: TrainConfig, first: int) -> Plan:
+    """The plan of D's update on the samples from `first` on."""
+    penalty = config.penalty
+    weight = lazy_weight(penalty.penalty_images, first, config.batch_size)
+    return Plan(weight * penalty.any, _code_share(config, first // config.optimizer.k_d))
+
+
+def plan_g(config: TrainConfig, first: int) -> Plan:
+    """The plan of G's update on the samples from `first` on."""
+    penalty = config.penalty
+    weight = lazy_weight(penalty.path_length_images, first, config.batch_size)
+    due = penalty.path_length_weight > 0
+    return Plan(weight * due, _code_share(config, first // config.optimizer.k_g))
+
+
+def _code_share(config: TrainConfig, images_seen: int) -> float:
+    return float(images_seen >= config.objective.posterior.pretrain_kimg * 1000)
 
 
 def is_due(interval_kimg: float, images: int, batch_size: int) -> bool:

@@ -125,6 +125,7 @@ def build_gan(config: TrainConfig, device: torch.device) -> ShardedGan:
             lr=lr,
             optimizer=optimizer,
             bf16=settings.precision == "bf16",
+            capturable=settings.cuda_graphs,
             config=deepspeed_config(config, stage, world_size()),
         )
 

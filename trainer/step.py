@@ -2,6 +2,7 @@
 
 Both count samples: `first` is the index of the batch's first sample in its streams, over all ranks
 and the whole run. The values they return are tensors on the device; nothing here waits for it.
+What the host decides is in the plan of an update; under it `first` may be a tensor as well.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from realness.trainer.penalties import (
 )
 from realness.trainer.player import frozen
 from realness.trainer.randomness import Draws, Purpose, Stream
-from realness.trainer.schedule import lazy_weight
+from realness.trainer.schedule import Plan, plan_d, plan_g
 
 
 def train_d(gan: Gan, real: Tensor, first: int) -> Stats:
@@ -33,14 +34,23 @@ def train_d(gan: Gan, real: Tensor, first: int) -> Stats:
 
     With FAR-GAN's M0 fakes the real batch is so much smaller: the fakes complete it.
     """
+    return update_d(gan, real, first, plan_d(gan.config, first))
+
+
+def train_g(gan: Gan, real: Tensor | None, first: int) -> Stats:
+    """Update G once. real: [B, ...] as in `train_d`, or None for objectives that need none."""
+    return update_g(gan, real, first, plan_g(gan.config, first))
+
+
+def update_d(gan: Gan, real: Tensor, first: int | Tensor, plan: Plan) -> Stats:
+    """`train_d` with its plan made."""
     real_draws = gan.draws(Stream.D_REAL, first)
     fake_draws = gan.draws(Stream.D_FAKE, first)
     parts = gan.parts()
-    images_seen = first // gan.config.optimizer.k_d
 
     def generate(rows: slice) -> Tensor:
         coded = gan.d.module(real[rows]).float() if gan.objective.code_dim else None
-        return gan.g(*gan.inputs(fake_draws[rows], images_seen, coded, real_draws[rows]))
+        return gan.g(*gan.inputs(fake_draws[rows], plan.code_share, coded, real_draws[rows]))
 
     with torch.no_grad(), parts_of_one_batch(gan.g.module, len(parts)):
         fake = torch.cat([generate(rows) for rows in parts]).to(real.dtype)
@@ -58,19 +68,16 @@ def train_d(gan: Gan, real: Tensor, first: int) -> Stats:
 
     def penalty(rows: slice) -> tuple[Tensor, Stats]:
         value, norms = gradient_penalty(gan, real[rows], fake[rows], real_draws[rows])
-        return weight * value, norms
+        return plan.penalty * value, norms
 
-    config = gan.config
-    weight = lazy_weight(config.penalty.penalty_images, first, config.batch_size)
-    due = config.penalty.any and weight > 0
-    with gan.d.gathered() if due else nullcontext():
+    with gan.d.gathered() if plan.penalty else nullcontext():
         result = compute_gradients(
             gan.d,
             parts,
             outputs,
             loss,
             couples=gan.objective.couples_samples,
-            extra_of=penalty if due else None,
+            extra_of=penalty if plan.penalty else None,
         )
     gan.d.step(result.loss)
     out_real, out_fake = result.outputs
@@ -116,12 +123,11 @@ def gradient_penalty(gan: Gan, real: Tensor, fake: Tensor, draws: Draws) -> tupl
     return total, stats
 
 
-def train_g(gan: Gan, real: Tensor | None, first: int) -> Stats:
-    """Update G once. real: [B, ...] as in `train_d`, or None for objectives that need none."""
+def update_g(gan: Gan, real: Tensor | None, first: int | Tensor, plan: Plan) -> Stats:
+    """`train_g` with its plan made."""
     real_draws = gan.draws(Stream.G_REAL, first)
     fake_draws = gan.draws(Stream.G_FAKE, first)
     parts = gan.parts()
-    images_seen = first // gan.config.optimizer.k_g
     # Frozen, because D's gradients of this step would otherwise leak into its next update.
     with frozen(gan.d.module) as discriminator:
         out_real = None
@@ -133,7 +139,7 @@ def train_g(gan: Gan, real: Tensor | None, first: int) -> Stats:
             return None if out_real is None else out_real[rows]
 
         def outputs(rows: slice) -> tuple[Tensor, ...]:
-            inputs = gan.inputs(fake_draws[rows], images_seen, on_real(rows), real_draws[rows])
+            inputs = gan.inputs(fake_draws[rows], plan.code_share, on_real(rows), real_draws[rows])
             return (discriminator(gan.g(*inputs)).float(),)
 
         def loss(rows: slice, out_fake: Tensor) -> Tensor:
@@ -141,23 +147,26 @@ def train_g(gan: Gan, real: Tensor | None, first: int) -> Stats:
 
         def penalty(rows: slice) -> tuple[Tensor, Stats]:
             value, lengths = path_length_penalty(
-                gan, path_draws[rows], images_seen, on_real(rows), real_draws[rows]
+                gan, path_draws[rows], plan.code_share, on_real(rows), real_draws[rows]
             )
-            return weight * value, lengths
+            return plan.penalty * value, lengths
 
-        path_draws, config = gan.draws(Stream.PATH, first), gan.config
-        weight = lazy_weight(config.penalty.path_length_images, first, config.batch_size)
-        due = config.penalty.path_length_weight > 0 and weight > 0
+        path_draws = gan.draws(Stream.PATH, first)
         couples = gan.objective.couples_samples
         with (
             parts_of_one_batch(gan.g.module, num_forwards(parts, couples)),
-            gan.g.gathered() if due else nullcontext(),
+            gan.g.gathered() if plan.penalty else nullcontext(),
         ):
             result = compute_gradients(
-                gan.g, parts, outputs, loss, couples=couples, extra_of=penalty if due else None
+                gan.g,
+                parts,
+                outputs,
+                loss,
+                couples=couples,
+                extra_of=penalty if plan.penalty else None,
             )
     gan.g.step(result.loss)
     gan.track_codes(out_real)
-    if due:
+    if plan.penalty:
         track_path_length(gan, result.stats["path_length"])
     return {"loss_g": result.loss, **result.stats}

@@ -80,6 +80,9 @@ class EngineConfig:
     checkpoint_activations: bool = any_time(False)
     """Keep of each block of stylegan2, resnet and sn-resnet's D its inputs only, and compute the
     rest again in the backward pass: the same gradients, less memory, some 30 % more work."""
+    cuda_graphs: bool = any_time(False)
+    """Capture whole updates of D and G as CUDA graphs and replay them, so that the host issues one
+    launch in the place of thousands. Needs --zero-g 0 --zero-d 0."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 runs the networks under autocast; weights, optimiser and losses stay fp32."""
     tf32: bool = any_time(True)
@@ -101,6 +104,11 @@ class EngineConfig:
             require(
                 not (self.offload_optimizer and getattr(self, name) == 0),
                 f"--offload-optimizer needs sharded moments, but {flag(name)}=0; use 1, 2 or 3",
+            )
+            require(
+                not (self.cuda_graphs and getattr(self, name)),
+                f"--cuda-graphs needs {flag(name)}=0, not {getattr(self, name)}: ZeRO keeps its "
+                "books on the host, which a graph does not ask again",
             )
 
 
@@ -160,6 +168,11 @@ class TrainConfig:
             f"--far-fakes={self.far.far_fakes} must be less than --batch-size={self.batch_size}",
         )
         self._check_finite_differences()
+        require(
+            not (self.engine.cuda_graphs and self.objective.anchor.anchors == "histogram"),
+            "--cuda-graphs does not combine with --anchors=histogram, which the host draws anew in "
+            "every update; use --anchors skewnorm",
+        )
         require(
             not (self.far.far_fakes and self.objective.objective == "p2gan"),
             "--far-fakes does not combine with --objective=p2gan, whose generator needs the "
@@ -233,6 +246,11 @@ class TrainConfig:
                 f"{flag(name)}={count} is not divisible by the {world_size} ranks of this run; "
                 f"use {nearest}, or another number of ranks",
             )
+        require(
+            not (self.engine.cuda_graphs and self.far.far_fakes and world_size > 1),
+            f"--cuda-graphs on {world_size} ranks does not combine with --far-fakes, whose rows "
+            "travel as the host says; use one rank, or --no-cuda-graphs",
+        )
         group, passes = self.d.group, self.num_passes(world_size)
         local = self.batch_size // world_size // passes
         require(

@@ -7,13 +7,14 @@ divergence="emd" the Earth Mover's Distance, in steps between outcomes, is in th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from torch import Tensor
 
 from realness import kernels
 from realness.trainer.objectives.anchor_source import AnchorSource, anchor_tensors
+from realness.trainer.objectives.anchors import AnchorPair
 from realness.trainer.objectives.base import Plain, as_float32
 from realness.trainer.objectives.resampling import Resampling
 from realness.trainer.randomness import Draws
@@ -102,6 +103,9 @@ class RealnessObjective(Plain):
     g_objective: Literal[1, 2, 3] = 2
     divergence: Divergence = "kl"
     impl: kernels.Impl = "auto"
+    _copies: dict[Any, tuple[Tensor, Tensor]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def num_outputs(self) -> int:
@@ -117,7 +121,7 @@ class RealnessObjective(Plain):
 
     def d_loss(self, real: Tensor, fake: Tensor, draws_real: Draws, draws_fake: Draws) -> Tensor:
         real, fake = as_float32(real), as_float32(fake)
-        a1, a0 = anchor_tensors(self.anchors.pair(draws_fake), fake)
+        a1, a0 = self._tensors(self.anchors.pair(draws_fake), fake)
         if self._fused(fake):
             logits_real, noise_real = self.resampling.fused_inputs(real, draws_real)
             logits_fake, noise_fake = self.resampling.fused_inputs(fake, draws_fake)
@@ -133,7 +137,7 @@ class RealnessObjective(Plain):
     ) -> Tensor:
         fake = as_float32(fake)
         on_real = self._constant_real(real, draws_real) if self.needs_real_in_g_step else None
-        a1, a0 = anchor_tensors(self.anchors.pair(draws_fake), fake)
+        a1, a0 = self._tensors(self.anchors.pair(draws_fake), fake)
         if self._fused(fake):
             logits, noise = self.resampling.fused_inputs(fake, draws_fake)
             inputs_real = self.resampling.fused_inputs(*on_real) if on_real else (None, None)
@@ -163,12 +167,21 @@ class RealnessObjective(Plain):
 
     def score(self, output: Tensor) -> Tensor:
         logits = self.resampling.logits(as_float32(output))
-        a1, a0 = anchor_tensors(self.anchors.typical, logits)
+        a1, a0 = self._tensors(self.anchors.typical, logits)
         return realness_score(logits, a1, a0)
 
     def distribution(self, output: Tensor) -> Tensor:
         """D's distribution over outcomes, eq. 17, not resampled: [B, num_outputs] -> [B, N]."""
         return self.resampling.logits(as_float32(output)).softmax(1)
+
+    def _tensors(self, pair: AnchorPair, like: Tensor) -> tuple[Tensor, Tensor]:
+        """`anchor_tensors`; those that never change travel to each device once."""
+        if pair is not self.anchors.typical:
+            return anchor_tensors(pair, like)
+        place = like.device, like.dtype
+        if place not in self._copies:
+            self._copies[place] = anchor_tensors(pair, like)
+        return self._copies[place]
 
     def _fused(self, fake: Tensor) -> bool:
         return self.divergence == "kl" and len(fake) <= MAX_FUSED_ROWS
