@@ -61,14 +61,16 @@ def test_every_field_is_a_flag() -> None:
     )
     given = {**other, **literals}
     defaults = flatten(preset("demo"))
-    # Finite differences and their activation combine with little else: the next test has them.
-    only_one_value = {"preset", "r1", "d_activation"}
+    # These combine with little else: the next test has them.
+    only_one_value = {"preset", "r1", "d_activation", "cuda_graphs"}
     arguments: list[str] = []
     for name, value in defaults.items():
         flag = "--" + name.replace("_", "-")
+        if name in only_one_value:
+            continue
         if isinstance(value, bool):
             arguments.append(flag.replace("--", "--no-") if value else flag)
-        elif name not in only_one_value:
+        else:
             changed = value + 1 if isinstance(value, (int, float)) else "3"
             arguments += [flag, given.get(name, str(changed))]
     config = train_ffhq.parse(["--preset", "demo", *arguments]).config
@@ -76,10 +78,12 @@ def test_every_field_is_a_flag() -> None:
     assert set(unchanged) == only_one_value
 
 
-def test_finite_differences_are_flags() -> None:
+def test_what_combines_with_little_else_is_a_flag_too() -> None:
     flags = ["--r1", "finite-difference", "--d-activation", "silu", "--r1-gamma", "1"]
     values = flatten(train_ffhq.parse(["--preset", "demo", *flags]).config)
     assert (values["r1"], values["d_activation"]) == ("finite-difference", "silu")
+    flags = ["--cuda-graphs", "--zero-g", "0", "--zero-d", "0"]
+    assert flatten(train_ffhq.parse(["--preset", "demo", *flags]).config)["cuda_graphs"] is True
 
 
 def test_local_rank_of_the_launcher_is_accepted() -> None:

@@ -102,9 +102,10 @@ def test_each_update_reduces_its_own_network_alone(shard_all: Path) -> None:
 def test_the_watch_sees_what_waits() -> None:
     from deepspeed.accelerator import get_accelerator
 
-    value = torch.ones(3)
+    value, accelerator = torch.ones(3), get_accelerator()
+    assert accelerator is not None
     actions: list[Callable[[], Any]] = [
-        lambda: get_accelerator().synchronize(),
+        lambda: accelerator.synchronize(),
         lambda: value.sum().item(),
         lambda: value.tolist(),
         lambda: value.cpu(),

@@ -6,8 +6,6 @@ import logging
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 
-import torch
-
 from realness.data_pipeline import Catalog, ImageStream, check_images, open_catalog
 from realness.trainer import checkpoint
 from realness.trainer.averages import Averages
@@ -25,6 +23,7 @@ from realness.trainer.distributed import (
 from realness.trainer.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_STOPPED
 from realness.trainer.memory import checkpoint_bytes
 from realness.trainer.monitor import measure_if_due, open_monitor
+from realness.trainer.numerics import set_numerics
 from realness.trainer.outputs import save_reals, save_samples, write_record
 from realness.trainer.pace import Pace
 from realness.trainer.process import StopRequest
@@ -55,8 +54,7 @@ def train(config: TrainConfig) -> int:
     device = pick_device(config.engine.device)
     start_process_group(device, config.engine.rank_timeout_s)
     try:
-        torch.backends.cuda.matmul.allow_tf32 = config.engine.tf32
-        torch.backends.cudnn.allow_tf32 = config.engine.tf32
+        set_numerics(config.engine)
         folder, catalog = together(lambda: _check(config), failure=ConfigError)
         stop = StopRequest()
         with ExitStack() as cleanup, Watch(config.engine.rank_timeout_s):

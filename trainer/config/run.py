@@ -87,6 +87,9 @@ class EngineConfig:
     """bf16 runs the networks under autocast; weights, optimiser and losses stay fp32."""
     tf32: bool = any_time(True)
     """Allow TF32 matrix products and convolutions on CUDA (10 bits of mantissa instead of 23)."""
+    deterministic: bool = any_time(False)
+    """Repeat a run on CUDA to the bit, as on a CPU: algorithms that add in a fixed order, and no
+    timing of cuDNN's algorithms for the fastest. Slower."""
     device: Literal["auto", "cuda", "cpu"] = any_time("auto")
     """auto takes CUDA where there is a device, else the CPU (with gloo)."""
     impl: Literal["auto", "cuda", "cpu", "reference"] = any_time("auto")
