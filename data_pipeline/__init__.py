@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from realness.data_pipeline.catalog import Catalog
-from realness.data_pipeline.check import DEFAULT_MAX_BAD_IMAGES, check_images
+from realness.data_pipeline.check import DEFAULT_MAX_BAD_IMAGES, check_images, check_shards
 from realness.data_pipeline.errors import BadImage, DataError
 from realness.data_pipeline.sources import open_catalog
 
@@ -24,6 +24,7 @@ __all__ = [
     "DataError",
     "ImageStream",
     "check_images",
+    "check_shards",
     "open_catalog",
 ]
 

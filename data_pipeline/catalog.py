@@ -8,6 +8,7 @@ import threading
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, Protocol, get_args
 
 import numpy as np
@@ -79,6 +80,18 @@ class RawLayout:
         return values.reshape(self.shape).transpose(1, 2, 0)
 
 
+@dataclass(frozen=True)
+class Shard:
+    """A file of a prepared set, the part it belongs to, and the bytes that it must have at least.
+
+    The shards of a part may lie on those nodes only that read it.
+    """
+
+    path: Path
+    part: int
+    num_bytes: int
+
+
 @dataclass
 class Catalog:
     """Images 0 .. len - 1 of a source, read at random and from any thread.
@@ -87,6 +100,7 @@ class Catalog:
     (bytes), crc32 (of the bytes; None where the source keeps none), labels (int, -1 for none).
     raw: set when entries are pixels rather than encoded images. resolution: set when the source
     promises one (a prepared set). refused: entries left out on opening, as (name, reason).
+    num_parts: image i belongs to part i % num_parts. shards: the files of a prepared set.
     """
 
     source: str
@@ -99,6 +113,8 @@ class Catalog:
     raw: RawLayout | None = None
     resolution: int | None = None
     refused: list[tuple[str, str]] = field(default_factory=list)
+    num_parts: int = 1
+    shards: list[Shard] = field(default_factory=list)
     _bad: dict[int, str] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _digest: str | None = None
@@ -135,9 +151,11 @@ class Catalog:
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) over names, lengths and, where there are any, CRCs and labels."""
+        """SHA-256 (hex) over names, lengths and, where there are any, CRCs, labels and parts."""
         if self._digest is None:
-            self._digest = content_digest(self.names, self.lengths, self.crc32, self.labels)
+            self._digest = content_digest(
+                self.names, self.lengths, self.crc32, self.labels, self.num_parts
+            )
         return self._digest
 
     def report_bad(self, index: int, reason: str) -> None:
@@ -170,9 +188,12 @@ def content_digest(
     lengths: npt.NDArray[np.integer],
     crc32: npt.NDArray[np.integer] | None,
     labels: npt.NDArray[np.integer] | None,
+    num_parts: int,
 ) -> str:
-    """The digest of a catalog's contents; see Catalog.digest."""
+    """The digest of a catalog's contents and of what decides on their order; see Catalog.digest."""
     state = hashlib.sha256(f"realness catalog, {len(names)} images\n".encode())
+    if num_parts > 1:
+        state.update(f"{num_parts} parts\n".encode())
     state.update(bytes(names.blob))
     columns: list[tuple[npt.NDArray[np.integer] | None, type]] = [
         (names.ends, np.int64),

@@ -1,15 +1,17 @@
-"""Looks at every image's header before training starts."""
+"""Looks at shards and at every image's header before training starts."""
 
 from __future__ import annotations
 
 import logging
+import socket
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from realness.data_pipeline.catalog import Catalog
+from realness.data_pipeline.catalog import Catalog, Shard
 from realness.data_pipeline.errors import BadImage, DataError
 from realness.data_pipeline.headers import HeaderIncomplete, read_header
+from realness.data_pipeline.order import parts_of_rank, ranks_of_part
 
 logger = logging.getLogger("realness.data")
 DEFAULT_MAX_BAD_IMAGES = 100
@@ -59,6 +61,55 @@ def check_images(
             "%d entries of %s are left out, the first being %s: %s",
             len(catalog.refused), catalog.source, name, reason,
         )  # fmt: skip
+
+
+def check_shards(catalog: Catalog, rank: int = 0, world_size: int = 1) -> None:
+    """Raises DataError unless the shards that a rank reads are here and not cut short.
+
+    Those of parts that only other ranks read need not be. Only prepared sets have shards.
+    """
+    num_parts = catalog.num_parts
+    problems: dict[int, str] = {}
+    for shard in catalog.shards:
+        if shard.part not in problems and (problem := _shard_problem(shard)):
+            problems[shard.part] = problem
+    missing = [part for part in parts_of_rank(rank, world_size, num_parts) if part in problems]
+    if not missing:
+        return
+    problem, host = problems[missing[0]], socket.gethostname()
+    if num_parts == 1:
+        raise DataError(f"{problem} on {host}; copy it here, or prepare the set again")
+
+    def listed(parts: Sequence[int]) -> str:
+        return ", ".join(
+            f"part {part} (read by {describe_readers(part, world_size, num_parts)})"
+            for part in parts
+        )
+
+    remedy = "copy what is missing here"
+    if here := [part for part in range(num_parts) if part not in problems]:
+        remedy += f", or start the nodes in the order of their parts: here lies {listed(here)}"
+    if world_size % num_parts:
+        remedy += f", or start a multiple of {num_parts} ranks, which read one part each"
+    raise DataError(
+        f"{problem} on {host}; of the {num_parts} parts this rank needs {listed(missing)}; {remedy}"
+    )
+
+
+def _shard_problem(shard: Shard) -> str:
+    try:
+        num_bytes = shard.path.stat().st_size
+    except OSError as error:
+        return f"{shard.path} cannot be read ({error.strerror})"
+    if num_bytes < shard.num_bytes:
+        return f"{shard.path} is cut short ({num_bytes:,} bytes instead of {shard.num_bytes:,})"
+    return ""
+
+
+def describe_readers(part: int, world_size: int, num_parts: int) -> str:
+    """Which ranks read a part, in words."""
+    ranks = ranks_of_part(part, world_size, num_parts)
+    return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}"
 
 
 def _check_sizes(

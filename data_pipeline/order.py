@@ -7,18 +7,24 @@ cycle walking (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002)
 images need no more memory than ten. Round keys, flips and substitutes come from one keyed mixer,
 the finaliser of SplitMix64 (Steele, Lea and Flood, 2014) chained over the words.
 
+A set in P parts deals its samples out in turn: sample k is of part k % P, whose images are
+part, part + P, part + 2P, ..., and which has permutations of its own. The rows of a global batch
+lie part after part, so that a rank meets few parts however many images the batch has.
+
 Every function here is vectorised over numpy int64 arrays of any shape.
 """
 
 from __future__ import annotations
 
 import enum
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 Int64Array = npt.NDArray[np.int64]
 UInt64Array = npt.NDArray[np.uint64]
+T = TypeVar("T", int, Int64Array)
 
 _NUM_ROUNDS = 12
 # Over 16 points and fewer a Feistel network's permutations are visibly not uniform, however many
@@ -98,14 +104,54 @@ def _feistel(values: UInt64Array, round_keys: UInt64Array, num_bits: int) -> UIn
     return (high << low_bits) | low
 
 
-def sample_indices(samples: Int64Array, size: int, *, seed: int, purpose: int) -> Int64Array:
+def sample_indices(
+    samples: Int64Array, size: int, *, seed: int, purpose: int, num_parts: int = 1
+) -> Int64Array:
     """Images shown as samples k of a stream: int64 [...] in [0, size).
 
-    samples: int64 [...], counted over all ranks from 0. Each block of `size` consecutive samples
-    (an epoch) visits every image exactly once.
+    samples: int64 [...], counted over all ranks from 0. Of a part's samples, each block of as many
+    as it has images (an epoch) visits every one exactly once; so do the first `size` of all.
     """
-    epochs, positions = np.divmod(samples.astype(np.int64), size)
-    return permute(keyed_bits(seed, purpose, _Use.ORDER, epochs), positions, size)
+    numbers, parts = np.divmod(samples.astype(np.int64), num_parts)
+    sizes = _part_size(parts, size, num_parts)
+    epochs, positions = np.divmod(numbers, sizes)
+    own_key = () if num_parts == 1 else (parts,)
+    keys = keyed_bits(seed, purpose, _Use.ORDER, epochs, *own_key)
+    indices = np.empty_like(numbers)
+    for part_size in np.unique(sizes):  # one, or two that differ by an image
+        chosen = sizes == part_size
+        indices[chosen] = permute(keys[chosen], positions[chosen], int(part_size))
+    return indices * num_parts + parts
+
+
+def _part_size(parts: T, size: int, num_parts: int) -> T:
+    """How many of `size` images belong to a part."""
+    return (size - 1 - parts) // num_parts + 1
+
+
+def batch_rows(global_batch: int, num_parts: int) -> Int64Array:
+    """Which of its samples a global batch shows in rows 0, 1, ...: int64 [global_batch].
+
+    Row r is of part r * num_parts // global_batch, and samples of a part follow one another.
+    Raises ValueError where the parts do not divide the batch.
+    """
+    if global_batch % num_parts:
+        nearest = -(-global_batch // num_parts) * num_parts
+        raise ValueError(
+            f"global_batch={global_batch} is not divisible by the {num_parts} parts of the data; "
+            f"use {nearest}"
+        )
+    return np.arange(global_batch).reshape(-1, num_parts).T.ravel()
+
+
+def parts_of_rank(rank: int, world_size: int, num_parts: int) -> range:
+    """The parts that rank's rows of every global batch lie in."""
+    return range(rank * num_parts // world_size, -(-(rank + 1) * num_parts // world_size))
+
+
+def ranks_of_part(part: int, world_size: int, num_parts: int) -> range:
+    """The ranks with rows of a part: rows to parts and rows to ranks are the same rule."""
+    return parts_of_rank(part, num_parts, world_size)
 
 
 def mirror_flags(samples: Int64Array, *, seed: int, purpose: int) -> npt.NDArray[np.bool_]:
@@ -113,10 +159,14 @@ def mirror_flags(samples: Int64Array, *, seed: int, purpose: int) -> npt.NDArray
     return keyed_bits(seed, purpose, _Use.MIRROR, samples) >= np.uint64(1 << 63)
 
 
-def substitute_index(sample: int, attempt: int, size: int, *, seed: int, purpose: int) -> int:
+def substitute_index(
+    sample: int, attempt: int, size: int, *, seed: int, purpose: int, num_parts: int = 1
+) -> int:
     """The image tried as substitute number `attempt` (from 1) when sample k's own is bad.
 
-    Depends on the sample only, never on what a rank has met before, so any number of ranks
-    substitutes the same images.
+    It is of the same part. Depends on the sample only, never on what a rank has met before, so any
+    number of ranks substitutes the same images.
     """
-    return int(keyed_bits(seed, purpose, _Use.SUBSTITUTE, sample, attempt)[0] % np.uint64(size))
+    part = sample % num_parts
+    bits = int(keyed_bits(seed, purpose, _Use.SUBSTITUTE, sample, attempt)[0])
+    return bits % _part_size(part, size, num_parts) * num_parts + part

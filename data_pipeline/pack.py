@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from realness.data_pipeline.catalog import Catalog
+from realness.data_pipeline.check import check_shards
 from realness.data_pipeline.convert import Conversion, Crop, Format, Resize, convert
 from realness.data_pipeline.errors import BadImage, DataError
 from realness.data_pipeline.shards import (
@@ -25,6 +26,7 @@ from realness.data_pipeline.sources import open_catalog
 from realness.data_pipeline.sources.packed import RAW_LAYOUTS, is_packed, read_manifest
 
 DEFAULT_SHARD_MIB = 256
+MAX_PARTS = 512  # each keeps a file open while it is written
 
 
 @dataclass(frozen=True)
@@ -50,25 +52,32 @@ def prepare(
     upscale: bool = False,
     num_workers: int | None = None,
     shard_mib: int = DEFAULT_SHARD_MIB,
+    parts: int = 1,
     progress: Callable[[int, int, int], None] | None = None,
 ) -> PrepareReport:
     """Packs the images of a source into `out`: tar shards, index, manifest and rejects.csv.
 
     The result depends on the source and the settings only, byte for byte, not on num_workers
     (default: the cores this process may use). Interrupted, it leaves OUT.partial, and the same
-    call goes on from there. `progress` is called with (done, total, rejected) counts.
+    call goes on from there. The images are dealt out to `parts` in turn, each of which has shards
+    of its own (see sources.packed). `progress` is called with (done, total, rejected) counts.
 
     Raises ValueError for settings that make no sense, and DataError for a source that cannot be
-    opened, one without a usable image, an `out` that holds something else, and a full disk.
+    opened, one without a usable image for every part or whose own parts are not all here, an `out`
+    that holds something else, and a full disk.
     """
     settings = Conversion(resolution, crop, resize, format, quality, upscale)
     num_workers = num_workers or len(os.sched_getaffinity(0))
     if num_workers < 1 or shard_mib < 1:
         raise ValueError(f"num_workers={num_workers} and shard_mib={shard_mib} must be at least 1")
+    if not 1 <= parts <= MAX_PARTS:
+        raise ValueError(f"parts={parts} must be from 1 to {MAX_PARTS}")
     out = Path(out).expanduser()
     catalog = open_catalog(source)
     try:
-        described = _describe(catalog, settings, shard_mib)
+        if catalog.num_parts > 1:
+            check_shards(catalog)
+        described = _describe(catalog, settings, shard_mib, parts)
         if done := _already_there(out, described):
             return done
         with locked_workplace(out, described) as work:
@@ -84,7 +93,7 @@ def prepare(
         catalog.close()
 
 
-def _describe(catalog: Catalog, settings: Conversion, shard_mib: int) -> dict[str, Any]:
+def _describe(catalog: Catalog, settings: Conversion, shard_mib: int, parts: int) -> dict[str, Any]:
     """All that the result depends on; part of the manifest."""
     import PIL
 
@@ -94,6 +103,7 @@ def _describe(catalog: Catalog, settings: Conversion, shard_mib: int) -> dict[st
         "lossless": settings.lossless,
         "layout": RAW_LAYOUTS["HWC"] if settings.format == "raw" else None,
         "shard_mib": shard_mib,
+        "num_parts": parts,
         "source": Path(catalog.source).name,
         "source_kind": catalog.kind,
         "source_digest": catalog.digest,
@@ -131,8 +141,14 @@ def _pack(
 ) -> PrepareReport:
     journals = load_journals(work)
     num_resumed = sum(len(journal.images) for journal in journals)
-    shard_bytes = described["shard_mib"] * 1024**2
-    writer = ShardWriter(work, suffix=settings.format, shard_bytes=shard_bytes, journals=journals)
+    num_parts = described["num_parts"]
+    writer = ShardWriter(
+        work,
+        suffix=settings.format,
+        shard_bytes=described["shard_mib"] * 1024**2,
+        journals=journals,
+        num_parts=num_parts,
+    )
     num_rejected = len(catalog.refused) + sum(len(journal.rejects) for journal in journals)
     try:
         for index, result in _convert_all(catalog, settings, writer.num_consumed, num_workers):
@@ -155,6 +171,12 @@ def _pack(
         raise DataError(
             f"none of the {len(catalog)} images in {catalog.source} can be used, the first being "
             f"{name}: {reason}"
+        )
+    if num_images < num_parts:
+        discard(work)
+        raise DataError(
+            f"the {num_images} usable images of {catalog.source} do not make {num_parts} parts; "
+            f"use --parts {num_images} or fewer"
         )
     publish(work, out, writer.journals, described, catalog.refused)
     return PrepareReport(out, num_images, num_rejected, num_resumed, False)

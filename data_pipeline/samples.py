@@ -57,19 +57,21 @@ class SampleReader:
         """Distinct bad images met so far."""
         return len(self._bad)
 
-    def plans(self, first: int, count: int, stride: int) -> list[BatchPlan]:
-        """Plans for several batches: samples first .. first + count - 1, the next `stride` on.
+    def plans(self, first: int, rows: npt.NDArray[np.int64], stride: int) -> list[BatchPlan]:
+        """Plans for several batches: samples first + rows, int64 [b], and the next `stride` on.
 
         Several, because the order costs as much time for thousands of samples as for a few.
         """
-        starts = first + stride * np.arange(max(1, _PLANNED_SAMPLES // count), dtype=np.int64)
-        samples = starts[:, None] + np.arange(count)
+        starts = first + stride * np.arange(max(1, _PLANNED_SAMPLES // len(rows)), dtype=np.int64)
+        samples = starts[:, None] + rows
         seeds = {"seed": self._seed, "purpose": self._purpose}
         if self._mirror:
             mirror = mirror_flags(samples, **seeds)
         else:
             mirror = np.zeros(samples.shape, bool)
-        indices = sample_indices(samples, len(self.catalog), **seeds)
+        indices = sample_indices(
+            samples, len(self.catalog), num_parts=self.catalog.num_parts, **seeds
+        )
         return [BatchPlan(*rows) for rows in zip(samples, indices, mirror, strict=True)]
 
     def load(self, plan: BatchPlan, row: int, use: Callable[[bytes], T]) -> T:
@@ -90,7 +92,12 @@ class SampleReader:
                     plan.indices[row] = index
                     return result
             index = substitute_index(
-                sample, attempt, len(self.catalog), seed=self._seed, purpose=self._purpose
+                sample,
+                attempt,
+                len(self.catalog),
+                seed=self._seed,
+                purpose=self._purpose,
+                num_parts=self.catalog.num_parts,
             )
         raise DataError(
             f"no good image found for sample {sample} in {_MAX_ATTEMPTS} attempts: "

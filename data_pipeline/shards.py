@@ -1,8 +1,9 @@
-"""Writes the shards of a prepared set so that a crash at any instant loses one shard at most.
+"""Writes the shards of a prepared set so that a crash at any instant loses one round at most.
 
-The set grows in OUT.partial. A shard counts as done when its journal, written after the shard
-reached the disk, stands beside it; an interrupted run goes on behind the last one. At the end the
-journals become the index and the folder is renamed to OUT.
+A round is a shard of each part, which are filled in turn; most sets have one part. The set grows in
+OUT.partial. A round counts as done when its journal, written after its shards reached the disk,
+stands beside them; an interrupted run goes on behind the last one. At the end the journals become
+the index and the folder is renamed to OUT.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -32,6 +33,7 @@ from realness.data_pipeline.sources.packed import (
     NAMES,
     REJECTS,
     VERSION,
+    part_name,
     shard_name,
 )
 
@@ -43,7 +45,7 @@ _LOCK = "lock"
 @dataclass
 class Journal:
     """What became of a run of source entries: images [crc32, offset, length, label, name] in one
-    shard, rejects [name, reason], and the number of source entries dealt with up to its end.
+    round, rejects [name, reason], and the number of source entries dealt with up to its end.
     """
 
     num_consumed: int = 0
@@ -73,6 +75,7 @@ def locked_workplace(out: Path, settings: dict[str, Any]) -> Iterator[Path]:
 
 
 def _compare_settings(begun: dict[str, Any], now: dict[str, Any], work: Path) -> None:
+    begun = {"num_parts": 1, **begun}
     changed = [key for key in now if begun.get(key) != now[key]]
     if changed:
         listing = ", ".join(f"{key} was {begun.get(key)!r}, is {now[key]!r}" for key in changed)
@@ -83,7 +86,7 @@ def _compare_settings(begun: dict[str, Any], now: dict[str, Any], work: Path) ->
 
 
 def load_journals(work: Path) -> list[Journal]:
-    """The journals of the shards that are done, in order."""
+    """The journals of the rounds that are done, in order."""
     journals: list[Journal] = []
     while True:
         path = _journal_path(work, len(journals))
@@ -100,38 +103,58 @@ def load_journals(work: Path) -> list[Journal]:
 
 
 class ShardWriter:
-    """Appends encoded images to shard after shard, journalling each when it is full."""
+    """Deals encoded images out to the parts, round after round, journalling each when it is full.
+
+    Image i of the set goes to part i % num_parts.
+    """
 
     def __init__(
-        self, work: Path, *, suffix: str, shard_bytes: int, journals: list[Journal]
+        self,
+        work: Path,
+        *,
+        suffix: str,
+        shard_bytes: int,
+        journals: list[Journal],
+        num_parts: int = 1,
     ) -> None:
         self._work, self._suffix, self._shard_bytes = work, suffix, shard_bytes
         self.journals = journals
         self._num_images = sum(len(journal.images) for journal in journals)
         self._current = Journal(num_consumed=journals[-1].num_consumed if journals else 0)
-        self._file = self._path.open("wb")
+        self._folders = [work]
+        if num_parts > 1:
+            self._folders = [work / part_name(part) for part in range(num_parts)]
+            for folder in self._folders:
+                folder.mkdir(exist_ok=True)
+        self._files = self._open_round()
 
     @property
     def num_consumed(self) -> int:
         """Source entries dealt with so far."""
         return self._current.num_consumed
 
-    @property
-    def _path(self) -> Path:
-        return self._work / shard_name(len(self.journals))
+    def _open_round(self) -> list[BinaryIO]:
+        num_parts = len(self._folders)
+        first = len(self.journals) * num_parts
+        return [
+            (self._work / shard_name(first + part, num_parts)).open("wb")
+            for part in range(num_parts)
+        ]
 
     def add(self, data: bytes, name: str, label: int) -> None:
         """The next source entry, as an image."""
-        if self._current.images and self._file.tell() + len(data) > self._shard_bytes:
-            self._finish_shard()
-            self._file = self._path.open("wb")
+        part = self._num_images % len(self._files)
+        if 0 < self._files[part].tell() > self._shard_bytes - len(data):
+            self._finish_round()
+            self._files = self._open_round()
+        file = self._files[part]
         member = tarfile.TarInfo(f"{self._num_images:09d}.{self._suffix}")
         member.size = len(data)
         member.mode = 0o644
-        self._file.write(member.tobuf(tarfile.USTAR_FORMAT))
-        offset = self._file.tell()
-        self._file.write(data)
-        self._file.write(bytes(-len(data) % _BLOCK))
+        file.write(member.tobuf(tarfile.USTAR_FORMAT))
+        offset = file.tell()
+        file.write(data)
+        file.write(bytes(-len(data) % _BLOCK))
         record = (zlib.crc32(data), offset, len(data), label, name)
         self._current.images.append(record)
         self._current.num_consumed += 1
@@ -143,18 +166,21 @@ class ShardWriter:
         self._current.num_consumed += 1
 
     def close(self) -> None:
-        """Ends the last shard."""
-        self._finish_shard()
+        """Ends the last round."""
+        self._finish_round()
 
     def abandon(self) -> None:
-        """Closes the file and leaves the shard unfinished, to be written anew."""
-        self._file.close()
+        """Closes the files and leaves the round unfinished, to be written anew."""
+        for file in self._files:
+            file.close()
 
-    def _finish_shard(self) -> None:
-        self._file.write(bytes(2 * _BLOCK))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+    def _finish_round(self) -> None:
+        for file, folder in zip(self._files, self._folders, strict=True):
+            file.write(bytes(2 * _BLOCK))
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+            _sync_folder(folder)
         content = {
             "num_consumed": self._current.num_consumed,
             "images": self._current.images,
@@ -170,17 +196,14 @@ def publish(
     work: Path, out: Path, journals: list[Journal], manifest: dict[str, Any], refused: list[Any]
 ) -> None:
     """Writes index, names, rejects and manifest, and renames the folder to OUT."""
-    images = [(s, *image) for s, journal in enumerate(journals) for image in journal.images]
-    names = NameTable.of(image[5] for image in images)
+    num_parts = manifest.get("num_parts", 1)
+    images = [image for journal in journals for image in journal.images]
+    names = NameTable.of(image[4] for image in images)
     index = np.zeros(len(images), INDEX_DTYPE)
-    for column, position in (
-        ("shard", 0),
-        ("crc32", 1),
-        ("offset", 2),
-        ("length", 3),
-        ("label", 4),
-    ):
+    for position, column in enumerate(("crc32", "offset", "length", "label")):
         index[column] = [image[position] for image in images]
+    rounds = np.repeat(np.arange(len(journals)), [len(journal.images) for journal in journals])
+    index["shard"] = rounds * num_parts + np.arange(len(images)) % num_parts
     index["name_end"] = names.ends
     num_classes = int(index["label"].max(initial=-1)) + 1
     rejects = [*refused, *(reject for journal in journals for reject in journal.rejects)]
@@ -191,8 +214,8 @@ def publish(
         "num_images": len(images),
         "num_rejected": len(rejects),
         "num_classes": num_classes,
-        "num_shards": len(journals),
-        "digest": content_digest(names, index["length"], index["crc32"], labels),
+        "num_shards": len(journals) * num_parts,
+        "digest": content_digest(names, index["length"], index["crc32"], labels, num_parts),
     }
     buffer = io.BytesIO()
     np.save(buffer, index, allow_pickle=False)
@@ -225,6 +248,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def _journal_path(work: Path, number: int) -> Path:
+    """The journal of a round."""
     return work / f"{shard_name(number)}.json"
 
 

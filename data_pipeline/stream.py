@@ -14,6 +14,7 @@ import torch
 from realness.data_pipeline.catalog import Catalog
 from realness.data_pipeline.dali import DaliDecoder, why_not_available
 from realness.data_pipeline.errors import DataError
+from realness.data_pipeline.order import batch_rows
 from realness.data_pipeline.samples import BatchPlan, SampleReader
 from realness.data_pipeline.threads import ThreadDecoder
 from realness.data_pipeline.waiting import StarvationWatch, WaitClock
@@ -42,6 +43,7 @@ class ImageStream:
     over all ranks, is image permutation(seed, purpose, k // n)(k % n), flipped left-right for half
     of all k if `mirror`; rank r takes rows r * b .. (r + 1) * b - 1 of each global batch. The
     stream starts at sample `first_sample` and keeps no other state: resuming is opening it there.
+    Of a set in parts each global batch shows equally many of each, part after part (see order).
 
     catalog: what open_catalog gave; it must hold 8-bit RGB JPEG or PNG images (or raw pixels) of
     resolution x resolution. purpose: keeps streams of one seed apart. prefetch: batches in the
@@ -83,9 +85,15 @@ class ImageStream:
             mirror=mirror,
             max_bad_images=max_bad_images,
         )
+        if first_sample % catalog.num_parts:
+            raise ValueError(
+                f"first_sample={first_sample} is not divisible by the {catalog.num_parts} parts of "
+                f"{catalog.source}; start at a whole batch"
+            )
         self._global_batch = global_batch
         self._local_batch = global_batch // world_size
-        self._rank_offset = rank * self._local_batch
+        rows = batch_rows(global_batch, catalog.num_parts)
+        self._rows = rows[rank * self._local_batch : (rank + 1) * self._local_batch]
         self._position = self._next_first = first_sample
         self._planned: deque[BatchPlan] = deque()
         self._plan: BatchPlan | None = None
@@ -143,6 +151,13 @@ class ImageStream:
         return torch.from_numpy(self._plan.indices.copy())
 
     @property
+    def samples(self) -> torch.Tensor:
+        """Numbers k of the batch handed out last: int64 [b]."""
+        if self._plan is None:
+            raise ValueError("no batch has been handed out yet")
+        return torch.from_numpy(self._plan.samples.copy())
+
+    @property
     def labels(self) -> torch.Tensor | None:
         """One-hot classes of the batch handed out last: float32 [b, num_classes] on the device.
 
@@ -174,8 +189,7 @@ class ImageStream:
 
     def _submit(self) -> None:
         if not self._planned:
-            first = self._next_first + self._rank_offset
-            self._planned.extend(self._reader.plans(first, self._local_batch, self._global_batch))
+            self._planned += self._reader.plans(self._next_first, self._rows, self._global_batch)
             self._next_first += len(self._planned) * self._global_batch
         self._decoder.submit(self._planned.popleft())
 

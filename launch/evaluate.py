@@ -205,9 +205,9 @@ def _prepare(
     progress: Callable[[str, int, int], None],
 ) -> tuple[Evaluator, str]:
     """The evaluator, and the digest of the real images; everything that can be wrong is checked."""
-    from realness.data_pipeline import check_images, open_catalog
+    from realness.data_pipeline import check_images, check_shards, open_catalog
     from realness.trainer.config import ConfigError
-    from realness.trainer.distributed import together
+    from realness.trainer.distributed import rank, together, world_size
     from realness.trainer.metrics import Evaluator, Plan, RealImages, check_metrics
 
     def prepare() -> tuple[Evaluator, str]:
@@ -216,6 +216,7 @@ def _prepare(
             raise ConfigError("the run does not tell its images; name them with --data")
         catalog = open_catalog(command.data or config.data.data)
         cleanup.callback(catalog.close)
+        check_shards(catalog, rank(), world_size())
         check_images(catalog, config.data.resolution, max_bad_images=config.data.max_bad_images)
         plan = Plan(
             metrics,

@@ -45,6 +45,9 @@ class Command:
     """Threads. Default: every core. The result does not depend on it."""
     shard_mib: int = DEFAULT_SHARD_MIB
     """Size of a shard in MiB."""
+    parts: int = 1
+    """Deal the images out to so many parts, each with shards in a folder of its own, so that every
+    node needs the parts only that its ranks read. The batch size must be a multiple of it."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -58,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on from here", file=sys.stderr)
         return EXIT_INTERRUPTED
-    print(_summary(report))
+    print(_summary(report, command.parts))
     return 0
 
 
@@ -83,14 +86,17 @@ def _prepare(command: Command) -> PrepareReport:
             upscale=command.upscale,
             num_workers=command.num_workers,
             shard_mib=command.shard_mib,
+            parts=command.parts,
             progress=lambda done, total, rejected: bar.update(
                 task, completed=done, total=total, rejected=rejected
             ),
         )
 
 
-def _summary(report: PrepareReport) -> str:
+def _summary(report: PrepareReport, num_parts: int) -> str:
     lines = [f"{report.out}: {report.num_images:,} images"]
+    if num_parts > 1:
+        lines[0] += f" in {num_parts} parts"
     if report.was_complete:
         lines[0] += " (was complete already; nothing to do)"
     if report.num_resumed:

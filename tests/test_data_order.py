@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from realness.data_pipeline.order import (
+    batch_rows,
     keyed_bits,
     mirror_flags,
     permute,
@@ -105,6 +106,41 @@ def test_order_of_a_sample_does_not_depend_on_its_batch() -> None:
     whole = sample_indices(np.arange(300), 70, seed=9, purpose=4)
     one_by_one = [int(sample_indices(np.array([k]), 70, seed=9, purpose=4)[0]) for k in range(300)]
     assert whole.tolist() == one_by_one
+
+
+def test_the_order_of_sets_without_parts_is_the_one_that_runs_were_started_with() -> None:
+    samples = np.array([0, 1, 2, 3, 99, 100, 101, 12345, 10**9])
+    few = sample_indices(samples, 100, seed=7, purpose=3)
+    assert few.tolist() == [61, 20, 56, 7, 72, 82, 60, 49, 99]
+    many = sample_indices(samples, 70_000, seed=2**62 + 1, purpose=1)
+    assert many.tolist() == [12469, 69522, 36142, 58436, 28007, 51969, 60578, 58564, 32518]
+    substitutes = [substitute_index(5, a, 1000, seed=1, purpose=1) for a in (1, 2, 3)]
+    assert substitutes == [250, 965, 785]
+    assert np.array_equal(batch_rows(12, 1), np.arange(12))
+
+
+@settings(max_examples=60, deadline=None)
+@given(size=st.integers(1, 500), share=st.floats(0, 1), seed=SEEDS, epochs=st.integers(1, 4))
+def test_parts_take_turns_and_go_through_their_own_images(
+    size: int, share: float, seed: int, epochs: int
+) -> None:
+    num_parts = 1 + int(share * (size - 1))
+    samples = np.arange(epochs * size)
+    indices = sample_indices(samples, size, seed=seed, purpose=1, num_parts=num_parts)
+    assert np.array_equal(indices % num_parts, samples % num_parts)
+    assert np.array_equal(np.sort(indices[:size]), np.arange(size))
+    for part in (0, num_parts // 2, num_parts - 1):
+        own = np.arange(part, size, num_parts)
+        shown = indices[part::num_parts]
+        for epoch in np.split(shown, np.arange(len(own), len(shown), len(own))):
+            assert len(np.unique(epoch)) == len(epoch)
+            assert len(epoch) < len(own) or np.array_equal(np.sort(epoch), own)
+        for attempt in range(1, 5):
+            other = substitute_index(part, attempt, size, seed=seed, purpose=1, num_parts=num_parts)
+            assert other in own
+    rows = batch_rows(3 * num_parts, num_parts)
+    assert np.array_equal(rows % num_parts, np.arange(3 * num_parts) // 3)
+    assert np.array_equal(np.sort(rows), np.arange(3 * num_parts))
 
 
 def test_order_of_100_million_images_needs_no_array() -> None:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
-from realness.trainer.config import TrainConfig, flag, flatten
+from realness.data_pipeline.check import describe_readers
+from realness.data_pipeline.sources.packed import is_packed, read_manifest
+from realness.trainer.config import ConfigError, TrainConfig, flag, flatten
 from realness.trainer.distributed import (
     pick_device,
     rank,
     start_process_group,
     stop_process_group,
+    together,
     world_size,
 )
 from realness.trainer.engine_config import deepspeed_config
 from realness.trainer.exit_codes import EXIT_OK
 from realness.trainer.flops import count_flops
 from realness.trainer.memory import checkpoint_bytes, estimate_memory
+from realness.trainer.run import check_parts
 from realness.trainer.sharded_gan import build_gan
 
 GIB = 2**30
@@ -27,18 +32,31 @@ def dry_run(config: TrainConfig) -> int:
     start_process_group(device)
     try:
         config.check_ranks(world_size())
+        num_parts = together(lambda: _count_parts(config), failure=ConfigError)
         memory = estimate_memory(config, world_size())
         gan = build_gan(config, device)
         if rank() == 0:
             counts = {engine.name: engine.num_weights for engine in (gan.g, gan.d)}
-            print(_plan(config, str(device), counts, memory))
+            print(_plan(config, str(device), counts, memory, num_parts))
         gan.close()
     finally:
         stop_process_group()
     return EXIT_OK
 
 
-def _plan(config: TrainConfig, device: str, counts: dict[str, int], memory: dict[str, int]) -> str:
+def _count_parts(config: TrainConfig) -> int:
+    """Parts of the images, 1 where they are not at hand. Raises ConfigError if they do not fit."""
+    folder = Path(config.data.data).expanduser()
+    num_parts = 1
+    if config.data.data and is_packed(folder):
+        num_parts = read_manifest(folder)["num_parts"]
+    check_parts(config, num_parts, world_size())
+    return num_parts
+
+
+def _plan(
+    config: TrainConfig, device: str, counts: dict[str, int], memory: dict[str, int], num_parts: int
+) -> str:
     engine, optimizer, ranks = config.engine, config.optimizer, world_size()
     sections = {
         "Configuration": [f"{flag(name)} {value}" for name, value in flatten(config).items()],
@@ -58,6 +76,11 @@ def _plan(config: TrainConfig, device: str, counts: dict[str, int], memory: dict
             "are written from while training goes on",
         ],
     }
+    if num_parts > 1:
+        sections["Parts of the images"] = [
+            f"part {part} is read by {describe_readers(part, ranks, num_parts)}"
+            for part in range(num_parts)
+        ]
     for name, stage in (("G", engine.zero_g), ("D", engine.zero_d)):
         generated = deepspeed_config(config, stage, ranks)
         sections[f"DeepSpeed configuration of {name}"] = [json.dumps(generated, indent=2)]

@@ -6,7 +6,7 @@ import logging
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 
-from realness.data_pipeline import Catalog, ImageStream, check_images, open_catalog
+from realness.data_pipeline import Catalog, ImageStream
 from realness.trainer import checkpoint
 from realness.trainer.averages import Averages
 from realness.trainer.captured import captured_updates, capturing_stream
@@ -30,7 +30,7 @@ from realness.trainer.process import StopRequest
 from realness.trainer.randomness import Stream
 from realness.trainer.recovery import Diverged, go_back
 from realness.trainer.reporting import write_environment
-from realness.trainer.run import Run, open_reporter
+from realness.trainer.run import Run, check_same_images, open_data, open_reporter
 from realness.trainer.run_folder import (
     check_free_space,
     lock_run_folder,
@@ -56,6 +56,7 @@ def train(config: TrainConfig) -> int:
     try:
         set_numerics(config.engine)
         folder, catalog = together(lambda: _check(config), failure=ConfigError)
+        check_same_images(catalog)
         stop = StopRequest()
         with ExitStack() as cleanup, Watch(config.engine.rank_timeout_s):
             cleanup.enter_context(capturing_stream(config, device))
@@ -84,8 +85,7 @@ def _check(config: TrainConfig) -> tuple[Path, Catalog]:
     config.check_ranks(world_size())
     if not config.data.data:
         raise ConfigError("--data is missing: name a folder, zip or tar shards of images")
-    catalog = open_catalog(config.data.data)
-    check_images(catalog, config.data.resolution, max_bad_images=config.data.max_bad_images)
+    catalog = open_data(config)
     folder = open_run_folder(config)
     check_free_space(folder, checkpoint_bytes(config), _retention(config), config.num_images)
     return folder, catalog

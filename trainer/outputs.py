@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from realness.data_pipeline import ImageStream
-from realness.trainer.distributed import rank
+from realness.data_pipeline.order import parts_of_rank
+from realness.trainer.distributed import rank, world_size
 from realness.trainer.objectives import RealnessObjective
 from realness.trainer.pace import Pace
 from realness.trainer.randomness import Stream
@@ -34,12 +35,17 @@ def save_reals(run: Run) -> None:
 
 
 def _shown_reals(run: Run) -> Tensor:
-    """The real images of the grid, [num_samples, 3, R, R] in [-1, 1]: always the same ones."""
-    data, count = run.config.data, run.config.num_samples
+    """The real images of the grid, [num_samples, 3, R, R] in [-1, 1]: always the same ones.
+
+    All are of the first part that this rank reads; that is part 0 on rank 0, whose grid is shown.
+    """
+    data, count, num_parts = run.config.data, run.config.num_samples, run.catalog.num_parts
     with ImageStream(
         run.catalog,
         resolution=data.resolution,
-        global_batch=count,
+        global_batch=count * num_parts,
+        rank=parts_of_rank(rank(), world_size(), num_parts)[0],
+        world_size=num_parts,
         seed=run.config.seed,
         purpose=int(Stream.SHOWN),
         mirror=False,

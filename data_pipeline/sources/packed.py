@@ -5,6 +5,9 @@ index.npy        one record an image, see INDEX_DTYPE
 names.utf8       the original names, end to end; the index holds their ends
 rejects.csv      every refused file and why
 shard-00000.tar  the images, each a member of its own
+
+In a set of P parts image i belongs to part i % P and lies in one of its shards, which have a folder
+a part: part-000/shard-00000.tar. A node needs the four files and the parts that its ranks read.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from realness.data_pipeline.catalog import Catalog, NameTable, RawLayout, RawOrder
+from realness.data_pipeline.catalog import Catalog, NameTable, RawLayout, RawOrder, Shard
 from realness.data_pipeline.errors import DataError
 from realness.data_pipeline.sources.common import SpanReader
 
@@ -42,9 +45,16 @@ INDEX_DTYPE = np.dtype(
 )
 
 
-def shard_name(number: int) -> str:
-    """The file name of a shard."""
-    return f"shard-{number:05d}.tar"
+def shard_name(number: int, num_parts: int = 1) -> str:
+    """The path of a shard in its set. Shards are numbered in rounds: one of each part, in turn."""
+    if num_parts == 1:
+        return f"shard-{number:05d}.tar"
+    return f"{part_name(number % num_parts)}/shard-{number // num_parts:05d}.tar"
+
+
+def part_name(part: int) -> str:
+    """The folder of a part's shards."""
+    return f"part-{part:03d}"
 
 
 def is_packed(folder: Path) -> bool:
@@ -64,13 +74,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{folder} was prepared in format version {version}, this is version {VERSION}; "
             "prepare it again"
         )
-    return manifest
+    # Sets from before there were parts do not say.
+    return {"num_parts": 1, **manifest}
 
 
 def open_packed(folder: Path) -> Catalog:
     """The images of a prepared set, in its order. See open_catalog.
 
-    Shards that are missing or cut short show when an image is read, as bad images.
+    Shards are not looked at here, since those of other parts need not be there: check_shards does.
+    Without, missing ones show when an image is read, as bad images.
     """
     manifest = read_manifest(folder)
     try:
@@ -83,7 +95,12 @@ def open_packed(folder: Path) -> Catalog:
             f"{folder / INDEX} holds {len(index)} records of {index.dtype}, the manifest says "
             f"{manifest['num_images']}; prepare it again"
         )
-    shards = [folder / shard_name(number) for number in range(manifest["num_shards"])]
+    if not 1 <= manifest["num_parts"] <= max(1, len(index)):
+        raise DataError(
+            f"{folder / MANIFEST} says num_parts={manifest['num_parts']} of {len(index)} images; "
+            "prepare it again"
+        )
+    shards = _shards(folder, manifest, index)
     size = manifest["resolution"]
     catalog = Catalog(
         source=str(folder),
@@ -91,7 +108,7 @@ def open_packed(folder: Path) -> Catalog:
         names=NameTable(names, np.ascontiguousarray(index["name_end"])),
         lengths=np.ascontiguousarray(index["length"]),
         reader=SpanReader(
-            shards,
+            [shard.path for shard in shards],
             np.ascontiguousarray(index["shard"]),
             np.ascontiguousarray(index["offset"]),
             np.ascontiguousarray(index["length"]),
@@ -100,6 +117,8 @@ def open_packed(folder: Path) -> Catalog:
         labels=np.ascontiguousarray(index["label"]) if manifest["num_classes"] else None,
         raw=_raw_layout(folder, manifest) if manifest["format"] == "raw" else None,
         resolution=size,
+        num_parts=manifest["num_parts"],
+        shards=shards,
     )
     if catalog.digest != manifest["digest"]:
         raise DataError(
@@ -107,6 +126,21 @@ def open_packed(folder: Path) -> Catalog:
             f"instead of {manifest['digest'][:12]}); prepare it again"
         )
     return catalog
+
+
+def _shards(folder: Path, manifest: dict[str, Any], index: np.ndarray) -> list[Shard]:
+    num_parts = manifest["num_parts"]
+    ends = np.zeros(manifest["num_shards"], np.int64)
+    if index["shard"].max(initial=0) >= max(1, len(ends)):
+        raise DataError(
+            f"{folder / INDEX} names more shards than the {len(ends)} of the manifest; "
+            "prepare it again"
+        )
+    np.maximum.at(ends, index["shard"], index["offset"] + index["length"])
+    return [
+        Shard(folder / shard_name(number, num_parts), number % num_parts, int(end))
+        for number, end in enumerate(ends)
+    ]
 
 
 def _raw_layout(folder: Path, manifest: dict[str, Any]) -> RawLayout:

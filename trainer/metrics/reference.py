@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,6 @@ from realness.trainer.distributed import gather, rank, together, world_size
 from realness.trainer.metrics.features import FeatureNetwork
 from realness.trainer.metrics.frechet import GaussianMoments
 from realness.trainer.metrics.network_file import cache_folder
-from realness.trainer.metrics.ranks import shares
 from realness.trainer.metrics.samples import Embedder, Embedding, Wanted
 from realness.trainer.metrics.swd import PatchSet
 from realness.trainer.randomness import Stream
@@ -42,7 +42,10 @@ ORDER_SEED = 0
 
 @dataclass(frozen=True)
 class RealImages:
-    """The images of a catalog at their training resolution, not mirrored, in a fixed order."""
+    """The images of a catalog at their training resolution, not mirrored, in a fixed order.
+
+    Each rank reads those of the parts that it trains on, in batches of at least `batch_size`.
+    """
 
     catalog: Catalog
     resolution: int
@@ -51,12 +54,21 @@ class RealImages:
     decoder: DecoderName = "auto"
     cache: Path = field(default_factory=cache_folder)
 
+    @property
+    def global_batch(self) -> int:
+        """Images of a batch over all ranks, which the parts of the catalog must divide."""
+        step = math.lcm(world_size(), self.catalog.num_parts)
+        return -(-self.batch_size * world_size() // step) * step
+
     def batches(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """This rank's share of the first `count` images: (uint8 [B, 3, R, R], int64 [B])."""
+        """This rank's share of the first `count` images: (uint8 [B, 3, R, R], int64 [B]).
+
+        Every rank takes the same number of turns; the last batches may be short or empty.
+        """
         with ImageStream(
             self.catalog,
             resolution=self.resolution,
-            global_batch=self.batch_size * world_size(),
+            global_batch=self.global_batch,
             rank=rank(),
             world_size=world_size(),
             seed=ORDER_SEED,
@@ -66,8 +78,10 @@ class RealImages:
             num_threads=self.decode_threads,
             max_bad_images=DEFAULT_MAX_BAD_IMAGES,
         ) as stream:
-            for share in shares(count, self.batch_size):
-                yield next(stream)[: share.count], share.index()
+            for _ in range(0, count, self.global_batch):
+                images, index = next(stream), stream.samples
+                wanted = index < count
+                yield (images, index) if wanted.all() else (images[wanted], index[wanted])
 
     def patches(self, count: int, seed: int, progress: Progress) -> PatchSet:
         """The patches of the first `count` images; collective. Raises MeasureFailed."""
@@ -83,7 +97,7 @@ class RealImages:
         def batch_by_batch() -> None:
             for done, batch in enumerate(self.batches(count), start=1):
                 action(*batch)
-                progress(what, min(count, done * self.batch_size * world_size()), count)
+                progress(what, min(count, done * self.global_batch), count)
 
         together(batch_by_batch, failure=MeasureFailed, what=f"{what}: ")
 
