@@ -24,6 +24,8 @@ from ranks import (
     write_images,
 )
 
+from realness.data_pipeline.pack import prepare
+
 pytestmark = pytest.mark.slow
 
 DEEPSPEED = Path(sys.executable).with_name("deepspeed")
@@ -224,8 +226,12 @@ def test_a_corrupt_checkpoint_falls_back_to_the_previous_one(data: Path, tmp_pat
     assert "going on at 0.0 kimg" in output
 
 
-def test_dry_run_needs_no_data(tmp_path: Path) -> None:
-    codes, output = finish(start_training(["--preset", "demo", "--dry-run"], 1))
-    assert codes == [0], output
+def test_dry_run_on_two_ranks_tells_the_plan_and_who_reads_what(data: Path, tmp_path: Path) -> None:
+    prepare(data, tmp_path / "parts", resolution=32, parts=4)
+    arguments = tiny_arguments(tmp_path / "parts", tmp_path / "run", "--dry-run")
+    codes, output = finish(start_training(arguments, 2))
+    assert codes == [0, 0], output
     for expected in ("--lr-g 0.0002", "G: ", "GiB  total", '"stage": 1', "iterations"):
         assert expected in output
+    parts = [line.strip() for line in output.splitlines() if " is read by " in line]
+    assert parts == [f"part {part} is read by rank {part // 2}" for part in range(4)]

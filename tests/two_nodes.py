@@ -1,9 +1,10 @@
 """Two nodes on one machine: `python tests/two_nodes.py` (as root, on Linux with iproute2).
 
 Each node is a network namespace with one rank, started by `deepspeed --no_ssh --node_rank R`, and
-a virtual cable joins them. A run trains to its end. A second one has its cable pulled midway: both
-nodes must end by themselves and name what is lost. The cable is put back, the same commands are
-given again, and the run must end with the very weights of the first.
+a virtual cable joins them; each holds one of the two parts of the images. A run trains to its end.
+A second one has its cable pulled midway: both nodes must end by themselves and name what is lost.
+The cable is put back, the same commands are given again, and the run must end with the very weights
+of the first.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,6 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ranks import ROOT, TRAIN, tiny_arguments, write_images
+
+from realness.data_pipeline.pack import prepare
 
 ADDRESSES = ("10.203.7.1", "10.203.7.2")
 RANK_TIMEOUT_S = 30
@@ -54,15 +58,17 @@ class Nodes:
         """Pull the cable (`down`) or put it back (`up`)."""
         _ip("-n", self._names[0], "link", "set", self._cables[0], state)
 
-    def start(self, arguments: list[str], hosts: Path, log: Path) -> list[subprocess.Popen[bytes]]:
-        """The training command on both nodes; each appends to its own log."""
+    def start(
+        self, arguments: list[list[str]], hosts: Path, log: Path
+    ) -> list[subprocess.Popen[bytes]]:
+        """The training command with each node's arguments; each appends to its own log."""
         return [
             subprocess.Popen(
                 [
                     *("ip", "netns", "exec", self._names[node]),
                     *(str(Path(sys.executable).with_name("deepspeed")), "--hostfile", str(hosts)),
                     *("--no_ssh", "--node_rank", str(node), "--master_addr", ADDRESSES[0]),
-                    *(str(TRAIN), "--device", "cpu", *arguments),
+                    *(str(TRAIN), "--device", "cpu", *arguments[node]),
                 ],
                 env=self._environment(node),
                 cwd=ROOT,
@@ -110,22 +116,34 @@ def require(condition: bool, what: str, log: Path) -> None:
     print(f"ok: {what}", flush=True)
 
 
+def data_of_nodes(folder: Path) -> list[Path]:
+    """A set in two parts, as each node holds it: index and all, but only its own shards."""
+    images, whole = write_images(folder / "images"), folder / "whole"
+    prepare(images, whole, resolution=32, parts=2, num_workers=1)
+    nodes = [folder / f"data{node}" for node in range(2)]
+    for node, data in enumerate(nodes):
+        shutil.copytree(whole, data, ignore=shutil.ignore_patterns(f"part-00{1 - node}"))
+    return nodes
+
+
 def main() -> None:
     """Run the whole story; SystemExit with the logs where it goes another way."""
     nodes = Nodes()
     with tempfile.TemporaryDirectory() as name, nodes.up():
         folder = Path(name)
-        data, hosts = write_images(folder / "images"), folder / "hosts"
+        nodes_data, hosts = data_of_nodes(folder), folder / "hosts"
         hosts.write_text("node-a slots=1\nnode-b slots=1\n")
         intervals = ("--total-kimg", "1.6", "--checkpoint-kimg", "0.16")
 
-        def arguments(run_dir: Path) -> list[str]:
+        def arguments(run_dir: Path) -> list[list[str]]:
             timeout = ("--rank-timeout-s", str(RANK_TIMEOUT_S))
-            return tiny_arguments(data, run_dir, *intervals, *timeout)
+            return [tiny_arguments(data, run_dir, *intervals, *timeout) for data in nodes_data]
 
         log = folder / "straight"
         codes = wait_for(nodes.start(arguments(folder / "run"), hosts, log), log)
-        require(codes == [0, 0], "a run over two nodes ends with code 0 on both", log)
+        what = "a run over two nodes, with half of the images on each, ends with code 0 on both"
+        require(codes == [0, 0], what, log)
+        require("2 parts of images; this rank (0) reads part 0" in read(log), "it says so", log)
 
         log, cut = folder / "cut", folder / "cut-run"
         ranks = nodes.start(arguments(cut), hosts, log)

@@ -31,16 +31,18 @@ def dry_run(config: TrainConfig) -> int:
     device = pick_device(config.engine.device)
     start_process_group(device)
     try:
-        config.check_ranks(world_size())
+        ranks, is_leader = world_size(), rank() == 0
+        config.check_ranks(ranks)
         num_parts = together(lambda: _count_parts(config), failure=ConfigError)
-        memory = estimate_memory(config, world_size())
+        memory = estimate_memory(config, ranks)
         gan = build_gan(config, device)
-        if rank() == 0:
-            counts = {engine.name: engine.num_weights for engine in (gan.g, gan.d)}
-            print(_plan(config, str(device), counts, memory, num_parts))
+        counts = {engine.name: engine.num_weights for engine in (gan.g, gan.d)}
         gan.close()
     finally:
         stop_process_group()
+    # Outside the group: the operations of all ranks are counted in one process.
+    if is_leader:
+        print(_plan(config, str(device), ranks, counts, memory, num_parts))
     return EXIT_OK
 
 
@@ -55,9 +57,14 @@ def _count_parts(config: TrainConfig) -> int:
 
 
 def _plan(
-    config: TrainConfig, device: str, counts: dict[str, int], memory: dict[str, int], num_parts: int
+    config: TrainConfig,
+    device: str,
+    ranks: int,
+    counts: dict[str, int],
+    memory: dict[str, int],
+    num_parts: int,
 ) -> str:
-    engine, optimizer, ranks = config.engine, config.optimizer, world_size()
+    engine, optimizer = config.engine, config.optimizer
     sections = {
         "Configuration": [f"{flag(name)} {value}" for name, value in flatten(config).items()],
         "Run": [

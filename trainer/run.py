@@ -71,7 +71,9 @@ def open_data(config: TrainConfig) -> Catalog:
     check_images(catalog, config.data.resolution, max_bad_images=config.data.max_bad_images)
     if catalog.num_parts > 1:
         parts = ", ".join(map(str, parts_of_rank(rank(), world_size(), catalog.num_parts)))
-        log.info("%d parts of images; this rank (%d) reads %s", catalog.num_parts, rank(), parts)
+        log.info(
+            "%d parts of images; this rank (%d) reads part %s", catalog.num_parts, rank(), parts
+        )
     return catalog
 
 
