@@ -5,8 +5,10 @@ Those that the training maths needs are differentiable.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
@@ -17,6 +19,7 @@ from torch import Tensor
 from realness.trainer.config import ConfigError
 
 Result = TypeVar("Result")
+_thread = threading.local()
 
 
 def pick_device(requested: str) -> torch.device:
@@ -69,12 +72,29 @@ def stop_process_group() -> None:
 
 def rank() -> int:
     """This process's rank; 0 without a process group."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    return dist.get_rank() if _in_group() else 0
 
 
 def world_size() -> int:
     """Number of ranks; 1 without a process group."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return dist.get_world_size() if _in_group() else 1
+
+
+def _in_group() -> bool:
+    return dist.is_initialized() and not getattr(_thread, "alone", False)
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """What this thread does in here it does as the only rank: nothing of it is collective.
+
+    So a rank may fail in here, or do something else than the others. Other threads keep their rank.
+    """
+    _thread.alone = True
+    try:
+        yield
+    finally:
+        _thread.alone = False
 
 
 class _SumOverRanks(torch.autograd.Function):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from realness.data_pipeline.check import describe_readers
 from realness.data_pipeline.sources.packed import is_packed, read_manifest
+from realness.trainer.auto_batch import choose_micro_batch
 from realness.trainer.config import ConfigError, TrainConfig, flag, flatten
 from realness.trainer.distributed import (
     pick_device,
@@ -19,11 +20,9 @@ from realness.trainer.distributed import (
 from realness.trainer.engine_config import deepspeed_config
 from realness.trainer.exit_codes import EXIT_OK
 from realness.trainer.flops import count_flops
-from realness.trainer.memory import checkpoint_bytes, estimate_memory
+from realness.trainer.memory import GIB, checkpoint_bytes, estimate_memory
 from realness.trainer.run import check_parts
 from realness.trainer.sharded_gan import build_gan
-
-GIB = 2**30
 
 
 def dry_run(config: TrainConfig) -> int:
@@ -34,6 +33,7 @@ def dry_run(config: TrainConfig) -> int:
         ranks, is_leader = world_size(), rank() == 0
         config.check_ranks(ranks)
         num_parts = together(lambda: _count_parts(config), failure=ConfigError)
+        config = choose_micro_batch(config, device)
         memory = estimate_memory(config, ranks)
         gan = build_gan(config, device)
         counts = {engine.name: engine.num_weights for engine in (gan.g, gan.d)}
@@ -65,11 +65,14 @@ def _plan(
     num_parts: int,
 ) -> str:
     engine, optimizer = config.engine, config.optimizer
+    passes = config.num_passes(ranks)
     sections = {
         "Configuration": [f"{flag(name)} {value}" for name, value in flatten(config).items()],
         "Run": [
             f"{config.num_iterations:,} iterations of {config.batch_size} images "
             f"({config.num_images / 1000:,.1f} kimg) on {ranks} rank(s), {device} first",
+            f"an update: {passes} pass(es) of {config.batch_size // ranks // passes} images on "
+            "each rank",
             f"an iteration: {optimizer.k_d} D update(s), then {optimizer.k_g} G update(s); "
             f"{count_flops(config).iteration / 1e9:,.1f} GFLOP an image",
         ],

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from realness.data_pipeline import Catalog, ImageStream
 from realness.trainer import checkpoint
+from realness.trainer.auto_batch import choose_micro_batch
 from realness.trainer.averages import Averages
 from realness.trainer.captured import captured_updates, capturing_stream
 from realness.trainer.checkpoint import Retention, Saver
@@ -61,6 +62,7 @@ def train(config: TrainConfig) -> int:
         with ExitStack() as cleanup, Watch(config.engine.rank_timeout_s):
             cleanup.enter_context(capturing_stream(config, device))
             cleanup.enter_context(together(lambda: _lock(folder), failure=ConfigError))
+            config = choose_micro_batch(config, device)
             monitor = together(lambda: open_monitor(config, catalog, device), failure=ConfigError)
             gan = build_gan(config, device)
             cleanup.callback(gan.close)

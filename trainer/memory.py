@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from realness.trainer.config import TrainConfig
+from realness.trainer.engine_config import deepspeed_config
 from realness.trainer.networks import StyleGAN2Generator, training_inputs
 from realness.trainer.objectives import Objective
 from realness.trainer.optimizers import MOMENTS
@@ -20,23 +21,42 @@ from realness.trainer.randomness import Draws, Stream
 from realness.trainer.sharded_gan import build_networks
 
 FLOAT_BYTES = 4
+GIB = 2**30
 
 
 def estimate_memory(config: TrainConfig, num_ranks: int) -> dict[str, int]:
     """Bytes of one rank by part, and their sum under "total".
 
     Weights, gradients, the optimiser's moments and the moving average follow from the parameter
-    counts and the ZeRO stages. Activations are counted, not guessed: the networks run on torch's
-    fake tensors, and every tensor that autograd saves is added up, once a storage, as if nothing
-    were computed again (--checkpoint-activations keeps less) and no operation were fused (fused
-    ones keep less, too). Left out are the workspaces of convolution libraries, the allocator's
-    fragmentation and the CUDA context.
+    counts and the ZeRO stages, the buffers of reductions from DeepSpeed's configuration.
+    Activations are counted, not guessed: the networks run on torch's fake tensors, and every tensor
+    that autograd saves is added up, once a storage, as if nothing were computed again
+    (--checkpoint-activations keeps less) and no operation were fused (fused ones keep less, too).
+    Penalties count however seldom they are due. Left out are the workspaces of convolution
+    libraries, the allocator's fragmentation and the CUDA context.
     """
     reference = replace(config, engine=replace(config.engine, impl="reference"))
     # Not the meta device, which autocast passes by.
     with FakeTensorMode():
         generator, discriminator, objective = build_networks(reference)
         steps = _activations(config, generator, discriminator, objective, num_ranks)
+    parts = _resident(config, generator, discriminator, num_ranks)
+    # Real and generated ones; they do not shrink with the passes.
+    pixels = 3 * config.data.resolution**2 * config.batch_size // num_ranks
+    parts["images of an update"] = FLOAT_BYTES * 2 * pixels
+    return {**parts, **steps, "total": sum(parts.values()) + max(steps.values())}
+
+
+def resident_memory(config: TrainConfig, num_ranks: int) -> dict[str, int]:
+    """The parts of `estimate_memory` that are there in every update, whatever the micro-batch."""
+    with torch.device("meta"):
+        generator, discriminator, _ = build_networks(config)
+    return _resident(config, generator, discriminator, num_ranks)
+
+
+def _resident(
+    config: TrainConfig, generator: nn.Module, discriminator: nn.Module, num_ranks: int
+) -> dict[str, int]:
     counts = {"G": count_parameters(generator), "D": count_parameters(discriminator)}
     stages = {"G": config.engine.zero_g, "D": config.engine.zero_d}
     # ZeRO 3 gathers a layer at a time, but all of D for what is differentiated twice.
@@ -44,7 +64,7 @@ def estimate_memory(config: TrainConfig, num_ranks: int) -> dict[str, int]:
         "G": largest_parameter(generator),
         "D": counts["D"] if config.penalty.any else largest_parameter(discriminator),
     }
-    parts = {
+    return {
         "weights": FLOAT_BYTES
         * sum(
             count // num_ranks + gathered[name] if stages[name] == 3 else count
@@ -54,6 +74,8 @@ def estimate_memory(config: TrainConfig, num_ranks: int) -> dict[str, int]:
             FLOAT_BYTES * count // (num_ranks if stages[name] >= 2 else 1)
             for name, count in counts.items()
         ),
+        "buffers of reductions": FLOAT_BYTES
+        * sum(_buffered(config, stage, num_ranks) for stage in stages.values()),
         "optimiser's moments": 0
         if config.engine.offload_optimizer
         else sum(
@@ -62,7 +84,17 @@ def estimate_memory(config: TrainConfig, num_ranks: int) -> dict[str, int]:
         ),
         "moving average": FLOAT_BYTES * counts["G"],
     }
-    return {**parts, **steps, "total": sum(parts.values()) + max(steps.values())}
+
+
+def _buffered(config: TrainConfig, stage: int, num_ranks: int) -> int:
+    """Elements that DeepSpeed's ZeRO allocates for reducing gradients and fetching weights."""
+    if not stage:
+        return 0
+    zero = deepspeed_config(config, stage, num_ranks)["zero_optimization"]
+    bucket = int(zero["reduce_bucket_size"])
+    if stage == 3:
+        return bucket + int(zero["stage3_prefetch_bucket_size"])
+    return 2 * bucket if zero["overlap_comm"] else bucket
 
 
 def checkpoint_bytes(config: TrainConfig) -> int:

@@ -41,8 +41,9 @@ class ShardedGan(Gan):
     @torch.no_grad()
     def samples(self, count: int) -> Tensor:
         """`count` images [count, 3, R, R] of the moving average, always for the same draws."""
-        parts = range(0, count, self.local_batch)
-        return torch.cat([self._sample(at, min(self.local_batch, count - at)) for at in parts])
+        size = self.config.engine.micro_batch or self.local_batch
+        parts = range(0, count, size)
+        return torch.cat([self._sample(at, min(size, count - at)) for at in parts])
 
     def _sample(self, first: int, count: int) -> Tensor:
         draws = batch_draws(self.config.seed, Stream.SHOWN, first, count, device=self.device)

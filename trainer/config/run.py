@@ -77,6 +77,9 @@ class EngineConfig:
     """Images of one rank in one pass through the networks: its share of the batch takes several
     passes (gradient accumulation), with the gradients of one; 0 takes it whole. WITH BATCH
     NORMALISATION IN G the run changes: its statistics are those of one pass over all ranks."""
+    auto_batch: bool = any_time(False)
+    """Find the largest --micro-batch that fits before training, by the heaviest updates of the run
+    (with R1 and path lengths, however seldom these are due) on a GPU, by the estimate on a CPU."""
     checkpoint_activations: bool = any_time(False)
     """Keep of each block of stylegan2, resnet and sn-resnet's D its inputs only, and compute the
     rest again in the backward pass: the same gradients, less memory, some 30 % more work."""
@@ -103,6 +106,11 @@ class EngineConfig:
     def __post_init__(self) -> None:
         positive(self, "rank_timeout_s")
         not_negative(self, "micro_batch")
+        require(
+            not (self.auto_batch and self.micro_batch),
+            f"--auto-batch finds the micro-batch, but --micro-batch={self.micro_batch}; use one of "
+            "the two",
+        )
         for name in ("zero_g", "zero_d"):
             require(
                 not (self.offload_optimizer and getattr(self, name) == 0),
