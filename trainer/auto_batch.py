@@ -20,7 +20,6 @@ only).
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -33,8 +32,7 @@ from realness.trainer.distributed import gather, rank, together, world_size
 from realness.trainer.exit_codes import RunFailed
 from realness.trainer.memory import GIB, estimate_memory
 from realness.trainer.networks import has_batch_statistics
-from realness.trainer.reporting.environment import ENVIRONMENT_FILE
-from realness.trainer.run_folder import read_config
+from realness.trainer.run_folder import read_pass
 from realness.trainer.sharded_gan import build_networks
 from realness.trainer.trial import MARGIN, DeviceMemory, HostMemory, Memory
 
@@ -60,8 +58,9 @@ def choose_micro_batch(
 ) -> TrainConfig:
     """The configuration with `micro_batch` in the place of `auto_batch`; collective.
 
-    memory: of this rank; by default that of `device`. A run whose course depends on the micro-batch (batch normalisation in G) goes on with the
-    one that its folder records, unless `accept_config_change` is set.
+    memory: of this rank; by default that of `device`. A run whose course depends on the micro-batch
+    (batch normalisation in G) goes on with the one that its folder records, unless
+    `accept_config_change` is set.
 
     Raises ConfigError, on every rank, if the smallest micro-batch, or the recorded one, does not
     fit; RunFailed if a trial fails otherwise.
@@ -140,24 +139,16 @@ def _recorded_size(config: TrainConfig, num_ranks: int) -> int:
     is_resumed = config.run_dir and (folder / "config.json").exists()
     if not is_resumed or config.accept_config_change or not _has_batch_statistics(config):
         return 0
-    recorded = read_config(folder)
-    try:
-        ranks = int(json.loads((folder / ENVIRONMENT_FILE).read_text())["num_ranks"])
-    except (OSError, ValueError, LookupError) as error:
-        raise ConfigError(
-            f"--auto-batch: {folder / ENVIRONMENT_FILE} does not say how many ranks this run had "
-            f"({error}), on which its batch normalisation depends; give --micro-batch"
-        ) from error
+    size_then, ranks = read_pass(folder)
     # Statistics are over a pass on all ranks, or over one rank's part of it.
-    size = size_then = recorded.batch_size // ranks // recorded.num_passes(ranks)
+    size, rest = size_then, 0
     if config.g.batch_statistics == "global":
         size, rest = divmod(size_then * ranks, num_ranks)
-        size = 0 if rest else size
-    if size not in valid_sizes(config, num_ranks):
+    if rest or size not in valid_sizes(config, num_ranks):
         raise ConfigError(
-            f"--auto-batch: batch normalisation in {folder} goes over passes of {size_then} images "
-            f"on {ranks} ranks, and nothing alike is possible on {num_ranks}; use {ranks} ranks, or "
-            "--micro-batch to change the run"
+            f"--auto-batch: the batch normalisation of {folder} is over passes of {size_then} "
+            f"images on each of {ranks} ranks, and nothing alike is possible on {num_ranks}; use "
+            f"{ranks} ranks, or --micro-batch to change the run"
         )
     return size
 

@@ -21,6 +21,7 @@ from realness.trainer.config import (
     trajectory_differences,
 )
 from realness.trainer.distributed import rank
+from realness.trainer.reporting.environment import ENVIRONMENT_FILE
 from realness.trainer.reporting.files import write_text
 
 log = logging.getLogger("realness.trainer")
@@ -79,6 +80,19 @@ def read_config(folder: Path) -> TrainConfig:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is no readable configuration: {error}") from error
     return from_dict(TrainConfig, values)
+
+
+def read_pass(folder: Path) -> tuple[int, int]:
+    """Images of each rank in a pass of the run in `folder`, and its ranks, as it last started.
+
+    Raises ConfigError when these files are missing or unreadable.
+    """
+    config, path = read_config(folder), folder / ENVIRONMENT_FILE
+    try:
+        ranks = int(json.loads(path.read_text())["num_ranks"])
+    except (OSError, ValueError, LookupError) as error:
+        raise ConfigError(f"{path} does not say on how many ranks it ran: {error!r}") from error
+    return config.batch_size // ranks // config.num_passes(ranks), ranks
 
 
 def claim_empty_folder(folder: Path) -> None:

@@ -80,9 +80,9 @@ class DeviceMemory:
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._num_ranks = device, world_size()
+        self._fraction = torch.cuda.get_per_process_memory_fraction(device)
         self.release()
         free, self._total = torch.cuda.mem_get_info(device)
-        self._fraction = torch.cuda.get_per_process_memory_fraction(device)
         self.capacity = min(free, int(self._fraction * self._total))
 
     def needs(self, config: TrainConfig) -> dict[str, int]:
