@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, cast
 
 import pytest
 import torch
+from engine_runs import play
+from plain_gan import tiny
+from ranks import run_on_ranks
+from torch import Tensor
 
 from realness.launch.presets import preset
-from realness.trainer.memory import checkpoint_bytes, count_parameters, estimate_memory
-from realness.trainer.sharded_gan import build_networks
+from realness.trainer.config import TrainConfig
+from realness.trainer.memory import (
+    checkpoint_bytes,
+    count_parameters,
+    estimate_memory,
+    resident_memory,
+)
+from realness.trainer.sharded_gan import build_gan, build_networks
 
 ACTIVATIONS = "activations of the D step"
 
@@ -53,3 +66,40 @@ def test_bf16_keeps_less(name: str) -> None:
         for precision in ("fp32", "bf16")
     ]
     assert 0.45 < sizes[1][ACTIVATIONS] / sizes[0][ACTIVATIONS] < 0.7
+
+
+def bucket_elements(config: TrainConfig) -> list[int]:
+    """Elements of DeepSpeed's buffers for reductions in both engines, in the midst of an update."""
+    gan = build_gan(config, torch.device("cpu"))
+    counts: list[int] = []
+
+    def count(_: Tensor) -> None:
+        buckets: list[Any] = [
+            bucket.buffer
+            for engine in (gan.g, gan.d)
+            for bucket in cast(Any, engine)._engine.optimizer.ipg_buckets.values()
+        ]
+        flat = [
+            tensor for item in buckets for tensor in ([item] if torch.is_tensor(item) else item)
+        ]
+        counts.append(sum(tensor.numel() for tensor in flat if tensor is not None))
+
+    play(gan, range(1))
+    next(iter(gan.g.module.parameters())).register_hook(count)
+    play(gan, range(1, 2))
+    gan.close()
+    return counts
+
+
+@pytest.mark.parametrize("stages", [(1, 2), (2, 3)])
+def test_buffers_of_reductions_are_deepspeeds(
+    stages: tuple[Literal[1, 2], Literal[2, 3]], tmp_path: Path
+) -> None:
+    path = tmp_path / "config.json"
+    zero = {"reduce_bucket_size": 12_345, "stage3_prefetch_bucket_size": 0}
+    path.write_text(json.dumps({"zero_optimization": zero}))
+    config = tiny(8)
+    engine = replace(config.engine, zero_g=stages[0], zero_d=stages[1], deepspeed_config=str(path))
+    config = replace(config, engine=engine)
+    (elements,) = run_on_ranks(1, bucket_elements, config)
+    assert 4 * max(elements) == resident_memory(config, 1)["buffers of reductions"]

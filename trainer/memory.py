@@ -74,8 +74,7 @@ def _resident(
             FLOAT_BYTES * count // (num_ranks if stages[name] >= 2 else 1)
             for name, count in counts.items()
         ),
-        "buffers of reductions": FLOAT_BYTES
-        * sum(_buffered(config, stage, num_ranks) for stage in stages.values()),
+        "buffers of reductions": FLOAT_BYTES * _buffered(config, num_ranks),
         "optimiser's moments": 0
         if config.engine.offload_optimizer
         else sum(
@@ -86,15 +85,18 @@ def _resident(
     }
 
 
-def _buffered(config: TrainConfig, stage: int, num_ranks: int) -> int:
+def _buffered(config: TrainConfig, num_ranks: int) -> int:
     """Elements that DeepSpeed's ZeRO allocates for reducing gradients and fetching weights."""
-    if not stage:
-        return 0
-    zero = deepspeed_config(config, stage, num_ranks)["zero_optimization"]
-    bucket = int(zero["reduce_bucket_size"])
-    if stage == 3:
-        return bucket + int(zero["stage3_prefetch_bucket_size"])
-    return 2 * bucket if zero["overlap_comm"] else bucket
+    kept, passing = 0, 0
+    for stage in (config.engine.zero_g, config.engine.zero_d):
+        zero = deepspeed_config(config, stage, num_ranks)["zero_optimization"]
+        if stage == 3:
+            kept += int(zero["reduce_bucket_size"]) + int(zero["stage3_prefetch_bucket_size"])
+        elif stage:
+            # Two where reductions overlap; for as long as this network's backward pass takes.
+            num_buckets = 2 if zero["overlap_comm"] else 1
+            passing = max(passing, num_buckets * int(zero["reduce_bucket_size"]))
+    return kept + passing
 
 
 def checkpoint_bytes(config: TrainConfig) -> int:
