@@ -237,8 +237,7 @@ def resumed(
         write_run(run, started)
     (run / "environment.json").write_text(json.dumps({"num_ranks": ranks_then}))
     memory = LinearMemory(100 + 320 + 60)
-    monkeypatched = pytest.MonkeyPatch()
-    with monkeypatched.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr("realness.trainer.auto_batch.world_size", lambda: ranks)
         choose_micro_batch(replace(config, run_dir=str(run)), CPU, memory)
     return memory.tried
@@ -282,6 +281,30 @@ def test_it_excludes_a_micro_batch() -> None:
         EngineConfig(auto_batch=True, micro_batch=4)
 
 
+def share_of_100_bytes() -> int:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trial, "available_memory", lambda: 100)
+        return HostMemory().capacity
+
+
+def test_ranks_of_a_node_share_its_memory() -> None:
+    assert run_on_ranks(2, share_of_100_bytes) == [50, 50]
+
+
+def sampled_batches(config: TrainConfig) -> list[int]:
+    gan = build_gan(config, CPU)
+    sizes: list[int] = []
+    gan.ema.module.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    assert gan.samples(10).shape[0] == 10
+    gan.close()
+    return sizes
+
+
+def test_grids_are_made_in_passes_too() -> None:
+    config = with_micro_batch(automatic(tiny(BATCH, generator="resnet")), 4)
+    assert run_on_ranks(1, sampled_batches, config) == [[4, 4, 2]]
+
+
 def test_on_a_cpu_the_estimate_decides(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -322,7 +345,7 @@ def test_a_control_group_limits_what_is_there(tmp_path: Path) -> None:
 
 
 class FakeCuda:
-    """A device of 1,000 MB, 900 of them free, with 20 of a trial's networks on it."""
+    """A device of 1,000 MB, 900 of them free; a trial's networks take 20 of these."""
 
     def __init__(self, patch: pytest.MonkeyPatch, peaks: list[int]) -> None:
         self.fraction, self.fractions, self.peaks, self.built = 0.95, [], peaks, False
@@ -367,7 +390,6 @@ def test_a_trial_is_capped_by_what_the_run_holds_besides(monkeypatch: pytest.Mon
     assert cuda.fraction == pytest.approx((0.9 * 900e6 - missing) / 1000e6)
     memory.release()
     assert cuda.fraction == 0.95
-    cuda.built = False
     assert search(config, [4], memory).micro_batch == 0
     assert cuda.fraction == 0.95
 

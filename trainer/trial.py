@@ -84,20 +84,20 @@ class DeviceMemory:
         self.release()
         free, self._total = torch.cuda.mem_get_info(device)
         self.capacity = min(free, int(self._fraction * self._total))
+        self._before = torch.cuda.memory_allocated(device)
 
     def needs(self, config: TrainConfig) -> dict[str, int]:
         resident = sum(resident_memory(config, self._num_ranks).values())
-        before = torch.cuda.memory_allocated(self._device)
         with alone():
             trial = Trial(config, self._num_ranks, self._device)
             # What the run holds and the trial does not; negative where ZeRO shards a lot.
-            missing = resident - (torch.cuda.memory_allocated(self._device) - before)
+            missing = resident + self._before - torch.cuda.memory_allocated(self._device)
             self._cap((1 - MARGIN) * self.capacity - missing)
             peaks = {"D": 0, "G": 0}
             for _ in range(ROUNDS):
                 torch.cuda.reset_peak_memory_stats(self._device)
                 for name in trial.updates():
-                    peak = torch.cuda.max_memory_allocated(self._device) - before
+                    peak = torch.cuda.max_memory_allocated(self._device) - self._before
                     peaks[name] = max(peaks[name], peak)
                     torch.cuda.reset_peak_memory_stats(self._device)
         return {name: peak + missing for name, peak in peaks.items()}
