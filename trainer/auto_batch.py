@@ -14,8 +14,7 @@ On a CPU no error says that memory has run out: the kernel kills the process. Th
 
 Limits: fewer images must need less (the search bisects); the margin has to hold NCCL's buffers, a
 GPU decoder's, and what other programs take later; networks that fit a device, with gradients, only
-when sharded never fit here; the metrics of --metrics-kimg are not tried (there it costs scores
-only).
+when sharded never fit here; the metrics of --metrics-kimg are not tried.
 """
 
 from __future__ import annotations
@@ -76,7 +75,7 @@ def choose_micro_batch(
     )
     tightest = min(gather(found), key=lambda one: (one.micro_batch, one.capacity - one.needed))
     if not tightest.micro_batch:
-        raise ConfigError(_refusal(config, sizes[0], tightest, recorded=fixed > 0))
+        raise ConfigError(_refusal(config, sizes[0], tightest, device.type, recorded=fixed > 0))
     chosen = with_micro_batch(config, tightest.micro_batch)
     if rank() == 0:
         log.info("%s%s", _describe(chosen, tightest), memory.remark)
@@ -102,10 +101,7 @@ def valid_sizes(config: TrainConfig, num_ranks: int) -> list[int]:
 
 
 def search(config: TrainConfig, sizes: Sequence[int], memory: Memory) -> Found:
-    """The largest of the ascending `sizes` that fits this rank; not collective.
-
-    The last is tried first, and then those that halve what is left.
-    """
+    """The largest of the ascending `sizes` that fits this rank, the last first; not collective."""
     best = Found(0, 0, "", memory.capacity)
     low, high = 0, len(sizes)  # all before `low` fit, and none from `high` on
     probe = high - 1
@@ -127,7 +123,7 @@ def _try(memory: Memory, config: TrainConfig) -> dict[str, int]:
     try:
         needs = memory.needs(config)
     except torch.OutOfMemoryError:
-        log.debug("--auto-batch: %d do not fit", config.engine.micro_batch)
+        log.debug("--micro-batch %d does not fit", config.engine.micro_batch)
     # After the exception, which holds on to the tensors of the frames that it came through.
     memory.release()
     return needs
@@ -179,23 +175,24 @@ def _step(config: TrainConfig, player: str) -> str:
     return f"{player} with {due}" if due else player
 
 
-def _refusal(config: TrainConfig, size: int, found: Found, *, recorded: bool) -> str:
-    engine, blocks = config.engine, config.g.generator in ("resnet", "stylegan2")
+def _refusal(config: TrainConfig, size: int, found: Found, device: str, *, recorded: bool) -> str:
+    engine, on_gpu = config.engine, device == "cuda"
+    blocks = config.g.generator in ("resnet", "stylegan2") and config.d.discriminator != "dcgan"
     remedies = {
-        "--checkpoint-activations": blocks and not engine.checkpoint_activations,
+        "--checkpoint-activations": on_gpu and blocks and not engine.checkpoint_activations,
         "--precision bf16": engine.precision == "fp32" and config.penalty.r1 == "exact",
         "--zero-g 3 --zero-d 3": world_size() > 1 and min(engine.zero_g, engine.zero_d) < 3,
-        "--offload-optimizer": not engine.offload_optimizer,
-        "more ranks": recorded,
+        "--offload-optimizer": on_gpu and not engine.offload_optimizer,
+        "more ranks": recorded and config.g.batch_statistics == "global",
         "--micro-batch to change the run's batch statistics": recorded,
         "narrower networks": True,
     }
     table = estimate_memory(with_micro_batch(config, size), world_size())
-    lines = [f"  {part_bytes / GIB:8.2f} GiB  {part}" for part, part_bytes in table.items()]
-    head = (
-        f"--auto-batch: {size} image(s) a pass, the fewest possible, do not fit into the "
-        f"{found.capacity / GIB:.2f} GiB of a rank, of which {MARGIN:.0%} stay free; estimated:"
-    )
-    return "\n".join(
-        [head, *lines, f"use {', '.join(name for name in remedies if remedies[name])}"]
-    )
+    why = "as this run was begun" if recorded else "the fewest possible"
+    lines = [
+        f"--auto-batch: {size} image(s) a pass, {why}, do not fit into the "
+        f"{found.capacity / GIB:.2f} GiB of a rank, of which {MARGIN:.0%} stay free; estimated:",
+        *(f"  {part_bytes / GIB:8.2f} GiB  {part}" for part, part_bytes in table.items()),
+        f"use {', '.join(name for name, helps in remedies.items() if helps)}",
+    ]
+    return "\n".join(lines)
