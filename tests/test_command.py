@@ -62,7 +62,7 @@ def test_every_field_is_a_flag() -> None:
     given = {**other, **literals}
     defaults = flatten(preset("demo"))
     # These combine with little else: the next test has them.
-    only_one_value = {"preset", "r1", "d_activation", "cuda_graphs"}
+    only_one_value = {"preset", "r1", "d_activation", "cuda_graphs", "auto_batch"}
     arguments: list[str] = []
     for name, value in defaults.items():
         flag = "--" + name.replace("_", "-")
@@ -82,8 +82,9 @@ def test_what_combines_with_little_else_is_a_flag_too() -> None:
     flags = ["--r1", "finite-difference", "--d-activation", "silu", "--r1-gamma", "1"]
     values = flatten(train_ffhq.parse(["--preset", "demo", *flags]).config)
     assert (values["r1"], values["d_activation"]) == ("finite-difference", "silu")
-    flags = ["--cuda-graphs", "--zero-g", "0", "--zero-d", "0"]
-    assert flatten(train_ffhq.parse(["--preset", "demo", *flags]).config)["cuda_graphs"] is True
+    flags = ["--cuda-graphs", "--zero-g", "0", "--zero-d", "0", "--auto-batch"]
+    values = flatten(train_ffhq.parse(["--preset", "demo", *flags]).config)
+    assert values["cuda_graphs"] and values["auto_batch"]
 
 
 def test_local_rank_of_the_launcher_is_accepted() -> None:

@@ -126,6 +126,18 @@ def test_a_trial_is_capped_by_what_the_run_holds_besides(monkeypatch: pytest.Mon
     assert cuda.fraction == 0.95
 
 
+def test_graphs_keep_the_memory_of_an_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = with_micro_batch(tiny(BATCH), 4)
+    engine = replace(config.engine, zero_g=0, zero_d=0)
+    needs = []
+    for graphs in (False, True):
+        FakeCuda(monkeypatch, [10**6 * peak for peak in (500, 300, 400, 600)])
+        memory = DeviceMemory(CPU)
+        needs.append(memory.needs(replace(config, engine=replace(engine, cuda_graphs=graphs))))
+    for name in ("D", "G"):
+        assert needs[1][name] - needs[0][name] == (600 - 20) * 10**6
+
+
 WIDE = ("--batch-size", "256", "--d-width", "64", "--r1-gamma", "10", "--penalty-images", "768")
 
 

@@ -91,7 +91,8 @@ class DeviceMemory:
         with alone():
             trial = Trial(config, self._num_ranks, self._device)
             # What the run holds and the trial does not; negative where ZeRO shards a lot.
-            missing = resident + self._before - torch.cuda.memory_allocated(self._device)
+            held = torch.cuda.memory_allocated(self._device) - self._before
+            missing = resident - held
             self._cap((1 - MARGIN) * self.capacity - missing)
             peaks = {"D": 0, "G": 0}
             for _ in range(ROUNDS):
@@ -100,7 +101,9 @@ class DeviceMemory:
                     peak = torch.cuda.max_memory_allocated(self._device) - self._before
                     peaks[name] = max(peaks[name], peak)
                     torch.cuda.reset_peak_memory_stats(self._device)
-        return {name: peak + missing for name, peak in peaks.items()}
+        # A graph keeps its memory, and updates that are not captured yet need as much beside it.
+        kept = max(peaks.values()) - held if config.engine.cuda_graphs else 0
+        return {name: peak + missing + kept for name, peak in peaks.items()}
 
     def _cap(self, num_bytes: float) -> None:
         fraction = min(self._fraction, max(0.0, num_bytes / self._total))
