@@ -226,6 +226,23 @@ class TestCifar:
             open_catalog(path)
         assert not (tmp_path / "owned").exists()
 
+    @pytest.mark.parametrize(
+        "pickled",
+        [b"\x80\x04Nr\xff\xff\xff\x7f.", b"\x80\x04\x8e" + (1 << 40).to_bytes(8, "little")],
+        ids=["memo", "bytes"],
+    )
+    def test_pickle_bombs_do_not_fill_the_memory(self, tmp_path: Path, pickled: bytes) -> None:
+        """A memo slot or a length that makes the unpickler ask for tens of gigabytes."""
+        (tmp_path / "data_batch_1").write_bytes(pickled)
+        with pytest.raises(DataError, match="no CIFAR pickle"):
+            open_catalog(tmp_path / "data_batch_1")
+
+    def test_large_files_of_other_kinds_are_not_read(self, tmp_path: Path) -> None:
+        with (tmp_path / "disk").open("wb") as file:
+            file.truncate(1 << 40)
+        with pytest.raises(DataError, match="no CIFAR batch: it has 1,099,511,627,776 bytes"):
+            open_catalog(tmp_path / "disk")
+
     def test_damaged_batches(self, tmp_path: Path) -> None:
         (tmp_path / "data_batch_1.bin").write_bytes(bytes(3073 * 2 - 1))
         with pytest.raises(DataError, match="no multiple of 3073"):

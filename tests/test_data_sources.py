@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -162,6 +163,15 @@ def test_folder_without_images(tmp_path: Path) -> None:
         open_catalog(tmp_path)
 
 
+def test_empty_path_is_not_the_current_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the data source is empty"):
+        open_catalog("")
+
+
+def test_suffixes_in_capitals(tmp_path: Path) -> None:
+    assert len(open_catalog(write_zip(tmp_path / "SET.ZIP", image_files(2)))) == 2
+
+
 def test_unknown_file(tmp_path: Path) -> None:
     path = tmp_path / "images.rar"
     path.write_bytes(b"Rar!")
@@ -179,6 +189,78 @@ def test_damaged_archives(tmp_path: Path) -> None:
     (tmp_path / "x.tar.gz").write_bytes(b"\x1f\x8b")
     with pytest.raises(DataError, match="compressed tar"):
         open_catalog(tmp_path / "x.tar.gz")
+
+
+def tar_header(name: bytes, size: bytes, kind: bytes = b"0") -> bytes:
+    """A ustar header whose size field is written as given, with the right checksum."""
+    header = bytearray(512)
+    header[: len(name)], header[124 : 124 + len(size)], header[156:157] = name, size, kind
+    header[257:265] = b"ustar\x0000"
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
+@pytest.mark.parametrize(
+    "tar",
+    [
+        tar_header(b"a.jpg", b"-0000002000") + bytes(2048),
+        tar_header(b"x", b"-0000001000", b"L") + bytes(2048),
+        tar_header(b"x", b"%011o" % 14, b"x") + b"14 size=-1024\n".ljust(512, b"\0")
+        + tar_header(b"a.jpg", b"0") + bytes(1024),
+    ],
+    ids=["negative", "negative_name", "negative_pax"],
+)  # fmt: skip
+def test_tar_sizes_that_lead_backwards_are_refused(tmp_path: Path, tar: bytes) -> None:
+    """They would make a scan go round for ever."""
+    (tmp_path / "x.tar").write_bytes(tar)
+    with pytest.raises(DataError, match=r"the header at byte .* has the size '?-"):
+        open_catalog(tmp_path / "x.tar")
+
+
+def test_damaged_and_exotic_zips_raise_data_error_and_nothing_else(tmp_path: Path) -> None:
+    files = image_files(3)
+    labels: list[list[object]] = [[name, 0] for name in files]
+    path = write_zip(tmp_path / "x.zip", files, compression=zipfile.ZIP_DEFLATED, labels=labels)
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    end = whole.index(b"PK\x01\x02")
+    num_refused = 0
+    for trial in range(300):
+        data = bytearray(whole)
+        first = 0 if trial % 3 else end  # a third of the damage goes to the directory
+        for _ in range(rng.choice([1, 5, 20])):
+            data[rng.integers(first, len(data))] = rng.integers(256)
+        path.write_bytes(data)
+        try:
+            catalog = open_catalog(path)
+        except DataError:
+            num_refused += 1
+            continue
+        for index in range(len(catalog)):
+            with contextlib.suppress(BadImage):
+                catalog.read(index)
+        catalog.close()
+    assert num_refused > 50
+
+
+@pytest.mark.parametrize("label", [1.7, True, "3", -1, 2**40, 10**6, None, [0, 1]], ids=repr)
+def test_labels_that_are_no_class_numbers_are_refused(tmp_path: Path, label: object) -> None:
+    files = image_files(1)
+    path = write_zip(tmp_path / "d.zip", files, labels=[[next(iter(files)), label]])
+    with pytest.raises(DataError, match="is no whole number from 0 to 999,999"):
+        open_catalog(path)
+
+
+def test_webdataset_classes_that_cannot_be_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    jpeg = encoded(picture(0))
+    files = {"a.jpg": jpeg, "a.cls": b"2", "b.jpg": jpeg, "b.cls": b"cat", "c.jpg": jpeg}
+    assert open_catalog(write_tar(tmp_path / "some.tar", files)).labels is None
+    assert "2 of the 3 images" in caplog.text
+    huge = write_tar(tmp_path / "huge.tar", {"a.jpg": jpeg, "a.cls": b"99999999999999999999"})
+    with pytest.raises(DataError, match="class numbers end at 999,999"):
+        open_catalog(huge)
 
 
 @pytest.mark.parametrize("name", ["../evil.png", "/etc/evil.png", "a/../../evil.png", "C:/x.png"])
@@ -222,6 +304,18 @@ def test_symlinks_leaving_a_folder_are_refused(tmp_path: Path) -> None:
     catalog = open_catalog(root)
     assert [catalog.name(i) for i in range(len(catalog))] == ["a/real.jpg", "inner.jpg"]
     assert {name for name, _ in catalog.refused} == {"leak.jpg", "leaks"}
+
+
+def test_links_in_circles_and_pipes_are_left_out(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "set", {"a.jpg": encoded(picture(2))})
+    (root / "self.jpg").symlink_to(root / "self.jpg")
+    (root / "one").symlink_to(root / "two")
+    (root / "two").symlink_to(root / "one")
+    os.mkfifo(root / "pipe.jpg")
+    (root / "linked.jpg").symlink_to(root / "pipe.jpg")
+    catalog = open_catalog(root)
+    assert list(contents(catalog)) == ["a.jpg"]
+    assert {name for name, _ in catalog.refused} == {"self.jpg", "one", "two"}
 
 
 def test_zip_bombs_are_refused(tmp_path: Path) -> None:

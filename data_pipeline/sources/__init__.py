@@ -28,6 +28,8 @@ def open_catalog(source: str | Path) -> Catalog:
 
     Raises DataError where there is nothing to open, no image in it, or its index is damaged.
     """
+    if not str(source):  # an unset variable in a script: Path("") would be the current folder
+        raise DataError("the data source is empty; give a folder of images, a zip or tar shards")
     path = Path(source).expanduser()
     if not path.exists():
         nearest = next((p for p in path.absolute().parents if p.exists()), Path("/"))
@@ -51,17 +53,18 @@ def _open(path: Path) -> Catalog:
         if is_packed(path):
             return open_packed(path)
         return _open_folder(path)
-    if path.suffix == ".zip":
+    suffix = path.suffix.lower()
+    if suffix == ".zip":
         return open_zip(path)
-    if path.suffix == ".tar":
+    if suffix == ".tar":
         return open_tars(path, [path])
-    if path.suffix in SUFFIXES:
+    if suffix in SUFFIXES:
         return open_tfrecord(path)
-    if path.suffix in (".mdb", ".lmdb"):
+    if suffix in (".mdb", ".lmdb"):
         return open_lmdb(path)
-    if path.suffix == ".bin" or path.suffix == "":
+    if suffix in (".bin", ""):
         return open_cifar(path, [path])
-    if path.suffixes[-2:-1] == [".tar"] or path.suffix == ".tgz":
+    if path.suffixes[-2:-1] == [".tar"] or suffix == ".tgz":
         raise DataError(
             f"{path} is a compressed tar, which cannot be read at random; "
             "unpack it, or store the tar uncompressed (images gain nothing from it)"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 
 from realness.data_pipeline.catalog import Catalog, NameTable, RawLayout
 from realness.data_pipeline.errors import DataError
-from realness.data_pipeline.sources.common import SpanReader
+from realness.data_pipeline.sources.common import MAX_ENTRY_BYTES, SpanReader
 
 _SHAPE = (3, 32, 32)
 _PIXELS = 3072
@@ -83,6 +84,16 @@ def _locate_binary(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return starts, classes.astype(np.int64)
 
 
+def _check_opcodes(content: bytes) -> None:
+    """Raises ValueError for lengths and memo slots that would make the unpickler fill the memory.
+
+    A value cannot be longer than the file, nor can there be more memo slots than bytes.
+    """
+    for opcode, argument, _ in pickletools.genops(content):
+        if "PUT" in opcode.name and isinstance(argument, int) and argument > len(content):
+            raise ValueError(f"it uses memo slot {argument}")
+
+
 class _Inert:
     """Stands for whatever a pickle wants to build; keeps the state it is given."""
 
@@ -111,8 +122,11 @@ class _InertUnpickler(pickle.Unpickler):
 
 
 def _locate_pickled(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    if path.stat().st_size > MAX_ENTRY_BYTES:
+        raise DataError(f"{path} is no CIFAR batch: it has {path.stat().st_size:,} bytes")
     content = path.read_bytes()
     try:
+        _check_opcodes(content)
         batch = _InertUnpickler(io.BytesIO(content), encoding="bytes").load()
         pixels = batch[b"data"].state[-1]
         classes = batch.get(b"labels") or batch[b"fine_labels"]
@@ -120,7 +134,7 @@ def _locate_pickled(path: Path) -> tuple[np.ndarray, np.ndarray]:
         valid = isinstance(pixels, bytes) and len(pixels) == len(classes) * _PIXELS and start >= 0
         labels = np.array(classes, np.int64)
     except (pickle.UnpicklingError, KeyError, ValueError, TypeError, AttributeError, EOFError,
-            IndexError) as error:  # fmt: skip
+            IndexError, OverflowError, RecursionError) as error:  # fmt: skip
         raise DataError(f"{path} is no CIFAR pickle, or a damaged one ({error})") from error
     if not valid:
         raise DataError(

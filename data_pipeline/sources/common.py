@@ -18,6 +18,7 @@ IMAGE_SUFFIXES = TRAINABLE_SUFFIXES | {
     ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pnm",
 }  # fmt: skip
 
+MAX_CLASSES = 1_000_000
 # No encoded photograph comes near it; more is a decompression bomb or a wrong file.
 MAX_ENTRY_BYTES = 512 * 1024**2
 
@@ -115,8 +116,8 @@ def stylegan_labels(
         pairs = json.loads(text).get("labels")
         if pairs is None:
             return None
-        by_name = {str(name): int(label) for name, label in pairs}
-    except (ValueError, TypeError, AttributeError) as error:
+        by_name = {str(name): _class_number(label) for name, label in pairs}
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f"dataset.json in {source} is not StyleGAN's "
             f'{{"labels": [[name, class number], ...]}}: {error}'
@@ -127,6 +128,10 @@ def stylegan_labels(
             f"dataset.json in {source} has no label for {len(missing)} of {len(names)} images, "
             f"the first being {missing[0]!r}; complete it or remove it"
         )
-    if min(by_name.values(), default=0) < 0:
-        raise DataError(f"dataset.json in {source} holds a negative class number")
     return np.array([by_name[name] for name in names], np.int32)
+
+
+def _class_number(label: object) -> int:
+    if type(label) is not int or not 0 <= label < MAX_CLASSES:
+        raise ValueError(f"{label!r} is no whole number from 0 to {MAX_CLASSES - 1:,}")
+    return label

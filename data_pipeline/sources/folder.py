@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,17 +72,31 @@ def _walk(root: Path, refused: list[tuple[str, str]]) -> Iterator[tuple[str, int
                     if is_image_name(name) or entry.is_dir():
                         refused.append((name, "it is a symbolic link that leaves the folder"))
                     continue
-                if entry.is_dir():
+                if _leads_nowhere(entry):
+                    refused.append((name, "it is a symbolic link that leads back to itself"))
+                elif entry.is_dir():
                     # A link to a folder inside the root only repeats what is found anyway.
                     if not entry.is_symlink():
                         pending.append(f"{name}/")
-                elif is_image_name(name) and (entry.is_file() or entry.is_symlink()):
+                # No pipes and sockets: opening one would wait for ever.
+                elif is_image_name(name) and (entry.is_file() or not os.path.exists(entry.path)):
                     yield name, _size(entry)
 
 
 def _stays_inside(entry: os.DirEntry[str], real_root: str) -> bool:
     target = os.path.realpath(entry.path)
     return target == real_root or target.startswith(real_root.rstrip("/") + "/")
+
+
+def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
+    """Whether a link goes round in a circle; a link whose target is gone does not."""
+    try:
+        entry.is_dir()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return True
+        raise
+    return False
 
 
 def _size(entry: os.DirEntry[str]) -> int:

@@ -5,6 +5,7 @@ Formats: POSIX.1-1988 (ustar), GNU long names, and pax headers (POSIX.1-2001) fo
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,12 +16,14 @@ import numpy as np
 from realness.data_pipeline.catalog import Catalog, NameTable
 from realness.data_pipeline.errors import DataError
 from realness.data_pipeline.sources.common import (
+    MAX_CLASSES,
     SpanReader,
     is_image_name,
     unsafe_name,
     unsafe_size,
 )
 
+logger = logging.getLogger("realness.data")
 _BLOCK = 512
 _MAX_META_BYTES = 1024**2
 
@@ -57,6 +60,13 @@ def open_tars(source: Path, shards: Sequence[Path]) -> Catalog:
             names.append(full_name)
             spans.append((shard_id, member.offset, member.size))
             labels.append(classes.get(_key(member.name), -1))
+    num_unlabelled = labels.count(-1)
+    if 0 < num_unlabelled < len(labels):
+        logger.warning(
+            "%d of the %d images in %s have no class number in a .cls beside them; the labels of "
+            "the others are left out too",
+            num_unlabelled, len(labels), source,
+        )  # fmt: skip
     columns = np.array(spans, np.int64).reshape(-1, 3)
     return Catalog(
         source=str(source),
@@ -64,7 +74,7 @@ def open_tars(source: Path, shards: Sequence[Path]) -> Catalog:
         names=NameTable.of(names),
         lengths=columns[:, 2],
         reader=SpanReader(shards, columns[:, 0], columns[:, 1], columns[:, 2]),
-        labels=np.array(labels, np.int32) if labels and min(labels) >= 0 else None,
+        labels=None if num_unlabelled else np.array(labels, np.int32),
         refused=refused,
     )
 
@@ -92,7 +102,12 @@ def _read_classes(shard: Path, members: Sequence[_Member]) -> dict[str, int]:
                 continue
             text = os.pread(file.fileno(), member.size, member.offset)
             if text.strip().isdigit():
-                classes[_key(member.name)] = int(text)
+                classes[_key(member.name)] = number = int(text)
+                if number >= MAX_CLASSES:
+                    raise DataError(
+                        f"{member.name} in {shard} holds class {number}; class numbers end at "
+                        f"{MAX_CLASSES - 1:,}"
+                    )
     return classes
 
 
@@ -107,7 +122,8 @@ def _scan(shard: Path) -> Iterator[_Member]:
             if header[:1] == b"\x00" and not any(header):
                 return
             name, size, type_flag = _parse_header(header, shard, offset)
-            size = int(pax.get("size", size))
+            if "size" in pax:
+                size = _pax_size(pax["size"], shard, offset)
             data_offset = offset + _BLOCK
             offset = data_offset + -(-size // _BLOCK) * _BLOCK
             if type_flag in (b"L", b"x", b"g", b"K"):
@@ -133,15 +149,27 @@ def _parse_header(header: bytes, shard: Path, offset: int) -> tuple[str, int, by
     except ValueError:
         stated, size = -1, 0
     if stated != checksum:
-        raise DataError(
-            f"{shard} is no tar, or a damaged one: the header at byte {offset:,} has a wrong "
-            "checksum; make or fetch the shard again"
-        )
+        raise _damaged(shard, offset, "a wrong checksum")
+    if size < 0:  # int() reads a minus sign, which would lead back for ever
+        raise _damaged(shard, offset, f"the size {size}")
     name = header[:100].split(b"\x00", 1)[0]
     if header[257:263] == b"ustar\x00":
         prefix = header[345:500].split(b"\x00", 1)[0]
         name = prefix + b"/" + name if prefix else name
     return name.decode("utf-8", "surrogateescape"), size, header[156:157]
+
+
+def _pax_size(text: str, shard: Path, offset: int) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise _damaged(shard, offset, f"the size {text!r}")
+    return int(text)
+
+
+def _damaged(shard: Path, offset: int, what: str) -> DataError:
+    return DataError(
+        f"{shard} is no tar, or a damaged one: the header at byte {offset:,} has {what}; "
+        "make or fetch the shard again"
+    )
 
 
 def _read_meta(descriptor: int, shard: Path, offset: int, size: int) -> bytes:

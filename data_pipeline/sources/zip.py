@@ -23,6 +23,11 @@ from realness.data_pipeline.sources.common import (
 )
 
 _LOCAL_HEADER_BYTES = 30
+# What the standard library raises for damaged, encrypted and exotic archives. RuntimeError covers
+# NotImplementedError, ValueError a name in no encoding.
+_ZIPFILE_ERRORS = (
+    zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, struct.error,
+)  # fmt: skip
 # Deflate cannot shrink data more than 1032 times; photographs do not shrink at all.
 _MAX_RATIO = 200
 
@@ -84,7 +89,9 @@ def open_zip(path: Path) -> Catalog:
         with zipfile.ZipFile(path) as archive:
             infos = sorted(archive.infolist(), key=lambda info: info.filename)
             labels_text = _read_labels(archive)
-    except zipfile.BadZipFile as error:
+    except (DataError, PermissionError):
+        raise
+    except _ZIPFILE_ERRORS as error:
         raise DataError(f"{path} is no readable zip ({error}); fetch or make it again") from error
     if sum(info.compress_size for info in infos) > path.stat().st_size:
         raise DataError(f"{path} has entries that overlap, as a zip bomb has; it is refused")
