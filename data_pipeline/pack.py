@@ -67,7 +67,8 @@ def prepare(
     that holds something else, and a full disk.
     """
     settings = Conversion(resolution, crop, resize, format, quality, upscale)
-    num_workers = num_workers or len(os.sched_getaffinity(0))
+    if num_workers is None:
+        num_workers = len(os.sched_getaffinity(0))
     if num_workers < 1 or shard_mib < 1:
         raise ValueError(f"num_workers={num_workers} and shard_mib={shard_mib} must be at least 1")
     if not 1 <= parts <= MAX_PARTS:

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
     command = tyro.cli(Command, args=arguments, description=__doc__)
     try:
         report = _prepare(command)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
     except KeyboardInterrupt:

@@ -23,6 +23,7 @@ from PIL import Image
 
 from realness.data_pipeline import DataError, ImageStream, check_images, convert, open_catalog, pack
 from realness.data_pipeline.pack import prepare
+from realness.launch.prepare import main
 
 ROOT = Path(__file__).parents[1]
 
@@ -347,3 +348,15 @@ def test_command_line_errors_and_help(tmp_path: Path) -> None:
     assert missing.returncode == 2
     assert "does not exist" in missing.stderr
     assert "Traceback" not in missing.stderr
+
+
+def test_places_that_cannot_be_written_and_no_workers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = str(write_folder(tmp_path / "in", image_files(2)))
+    (tmp_path / "file").write_bytes(b"")
+    assert main([source, str(tmp_path / "file" / "out"), "--resolution", "32"]) == 2
+    assert "Not a directory" in capsys.readouterr().err
+    arguments = [source, str(tmp_path / "out"), "--resolution", "32", "--num-workers", "0"]
+    assert main(arguments) == 2
+    assert "num_workers=0" in capsys.readouterr().err
