@@ -2,12 +2,18 @@
 
 DALI only decodes, and flips on the GPU. Order, position, bad images and reading are ours, so its
 state is never saved and both decoders give the same stream. Encoded bytes go in by `feed_input`,
-uint8 batches come out through DLPack without a copy, channels last as the decoders write them.
+uint8 batches come out through DLPack without a copy, channels last as the decoders
+write them. A batch belongs to its holder: under DALI's default executor (exec_dynamic) its memory
+goes back to DALI when the tensor is dropped, not at release_outputs.
 
 On the CPU the pixels equal the thread decoder's bit for bit. nvJPEG rounds its inverse DCT and
 its chroma upsampling differently; `jpeg_fancy_upsampling` asks it for libjpeg's upsampling, and
-the bound that a test on a GPU holds it to is 4 of 255 levels at worst, 0.5 on average. DALI
-decodes a JPEG damaged between intact markers without complaint where simplejpeg refuses it:
+the bound that a test on a GPU holds it to is 4 of 255 levels at worst, 0.5 on average. All JPEGs
+that the GPU's decoding engine can read go there (hw_decoder_load 1): by default DALI gives a part
+of each batch to CUDA kernels, which round otherwise, so that an image's pixels would depend on the
+batch it is in, hence on the number of ranks.
+
+DALI decodes a JPEG damaged between intact markers without complaint where simplejpeg refuses it:
 sources with a CRC-32 (prepared shards, zip) are safe from that, plain folders are not.
 """
 
@@ -32,6 +38,8 @@ from realness.data_pipeline.samples import BatchPlan, SampleReader
 logger = logging.getLogger("realness.data")
 _MAX_READ_THREADS = 4
 _STRIP_ROWS = 256
+# DALI may refuse an image that decodes elsewhere; several batches in a row mean that it is broken.
+_MAX_FAILURES_IN_A_ROW = 5
 
 
 def why_not_available() -> str | None:
@@ -75,9 +83,10 @@ class DaliDecoder:
         self.name = "dali-mixed" if self._mixed else "dali-cpu"
         self._batch, self._num_threads = batch, num_threads
         self._unfed: deque[_Pending] = deque()
-        # DALI may look at the arrays until the batch comes out, so they are kept here until then.
+        # On the CPU DALI reads the arrays in place: they are kept here until the batch comes out.
         self._fed: deque[tuple[_Pending, list[npt.NDArray[np.uint8]]]] = deque()
         self._started = False
+        self._failures_in_a_row = 0
         self._pipeline: Any = self._build()
         self._pool = ThreadPoolExecutor(
             min(num_threads, _MAX_READ_THREADS), thread_name_prefix="realness-read"
@@ -94,7 +103,10 @@ class DaliDecoder:
         self._unfed.append(_Pending(plan, futures))
 
     def receive(self) -> tuple[torch.Tensor, BatchPlan]:
-        """The oldest batch: uint8 [b, 3, R, R], channels last. Raises what reading raised."""
+        """The oldest batch: uint8 [b, 3, R, R], channels last.
+
+        Raises what reading raised, and RuntimeError where DALI fails batch after batch.
+        """
         self._feed()
         # Bound to torch's stream, the batch's memory goes back to DALI only behind the kernels that
         # read it; without the stream it would go back as soon as Python drops the tensor.
@@ -111,7 +123,9 @@ class DaliDecoder:
             # Outside the handler: the traceback keeps the broken pipeline alive until then.
             images = self._decode_elsewhere(pending.plan, failure)
             self._restart()
-        elif not self._mixed:
+            return images, pending.plan
+        self._failures_in_a_row = 0
+        if not self._mixed:
             _flip_rows(images, pending.plan.mirror)
         return images, pending.plan
 
@@ -130,12 +144,14 @@ class DaliDecoder:
         options: dict[str, Any] = {"device": "mixed" if mixed else "cpu"}
         if mixed:
             options |= {"preallocate_width_hint": size, "preallocate_height_hint": size}
-            options |= {"jpeg_fancy_upsampling": True}
+            options |= {"jpeg_fancy_upsampling": True, "hw_decoder_load": 1.0}
         uint8, int32 = types.DALIDataType.UINT8, types.DALIDataType.INT32
 
         @pipeline_def
         def decode() -> Any:
-            encoded = fn.external_source(name="encoded", dtype=uint8, ndim=1, batch=True)
+            encoded = fn.external_source(
+                name="encoded", dtype=uint8, ndim=1, batch=True, no_copy=not mixed
+            )
             pixels = fn.decoders.image(
                 encoded,
                 output_type=types.DALIImageType.RGB,
@@ -189,6 +205,12 @@ class DaliDecoder:
             mirror = bool(plan.mirror[row])
             self._reader.load(plan, row, partial(decode_into, out=out, mirror=mirror))
         if self._reader.num_bad_images == known:
+            self._failures_in_a_row += 1
+            if self._failures_in_a_row == _MAX_FAILURES_IN_A_ROW:
+                raise RuntimeError(
+                    f"DALI ({self.name}) failed on {_MAX_FAILURES_IN_A_ROW} batches in a row whose "
+                    f"images decode elsewhere: {failure.strip()}; use decoder='threads'"
+                )
             names = ", ".join(self._reader.catalog.name(int(index)) for index in plan.indices)
             logger.warning(
                 "DALI refused one of %s, which decode elsewhere: %s", names, failure.strip()

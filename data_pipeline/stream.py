@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -13,7 +14,8 @@ import torch
 
 from realness.data_pipeline.catalog import Catalog
 from realness.data_pipeline.dali import DaliDecoder, why_not_available
-from realness.data_pipeline.errors import DataError
+from realness.data_pipeline.errors import BadImage, DataError
+from realness.data_pipeline.headers import JPEG_SIGNATURE
 from realness.data_pipeline.order import batch_rows
 from realness.data_pipeline.samples import BatchPlan, SampleReader
 from realness.data_pipeline.threads import ThreadDecoder
@@ -21,6 +23,7 @@ from realness.data_pipeline.waiting import StarvationWatch, WaitClock
 
 logger = logging.getLogger("realness.data")
 DecoderName = Literal["auto", "dali", "threads"]
+_NUM_PROBES = 16
 
 
 class Decoder(Protocol):
@@ -47,7 +50,9 @@ class ImageStream:
 
     catalog: what open_catalog gave; it must hold 8-bit RGB JPEG or PNG images (or raw pixels) of
     resolution x resolution. purpose: keeps streams of one seed apart. prefetch: batches in the
-    making besides the one handed out. max_bad_images: how many distinct images may be bad (named,
+    making besides the one handed out. decoder: "auto" is DALI where it runs, but threads for raw
+    pixels and, without a GPU, for JPEG: there DALI costs more CPU time (benchmarks/loader.py). The
+    images are the same. max_bad_images: how many distinct images may be bad (named,
     replaced) before the stream raises DataError.
 
     Raises ValueError for arguments that do not fit together and DataError for the data.
@@ -199,7 +204,14 @@ class ImageStream:
         """The decoder and the number of batches to submit to it before the first is asked for."""
         if wanted not in ("auto", "dali", "threads"):
             raise ValueError(f"decoder={wanted!r} is unknown; use 'auto', 'dali' or 'threads'")
-        problem = self._why_not_dali() if wanted != "threads" else "decoder='threads' was asked for"
+        on_cpu = self._device.type == "cpu"
+        threads_are_cheaper = wanted == "auto" and on_cpu and _mostly_jpeg(self._reader.catalog)
+        if threads_are_cheaper:
+            problem = "without a GPU that is the cheaper way for JPEG"
+        elif wanted == "threads":
+            problem = "decoder='threads' was asked for"
+        else:
+            problem = self._why_not_dali()
         if problem is None:
             try:
                 return self._start_dali(num_threads, prefetch)
@@ -207,7 +219,9 @@ class ImageStream:
                 problem = f"DALI does not start: {error}"
         if wanted == "dali":
             raise ValueError(f"decoder='dali' cannot run: {problem}; use decoder='threads'")
-        is_fallback = wanted == "auto" and self._reader.catalog.raw is None
+        is_fallback = (
+            wanted == "auto" and self._reader.catalog.raw is None and not threads_are_cheaper
+        )
         level = logging.WARNING if is_fallback else logging.INFO
         _log_choice(level, f"decoding with threads (simplejpeg, Pillow): {problem}")
         threads = ThreadDecoder(self._reader, device=self._device, num_threads=num_threads)
@@ -230,6 +244,15 @@ class ImageStream:
         if self._reader.catalog.raw is not None:
             return "raw pixels need no decoder"
         return why_not_available()
+
+
+def _mostly_jpeg(catalog: Catalog) -> bool:
+    """Whether most of a few images, spread over the set, are JPEG."""
+    starts = []
+    for position in range(_NUM_PROBES):
+        with contextlib.suppress(BadImage):
+            starts.append(catalog.read_head(position * len(catalog) // _NUM_PROBES, 2))
+    return 2 * starts.count(JPEG_SIGNATURE) > len(starts)
 
 
 @functools.cache

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,15 @@ def encoded(image: Image.Image, image_format: str = "JPEG", **options: object) -
     buffer = io.BytesIO()
     image.save(buffer, image_format, **options)
     return buffer.getvalue()
+
+
+def short_of_pixels(png: bytes) -> bytes:
+    """The PNG with whole chunks, right CRCs and an end, but half of its pixels missing."""
+    start = png.index(b"IDAT") - 4
+    length = int.from_bytes(png[start : start + 4], "big")
+    body = b"IDAT" + png[start + 8 : start + 8 + length // 2]
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    return png[:start] + chunk + png[start + 12 + length :]
 
 
 def image_files(count: int, size: int = 32, image_format: str = "JPEG") -> dict[str, bytes]:

@@ -21,7 +21,8 @@ class DataConfig:
     dequantize: bool = False
     """Add uniform noise of one grey level (1/127.5) to real images, as FAR-GAN does."""
     decoder: Literal["auto", "dali", "threads"] = any_time("auto")
-    """Who decodes: DALI, our threads, or DALI where it can be imported."""
+    """Who decodes: DALI or our threads. auto: DALI where it is installed, but threads for raw
+    images and, on machines without a GPU, for JPEG."""
     decode_threads: int = any_time(4)
     """Decoding threads of each rank."""
     max_bad_images: int = any_time(100)
