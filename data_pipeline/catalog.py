@@ -158,13 +158,13 @@ class Catalog:
             )
         return self._digest
 
-    def report_bad(self, index: int, reason: str) -> None:
+    def report_bad(self, index: int, reason: str, *, level: int = logging.WARNING) -> None:
         """Logs a bad image by name, once a process however often it is met."""
         with self._lock:
             known = index in self._bad
             self._bad.setdefault(index, reason)
         if not known:
-            logger.warning("bad image %s: %s", self.name(index), reason)
+            logger.log(level, "bad image %s: %s", self.name(index), reason)
 
     @property
     def num_bad_images(self) -> int:

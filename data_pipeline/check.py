@@ -29,12 +29,13 @@ def check_images(
     *,
     max_bad_images: int = DEFAULT_MAX_BAD_IMAGES,
     num_threads: int = 8,
+    level: int = logging.WARNING,
 ) -> None:
     """Reads every header (not the pixels) and raises DataError unless the set can be trained on.
 
     Raises DataError when images have another resolution or mixed sizes, or when more than
-    max_bad_images cannot be used. Fewer are logged by name; a stream replaces them. Raw
-    pixels and images that prepare validated are not read.
+    max_bad_images cannot be used. Fewer are logged by name at `level`, and not again by a stream,
+    which replaces them. Raw pixels and images that prepare validated are not read.
     """
     known = catalog.raw.shape[-1] if catalog.raw is not None else catalog.resolution
     if known is not None:
@@ -54,10 +55,11 @@ def check_images(
     _check_sizes(catalog, resolution, sizes, len(strays), max_bad_images, bad)
     bad += [(index, f"is {w}x{h}, not {resolution}x{resolution}") for index, (w, h) in strays]
     for index, reason in sorted(bad):
-        catalog.report_bad(index, reason)
+        catalog.report_bad(index, reason, level=level)
     if catalog.refused:
         name, reason = catalog.refused[0]
-        logger.warning(
+        logger.log(
+            level,
             "%d entries of %s are left out, the first being %s: %s",
             len(catalog.refused), catalog.source, name, reason,
         )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import subprocess
 import sys
@@ -382,6 +383,18 @@ class TestCheckImages:
         ]
         with pytest.raises(DataError, match=r"2 of the 12 images.*bad\.jpg.*prepare\.py"):
             check_images(catalog, 32, max_bad_images=1)
+
+    def test_one_rank_names_bad_images_for_all(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        write_folder(tmp_path, image_files(10) | {"bad.jpg": b"<html>"})
+        with caplog.at_level(logging.INFO, "realness.data"):
+            catalogs = [open_catalog(tmp_path) for _ in range(3)]
+            for catalog, level in zip(catalogs, (logging.WARNING, 10, 10), strict=True):
+                check_images(catalog, 32, level=level)
+                assert catalog.num_bad_images == 1
+                catalog.report_bad(10, "met again by a stream")
+        assert len(caplog.records) == 1
 
     def test_header_behind_a_long_segment_is_found(self, tmp_path: Path) -> None:
         data = encoded(picture(0), icc_profile=np.random.default_rng(0).bytes(150_000))

@@ -31,13 +31,18 @@ def pick_device(requested: str) -> torch.device:
             "--device=cuda, but torch finds no CUDA device; use --device=cpu, or check the driver "
             "(nvidia-smi) and that this torch is a CUDA build"
         )
-    local_rank, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    if local_rank >= count:
+    index, count = local_rank(), torch.cuda.device_count()
+    if index >= count:
         raise ConfigError(
-            f"local rank {local_rank} has no GPU: this node has {count}; start {count} ranks here"
+            f"local rank {index} has no GPU: this node has {count}; start {count} ranks here"
         )
-    torch.cuda.set_device(local_rank)
-    return torch.device("cuda", local_rank)
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+def local_rank() -> int:
+    """This process's number on its node, as the launcher says; 0 without one."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def start_process_group(device: torch.device, timeout_s: float = 600.0) -> None:

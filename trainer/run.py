@@ -11,7 +11,7 @@ from realness.data_pipeline import Catalog, ImageStream, check_images, check_sha
 from realness.data_pipeline.order import parts_of_rank
 from realness.trainer.checkpoint import Saver
 from realness.trainer.config import ConfigError, TrainConfig
-from realness.trainer.distributed import gather, rank, world_size
+from realness.trainer.distributed import gather, local_rank, rank, world_size
 from realness.trainer.monitor import Monitor
 from realness.trainer.objectives import build_objective
 from realness.trainer.randomness import Stream
@@ -68,7 +68,13 @@ def open_data(config: TrainConfig) -> Catalog:
     catalog = open_catalog(config.data.data)
     check_parts(config, catalog.num_parts, world_size())
     check_shards(catalog, rank(), world_size())
-    check_images(catalog, config.data.resolution, max_bad_images=config.data.max_bad_images)
+    check_images(
+        catalog,
+        config.data.resolution,
+        max_bad_images=config.data.max_bad_images,
+        # All ranks of a node find the same bad images; one of them names them.
+        level=logging.WARNING if local_rank() == 0 else logging.DEBUG,
+    )
     if catalog.num_parts > 1:
         parts = ", ".join(map(str, parts_of_rank(rank(), world_size(), catalog.num_parts)))
         log.info(
