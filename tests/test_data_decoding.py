@@ -133,6 +133,30 @@ def test_auto_takes_dali_and_falls_back_loudly(
         open_stream(mixed, decoder="dali")
 
 
+@needs_dali
+def test_dali_that_fails_batch_after_batch_ends_the_run(
+    mixed: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Single failures are bridged by the CPU decoders; a broken driver must not go unnoticed."""
+    expected = take(open_stream(mixed), 9)
+    with open_stream(mixed, decoder="dali") as stream:
+        images = [next(stream)]
+        with monkeypatch.context() as broken:
+
+            def fail(*_: object, **__: object) -> None:
+                raise RuntimeError("device lost")
+
+            broken.setattr("nvidia.dali.Pipeline.share_outputs", fail)
+            images += [next(stream) for _ in range(4)]
+        images.append(next(stream))  # counts from the start again after a good one
+        monkeypatch.setattr("nvidia.dali.Pipeline.share_outputs", fail)
+        images += [next(stream) for _ in range(3)]
+        assert torch.equal(torch.cat(images), expected)
+        next(stream)
+        with pytest.raises(RuntimeError, match=r"5 batches in a row.*device lost.*threads"):
+            next(stream)
+
+
 def test_auto_decodes_jpeg_by_threads_without_a_gpu(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
