@@ -75,7 +75,7 @@ def test_progress_line_shows_the_share_of_the_time_waited(
     assert 30 < shown < 90
     # A step longer than the reading waits for nothing.
     for _ in range(3):
-        time.sleep(0.4)
+        time.sleep(0.2)
         next(stream)
     assert pace.read(0)["data_wait_percent"] < 10
 
@@ -87,7 +87,7 @@ def test_a_starved_run_says_so_once(
     monkeypatch.setattr(StarvationWatch, "WINDOW_BATCHES", 3)
     for purpose in (1, 2):
         with open_stream(slow, 4, purpose) as stream:
-            for _ in range(40):
+            for _ in range(20):
                 next(stream)
     (message,) = [record.getMessage() for record in caplog.records]
     assert "waits for data" in message
