@@ -204,10 +204,11 @@ def write_plot(path: Path, rows: list[dict[str, Any]], origin: dict[str, Any]) -
         axis.set_xlabel("CPU-ms an image (less is better)", fontsize=8)
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
+    memory = {"cpu": "main memory", "cuda": "a GPU's memory"}[origin["device"]]
     figure.suptitle(
         f"{origin['data']}, {rows[0]['num_images']} images; {origin['threads']} threads or workers "
-        f"on {origin['cores']} cores of {origin['cpu']}, into {origin['device']} memory, "
-        f"{origin['date']}",
+        f"on {origin['cores']} cores of {origin['cpu']}, into {memory}, {origin['date']}; "
+        "the least of the rounds",
         fontsize=9,
     )
     figure.tight_layout()
