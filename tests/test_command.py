@@ -84,7 +84,8 @@ def test_what_combines_with_little_else_is_a_flag_too() -> None:
     assert (values["r1"], values["d_activation"]) == ("finite-difference", "silu")
     flags = ["--cuda-graphs", "--zero-g", "0", "--zero-d", "0", "--auto-batch"]
     values = flatten(train_ffhq.parse(["--preset", "demo", *flags]).config)
-    assert values["cuda_graphs"] and values["auto_batch"]
+    assert values["cuda_graphs"]
+    assert values["auto_batch"]
 
 
 def test_local_rank_of_the_launcher_is_accepted() -> None:
