@@ -15,6 +15,15 @@
 namespace realness::REALNESS_BACKEND {
 
 constexpr int kThreads = 256;
+// Below so many threads a launch should rather be split finer. The tests' emulator has as few as
+// that lets it split their small inputs both ways.
+#if defined(REALNESS_HOST)
+constexpr int64_t kThreadsToFill = 1;
+#elif defined(REALNESS_EMULATE)
+constexpr int64_t kThreadsToFill = 64;
+#else
+constexpr int64_t kThreadsToFill = 1 << 18;
+#endif
 
 #if defined(REALNESS_HOST)
 

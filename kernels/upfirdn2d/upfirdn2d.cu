@@ -1,5 +1,7 @@
 #include "upfirdn2d.cuh"
 
+#include <algorithm>
+
 #include "../csrc/binding.h"
 
 namespace realness::REALNESS_BACKEND {
@@ -20,25 +22,31 @@ Axis axis(const char* name, int64_t up, int64_t down, int64_t before, int64_t af
           static_cast<int>(taps), in, out};
 }
 
-template <class T, int N>
+template <class T, int N, bool along>
 void launch(const Device& device, const Images<T>& images, int64_t planes) {
-  // Tall strips reuse more rows; with a vector of channels a thread has fewer registers for them.
-  constexpr int rows = N == 1 ? 8 : N == 8 ? 2 : 4;
   const Axis &x = images.x, &y = images.y;
   const int64_t vectors = images.channels_last ? images.channels / N : 1;
-  const auto small = [&](auto up, auto down) {
-    const int64_t strips = (y.out + rows - 1) / rows;
-    for_each(device.stream(), planes * strips * x.out * vectors,
-             SmallFilter<T, N, decltype(up)::value, decltype(down)::value, rows>{images, vectors,
-                                                                                 strips});
+  const int64_t columns = along ? x.out / N : x.out;
+  const int64_t count = planes * y.in * x.in;
+  const auto four_taps = [&](auto up, auto down) {
+    using F = FourTaps<T, N, along, decltype(up)::value, decltype(down)::value>;
+    // Short strips read rows twice, long ones leave a small image to few threads.
+    const int lead = decltype(up)::value == 2 ? (y.pad + 1) & 1 : 0;
+    const int64_t rows = y.out + lead, wide = planes * columns * vectors;
+    const int64_t steps = std::clamp<int64_t>(rows * wide / kThreadsToFill / F::kStep, 1, 8);
+    const int64_t strip_rows = steps * F::kStep, strips = (rows + strip_rows - 1) / strip_rows;
+    for_each(device.stream(), wide * strips,
+             F{images, count, vectors, columns, strips, static_cast<int>(strip_rows), lead});
   };
-  const bool square = x.up == y.up && x.down == y.down && x.taps <= 4 && y.taps <= 4;
+  const bool small = std::max({x.in, y.in, x.out, y.out}) < 1 << 28;  // 32 bits for places
+  const bool square = small && x.up == y.up && x.down == y.down && x.taps == 4 && y.taps == 4;
   const std::integral_constant<int, 1> one;
   const std::integral_constant<int, 2> two;
-  if (square && x.up == 1 && x.down == 1) return small(one, one);
-  if (square && x.up == 2 && x.down == 1) return small(two, one);
-  if (square && x.up == 1 && x.down == 2) return small(one, two);
-  for_each(device.stream(), planes * y.out * x.out * vectors, AnyFilter<T, N>{images, vectors});
+  if (square && x.up == 1 && x.down == 1) return four_taps(one, one);
+  if (square && x.up == 2 && x.down == 1) return four_taps(two, one);
+  if (square && x.up == 1 && x.down == 2) return four_taps(one, two);
+  constexpr int M = along ? 1 : N;
+  for_each(device.stream(), planes * y.out * x.out * vectors, AnyFilter<T, M>{images, vectors});
 }
 
 Tensor upfirdn2d(const Tensor& x_any, const Tensor& filter_any, std::vector<int64_t> up,
@@ -68,11 +76,16 @@ Tensor upfirdn2d(const Tensor& x_any, const Tensor& filter_any, std::vector<int6
     const Images<T> images{read<T>(x), write<T>(out), read<A>(filter), static_cast<A>(gain),
                            correlate, channels_last, channels, x_axis, y_axis};
     const int64_t planes = channels_last ? batch : batch * channels;
-    if (channels_last &&
-        vectorizable<T>(channels, {x.const_data_ptr(), out.const_data_ptr()})) {
-      launch<T, kVectorSize<T>>(device, images, planes);
+    constexpr int N = kVectorSize<T>;
+    const auto aligned = [&](int64_t span) {
+      return vectorizable<T>(span, {x.const_data_ptr(), out.const_data_ptr()});
+    };
+    if (channels_last && aligned(channels)) {
+      launch<T, N, false>(device, images, planes);
+    } else if (!channels_last && aligned(x_axis.out) && x.numel() % N == 0) {
+      launch<T, N, true>(device, images, planes);
     } else {
-      launch<T, 1>(device, images, planes);
+      launch<T, 1, false>(device, images, planes);
     }
   });
   return out;

@@ -3,6 +3,9 @@
 //   g[iy * up - oy * down + pad][the same for x] * input[iy][ix].
 #pragma once
 
+#include <cstring>
+#include <type_traits>
+
 #include "../csrc/math.cuh"
 
 namespace realness::REALNESS_BACKEND {
@@ -32,9 +35,8 @@ struct Images {
   int64_t channels;
   Axis x, y;
 
+  // The tap that an input pixel meets, 0 <= ky < y.taps and 0 <= kx < x.taps.
   REALNESS_DEVICE acc_t<T> tap(int ky, int kx) const {
-    const bool inside = ky >= 0 && ky < y.taps && kx >= 0 && kx < x.taps;
-    if (!inside) return 0;
     return gain * (correlate ? filter[ky * x.taps + kx]
                              : filter[(y.taps - 1 - ky) * x.taps + x.taps - 1 - kx]);
   }
@@ -62,64 +64,211 @@ REALNESS_DEVICE Place locate(int64_t i, int64_t channel_vectors, int64_t columns
   return place;
 }
 
-// Filters of up to 4x4 taps and factors 1 or 2, known at compile time. A thread keeps its share of
-// the filter in registers and makes `rows` outputs below one another, so that every input row it
-// loads serves all of them.
-template <class T, int N, int up, int down, int rows>
-struct SmallFilter {
+// Element `e` of a run of 32-bit words.
+template <class T, int num_words>
+REALNESS_DEVICE acc_t<T> element(const uint32_t (&words)[num_words], int e) {
+  using BFloat16 = torch::headeronly::BFloat16;  // the upper half of a float
+  std::conditional_t<std::is_same_v<T, BFloat16>, float, T> value;
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    const uint32_t bits = e % 2 ? words[e / 2] & 0xffff0000u : words[e / 2] << 16;
+    memcpy(&value, &bits, sizeof value);
+  } else if constexpr (sizeof(T) == 2) {
+    const auto bits = static_cast<uint16_t>(words[e / 2] >> 16 * (e % 2));
+    memcpy(&value, &bits, sizeof value);
+  } else if constexpr (sizeof(T) == 4) {
+    memcpy(&value, &words[e], sizeof value);
+  } else {
+    const uint64_t bits = static_cast<uint64_t>(words[2 * e + 1]) << 32 | words[2 * e];
+    memcpy(&value, &bits, sizeof value);
+  }
+  return static_cast<acc_t<T>>(value);
+}
+
+// Moves the words `by` places down, if wanted.
+template <int by, int num_words>
+REALNESS_DEVICE void move_down(uint32_t (&words)[num_words], bool wanted) {
+  REALNESS_UNROLL
+  for (int w = 0; w + by < num_words; ++w) words[w] = wanted ? words[w + by] : words[w];
+}
+
+// `length` elements from `first` on, wherever that is, by 16-byte loads: whole vectors, moved down
+// to the run's start. What lies outside of [0, count) is not touched and reads as 0; `data` is
+// aligned and `count` a multiple of a vector.
+template <class T, int length>
+REALNESS_DEVICE void load_run(const T* data, int64_t first, int64_t count, bool wanted,
+                              acc_t<T> (&run)[length]) {
+  constexpr int N = kVectorSize<T>, kVectors = (N - 1 + length - 1) / N + 1, kWords = 4 * kVectors;
+  uint32_t words[kWords];
+  const int shift = static_cast<int>(first & (N - 1));
+  const int64_t start = first - shift;
+  REALNESS_UNROLL
+  for (int v = 0; v < kVectors; ++v) {
+    Vector<uint32_t, 4> vector{};
+    if (wanted && static_cast<uint64_t>(start + v * N) < static_cast<uint64_t>(count)) {
+      vector = load<4>(reinterpret_cast<const uint32_t*>(data + start + v * N));
+    }
+    REALNESS_UNROLL
+    for (int w = 0; w < 4; ++w) words[4 * v + w] = vector.lane[w];
+  }
+  const int bytes = shift * static_cast<int>(sizeof(T));
+  move_down<2>(words, bytes & 8);
+  move_down<1>(words, bytes & 4);
+  if constexpr (sizeof(T) == 2) {
+    REALNESS_UNROLL
+    for (int w = 0; w + 1 < kWords; ++w) {
+      const uint64_t both = static_cast<uint64_t>(words[w + 1]) << 32 | words[w];
+      words[w] = static_cast<uint32_t>(both >> (bytes & 2 ? 16 : 0));
+    }
+  }
+  REALNESS_UNROLL
+  for (int e = 0; e < length; ++e) run[e] = element<T>(words, e);
+}
+
+// N elements in their arithmetic's type, or zeros where they are not wanted.
+template <class T, int N>
+REALNESS_DEVICE void load_lanes(const T* data, bool wanted, acc_t<T> (&lanes)[N]) {
+  if constexpr (N == kVectorSize<T>) {
+    Vector<uint32_t, 4> vector{};
+    if (wanted) vector = load<4>(reinterpret_cast<const uint32_t*>(data));
+    REALNESS_UNROLL
+    for (int n = 0; n < N; ++n) lanes[n] = element<T>(vector.lane, n);
+  } else {
+    static_assert(N == 1);
+    lanes[0] = wanted ? static_cast<acc_t<T>>(*data) : acc_t<T>(0);
+  }
+}
+
+// Filters of 4x4 taps with factors 1 or 2, known at compile time. A thread holds the filter in
+// registers and walks down a strip of the image, N outputs wide: it loads every input row once and
+// adds it to the output rows that it reaches. The N outputs are neighbouring channels or, with
+// `along`, neighbouring columns. No tap is 0 for want of an input: 0 times infinity would be NaN.
+template <class T, int N, bool along, int up, int down>
+struct FourTaps {
   using A = acc_t<T>;
   static constexpr int kTaps = 4;
-  static constexpr int kColumns = kTaps / up;           // taps that meet input, per output row
-  static constexpr int kOffsets = kTaps + up - 1;       // taps before the phase is taken off
-  static constexpr int kInputRows = (kOffsets - 1 + (rows - 1) * down) / up + 1;
+  static constexpr int kReach = kTaps / up;  // inputs that an output reads along an axis
+  static constexpr int kPhases = along ? up : 1;
+  static constexpr int kWindow = (N - 1) * down / up + kReach + up - 1;  // columns, with `along`
+  // A step takes kInputs rows and completes kStep, numbered from kBehind rows before the one that
+  // the first input meets with tap 0. kCarry more are begun, kBefore inputs begin a strip's.
+  static constexpr int kStep = 4 / down;
+  static constexpr int kInputs = kStep * down / up;
+  static constexpr int kBehind = (kTaps - 1) / down;
+  static constexpr int kCarry = kBehind + 1 + (kInputs - 1) * up / down - kStep;
+  static constexpr int kBefore = (kTaps - down) / up;
 
   Images<T> images;
-  int64_t channel_vectors, strips;
+  int64_t count, channel_vectors, column_vectors, strips;
+  int strip_rows;
+  int lead;  // rows before the image that put the strips' starts on an input row
 
   REALNESS_DEVICE void operator()(int64_t i) const {
     const Axis &x = images.x, &y = images.y;
-    const Place place = locate(i, channel_vectors, x.out, strips);
-    const int64_t first_row = place.strip * rows;
-    const int64_t ix = x.first_input(place.column);
-    const int kx = x.first_tap(place.column, ix);
-    // The last input row at or above the strip's first position, and by how far it is above.
-    const int64_t position = first_row * down - y.pad;
-    const int64_t iy = position >= 0 ? position / up : -((up - 1 - position) / up);
-    const int phase = static_cast<int>(position - iy * up);
-
-    A taps[kOffsets][kColumns];
+    const Place place = locate(i, channel_vectors, column_vectors, strips);
+    const int64_t column = place.column * (along ? N : 1);
+    const int ix = static_cast<int>(x.first_input(column));
+    const int phase = up == 1 ? 0 : x.first_tap(column, ix);
+    A taps[kTaps][kPhases * kReach];
     REALNESS_UNROLL
-    for (int m = 0; m < kOffsets; ++m) {
+    for (int m = 0; m < kTaps; ++m) {
       REALNESS_UNROLL
-      for (int t = 0; t < kColumns; ++t) taps[m][t] = images.tap(m - phase, kx + t * up);
+      for (int t = 0; t < kPhases * kReach; ++t) {
+        taps[m][t] = images.tap(m, (phase ^ t / kReach) + t % kReach * up);
+      }
     }
-    A sums[rows][N] = {};
-    REALNESS_UNROLL
-    for (int j = 0; j < kInputRows; ++j) {
+    const int out_rows = static_cast<int>(y.out);
+    int row = static_cast<int>(place.strip) * strip_rows - lead;
+    int iy = ((row + kBehind) * down - y.pad) / up;
+    const int end = row + strip_rows < out_rows ? row + strip_rows : out_rows;
+    const int64_t pitch = images.channels_last ? images.channels : 1;
+    int64_t from = images.offset(place.plane, place.channel * N, iy, ix, y.in, x.in);
+    int64_t to = images.offset(place.plane, place.channel * N, row, column, y.out, x.out);
+    A sums[kStep + kCarry][N] = {};
+    add_rows<kInputs - kBefore>(from - kInputs * pitch * x.in, pitch, ix, iy - kInputs, phase, taps,
+                                sums);
+    while (row < end) {
       REALNESS_UNROLL
-      for (int t = 0; t < kColumns; ++t) {
-        if (iy + j < 0 || iy + j >= y.in || ix + t < 0 || ix + t >= x.in) continue;
-        const auto pixel = load<N>(
-            images.in + images.offset(place.plane, place.channel * N, iy + j, ix + t, y.in, x.in));
+      for (int s = 0; s < kStep + kCarry; ++s) {
         REALNESS_UNROLL
-        for (int r = 0; r < rows; ++r) {
-          const int m = j * up - r * down;
-          if (m < 0 || m >= kOffsets) continue;
+        for (int n = 0; n < N; ++n) sums[s][n] = s < kCarry ? sums[s + kStep][n] : A(0);
+      }
+      add_rows<0>(from, pitch, ix, iy, phase, taps, sums);
+      REALNESS_UNROLL
+      for (int s = 0; s < kStep; ++s, ++row, to += pitch * x.out) {
+        if (row < 0 || row >= end) continue;
+        Vector<T, N> result;
+        REALNESS_UNROLL
+        for (int n = 0; n < N; ++n) result.lane[n] = static_cast<T>(sums[s][n]);
+        store(images.out + to, result);
+      }
+      from += kInputs * pitch * x.in;
+      iy += kInputs;
+    }
+  }
+
+  // Adds the input rows iy + first, ..., iy + kInputs - 1; `from` is the place of row iy.
+  template <int first>
+  REALNESS_DEVICE void add_rows(int64_t from, int64_t pitch, int ix, int iy, int phase,
+                                const A (&taps)[kTaps][kPhases * kReach],
+                                A (&sums)[kStep + kCarry][N]) const {
+    const int in_rows = static_cast<int>(images.y.in), in_columns = static_cast<int>(images.x.in);
+    from += first * pitch * in_columns;
+    REALNESS_UNROLL
+    for (int j = first; j < kInputs; ++j, from += pitch * in_columns) {
+      const bool inside = iy + j >= 0 && iy + j < in_rows;
+      if constexpr (along) {
+        A window[kWindow];
+        load_run(images.in, from, count, inside, window);
+        if (ix < 0 || ix + kWindow > in_columns) {
           REALNESS_UNROLL
-          for (int n = 0; n < N; ++n) sums[r][n] += taps[m][t] * static_cast<A>(pixel.lane[n]);
+          for (int t = 0; t < kWindow; ++t) {
+            window[t] = ix + t >= 0 && ix + t < in_columns ? window[t] : A(0);
+          }
+        }
+        add_window(j, taps, window, phase, sums);
+      } else {
+        REALNESS_UNROLL
+        for (int t = 0; t < kReach; ++t) {
+          A pixel[N];
+          load_lanes(images.in + from + t * pitch,
+                     inside && ix + t >= 0 && ix + t < in_columns, pixel);
+          for_outputs(j, [&](int s, int m) {
+            REALNESS_UNROLL
+            for (int n = 0; n < N; ++n) sums[s][n] += taps[m][t] * pixel[n];
+          });
         }
       }
     }
+  }
+
+  // Calls visit(s, m) for every output row s that input row j reaches, by tap m.
+  template <class Visit>
+  REALNESS_DEVICE static void for_outputs(int j, Visit visit) {
     REALNESS_UNROLL
-    for (int r = 0; r < rows; ++r) {
-      if (first_row + r >= y.out) continue;
-      Vector<T, N> result;
-      REALNESS_UNROLL
-      for (int n = 0; n < N; ++n) result.lane[n] = static_cast<T>(sums[r][n]);
-      store(images.out + images.offset(place.plane, place.channel * N, first_row + r, place.column,
-                                       y.out, x.out),
-            result);
+    for (int s = 0; s < kStep + kCarry; ++s) {
+      const int m = j * up - (s - kBehind) * down;
+      if (m >= 0 && m < kTaps) visit(s, m);
     }
+  }
+
+  // Output n reads from window[n * down] on or, upsampled, from window[n / 2] on; an odd n starts
+  // one later if an even one starts on an input, which is phase 0.
+  REALNESS_DEVICE static void add_window(int j, const A (&taps)[kTaps][kPhases * kReach],
+                                         const A (&window)[kWindow], int phase,
+                                         A (&sums)[kStep + kCarry][N]) {
+    A odd[kWindow];
+    REALNESS_UNROLL
+    for (int t = 0; up == 2 && t + 1 < kWindow; ++t) odd[t] = phase ? window[t] : window[t + 1];
+    for_outputs(j, [&](int s, int m) {
+      REALNESS_UNROLL
+      for (int n = 0; n < N; ++n) {
+        const int q = up == 2 ? n % 2 : 0, start = up == 2 ? n / 2 : n * down;
+        REALNESS_UNROLL
+        for (int t = 0; t < kReach; ++t) {
+          sums[s][n] += taps[m][q * kReach + t] * (q ? odd[start + t] : window[start + t]);
+        }
+      }
+    });
   }
 };
 

@@ -73,8 +73,22 @@ def test_nan_reaches_sums_and_pixels(impl: str, device: torch.device) -> None:
     x = torch.randn(2, 3, 8, 8, device=device)
     x[1, 2, 3, 4] = NAN
     assert kernels.squared_norm(x, impl=impl).isnan().tolist() == [False, True]  # type: ignore[arg-type]
-    blurred = kernels.upfirdn2d(x, torch.ones(4, device=device), padding=(2, 1), impl=impl)  # type: ignore[arg-type]
-    assert int(blurred.isnan().sum()) == 16
+
+
+@pytest.mark.parametrize("taps", [3, 4])
+@pytest.mark.parametrize(("up", "down"), [(1, 1), (2, 1), (1, 2)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_an_infinite_pixel_reaches_only_what_reads_it(
+    layout: torch.memory_format, up: int, down: int, taps: int, impl: str, device: torch.device
+) -> None:
+    """A tap of 0 in place of a pixel that is not read would make NaN of infinity."""
+    x = torch.zeros(1, 8, 16, 16)
+    x[0, 3, 5, 6], x[0, 5, 8, 0], x[0, 6, 0, 15] = INF, NAN, -INF
+    x, f = x.contiguous(memory_format=layout), torch.ones(taps)
+    options: dict[str, Any] = dict(up=up, down=down, padding=(2, taps - 3, 2, 1))
+    exact = kernels.upfirdn2d(x, f, **options, impl="reference")
+    found = kernels.upfirdn2d(x.to(device), f.to(device), **options, impl=impl)  # type: ignore[arg-type]
+    torch.testing.assert_close(found.cpu(), exact, rtol=0, atol=0, equal_nan=True)
 
 
 def test_a_constant_outcome_passes_no_gradient(impl: str, device: torch.device) -> None:
