@@ -24,9 +24,11 @@ void launch(const Device& device, const Tensor& x, const Tensor* grad, const Ten
            BiasAct<T, N, order>{read<T>(x), grad ? read<T>(*grad) : nullptr,
                                 grad_grad ? read<T>(*grad_grad) : nullptr,
                                 bias ? read<A>(*bias) : nullptr, write<T>(out),
-                                static_cast<uint32_t>(inner),
-                                static_cast<uint32_t>(innermost ? channels / N : channels),
-                                innermost, static_cast<int>(parameters.activation),
+                                static_cast<uint32_t>(inner), static_cast<uint32_t>(channels),
+                                innermost,
+                                bias && innermost && channels % N == 0 &&
+                                    vectorizable<A>(0, {bias->const_data_ptr()}),
+                                static_cast<int>(parameters.activation),
                                 static_cast<A>(parameters.slope), static_cast<A>(parameters.gain),
                                 static_cast<A>(parameters.clamp)});
 }
@@ -61,7 +63,7 @@ Tensor run(const Tensor& x_any, const Tensor* grad_any, const Tensor* grad_grad_
   Tensor out = torch::stable::empty_like(x);
   if (x.numel() == 0) return out;
   const bool innermost = x.dim() == 2 || is_channels_last(x);
-  const int64_t span = innermost ? x.size(1) : x.numel() / (x.size(0) * x.size(1));
+  const int64_t span = x.numel() / (innermost ? 1 : x.size(0) * x.size(1));
   const auto pointer = [&](const OptionalTensor& t) {
     return t ? t->const_data_ptr() : x.const_data_ptr();
   };

@@ -47,10 +47,10 @@ struct BiasAct {
   const T *x, *grad, *grad_grad;
   const A* bias;
   T* out;
-  // The vector's first channel is (i / skip) % period * step; its elements share that channel, or
-  // count up from it where the channels are innermost.
-  uint32_t skip, period;
-  bool channels_innermost;
+  // A vector's elements have one channel, i / skip % channels, or count up from i * N % channels
+  // where the channels are innermost; wide_bias: theirs can be read 16 bytes at a time.
+  uint32_t skip, channels;
+  bool channels_innermost, wide_bias;
   int activation;
   A slope, gain, clamp;
 
@@ -67,9 +67,8 @@ struct BiasAct {
 
   template <int act>
   REALNESS_DEVICE void apply(int64_t i) const {
-    uint64_t rest = static_cast<uint64_t>(i);
-    take(rest, skip);
-    const int64_t channel = take(rest, period) * (channels_innermost ? N : 1);
+    A shift[N] = {};
+    if (bias) read_bias(i, shift);
     const auto values = load<N>(x + i * N);
     Vector<T, N> first{}, second{}, result;
     if constexpr (order >= 1) first = load<N>(grad + i * N);
@@ -77,7 +76,7 @@ struct BiasAct {
     REALNESS_UNROLL
     for (int n = 0; n < N; ++n) {
       A input = static_cast<A>(values.lane[n]);
-      if (bias) input += bias[channel + (channels_innermost ? n : 0)];
+      if (bias) input += shift[n];
       const Derivatives<A> f = activate<act>(input, slope);
       const A y = gain * f.value;
       const bool passes = abs_(y) <= clamp || clamp == A(INFINITY);
@@ -93,6 +92,30 @@ struct BiasAct {
       result.lane[n] = static_cast<T>(output);
     }
     store(out + i * N, result);
+  }
+
+  REALNESS_DEVICE void read_bias(int64_t i, A (&shift)[N]) const {
+    uint64_t rest = static_cast<uint64_t>(i) * (channels_innermost ? N : 1);
+    if (!channels_innermost) take(rest, skip);
+    auto channel = static_cast<uint32_t>(take(rest, channels));
+    if (wide_bias) {
+      constexpr int M = N < kVectorSize<A> ? N : kVectorSize<A>;
+      REALNESS_UNROLL
+      for (int n = 0; n < N; n += M) {
+        const auto part = load<M>(bias + channel + n);
+        REALNESS_UNROLL
+        for (int m = 0; m < M; ++m) shift[n + m] = part.lane[m];
+      }
+      return;
+    }
+    A value = bias[channel];
+    REALNESS_UNROLL
+    for (int n = 0; n < N; ++n) {
+      shift[n] = value;
+      if (!channels_innermost || n + 1 == N) continue;
+      channel = channel + 1 == channels ? 0 : channel + 1;
+      value = bias[channel];
+    }
   }
 };
 

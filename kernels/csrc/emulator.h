@@ -11,6 +11,7 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
@@ -76,6 +77,8 @@ struct State {
   uint64_t barrier_generation = 0;
   alignas(16) char shared[kSharedBytes];
 };
+
+inline std::atomic<int64_t> num_launches{0};
 
 inline State& state() {
   static thread_local State instance;
@@ -212,6 +215,7 @@ inline void run_block(std::vector<int>& order, std::mt19937* shuffle) {
 }
 
 inline void launch(int64_t num_blocks, int num_threads, std::function<void()> body) {
+  ++num_launches;
   State& s = state();
   const char* seed_text = std::getenv("REALNESS_EMU_SEED");
   const unsigned seed = seed_text ? static_cast<unsigned>(std::atoi(seed_text)) : 0;
@@ -266,6 +270,11 @@ struct BlockSize {
 };
 
 }  // namespace realness::emulated::machine
+
+// How often kernels were launched, for tests that count.
+extern "C" [[gnu::visibility("default"), gnu::used]] inline int64_t realness_emulated_launches() {
+  return realness::emulated::machine::num_launches;
+}
 
 static const realness::emulated::machine::ThreadIndex threadIdx;
 static const realness::emulated::machine::BlockIndex blockIdx;

@@ -5,6 +5,8 @@
 //   sync()                     all lanes' writes are visible to all lanes
 //   warp(), warp_index(), num_warps()   its parts, for algorithms with two levels
 //   sum_over_warps(x)          for every lane of a warp the sum over the warps, valid in warp 0
+//   sum_runs(n, length, f, y)  y[i] = f(i length) + ... + f(i length + length - 1) for i < n, visible
+//                              to all lanes; neighbouring lanes call f of neighbouring numbers
 #pragma once
 
 #include "math.cuh"
@@ -24,6 +26,14 @@ struct Serial {
   template <class A> static A inclusive_sum(A x) { return x; }
   template <class A> static A last(A x) { return x; }
   template <class A> static A sum_over_warps(A x) { return x; }
+  template <class A, class F>
+  static void sum_runs(int64_t num_runs, int64_t length, const F& f, A* sums) {
+    for (int64_t i = 0; i < num_runs; ++i) {
+      double total = 0;
+      for (int64_t k = 0; k < length; ++k) total += f(i * length + k);
+      sums[i] = static_cast<A>(total);
+    }
+  }
   static void sync() {}
   static Serial warp() { return {}; }
   static int warp_index() { return 0; }
@@ -71,7 +81,8 @@ struct Warp {
 struct Block {
   template <class A>
   using Sum = A;
-  double* scratch;  // shared memory, one value a thread
+  double* scratch;  // shared memory, at least one value a thread
+  int scratch_size;
   REALNESS_DEVICE static int lane() { return static_cast<int>(threadIdx.x); }
   REALNESS_DEVICE static int size() { return static_cast<int>(blockDim.x); }
   REALNESS_DEVICE static void sync() { __syncthreads(); }
@@ -96,6 +107,31 @@ struct Block {
     if (warp_index() > 0) return x;
     for (int w = 1; w < num_warps(); ++w) x += parts[w * 32 + Warp::lane()];
     return x;
+  }
+  // Through the scratch, as many whole runs at a time as it holds, of at least one.
+  template <class A, class F>
+  REALNESS_DEVICE void sum_runs(int64_t num_runs, int64_t length, const F& f, A* sums) const {
+    A* stage = reinterpret_cast<A*>(scratch);
+    const int64_t room = static_cast<int64_t>(scratch_size * sizeof(double) / sizeof(A));
+    const int64_t runs_at_once = length > 0 ? room / length : num_runs;
+    for (int64_t first = 0; first < num_runs; first += runs_at_once) {
+      const int64_t left = num_runs - first;
+      const int runs = static_cast<int>(left < runs_at_once ? left : runs_at_once);
+      __syncthreads();  // the scratch may still be read
+      REALNESS_UNROLL_BY(8)  // loads in flight
+      for (int e = lane(); e < runs * static_cast<int>(length); e += size()) {
+        stage[e] = f(first * length + e);
+      }
+      __syncthreads();
+      for (int i = lane(); i < runs; i += size()) {
+        A total = 0;
+        for (int k = 0; k < static_cast<int>(length); ++k) {
+          total += stage[i * static_cast<int>(length) + k];
+        }
+        sums[first + i] = total;
+      }
+    }
+    __syncthreads();
   }
 };
 

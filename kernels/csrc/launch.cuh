@@ -64,14 +64,26 @@ __global__ void __launch_bounds__(kThreads, 1) row_kernel(int64_t count,
   const int64_t i = static_cast<int64_t>(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32;
   if (i < count) f(i, Warp());  // a whole warp leaves together
 }
+// A block's scratch in doubles: one a thread, or more if the functor asks for it.
+template <int threads, class F>
+struct Scratch {
+  static constexpr int size = threads;
+};
+template <int threads, class F>
+  requires(F::kScratch > threads)
+struct Scratch<threads, F> {
+  static constexpr int size = F::kScratch;
+};
 template <int threads, class F>
 __global__ void __launch_bounds__(threads, 1) block_kernel(const __grid_constant__ F f) {
+  constexpr int size = Scratch<threads, F>::size;
 #if defined(REALNESS_EMULATE)
   double* scratch = reinterpret_cast<double*>(emulated::machine::state().shared);
+  static_assert(size * sizeof(double) <= emulated::machine::kSharedBytes);
 #else
-  __shared__ double scratch[threads];
+  __shared__ double scratch[size];
 #endif
-  f(static_cast<int64_t>(blockIdx.x), Block{scratch});
+  f(static_cast<int64_t>(blockIdx.x), Block{scratch, size});
 }
 
 #if defined(REALNESS_EMULATE)

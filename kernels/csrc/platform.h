@@ -29,7 +29,10 @@
 #if defined(__CUDACC__)
 #define REALNESS_DEVICE __device__ __forceinline__
 #define REALNESS_UNROLL _Pragma("unroll")
+#define REALNESS_PRAGMA(text) _Pragma(#text)
+#define REALNESS_UNROLL_BY(count) REALNESS_PRAGMA(unroll count)
 #else
 #define REALNESS_DEVICE inline
 #define REALNESS_UNROLL
+#define REALNESS_UNROLL_BY(count)
 #endif

@@ -13,13 +13,13 @@ DemodulateSizes check(const Tensor& weight, const Tensor& style) {
                   weight.size(1), "]");
   int64_t taps = 1;
   for (int64_t d = 2; d < weight.dim(); ++d) taps *= weight.size(d);
-  return {style.size(0), weight.size(0), weight.size(1), taps};
+  return {style.size(0), weight.size(0), weight.size(1), taps, is_channels_last(weight)};
 }
 
 std::tuple<Tensor, Tensor> demodulate(const Tensor& weight_any, const Tensor& style, double eps) {
   const DemodulateSizes sizes = check(weight_any, style);
   const Device device(weight_any);
-  const Tensor weight = torch::stable::contiguous(weight_any);
+  const Tensor weight = dense(weight_any);
   const ScalarType wide = accumulation_type(weight);
   Tensor coefficient = torch::stable::new_empty(weight, {sizes.batch, sizes.out_channels}, wide);
   Tensor energy = torch::stable::new_empty(weight, {sizes.out_channels, sizes.in_channels}, wide);
@@ -45,7 +45,7 @@ std::tuple<Tensor, Tensor> demodulate_backward(const Tensor& grad, const Tensor&
   check_sizes("coefficient", coefficient, {sizes.batch, sizes.out_channels});
   check_sizes("energy", energy, {sizes.out_channels, sizes.in_channels});
   const Device device(weight_any);
-  const Tensor weight = torch::stable::contiguous(weight_any);
+  const Tensor weight = dense(weight_any);
   Tensor grad_weight = torch::stable::empty_like(weight);
   Tensor grad_style = torch::stable::new_empty(style, {sizes.batch, sizes.in_channels});
   dispatch_floating(weight, [&](auto type) {

@@ -6,13 +6,21 @@
 
 namespace realness::REALNESS_BACKEND {
 
+constexpr int64_t kMaxStagedTaps = 2048;  // 8 KiB of float32
+
 struct DemodulateSizes {
   int64_t batch, out_channels, in_channels, taps;
+  bool channels_last;  // the weight
+
+  REALNESS_DEVICE int64_t place(int64_t o, int64_t i, int64_t k) const {
+    return channels_last ? (o * taps + k) * in_channels + i : (o * in_channels + i) * taps + k;
+  }
 };
 
 template <class T>
 struct DemodulateForward {
   using A = acc_t<T>;
+  static constexpr int kScratch = kMaxStagedTaps * sizeof(A) / sizeof(double);
   const T* weight;
   Matrix<T> style;
   A eps;
@@ -22,15 +30,18 @@ struct DemodulateForward {
   template <class Group>
   REALNESS_DEVICE void operator()(int64_t o, Group group) const {
     A* row = energy + o * sizes.in_channels;
-    for (int64_t i = group.lane(); i < sizes.in_channels; i += group.size()) {
-      const T* taps = weight + (o * sizes.in_channels + i) * sizes.taps;
-      A total = 0;
-      for (int64_t k = 0; k < sizes.taps; ++k) {
-        total += static_cast<A>(taps[k]) * static_cast<A>(taps[k]);
+    const T* own = weight + o * sizes.in_channels * sizes.taps;
+    const auto square = [&](int64_t e) { return static_cast<A>(own[e]) * static_cast<A>(own[e]); };
+    if (sizes.channels_last || sizes.taps > kMaxStagedTaps) {
+      for (int64_t i = group.lane(); i < sizes.in_channels; i += group.size()) {
+        A total = 0;
+        for (int64_t k = 0; k < sizes.taps; ++k) total += square(sizes.place(0, i, k));
+        row[i] = total;
       }
-      row[i] = total;
+      group.sync();
+    } else {  // a channel's taps are neighbours, and so are a lane's and the next one's
+      group.sum_runs(sizes.in_channels, sizes.taps, square, row);
     }
-    group.sync();
     const auto warp = group.warp();
     for (int64_t b = group.warp_index(); b < sizes.batch; b += group.num_warps()) {
       typename Group::template Sum<A> total = 0;
@@ -68,9 +79,9 @@ struct DemodulateWeightGrad {
       for (int64_t b = 0; b < sizes.batch; ++b) {
         total += pull(grad(b, o), coefficient(b, o)) * style(b, i) * style(b, i);
       }
-      const int64_t first = (o * sizes.in_channels + i) * sizes.taps;
-      for (int64_t k = first; k < first + sizes.taps; ++k) {
-        grad_weight[k] = static_cast<T>(2 * static_cast<A>(weight[k]) * static_cast<A>(total));
+      for (int64_t k = 0; k < sizes.taps; ++k) {
+        const int64_t e = sizes.place(o, i, k);
+        grad_weight[e] = static_cast<T>(2 * static_cast<A>(weight[e]) * static_cast<A>(total));
       }
     }
   }

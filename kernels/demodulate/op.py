@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from realness.kernels.checks import accumulation_dtype
+from realness.kernels.layout import dense_like
 from realness.kernels.library import Operator, differentiate, mark_internal
 
 
@@ -27,7 +28,7 @@ def backward(ops: Any, ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, .
 
 
 def fake_backward(grad: Tensor, weight: Tensor, style: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return weight.new_empty(weight.shape), style.new_empty(style.shape)
+    return dense_like(weight), style.new_empty(style.shape)
 
 
 def save_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

@@ -22,6 +22,7 @@ struct DotPartial {
     const int64_t end = start + chunk_size < sample_size ? start + chunk_size : sample_size;
     const T *x_sample = x + sample * sample_size, *y_sample = y + sample * sample_size;
     typename Group::template Sum<A> total = 0;
+    REALNESS_UNROLL_BY(4)  // loads in flight
     for (int64_t j = start + group.lane() * N; j < end; j += group.size() * N) {
       const auto a = load<N>(x_sample + j);
       const auto b = x == y ? a : load<N>(y_sample + j);

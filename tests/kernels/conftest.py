@@ -14,12 +14,12 @@ from realness.kernels import build, library
 
 
 @pytest.fixture(scope="session")
-def emulator() -> None:
+def emulator() -> Path:
     """Builds and loads the emulated kernels; REALNESS_TEST_EMULATOR names another library."""
     given = os.environ.get("REALNESS_TEST_EMULATOR")
-    library.load_emulated(
-        Path(given) if given else build.cached_library(build.make_plan(emulate=True), retry=True)
-    )
+    path = Path(given) if given else build.cached_library(build.make_plan(emulate=True), retry=True)
+    library.load_emulated(path)
+    return path
 
 
 IMPLS: list[Any] = ["cpu", "emu"]

@@ -1,6 +1,6 @@
-"""What only a device can show: CUDA graphs, streams and the number of launches.
+"""What only a device can show: CUDA graphs, streams, huge tensors, and the number of launches.
 
-On a machine with a GPU: `REALNESS_REQUIRE_GPU=1 pytest -m gpu`, then compute_sanitizer.sh.
+On a machine with a GPU: `make gpu`, or on_a_gpu.sh beside this file.
 """
 
 from __future__ import annotations
@@ -10,22 +10,13 @@ from collections.abc import Callable
 import pytest
 import torch
 from cases import BY_NAME, ONE_CASE_EACH, PHILOX_CASES, Case
-from launches import kernel_names, launched
+from launches import LAUNCHES, forward_backward, kernel_names, launched
 from torch import Tensor
 
 from realness import kernels
 
 CASES = [*ONE_CASE_EACH.values(), *PHILOX_CASES]
 SLEEP_CYCLES = 50_000_000  # some 30 ms: longer than the host needs to queue a case
-
-
-def forward_backward(case: Case, inputs: list[Tensor]) -> list[Tensor]:
-    """Outputs and gradients, without any transfer from the host."""
-    inputs = [x.detach() for x in inputs]
-    leaves = [inputs[i].requires_grad_() for i in case.differentiable]
-    outputs = case.outputs("cuda", inputs)
-    found = [y.detach() for y in outputs]
-    return found + list(torch.autograd.grad(outputs, leaves, found)) if leaves else found
 
 
 def inputs_of(case: Case) -> tuple[list[Tensor], list[Tensor]]:
@@ -117,23 +108,6 @@ def test_a_players_loss_takes_at_most_three_launches(name: str) -> None:
     assert len(names) <= 3, names
 
 
-# Forward and backward, as the table in kernels/README.md has them.
-LAUNCHES = {
-    "realness_kl-5x51-shared_anchor": 2,
-    "realness_divergence-5x51": 2,
-    "realness_emd-5x51-shared_anchor": 2,
-    "resample_logits-moments-5x51": 2,
-    "resample_logits-draw-5x51": 2,
-    "squared_norm-4x8x4x4": 3,
-    "upfirdn2d-blur": 2,
-    "upfirdn2d-long_separable": 4,
-    "bias_act-lrelu-2x8x4x4-1.0-None": 2,
-    "demodulate-6x5x3x3-4": 3,
-    "spectral_norm-step-three": 3,
-    "spectral_norm-scale-three": 6,
-}
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize(("name", "expected"), LAUNCHES.items())
 def test_launches_are_as_documented(name: str, expected: int) -> None:
@@ -141,6 +115,38 @@ def test_launches_are_as_documented(name: str, expected: int) -> None:
     inputs = case.inputs(torch.float32, torch.device("cuda"), "contiguous")
     names = launched(lambda: forward_backward(case, inputs))
     assert len([kernel for kernel in names if "realness" in kernel]) == expected, names
+
+
+HUGE = (3, 8, 9000, 10000)  # 2.16e9 elements: more than 32 bits with a sign can count
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_places_beyond_32_bits(layout: torch.memory_format) -> None:
+    """The last sample of a huge tensor gets what it gets by itself."""
+    x = torch.zeros(HUGE, dtype=torch.bfloat16, device="cuda").to(memory_format=layout)
+    x[-1, :, -64:].normal_()
+    bias = torch.randn(HUGE[1], device="cuda")
+    taps = torch.tensor([1.0, 3.0, 3.0, 1.0], device="cuda") / 8
+    calls: list[Callable[[Tensor], Tensor]] = [
+        lambda t: kernels.squared_norm(t, impl="cuda"),
+        lambda t: kernels.bias_act(t, bias, "lrelu", impl="cuda"),
+        lambda t: kernels.upfirdn2d(t, taps, padding=(2, 1), impl="cuda"),
+        lambda t: kernels.upfirdn2d(t, taps, down=2, padding=1, impl="cuda"),
+    ]
+    for call in calls:
+        assert torch.equal(call(x)[-1:], call(x[-1:]))
+        torch.cuda.empty_cache()
+
+
+@pytest.mark.gpu
+def test_kernels_run_where_their_tensors_are() -> None:
+    """Not on the current device."""
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two devices")
+    x = torch.randn(4, 3, 8, 8, device="cuda:1")
+    assert torch.cuda.current_device() == 0
+    torch.testing.assert_close(kernels.squared_norm(x, impl="cuda"), x.square().sum((1, 2, 3)))
 
 
 def test_only_kernels_are_counted() -> None:

@@ -1,0 +1,42 @@
+"""The number of kernels that a call launches, counted in the emulator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from cases import BY_NAME
+from launches import LAUNCHES, emulated, forward_backward
+
+from realness.trainer.objectives.anchor_source import FixedAnchors
+from realness.trainer.objectives.anchors import skewnorm_pair
+from realness.trainer.objectives.realness import RealnessObjective
+from realness.trainer.objectives.resampling import GaussianResampling, NoResampling
+from realness.trainer.randomness import Stream, batch_draws
+
+BATCH, OUTCOMES = 4, 51
+
+
+@pytest.mark.parametrize(("name", "expected"), LAUNCHES.items())
+def test_launches_are_as_documented(name: str, expected: int, emulator: Path) -> None:
+    case = BY_NAME[name]
+    inputs = case.inputs(torch.float32, torch.device("cpu"), "contiguous")
+    assert emulated(emulator, lambda: forward_backward(case, inputs, "emu")) == expected
+
+
+@pytest.mark.parametrize(("resampled", "d_expected", "g_expected"), [(False, 2, 2), (True, 4, 4)])
+def test_launches_of_the_trainers_losses(
+    resampled: bool, d_expected: int, g_expected: int, emulator: Path
+) -> None:
+    """Forward and backward of D's loss and G's second, and a draw of noise for each side."""
+    resampling = GaussianResampling(OUTCOMES, impl="emu") if resampled else NoResampling(OUTCOMES)
+    anchors = FixedAnchors(skewnorm_pair(OUTCOMES, 5, -5))
+    objective = RealnessObjective(anchors, resampling, g_objective=2, impl="emu")
+    on_real = batch_draws(1, Stream.D_REAL, 0, BATCH, impl="emu")
+    on_fake = batch_draws(1, Stream.D_FAKE, 0, BATCH, impl="emu")
+    real, fake = torch.randn(2, BATCH, OUTCOMES, requires_grad=True).unbind()
+    d_step = lambda: objective.d_loss(real, fake, on_real, on_fake).backward(retain_graph=True)  # noqa: E731
+    g_step = lambda: objective.g_loss(fake, real, on_fake, on_real).backward(retain_graph=True)  # noqa: E731
+    assert emulated(emulator, d_step) == d_expected
+    assert emulated(emulator, g_step) == g_expected
