@@ -14,7 +14,7 @@ RANKS ?= $(if $(filter 1,$(shell nvidia-smi --list-gpus 2>/dev/null | wc -l)),1,
 # One thread a rank: the ranks of the demo share the machine's cores.
 DEMO_ENVIRONMENT := OMP_NUM_THREADS=1
 
-.PHONY: demo test lint install clean
+.PHONY: demo test gpu lint install clean
 
 install: $(INSTALLED)
 
@@ -42,6 +42,10 @@ demo: $(INSTALLED) $(FACES_64)
 # Whole files go to workers, because tests of one file share what is dear to make.
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+# On a machine with a GPU: tests, sanitizers and benchmarks, with the interpreter $(PYTHON) as it is.
+gpu:
+	PYTHON=$(PYTHON) tests/kernels/on_a_gpu.sh
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

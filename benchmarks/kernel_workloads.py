@@ -30,7 +30,7 @@ class Workload:
     @property
     def has_layouts(self) -> bool:
         """Whether channels_last is a case of its own."""
-        return self.op.startswith(("squared_norm", "bias_act", "upfirdn2d"))
+        return self.op.startswith(("squared_norm", "bias_act", "upfirdn2d", "demodulate"))
 
 
 def anchor(n: int) -> Tensor:
@@ -106,12 +106,18 @@ def image_workloads(side: int) -> list[Workload]:
     taps = torch.tensor(FILTER_TAPS) / sum(FILTER_TAPS)
     square = torch.outer(taps, taps)
 
-    def upfirdn(name: str, size: int, **options: Any) -> Workload:
+    def depthwise(x: Tensor) -> dict[str, Any]:
+        """The filter for one convolution a channel: it is symmetric, and needs no flip."""
+        weight = square.to(x).expand(x.shape[1], 1, -1, -1)
+        return dict(weight=weight, groups=x.shape[1])
+
+    def upfirdn(name: str, size: int, library: Callable[..., Any], **options: Any) -> Workload:
         return Workload(
             f"upfirdn2d {name}",
             f"4x32x{size}x{size}",
             lambda: [torch.randn(4, 32, size, size), square],
             lambda impl, x, f: kernels.upfirdn2d(x, f, impl=impl, **options),
+            library,
         )
 
     found = [
@@ -122,9 +128,27 @@ def image_workloads(side: int) -> list[Workload]:
             lambda impl, x: kernels.squared_norm(x, impl=impl),
             lambda x: torch.linalg.vector_norm(x, dim=(1, 2, 3), dtype=torch.float32).square(),
         ),
-        upfirdn("up 2", side // 2, up=2, padding=(2, 1, 2, 1), gain=4.0),
-        upfirdn("down 2", side, down=2, padding=1),
-        upfirdn("blur", side, padding=(2, 1, 2, 1)),
+        upfirdn(
+            "up 2",
+            side // 2,
+            lambda x, f: 4 * F.conv_transpose2d(x, stride=2, padding=1, **depthwise(x)),
+            up=2,
+            padding=(2, 1, 2, 1),
+            gain=4.0,
+        ),
+        upfirdn(
+            "down 2",
+            side,
+            lambda x, f: F.conv2d(x, stride=2, padding=1, **depthwise(x)),
+            down=2,
+            padding=1,
+        ),
+        upfirdn(
+            "blur",
+            side,
+            lambda x, f: F.conv2d(F.pad(x, (2, 1, 2, 1)), **depthwise(x)),
+            padding=(2, 1, 2, 1),
+        ),
     ]
     for channels, size in ((32, side), (512, side // 16)):
         found.append(
@@ -169,15 +193,19 @@ def weight_workloads(widest: int) -> list[Workload]:
     def modulated(w: Tensor, s: Tensor) -> Tensor:
         return ((w * s[:, None, :, None, None]).square().sum((2, 3, 4)) + 1e-8).rsqrt()
 
-    return [
-        Workload(
+    def demodulate(width: int, styles: int) -> Workload:
+        return Workload(
             "demodulate",
-            f"{widest}x{widest}x3x3, 32 styles",
-            lambda: [torch.randn(widest, widest, 3, 3), torch.randn(32, widest)],
+            f"{width}x{width}x3x3 {styles} styles",
+            lambda: [torch.randn(width, width, 3, 3), torch.randn(styles, width)],
             lambda impl, w, s: kernels.demodulate(w, s, impl=impl),
             modulated,
             (0, 1),
-        ),
+        )
+
+    return [
+        demodulate(widest, 32),
+        demodulate(2 * widest, 8),
         Workload("spectral_norm_step", f"{n} layers", make_network, step, None, ()),
         Workload("spectral_scale", f"{n} layers", make_network, scale, None, tuple(range(n))),
     ]

@@ -121,8 +121,20 @@ def find_library(mode: str, *, rebuild: bool = False) -> Path:
     bundled = build.bundled_library()
     cuda_is_missing = torch.version.cuda is not None and build.find_nvcc() is not None
     if bundled is not None and (build.has_cuda(bundled) or not cuda_is_missing):
-        return bundled
-    return build.cached_library(build.make_plan(), retry=rebuild or mode == "require")
+        found = bundled
+    else:
+        found = build.cached_library(build.make_plan(), retry=rebuild or mode == "require")
+    if mode == "require" and lacks_cuda(found):
+        raise build.BuildError(
+            f"there is a CUDA device, but {found} has no kernels for it, and there is no nvcc; "
+            "install the CUDA toolkit or set CUDA_HOME"
+        )
+    return found
+
+
+def lacks_cuda(path: Path) -> bool:
+    """Whether there is a CUDA device that the library does not serve."""
+    return torch.cuda.is_available() and not build.has_cuda(path)
 
 
 @functools.cache
@@ -139,8 +151,9 @@ def status(rebuild: bool = False) -> Status:
             raise
         logger.warning("the kernels could not be built: %s", error)
         return Status(frozenset(), None, str(error).partition("\n")[0])
-    usable = {"cpu", "cuda"} if build.has_cuda(path) and torch.cuda.is_available() else {"cpu"}
-    return Status(frozenset(usable), path, str(path))
+    usable = {"cpu", "cuda"} if torch.cuda.is_available() and not lacks_cuda(path) else {"cpu"}
+    reason = f"{path} was built without nvcc, for the CPU only" if lacks_cuda(path) else str(path)
+    return Status(frozenset(usable), path, reason)
 
 
 _emulated: set[str] = set()

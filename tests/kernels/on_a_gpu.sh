@@ -6,7 +6,7 @@
 # PYTHON names the interpreter (default python3): it needs torch and pytest, for the last parts what
 # pyproject.toml lists as well. Nothing is installed. Logs, rows and figures go to runs/gpu/.
 set -uo pipefail
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$0")/../.." || exit
 export PYTHON=${PYTHON:-python3}
 export PYTHONPATH=$PWD/.typings${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 export REALNESS_BUILD=require REALNESS_REQUIRE_GPU=1

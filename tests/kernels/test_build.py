@@ -151,6 +151,19 @@ def test_never_means_the_reference() -> None:
     assert "impl='cpu' is not available here (REALNESS_BUILD=never)" in refused.stderr
 
 
+def test_require_wants_kernels_for_the_device_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without nvcc a machine with a GPU would run the reference there, and nobody would know."""
+    path = tmp_path / build.LIBRARY_NAME
+    path.with_suffix(".json").write_text(json.dumps({"cuda": False}))
+    monkeypatch.setattr(build, "cached_library", lambda plan, retry: path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(build.BuildError, match="no kernels for it, and there is no nvcc"):
+        library.find_library("require")
+    assert library.find_library("auto") == path
+
+
 def test_the_report_names_the_library() -> None:
     result = python("-m", "realness.kernels")
     assert result.returncode == 0, result.stderr

@@ -147,9 +147,9 @@ MUTANTS = [
     Mutant(
         "barrier that half the block skips",
         "demodulate",
-        "demodulate/demodulate.cuh",
-        "      group.sync();\n",
-        "      if (group.lane() < 128) group.sync();\n",
+        "csrc/group.cuh",
+        "sums[first + i] = total;\n      }\n    }\n    __syncthreads();",
+        "sums[first + i] = total;\n      }\n    }\n    if (lane() < 128) __syncthreads();",
     ),
     Mutant(
         "stage overwritten while it is read",
