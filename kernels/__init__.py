@@ -15,7 +15,7 @@ if not __name__.startswith("realness."):
 from .bias_act import bias_act
 from .demodulate import demodulate
 from .library import Impl
-from .philox import philox_normal, philox_uint32, philox_uniform
+from .philox import NormalDraws, philox_normal, philox_uint32, philox_uniform
 from .realness_divergence import realness_divergence
 from .realness_emd import realness_emd
 from .realness_kl import realness_kl
@@ -27,6 +27,7 @@ from .upfirdn2d import upfirdn2d
 
 __all__ = [
     "Impl",
+    "NormalDraws",
     "bias_act",
     "demodulate",
     "logit_moments",

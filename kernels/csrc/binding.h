@@ -52,20 +52,27 @@ struct Type {
   using type = T;
 };
 
-// Calls f(Type<T>()) with the element type of `tensor`. The sanitizers' tests compile every op
-// many times over, for float32 only.
+// How many of float32, bfloat16, float64 and float16 are compiled. The sanitizers' tests compile
+// every op many times over and make do with the first, or the first two.
+#if !defined(REALNESS_NUM_TYPES)
+#define REALNESS_NUM_TYPES 4
+#endif
+
+// Calls f(Type<T>()) with the element type of `tensor`.
 template <class F>
 void dispatch_floating(const Tensor& tensor, F&& f) {
   switch (tensor.scalar_type()) {
     case ScalarType::Float:
       return f(Type<float>());
-#if !defined(REALNESS_FLOAT32_ONLY)
+#if REALNESS_NUM_TYPES > 1
+    case ScalarType::BFloat16:
+      return f(Type<torch::headeronly::BFloat16>());
+#endif
+#if REALNESS_NUM_TYPES > 2
     case ScalarType::Double:
       return f(Type<double>());
     case ScalarType::Half:
       return f(Type<torch::headeronly::Half>());
-    case ScalarType::BFloat16:
-      return f(Type<torch::headeronly::BFloat16>());
 #endif
     default:
       STD_TORCH_CHECK(false, "expected float32, float64, float16 or bfloat16, got ",

@@ -7,6 +7,8 @@ or the split of a batch. Salmon et al., "Parallel random numbers: as easy as 1, 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -29,6 +31,17 @@ def check_draw(seed: int, purpose: int, index: Tensor, dim: int) -> None:
         raise ValueError(
             f"index is {index.dtype} with shape {tuple(index.shape)}; expected int64 [batch]"
         )
+
+
+class NormalDraws(NamedTuple):
+    """What `philox_normal(seed, purpose, index, dim)` draws, for an operator that draws it itself.
+
+    index: int64 [B], the samples' global numbers.
+    """
+
+    seed: int
+    purpose: int
+    index: Tensor
 
 
 def philox_uint32(

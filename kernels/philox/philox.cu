@@ -1,6 +1,4 @@
-#include "philox.cuh"
-
-#include "../csrc/binding.h"
+#include "stream.h"
 
 namespace realness::REALNESS_BACKEND {
 namespace {
@@ -14,19 +12,14 @@ Tensor draw(int64_t seed, int64_t purpose, const Tensor& index, int64_t dim) {
       std::is_same_v<typename Convert::type, int64_t> ? ScalarType::Long : ScalarType::Float;
   Tensor draws = torch::stable::new_empty(index, {index.size(0), dim}, type);
   const int64_t blocks = (dim + 3) / 4;
-  const uint64_t key = static_cast<uint64_t>(seed);
   for_each(device.stream(), index.size(0) * blocks,
-           Philox<Convert>{static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32),
-                           static_cast<uint32_t>(purpose), read<int64_t>(index), index.stride(0),
-                           dim, static_cast<uint32_t>(blocks),
+           Philox<Convert>{sample_words(seed, purpose, index), dim, static_cast<uint32_t>(blocks),
                            write<typename Convert::type>(draws)});
   return draws;
 }
 
 Tensor philox(int64_t seed, int64_t purpose, const Tensor& index, int64_t dim, int64_t kind) {
-  check_dtype("index", index, ScalarType::Long);
-  STD_TORCH_CHECK(index.dim() == 1, "index: expected [batch], got ", index.dim(), " dimensions");
-  STD_TORCH_CHECK(purpose >= 0 && purpose <= UINT32_MAX, "purpose: expected 32 bits");
+  check_stream(purpose, index);
   STD_TORCH_CHECK(dim >= 0 && dim <= int64_t{1} << 31, "dim: expected 0 to 2^31, got ", dim);
   STD_TORCH_CHECK(kind >= kWords && kind <= kNormal, "kind: expected 0, 1 or 2, got ", kind);
   if (kind == kWords) return draw<AsWords>(seed, purpose, index, dim);

@@ -73,24 +73,32 @@ struct AsNormal {
   }
 };
 
-template <class Convert>
-struct Philox {
+// The words of samples: those of a row depend on its index, whatever other rows there are.
+struct SampleWords {
   uint32_t key0, key1, purpose;
   const int64_t* index;
-  int64_t index_stride, dim;
+  int64_t index_stride;
+
+  REALNESS_DEVICE Words operator()(int64_t row, int64_t block) const {
+    const uint64_t sample = static_cast<uint64_t>(index[row * index_stride]);
+    return philox4x32({static_cast<uint32_t>(block), purpose, static_cast<uint32_t>(sample),
+                       static_cast<uint32_t>(sample >> 32)},
+                      key0, key1);
+  }
+};
+
+template <class Convert>
+struct Philox {
+  SampleWords stream;
+  int64_t dim;
   uint32_t blocks_per_row;
   typename Convert::type* draws;
 
   REALNESS_DEVICE void operator()(int64_t i) const {
     uint64_t row = static_cast<uint64_t>(i);
     const int64_t block = take(row, blocks_per_row);
-    const uint64_t sample = static_cast<uint64_t>(index[static_cast<int64_t>(row) * index_stride]);
-    const Words words = philox4x32({static_cast<uint32_t>(block), purpose,
-                                    static_cast<uint32_t>(sample),
-                                    static_cast<uint32_t>(sample >> 32)},
-                                   key0, key1);
     typename Convert::type out[4];
-    Convert::convert(words, out);
+    Convert::convert(stream(static_cast<int64_t>(row), block), out);
     REALNESS_UNROLL
     for (int j = 0; j < 4; ++j) {
       const int64_t column = 4 * block + j;

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import torch
 from torch import Tensor
 
@@ -13,16 +15,27 @@ from realness.kernels.checks import (
     check_same_shape,
 )
 from realness.kernels.library import Impl, select
+from realness.kernels.philox import NormalDraws, check_draw, philox_normal
 
 from . import reference
 
+Noise: TypeAlias = "Tensor | NormalDraws | None"
 
-def check_side(side: str, logits: Tensor, noise: Tensor | None) -> None:
+
+def check_side(side: str, logits: Tensor, noise: Noise) -> None:
     """A batch of logits that has a mean, and noise of its shape."""
     check_logits(f"logits_{side}", logits)
     if logits.shape[0] == 0:
         raise ValueError(f"logits_{side} has an empty batch; expected B >= 1")
-    if noise is not None:
+    if isinstance(noise, NormalDraws):
+        check_draw(*noise, dim=logits.shape[1])
+        if len(noise.index) != len(logits) or noise.index.device != logits.device:
+            raise ValueError(
+                f"noise_{side} has {len(noise.index)} indices on {noise.index.device}, "
+                f"logits_{side} {len(logits)} rows on {logits.device}; "
+                "expected one index a row, on one device"
+            )
+    elif noise is not None:
         check_same_shape(f"noise_{side}", noise, f"logits_{side}", logits)
 
 
@@ -34,9 +47,30 @@ def check_anchors(anchor_real: Tensor, anchor_fake: Tensor, logits: Tensor) -> N
             raise ValueError(f"{name} has shape {tuple(anchor.shape)}; expected [outcomes]")
 
 
-def widened(dtype: torch.dtype, *tensors: Tensor | None) -> list[Tensor | None]:
-    """The tensors in the dtype of the logits' arithmetic."""
-    return [None if x is None else x.to(accumulation_dtype(dtype)) for x in tensors]
+def values(noise: Noise) -> Tensor | None:
+    """Noise that is given as numbers, if it is."""
+    return None if isinstance(noise, NormalDraws) else noise
+
+
+def drawn(noise: Noise, logits: Tensor) -> Tensor | None:
+    """Noise as numbers, for the reference."""
+    if not isinstance(noise, NormalDraws):
+        return noise
+    return philox_normal(*noise, dim=logits.shape[1], impl="reference")
+
+
+def widened(dtype: torch.dtype, *inputs: Noise) -> list[Tensor | None]:
+    """Tensors in the dtype of the logits' arithmetic, draws as their index."""
+    wide = accumulation_dtype(dtype)
+    return [
+        x.index if isinstance(x, NormalDraws) else None if x is None else x.to(wide) for x in inputs
+    ]
+
+
+def keys(*sides: Noise) -> list[int]:
+    """Seed and purpose of each side's draws; zeros where it has none."""
+    pairs = (tuple(x[:2]) if isinstance(x, NormalDraws) else (0, 0) for x in sides)
+    return [number for pair in pairs for number in pair]
 
 
 def realness_d_loss(
@@ -44,15 +78,16 @@ def realness_d_loss(
     logits_fake: Tensor,
     anchor_real: Tensor,
     anchor_fake: Tensor,
-    noise_real: Tensor | None = None,
-    noise_fake: Tensor | None = None,
+    noise_real: Noise = None,
+    noise_fake: Noise = None,
     *,
     impl: Impl = "auto",
 ) -> Tensor:
     """The discriminator's loss: E[KL(A1 || D(real))] + E[KL(A0 || D(fake))], eq. 3.
 
     logits_real [B, N], logits_fake [B', N] of one dtype; anchor_real (A1), anchor_fake (A0) [N].
-    With noise_* [B, N] the logits are resampled first (section 2.4) from this batch's moments.
+    With noise_* the logits are resampled first (section 2.4) from this batch's moments: [B, N]
+    numbers, or NormalDraws, which the forward draws itself.
     Returns a scalar in float32 (float64 for float64 logits). Once differentiable in both logits.
     Raises ValueError for other shapes or dtypes, mixed devices or an empty batch.
     Traffic: logits and noise in, the gradient out; backward: the gradient in and out.
@@ -64,8 +99,8 @@ def realness_d_loss(
         logits_fake=logits_fake,
         anchor_real=anchor_real,
         anchor_fake=anchor_fake,
-        noise_real=noise_real,
-        noise_fake=noise_fake,
+        noise_real=values(noise_real),
+        noise_fake=values(noise_fake),
     )
     check_side("real", logits_real, noise_real)
     check_side("fake", logits_fake, noise_fake)
@@ -77,11 +112,10 @@ def realness_d_loss(
     check_anchors(anchor_real, anchor_fake, logits_real)
     ops = select(impl, logits_real)
     if ops is None:
-        return reference.realness_d_loss(
-            logits_real, logits_fake, anchor_real, anchor_fake, noise_real, noise_fake
-        )
+        noise = drawn(noise_real, logits_real), drawn(noise_fake, logits_fake)
+        return reference.realness_d_loss(logits_real, logits_fake, anchor_real, anchor_fake, *noise)
     rest = widened(logits_fake.dtype, anchor_real, anchor_fake, noise_real, noise_fake)
-    return ops.realness_d_loss(logits_real, logits_fake, *rest)[0]
+    return ops.realness_d_loss(logits_real, logits_fake, *rest, keys(noise_real, noise_fake))[0]
 
 
 def realness_g_loss(
@@ -89,8 +123,8 @@ def realness_g_loss(
     logits_real: Tensor | None,
     anchor_real: Tensor,
     anchor_fake: Tensor,
-    noise_fake: Tensor | None = None,
-    noise_real: Tensor | None = None,
+    noise_fake: Noise = None,
+    noise_real: Noise = None,
     *,
     objective: int = 2,
     impl: Impl = "auto",
@@ -102,7 +136,8 @@ def realness_g_loss(
     3 (eq. 20): E[KL(A1 || D(fake))] - E[KL(A0 || D(fake))]
 
     logits_fake: [B, N]; logits_real: [B, N], a constant, needed by objective 2 only;
-    anchor_real (A1), anchor_fake (A0): [N]. With noise_* [B, N] the logits are resampled first.
+    anchor_real (A1), anchor_fake (A0): [N]. With noise_* the logits are resampled first: [B, N]
+    numbers, or NormalDraws, which the forward draws itself.
     Returns a scalar in float32 (float64 for float64 logits). Once differentiable in logits_fake.
     Raises ValueError for other shapes, dtypes, objectives, mixed devices or an empty batch.
     Traffic: logits and noise in, the gradient out; backward: the gradient in and out.
@@ -127,8 +162,8 @@ def realness_g_loss(
         logits_real=logits_real,
         anchor_real=anchor_real,
         anchor_fake=anchor_fake,
-        noise_fake=noise_fake,
-        noise_real=noise_real,
+        noise_fake=values(noise_fake),
+        noise_real=values(noise_real),
     )
     check_side("fake", logits_fake, noise_fake)
     if logits_real is not None:
@@ -136,8 +171,10 @@ def realness_g_loss(
     check_anchors(anchor_real, anchor_fake, logits_fake)
     ops = select(impl, logits_fake)
     if ops is None:
+        noise = drawn(noise_fake, logits_fake), drawn(noise_real, logits_fake)
         return reference.realness_g_loss(
-            logits_fake, logits_real, anchor_real, anchor_fake, noise_fake, noise_real, objective
+            logits_fake, logits_real, anchor_real, anchor_fake, *noise, objective
         )
     rest = widened(logits_fake.dtype, anchor_real, anchor_fake, noise_fake, noise_real)
-    return ops.realness_g_loss(logits_fake, logits_real, *rest, objective)[0]
+    sides = keys(noise_real, noise_fake)
+    return ops.realness_g_loss(logits_fake, logits_real, *rest, objective, sides)[0]

@@ -30,7 +30,7 @@ def save_d(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
 def backward_d(ops: Any, ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     real, fake, unit_real, unit_fake = ctx.saved_tensors
     gradients = ops.realness_loss_backward(grad, [unit_real, unit_fake], [real, fake])
-    return (*gradients, None, None, None, None)
+    return (*gradients, *[None] * 5)
 
 
 def fake_g(logits_fake: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
@@ -45,7 +45,7 @@ def save_g(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
 def backward_g(ops: Any, ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
     fake, unit_fake = ctx.saved_tensors
     (gradient,) = ops.realness_loss_backward(grad, [unit_fake], [fake])
-    return (gradient, None, None, None, None, None, None)
+    return (gradient, *[None] * 7)
 
 
 def fake_backward(grad: Tensor, unit_gradients: list[Tensor], logits: list[Tensor]) -> list[Tensor]:
@@ -55,14 +55,15 @@ def fake_backward(grad: Tensor, unit_gradients: list[Tensor], logits: list[Tenso
 OPERATORS = (
     Operator(
         "realness_d_loss(Tensor logits_real, Tensor logits_fake, Tensor anchor_real,"
-        " Tensor anchor_fake, Tensor? noise_real, Tensor? noise_fake) -> (Tensor, Tensor, Tensor)",
+        " Tensor anchor_fake, Tensor? noise_real, Tensor? noise_fake, int[] keys)"
+        " -> (Tensor, Tensor, Tensor)",
         fake_d,
         save_d,
         backward_d,
     ),
     Operator(
         "realness_g_loss(Tensor logits_fake, Tensor? logits_real, Tensor anchor_real,"
-        " Tensor anchor_fake, Tensor? noise_fake, Tensor? noise_real, int objective)"
+        " Tensor anchor_fake, Tensor? noise_fake, Tensor? noise_real, int objective, int[] keys)"
         " -> (Tensor, Tensor)",
         fake_g,
         save_g,

@@ -1,17 +1,21 @@
 #include "realness_loss.cuh"
 
-#include "../csrc/binding.h"
+#include "../philox/stream.h"
 
 namespace realness::REALNESS_BACKEND {
 namespace {
 
 using OptionalTensor = std::optional<Tensor>;
 
+// noise: [batch, outcomes] values, or [batch] integers: the index of normal draws.
 struct SideTensors {
   const char* name;
   const Tensor* logits;
   OptionalTensor noise;
-  Tensor grad;
+  int64_t seed, purpose;
+  Tensor grad, drawn;
+
+  bool draws() const { return noise && noise->scalar_type() == ScalarType::Long; }
 };
 
 void check_side(const SideTensors& side, const Tensor& like) {
@@ -23,7 +27,11 @@ void check_side(const SideTensors& side, const Tensor& like) {
                   ": expected 1 to 2^31 - 1 rows, got ", logits.size(0));
   STD_TORCH_CHECK(logits.size(1) == like.size(1), side.name, ": expected ", like.size(1),
                   " outcomes, got ", logits.size(1));
-  if (side.noise) {
+  if (side.draws()) {
+    check_stream(side.purpose, *side.noise);
+    check_same_device(*side.noise, logits);
+    check_sizes("index", *side.noise, {logits.size(0)});
+  } else if (side.noise) {
     check_sizes("noise", *side.noise, {logits.size(0), logits.size(1)});
     check_anchor("noise", *side.noise, logits);
   }
@@ -33,10 +41,19 @@ template <class T>
 Side<T> as_side(SideTensors& side, acc_t<T>* scratch) {
   using A = acc_t<T>;
   if (!side.logits) return {};
-  const Matrix<A> noise = side.noise ? matrix<A>(*side.noise) : Matrix<A>{nullptr, 0, 0};
-  return {matrix<T>(*side.logits), noise, scratch, scratch + side.logits->size(1),
-          side.grad.defined() ? write<A>(side.grad) : nullptr,
-          static_cast<int>(side.logits->size(0))};
+  Side<T> made{matrix<T>(*side.logits), {}, scratch, scratch + side.logits->size(1),
+               side.grad.defined() ? write<A>(side.grad) : nullptr,
+               static_cast<int>(side.logits->size(0)), {}, nullptr};
+  if (side.draws()) {
+    side.drawn = torch::stable::new_empty(*side.logits, {made.batch, side.logits->size(1)},
+                                          accumulation_type(*side.logits));
+    made.words = sample_words(side.seed, side.purpose, *side.noise);
+    made.drawn = write<A>(side.drawn);
+    made.noise = matrix<A>(side.drawn);
+  } else if (side.noise) {
+    made.noise = matrix<A>(*side.noise);
+  }
+  return made;
 }
 
 Tensor loss(SideTensors& real, SideTensors& fake, const Tensor& anchor_real,
@@ -76,11 +93,20 @@ Tensor empty_gradient(const Tensor& logits) {
                                   accumulation_type(logits));
 }
 
+void check_keys(const std::vector<int64_t>& keys) {
+  STD_TORCH_CHECK(keys.size() == 4, "keys: expected seed and purpose of both sides, got ",
+                  keys.size(), " numbers");
+}
+
 std::tuple<Tensor, Tensor, Tensor> realness_d_loss(
     const Tensor& logits_real, const Tensor& logits_fake, const Tensor& anchor_real,
-    const Tensor& anchor_fake, OptionalTensor noise_real, OptionalTensor noise_fake) {
-  SideTensors real{"logits_real", &logits_real, noise_real, empty_gradient(logits_real)};
-  SideTensors fake{"logits_fake", &logits_fake, noise_fake, empty_gradient(logits_fake)};
+    const Tensor& anchor_fake, OptionalTensor noise_real, OptionalTensor noise_fake,
+    std::vector<int64_t> keys) {
+  check_keys(keys);
+  SideTensors real{"logits_real", &logits_real, noise_real, keys[0], keys[1],
+                   empty_gradient(logits_real), Tensor()};
+  SideTensors fake{"logits_fake", &logits_fake, noise_fake, keys[2], keys[3],
+                   empty_gradient(logits_fake), Tensor()};
   const Tensor value = loss(real, fake, anchor_real, anchor_fake, 0);
   return {value, real.grad, fake.grad};
 }
@@ -88,10 +114,13 @@ std::tuple<Tensor, Tensor, Tensor> realness_d_loss(
 std::tuple<Tensor, Tensor> realness_g_loss(const Tensor& logits_fake, OptionalTensor logits_real,
                                            const Tensor& anchor_real, const Tensor& anchor_fake,
                                            OptionalTensor noise_fake, OptionalTensor noise_real,
-                                           int64_t objective) {
+                                           int64_t objective, std::vector<int64_t> keys) {
   STD_TORCH_CHECK(objective > 0, "objective: expected 1, 2 or 3");
-  SideTensors real{"logits_real", logits_real ? &*logits_real : nullptr, noise_real, Tensor()};
-  SideTensors fake{"logits_fake", &logits_fake, noise_fake, empty_gradient(logits_fake)};
+  check_keys(keys);
+  SideTensors real{"logits_real", logits_real ? &*logits_real : nullptr, noise_real, keys[0],
+                   keys[1], Tensor(), Tensor()};
+  SideTensors fake{"logits_fake", &logits_fake, noise_fake, keys[2], keys[3],
+                   empty_gradient(logits_fake), Tensor()};
   const Tensor value = loss(real, fake, anchor_real, anchor_fake, objective);
   return {value, fake.grad};
 }

@@ -1,11 +1,12 @@
-// The objectives of D and G with their gradients, in one thread block: fit the Gaussians of both
-// sides, resample, compare every row with its targets, and carry the gradient back to the logits.
+// The objectives of D and G with their gradients, in one thread block: draw the noise, unless it is
+// given, fit the Gaussians of both sides, resample, compare every row with its targets, and carry the gradient back to the logits.
 // A batch of a few hundred rows of 51 logits fits one multiprocessor's first-level cache, and a
 // single block needs neither a second launch nor atomics, so that the sum has a fixed order.
 #pragma once
 
 #include "../csrc/moments.cuh"
 #include "../csrc/softmax.cuh"
+#include "../philox/philox.cuh"
 
 namespace realness::REALNESS_BACKEND {
 
@@ -21,9 +22,28 @@ struct Side {
   acc_t<T>*mean, *deviation;  // [outcomes] scratch
   acc_t<T>* grad;             // [batch, outcomes]
   int batch;
+  SampleWords words;
+  acc_t<T>* drawn;  // [batch, outcomes], where the noise is to be drawn from the words
 
   REALNESS_DEVICE acc_t<T> operator()(int64_t row, int64_t k) const {
     return noise.data ? mean[k] + deviation[k] * noise(row, k) : raw(row, k);
+  }
+
+  // As Philox<AsNormal> does.
+  template <class Block>
+  REALNESS_DEVICE void draw(Block block, int num_outcomes) const {
+    if (!drawn) return;
+    const int blocks = (num_outcomes + 3) / 4;
+    for (int64_t i = block.lane(); i < static_cast<int64_t>(batch) * blocks; i += block.size()) {
+      const int row = static_cast<int>(i / blocks), first = static_cast<int>(i % blocks) * 4;
+      float normal[4];
+      AsNormal::convert(words(row, first / 4), normal);
+      REALNESS_UNROLL
+      for (int j = 0; j < 4; ++j) {
+        if (first + j >= num_outcomes) continue;
+        drawn[static_cast<int64_t>(row) * num_outcomes + first + j] = normal[j];
+      }
+    }
   }
 
   template <class Block>
@@ -73,6 +93,8 @@ struct RealnessLoss {
 
   template <class Block>
   REALNESS_DEVICE void operator()(int64_t, Block block) const {
+    real.draw(block, num_outcomes);
+    fake.draw(block, num_outcomes);
     real.fit(block, num_outcomes);
     fake.fit(block, num_outcomes);
     block.sync();

@@ -328,6 +328,18 @@ PHILOX_CASES = [
     )
     for batch, dim in ((3, 51), (1, 1), (0, 4), (300, 3))
 ]
+PHILOX_CASES.append(
+    Case(
+        "realness_loss-drawn",
+        lambda impl, real, fake, a, b, index: kernels.realness_d_loss(
+            *(real, fake, a, b),
+            *(kernels.NormalDraws(3, purpose, index) for purpose in range(2)),
+            impl=impl,
+        ),
+        lambda: [logits(5, 51), logits(5, 51), anchor(51), anchor(51), torch.arange(5)],
+        (0, 1),
+    )
+)
 BY_NAME = {case.name: case for case in CASES}
 # Of those that differ in the last part of their name only, the last; all filters of upfirdn2d.
 ONE_CASE_EACH = {

@@ -105,6 +105,7 @@ def test_a_constant_outcome_passes_no_gradient(impl: str, device: torch.device) 
 
 
 Z, A, X = logits(3, 4).float(), anchor(4).float(), randn(2, 3, 5, 5).float()
+INDEX = torch.arange(3)
 U, V = [torch.randn(2)], [torch.randn(75)]
 WRONG: list[tuple[Callable[[], Any], str]] = [
     (lambda: kernels.realness_kl(Z[0], A), r"logits has shape \(4,\); expected \[batch"),
@@ -122,6 +123,10 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
     (lambda: kernels.realness_d_loss(Z, Z[:, :3], A, A), "as many outcomes"),
     (lambda: kernels.realness_d_loss(Z[:0], Z, A, A), "empty batch"),
     (lambda: kernels.realness_d_loss(Z, Z, A, A, Z[:2]), "noise_real has shape"),
+    (
+        lambda: kernels.realness_d_loss(Z, Z, A, A, None, kernels.NormalDraws(0, 0, INDEX[:2])),
+        "noise_fake has 2 indices on cpu, logits_fake 3 rows",
+    ),
     (lambda: kernels.realness_g_loss(Z, None, A, A), "give logits_real"),
     (lambda: kernels.realness_g_loss(Z, Z, A, A, objective=4), "objective=4"),
     (lambda: kernels.logit_moments(Z[:0]), "empty batch"),
@@ -160,7 +165,10 @@ RAW_WRONG: list[tuple[str, tuple[Any, ...], str]] = [
     ("realness_emd_backward", (Z[:, 0], Z, A, Z), "normalizer"),
     ("logit_moments", (Z[:0],), "empty batch"),
     ("resample_from_moments", (A[:3], A, Z), "mean"),
-    ("realness_g_loss", (Z, None, A, A, None, None, 2), "as many real as fake"),
+    ("realness_g_loss", (Z, None, A, A, None, None, 2, [0] * 4), "as many real as fake"),
+    ("realness_d_loss", (Z, Z, A, A, INDEX[:2], None, [0] * 4), "index has an unexpected shape"),
+    ("realness_d_loss", (Z, Z, A, A, INDEX, None, [0, -1, 0, 0]), "purpose"),
+    ("realness_d_loss", (Z, Z, A, A, INDEX, None, [0]), "keys: expected seed and purpose"),
     ("realness_loss_backward", (Z[0, 0], [Z], [Z, Z]), "one or two sides"),
     ("philox", (0, 0, torch.arange(3), -1, 0), "dim"),
     ("sample_dot", (X, X[:1]), "dimension 0: 2 and 1"),

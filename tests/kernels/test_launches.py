@@ -9,6 +9,7 @@ import torch
 from cases import BY_NAME
 from launches import LAUNCHES, emulated, forward_backward
 
+from realness import kernels
 from realness.trainer.objectives.anchor_source import FixedAnchors
 from realness.trainer.objectives.anchors import skewnorm_pair
 from realness.trainer.objectives.realness import RealnessObjective
@@ -40,3 +41,16 @@ def test_launches_of_the_trainers_losses(
     g_step = lambda: objective.g_loss(fake, real, on_fake, on_real).backward(retain_graph=True)  # noqa: E731
     assert emulated(emulator, d_step) == d_expected
     assert emulated(emulator, g_step) == g_expected
+
+
+def test_losses_that_draw_their_noise(emulator: Path) -> None:
+    """Still one launch each way."""
+    draws = kernels.NormalDraws(1, 2, torch.arange(BATCH))
+    real, fake = torch.randn(2, BATCH, OUTCOMES, requires_grad=True).unbind()
+    anchor = torch.randn(OUTCOMES).softmax(0)
+
+    def step() -> None:
+        loss = kernels.realness_d_loss(real, fake, anchor, anchor, draws, draws, impl="emu")
+        loss.backward(retain_graph=True)
+
+    assert emulated(emulator, step) == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -36,6 +38,30 @@ def test_rows_do_not_depend_on_the_split(impl: str, device: torch.device) -> Non
     assert torch.equal(whole, torch.cat(parts))
     reordered = kernels.philox_normal(9, 4, index.flip(0)[::2], 5, impl=impl)  # type: ignore[arg-type]
     assert torch.equal(reordered, whole.flip(0)[::2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("outcomes", [1, 6, 51])
+def test_losses_draw_the_same_noise(
+    outcomes: int, dtype: torch.dtype, impl: str, device: torch.device
+) -> None:
+    """Bit for bit what philox_normal draws, in every loss."""
+    real, fake = torch.randn(2, 5, outcomes, device=device).to(dtype)
+    fake.requires_grad_()
+    a, b = torch.randn(2, outcomes, device=device).softmax(1)
+    index = (2**40 + torch.arange(10, device=device))[::2]
+    draws = kernels.NormalDraws(-3, 4, index), kernels.NormalDraws(7, 2**32 - 1, index)
+    given = [kernels.philox_normal(*x, dim=outcomes, impl=impl) for x in draws]  # type: ignore[arg-type]
+    for objective in (0, 1, 2, 3):
+        found = []
+        for noise in (draws, given):
+            if objective:
+                options: dict[str, Any] = dict(objective=objective, impl=impl)
+                loss = kernels.realness_g_loss(fake, real, a, b, noise[1], noise[0], **options)
+            else:
+                loss = kernels.realness_d_loss(real, fake, a, b, *noise, impl=impl)  # type: ignore[arg-type]
+            found.append((loss, *torch.autograd.grad(loss, fake)))
+        assert all(torch.equal(x, y) for x, y in zip(*found, strict=True))
 
 
 def test_uniforms_stay_inside_the_interval() -> None:

@@ -214,7 +214,7 @@ def run_checks(library_path: Path, checks: list[str]) -> dict[str, str | None]:
 
 
 def test_kernels_are_clean_in_three_schedules() -> None:
-    plan = build.make_plan(emulate=True, extra_flags=SANITIZE)
+    plan = build.make_plan(emulate=True, extra_flags=(*SANITIZE, "-DREALNESS_NUM_TYPES=2"))
     checks = [f"realness_emu:{op}" for op in library.OPS]
     outcomes = run_sanitized(build.cached_library(plan, retry=True), checks)
     assert outcomes == dict.fromkeys(checks)
@@ -234,7 +234,7 @@ def plant(mutant: Mutant, folder: Path) -> Path:
 
 
 def test_planted_bugs_are_caught(tmp_path: Path) -> None:
-    plan = build.make_plan(emulate=True, extra_flags=(*SANITIZE, "-DREALNESS_FLOAT32_ONLY"))
+    plan = build.make_plan(emulate=True, extra_flags=(*SANITIZE, "-DREALNESS_NUM_TYPES=1"))
     template = plan.units[0]
     units, checks = [], []
     for i, mutant in enumerate(MUTANTS):
