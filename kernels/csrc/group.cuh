@@ -5,8 +5,8 @@
 //   sync()                     all lanes' writes are visible to all lanes
 //   warp(), warp_index(), num_warps()   its parts, for algorithms with two levels
 //   sum_over_warps(x)          for every lane of a warp the sum over the warps, valid in warp 0
-//   sum_runs(n, length, f, y)  y[i] = f(i length) + ... + f(i length + length - 1) for i < n, visible
-//                              to all lanes; neighbouring lanes call f of neighbouring numbers
+//   sum_runs(n, length, f, y)  y[i] = f(i length) + ... + f(i length + length - 1) for i < n, which
+//                              all lanes see; neighbouring lanes call f of neighbouring numbers
 #pragma once
 
 #include "math.cuh"

@@ -41,11 +41,12 @@ template <class T>
 Side<T> as_side(SideTensors& side, acc_t<T>* scratch) {
   using A = acc_t<T>;
   if (!side.logits) return {};
-  Side<T> made{matrix<T>(*side.logits), {}, scratch, scratch + side.logits->size(1),
-               side.grad.defined() ? write<A>(side.grad) : nullptr,
-               static_cast<int>(side.logits->size(0)), {}, nullptr};
+  const int64_t batch = side.logits->size(0), num_outcomes = side.logits->size(1);
+  Side<T> made{matrix<T>(*side.logits), {}, scratch, scratch + num_outcomes,
+               side.grad.defined() ? write<A>(side.grad) : nullptr, static_cast<int>(batch), {},
+               nullptr};
   if (side.draws()) {
-    side.drawn = torch::stable::new_empty(*side.logits, {made.batch, side.logits->size(1)},
+    side.drawn = torch::stable::new_empty(*side.logits, {batch, num_outcomes},
                                           accumulation_type(*side.logits));
     made.words = sample_words(side.seed, side.purpose, *side.noise);
     made.drawn = write<A>(side.drawn);

@@ -1,7 +1,8 @@
 // The objectives of D and G with their gradients, in one thread block: draw the noise, unless it is
-// given, fit the Gaussians of both sides, resample, compare every row with its targets, and carry the gradient back to the logits.
-// A batch of a few hundred rows of 51 logits fits one multiprocessor's first-level cache, and a
-// single block needs neither a second launch nor atomics, so that the sum has a fixed order.
+// given, fit the Gaussians of both sides, resample, compare every row with its targets, and carry
+// the gradient back to the logits. A batch of a few hundred rows of 51 logits fits one
+// multiprocessor's first-level cache, and a single block needs neither a second launch nor atomics,
+// so that the sum has a fixed order.
 #pragma once
 
 #include "../csrc/moments.cuh"

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import torch
-from cases import CASES, PHILOX_CASES, Case
+from cases import CASES, PHILOX_CASES, VECTORISED, Case
 from test_ops import error, results
 
 from realness.kernels import library
@@ -25,6 +25,7 @@ SEEDS = ("0", "1", "2")
 RUNS = (
     ("contiguous", torch.float32, 1e-4, SEEDS),
     ("strided", torch.float32, 1e-4, SEEDS[:1]),
+    ("offset", torch.float32, 1e-4, SEEDS[:1]),
     ("contiguous", torch.bfloat16, 0.05, SEEDS[1:2]),
 )
 
@@ -32,6 +33,8 @@ RUNS = (
 def first_difference(namespace: str, op: str) -> str | None:
     """Compares emulated and reference results of all the op's cases, in three schedules."""
     runs = [run for run in RUNS if namespace == "realness_emu" or run[1] == torch.float32]
+    if op not in VECTORISED:
+        runs = [run for run in runs if run[0] != "offset"]
     for case in (c for c in (*CASES, *PHILOX_CASES) if c.name.startswith(op)):
         for layout, dtype, tolerance, schedules in runs:
             if difference := compare(case, layout, dtype, tolerance, schedules):

@@ -110,6 +110,13 @@ MUTANTS = [
         "start + chunk_size;",
     ),
     Mutant(
+        "vectors that are not aligned",
+        "squared_norm",
+        "csrc/binding.h",
+        "aligned &= reinterpret_cast<uintptr_t>(pointer) % 16 == 0;",
+        "aligned &= pointer != nullptr;",
+    ),
+    Mutant(
         "clamped values pass a gradient",
         "bias_act",
         "bias_act/bias_act.cuh",
@@ -161,7 +168,7 @@ MUTANTS = [
     Mutant(
         "a window past the end of the tensor",
         "upfirdn2d",
-        "upfirdn2d/upfirdn2d.cuh",
+        "csrc/wide.cuh",
         "(start + v * N) < static_cast<uint64_t>(count)",
         "(start + v * N) <= static_cast<uint64_t>(count)",
     ),
