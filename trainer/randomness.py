@@ -68,6 +68,10 @@ class Draws:
         """Standard normal draws, [B, dim] float32 on `index`'s device."""
         return kernels.philox_normal(self.seed, self._key(purpose), self.index, dim, impl=self.impl)
 
+    def normal_draws(self, purpose: Purpose) -> kernels.NormalDraws:
+        """What `normal` draws, for an operator that draws it itself."""
+        return kernels.NormalDraws(self.seed, self._key(purpose), self.index)
+
     def uniform(self, purpose: Purpose, dim: int) -> Tensor:
         """Uniform draws from (0, 1), [B, dim] float32 on `index`'s device."""
         key = self._key(purpose)

@@ -62,8 +62,10 @@ class Resampling(Protocol):
         """Logits for a loss, [B, N], resampled with the noise of `draws`."""
         ...
 
-    def fused_inputs(self, output: Tensor, draws: Draws) -> tuple[Tensor, Tensor | None]:
-        """Logits and noise, both [B, N], for a loss that resamples by itself.
+    def fused_inputs(
+        self, output: Tensor, draws: Draws
+    ) -> tuple[Tensor, kernels.NormalDraws | None]:
+        """Logits [B, N] and the draws of their noise, for a loss that resamples by itself.
 
         It does so from the moments of the rows it is given. Where that is not this method, the
         logits are resampled already and there is no noise.
@@ -91,7 +93,9 @@ class NoResampling:
     def sample(self, output: Tensor, draws: Draws) -> Tensor:
         return output
 
-    def fused_inputs(self, output: Tensor, draws: Draws) -> tuple[Tensor, Tensor | None]:
+    def fused_inputs(
+        self, output: Tensor, draws: Draws
+    ) -> tuple[Tensor, kernels.NormalDraws | None]:
         return self.sample(output, draws), None
 
 
@@ -124,10 +128,12 @@ class GaussianResampling(NoResampling):
         resampled = [resample_gaussian(x, e, self.statistics, self.impl) for x, e in parts]
         return torch.cat(resampled, dim=1).reshape(output.shape)
 
-    def fused_inputs(self, output: Tensor, draws: Draws) -> tuple[Tensor, Tensor | None]:
+    def fused_inputs(
+        self, output: Tensor, draws: Draws
+    ) -> tuple[Tensor, kernels.NormalDraws | None]:
         own_rows = self.statistics == "local" or distributed.world_size() == 1
         if own_rows and self.members == 1:
-            return output, self._noise(output, draws)
+            return output, draws.normal_draws(Purpose.RESAMPLE)
         return super().fused_inputs(output, draws)
 
     def _noise(self, output: Tensor, draws: Draws) -> Tensor:
@@ -156,5 +162,7 @@ class HeadResampling:
         noise = draws.normal(Purpose.RESAMPLE, self.num_outcomes).to(output.dtype)
         return resample_head(mean, log_variance, noise)
 
-    def fused_inputs(self, output: Tensor, draws: Draws) -> tuple[Tensor, Tensor | None]:
+    def fused_inputs(
+        self, output: Tensor, draws: Draws
+    ) -> tuple[Tensor, kernels.NormalDraws | None]:
         return self.sample(output, draws), None
