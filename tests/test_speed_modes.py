@@ -50,6 +50,7 @@ SLOW = {"impl": "reference", "micro_batch": BATCH // 2, "zero_g": 0, "zero_d": 0
 """The plainest code: PyTorch's operations in place of the fused ones, two passes an update."""
 MODES: dict[str, tuple[dict[str, Any], float]] = {
     "fused": ({"impl": "auto"}, 1e-5),
+    "contiguous": ({"memory_format": "contiguous"}, 1e-5),
     "recomputed": ({"checkpoint_activations": True}, 1e-5),
     "recomputed at ZeRO 3": ({"checkpoint_activations": True, "zero_g": 3, "zero_d": 3}, 1e-5),
     "bf16": ({"precision": "bf16"}, 2e-2),

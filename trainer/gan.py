@@ -10,7 +10,7 @@ from torch import Tensor
 
 from realness.trainer.config import TrainConfig
 from realness.trainer.distributed import mean_over_ranks, rank, world_size
-from realness.trainer.networks import training_inputs
+from realness.trainer.networks import choose_layout, training_inputs
 from realness.trainer.objectives import CodeObjective, Objective
 from realness.trainer.passes import split_rows
 from realness.trainer.player import Player
@@ -62,11 +62,12 @@ class Gan:
         )
 
     def normalise(self, images: Tensor, stream: Stream, first: int) -> Tensor:
-        """uint8 [B, 3, R, R] -> float32 in [-1, 1], channels last, dequantised if so configured.
+        """uint8 [B, 3, R, R] -> float32 in [-1, 1], laid out and dequantised as configured.
 
         `first` is the global batch's first sample in `stream`.
         """
-        images = images.to(self.device, torch.float32, memory_format=torch.channels_last)
+        layout = choose_layout(self.config.engine.memory_format)
+        images = images.to(self.device, torch.float32, memory_format=layout)
         images = images.mul_(1 / 127.5).sub_(1)
         if not self.config.data.dequantize:
             return images

@@ -12,6 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from realness.kernels.layout import format_of
 from realness.trainer.distributed import mean_over_ranks
 from realness.trainer.gan import Gan
 from realness.trainer.networks import StyleGAN2Generator
@@ -59,6 +60,7 @@ def path_length_penalty(
     offset = zero_offset(generator, inputs[0])
     images = generator(*inputs, offset=offset)
     noise = draws.normal(Purpose.PATH, images[0].numel()).view(images.shape) / size
+    noise = noise.contiguous(memory_format=format_of(images))
     lengths = path_lengths(images, offset, noise)
     value = (lengths - generator.path_length_mean).square().mean()
     stats = {"path_length": lengths.detach().mean(), "path_penalty": value.detach()}

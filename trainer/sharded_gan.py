@@ -17,8 +17,10 @@ from realness.trainer.engine_config import deepspeed_config
 from realness.trainer.fragments import Fragment
 from realness.trainer.gan import Gan
 from realness.trainer.networks import (
+    ImageNetwork,
     build_discriminator,
     build_generator,
+    choose_layout,
     has_batch_statistics,
     recompute_blocks,
     sampling_inputs,
@@ -104,6 +106,8 @@ def build_networks(config: TrainConfig) -> tuple[nn.Module, nn.Module, Objective
 def build_gan(config: TrainConfig, device: torch.device) -> ShardedGan:
     """Build networks, engines and the moving average; collective."""
     generator, discriminator, objective = build_networks(config)
+    for network in (generator, discriminator):
+        cast(ImageNetwork, network).memory_format = choose_layout(config.engine.memory_format)
     ema = Ema(generator.to(device), config.ema_halflife_kimg * 1000, config.ema_rampup)
     settings = config.engine
     if rank() == 0 and config.num_passes(world_size()) > 1 and has_batch_statistics(generator):

@@ -83,6 +83,9 @@ class EngineConfig:
     checkpoint_activations: bool = any_time(False)
     """Keep of each block of stylegan2, resnet and sn-resnet's D its inputs only, and compute the
     rest again in the backward pass: the same gradients, less memory, some 30 % more work."""
+    memory_format: Literal["auto", "channels_last", "contiguous"] = any_time("auto")
+    """Layout of images and activations in memory. auto is channels_last, which tensor cores want
+    and which is the faster one on the CPU too. Rounding aside it changes nothing."""
     cuda_graphs: bool = any_time(False)
     """Capture whole updates of D and G as CUDA graphs and replay them, so that the host issues one
     launch in the place of thousands. Needs --zero-g 0 --zero-d 0."""

@@ -21,6 +21,7 @@ from realness.trainer.networks.batch_norm import (
 from realness.trainer.networks.dcgan import DCGANDiscriminator, DCGANGenerator
 from realness.trainer.networks.inputs import sampling_inputs, training_inputs
 from realness.trainer.networks.layer_norm import LayerNorm
+from realness.trainer.networks.layout import ImageNetwork, choose_layout
 from realness.trainer.networks.mlp import (
     FarDiscriminator,
     FarGenerator,
@@ -46,6 +47,7 @@ __all__ = [
     "FarDiscriminator",
     "FarGenerator",
     "GlobalBatchNorm",
+    "ImageNetwork",
     "LayerNorm",
     "PosteriorBatchNorm",
     "ResNetDiscriminator",
@@ -60,6 +62,7 @@ __all__ = [
     "ToyGenerator",
     "build_discriminator",
     "build_generator",
+    "choose_layout",
     "has_batch_statistics",
     "parts_of_one_batch",
     "recompute_blocks",

@@ -27,16 +27,11 @@ def count_doublings(resolution: int) -> int:
     return (resolution // START_SIZE).bit_length() - 1
 
 
-def channels_last(images: Tensor, resolution: int) -> Tensor:
-    """The images [B, 3, R, R] in the layout that convolutions are fastest in.
-
-    Raises:
-        ValueError: for another shape.
-    """
+def check_images(images: Tensor, resolution: int) -> None:
+    """Raise ValueError unless images are [B, 3, R, R]."""
     expected = (IMAGE_CHANNELS, resolution, resolution)
     if tuple(images.shape[1:]) != expected:
         raise ValueError(f"images have shape {tuple(images.shape)}, expected [B, *{expected}]")
-    return images.contiguous(memory_format=torch.channels_last)
 
 
 def rectify(x: Tensor, leak: float) -> Tensor:

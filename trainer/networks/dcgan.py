@@ -2,7 +2,7 @@
 
 The generator starts at 4x4 with `width * resolution / 8` channels and halves them at each doubling
 of the side, down to `width` at half the output resolution; the discriminator is its mirror image.
-Only normalisations have a bias. Activations are channels_last, which convolutions are fastest in.
+Only normalisations have a bias.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from realness.trainer.networks.common import (
     IMAGE_CHANNELS,
     LEAK,
     START_SIZE,
-    channels_last,
+    check_images,
     count_doublings,
     rectify,
 )
 from realness.trainer.networks.layer_norm import LayerNorm
+from realness.trainer.networks.layout import ImageNetwork, hold_layout
 from realness.trainer.networks.posterior import BatchNormGenerator
 from realness.trainer.networks.spectral_norm import SpectralConv2d, SpectralLinear
 
@@ -89,12 +90,12 @@ class DCGANGenerator(BatchNormGenerator):
         x = z[:, :, None, None]
         for layer, norm in zip(hidden, self.norms, strict=True):
             # Set where there is more than one pixel, the layout stays to the end.
-            x = layer(x).contiguous(memory_format=torch.channels_last)
+            x = self.lay_out(layer(x))
             x = rectify(norm(x, *condition), self.leak)
         return torch.tanh(last(x))
 
 
-class DCGANDiscriminator(nn.Module):
+class DCGANDiscriminator(ImageNetwork):
     """images [B, 3, R, R] -> outputs [B, num_outputs].
 
     4x4 convolutions of stride 2 with LeakyReLU(0.2), or SiLU, down to 4x4, then a linear head on
@@ -130,8 +131,9 @@ class DCGANDiscriminator(nn.Module):
             self.norms = nn.ModuleList(nn.Identity() for _ in channels)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = channels_last(images, self.resolution)
+        check_images(images, self.resolution)
+        x = self.lay_out(images)
         for layer, normalize in zip(self.layers, self.norms, strict=True):
             x = normalize(layer(x))
             x = F.silu(x) if self.smooth else rectify(x, LEAK)
-        return self.head(x.flatten(1))
+        return self.head(hold_layout(x).flatten(1))

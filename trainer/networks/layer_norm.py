@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
+
+from realness.kernels.layout import format_of
 
 
 class LayerNorm(nn.GroupNorm):
@@ -19,5 +20,4 @@ class LayerNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         y = super().forward(x)
-        last = x.is_contiguous(memory_format=torch.channels_last)
-        return y.contiguous(memory_format=torch.channels_last) if last else y
+        return y.contiguous(memory_format=format_of(x))

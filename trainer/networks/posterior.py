@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from realness.trainer.networks.batch_norm import GlobalBatchNorm
 from realness.trainer.networks.buffers import Float32Buffers
+from realness.trainer.networks.layout import ImageNetwork
 
 CODE_MOMENTUM = 0.1
 
@@ -71,7 +72,7 @@ class PosteriorBatchNorm(nn.Module):
         )
 
 
-class CodedGenerator(Float32Buffers):
+class CodedGenerator(ImageNetwork, Float32Buffers):
     """What generators share that take a posterior code [B, code_dim], or none for `code_dim` 0.
 
     The fp32 buffers `code_mean` and `code_std` [code_dim] follow the codes of real images, for

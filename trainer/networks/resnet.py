@@ -3,7 +3,7 @@
 They are those of Mescheder et al., "Which Training Methods for GANs do actually Converge?" (ICML
 2018): nearest-neighbour upsampling in G, average pooling in D, and residual branches scaled by 0.1,
 without which such depth would not start. The width at side s is `width * resolution / s` channels,
-at most `max_channels`. Activations are channels_last.
+at most `max_channels`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from realness.trainer.networks.common import (
     IMAGE_CHANNELS,
     LEAK,
     START_SIZE,
-    channels_last,
+    check_images,
     count_doublings,
     rectify,
 )
+from realness.trainer.networks.layout import ImageNetwork, hold_layout
 
 RESIDUAL_SCALE = 0.1
 
@@ -64,7 +65,7 @@ def _stage(pairs: list[tuple[int, int]]) -> nn.Sequential:
     return nn.Sequential(*(ResBlock(below, above) for below, above in pairs))
 
 
-class ResNetGenerator(nn.Module):
+class ResNetGenerator(ImageNetwork):
     """z [B, z_dim] -> images [B, 3, R, R] in [-1, 1].
 
     A linear layer to 4x4, `blocks` residual blocks at every side with nearest-neighbour upsampling
@@ -91,7 +92,7 @@ class ResNetGenerator(nn.Module):
         if z.dim() != 2 or z.shape[1] != self.z_dim:
             raise ValueError(f"z has shape {tuple(z.shape)}, expected [B, {self.z_dim}]")
         x = self.start(z).unflatten(1, (-1, START_SIZE, START_SIZE))
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = self.lay_out(x)
         first, *others = self.stages
         x = first(x)
         for stage in others:
@@ -99,7 +100,7 @@ class ResNetGenerator(nn.Module):
         return torch.tanh(self.to_image(rectify(x, LEAK)))
 
 
-class ResNetDiscriminator(nn.Module):
+class ResNetDiscriminator(ImageNetwork):
     """images [B, 3, R, R] -> outputs [B, num_outputs].
 
     A 3x3 convolution, residual blocks at every side with average pooling between sides, then
@@ -132,9 +133,10 @@ class ResNetDiscriminator(nn.Module):
         self.head = nn.Linear(channels[-1] * START_SIZE**2, num_outputs)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.from_image(channels_last(images, self.resolution))
+        check_images(images, self.resolution)
+        x = self.from_image(self.lay_out(images))
         first, *others = self.stages
         x = first(x)
         for stage in others:
-            x = stage(F.avg_pool2d(x, 3, stride=2, padding=1))
-        return self.head(rectify(x, LEAK).flatten(1))
+            x = stage(F.avg_pool2d(hold_layout(x), 3, stride=2, padding=1))
+        return self.head(hold_layout(rectify(x, LEAK)).flatten(1))

@@ -2,7 +2,7 @@
 
 Every side has the same width: 4 * width channels in G, 2 * width in D, with width 64 at 32 pixels.
 At larger sizes there is one more upsampling block in G, and one more downsampling block in D, for
-each doubling. Activations are channels_last.
+each doubling.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from realness.trainer.networks.common import (
     IMAGE_CHANNELS,
     LEAK,
     START_SIZE,
-    channels_last,
+    check_images,
     count_doublings,
     rectify,
 )
 from realness.trainer.networks.layer_norm import LayerNorm
+from realness.trainer.networks.layout import ImageNetwork, hold_layout
 from realness.trainer.networks.posterior import BatchNormGenerator
 from realness.trainer.networks.spectral_norm import SpectralConv2d, SpectralLinear, SpectralNorm
 
@@ -103,7 +104,7 @@ class SNResNetGenerator(BatchNormGenerator):
 
     def synthesize(self, z: Tensor, *condition: Tensor | float) -> Tensor:
         x = self.start(z).unflatten(1, (-1, START_SIZE, START_SIZE))
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = self.lay_out(x)
         for block in self.blocks:
             x = block(x, *condition)
         return torch.tanh(self.to_image(rectify(self.norm(x, *condition), self.leak)))
@@ -147,7 +148,12 @@ class DiscriminatorBlock(nn.Module):
         if not self.halve:
             return self.shortcut(x) + dx
         # A 1x1 convolution and averaging commute; this order is 4 times cheaper.
-        return self.shortcut(F.avg_pool2d(x, 2)) + F.avg_pool2d(dx, 2)
+        return self.shortcut(halve(x)) + halve(dx)
+
+
+def halve(x: Tensor) -> Tensor:
+    """Half the side, by the average of 2x2 pixels."""
+    return F.avg_pool2d(hold_layout(x), 2)
 
 
 def _convolution(
@@ -159,7 +165,7 @@ def _convolution(
     return started(nn.Conv2d(in_channels, channels, size, 1, size // 2), gain)
 
 
-class SNResNetDiscriminator(nn.Module):
+class SNResNetDiscriminator(ImageNetwork):
     """images [B, 3, R, R] -> outputs [B, num_outputs].
 
     Blocks that halve the side down to 8x8, two that keep it, then ReLU, the sum over pixels and a
@@ -200,5 +206,6 @@ class SNResNetDiscriminator(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.blocks(channels_last(images, self.resolution))
+        check_images(images, self.resolution)
+        x = self.blocks(self.lay_out(images))
         return self.head(F.relu(x).sum((2, 3)))

@@ -11,7 +11,8 @@ import math
 from torch import Tensor, nn
 
 from realness import kernels
-from realness.trainer.networks.common import IMAGE_CHANNELS, START_SIZE, channels_last
+from realness.trainer.networks.common import IMAGE_CHANNELS, START_SIZE, check_images
+from realness.trainer.networks.layout import ImageNetwork, hold_layout
 from realness.trainer.networks.stylegan2_generator import side_channels
 from realness.trainer.networks.stylegan2_layers import EqualConv2d, EqualLinear, minibatch_stddev
 
@@ -38,7 +39,7 @@ class ResidualBlock(nn.Module):
         return self.skip(x) + self.conv_1(self.conv_0(x))
 
 
-class StyleGAN2Discriminator(nn.Module):
+class StyleGAN2Discriminator(ImageNetwork):
     """images [B, 3, R, R] -> outputs [B, num_outputs].
 
     Residual blocks down to 4x4, the minibatch standard deviation as one more channel (see
@@ -69,7 +70,8 @@ class StyleGAN2Discriminator(nn.Module):
         self.head = EqualLinear(last, num_outputs, impl=impl)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.blocks(self.from_image(channels_last(images, self.resolution)))
+        check_images(images, self.resolution)
+        x = self.blocks(self.from_image(self.lay_out(images)))
         if self.group > 1:
             x = minibatch_stddev(x, self.group)
-        return self.head(self.hidden(self.conv(x).flatten(1)))
+        return self.head(self.hidden(hold_layout(self.conv(x)).flatten(1)))

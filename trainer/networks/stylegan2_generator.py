@@ -300,7 +300,7 @@ class StyleGAN2Generator(CodedGenerator):
         parts = noise.split([side**2 for side in self.noise_sides], 1)
         sides = zip(parts, self.noise_sides, strict=True)
         maps = [part.unflatten(1, (1, side, side)) for part, side in sides]
-        x = self.start.expand(w.shape[0], -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        x = self.lay_out(self.start.expand(w.shape[0], -1, -1, -1))
         x, image = x.to(w.dtype), None
         for number, block in enumerate(self.blocks):
             first, end = max(2 * number - 1, 0), 2 * number + 1

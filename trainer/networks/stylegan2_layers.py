@@ -17,8 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from realness import kernels
+from realness.kernels.layout import format_of
 from realness.trainer.networks.buffers import Float32Buffers
 from realness.trainer.networks.common import LEAK, without_autocast
+from realness.trainer.networks.layout import hold_layout
 
 FIR_TAPS = (1.0, 3.0, 3.0, 1.0)
 """The binomial low-pass filter of all up- and downsampling ([2], appendix B)."""
@@ -196,4 +198,6 @@ def minibatch_stddev(x: Tensor, group: int, eps: float = 1e-8) -> Tensor:
     sizes = present.sum(1)
     centred = (values - values.sum(1, keepdim=True) / sizes[:, None]) * present
     deviation = (centred.square().sum(1) / sizes + eps).sqrt().mean((1, 2, 3), keepdim=True)
-    return torch.cat([x, deviation.to(x.dtype).expand(-1, 1, *x.shape[2:])], 1)
+    deviation = deviation.to(x.dtype).expand(-1, 1, *x.shape[2:])
+    deviation = deviation.contiguous(memory_format=format_of(x))
+    return hold_layout(torch.cat([x, deviation], 1))
