@@ -52,7 +52,7 @@ def test_every_field_is_a_flag() -> None:
     literals |= dict(lr_decay="cosine", beta2="0.5", lr_final="0.5", preset="demo")
     literals |= dict(divergence="emd", test_code="ema", optimizer="rmsprop", rmsprop_alpha="0.9")
     literals |= dict(generator="stylegan2", discriminator="stylegan2", g_blocks="2", d_blocks="2")
-    literals |= dict(gp_target="0", metrics="kid")
+    literals |= dict(gp_target="0", metrics="kid", memory_format="contiguous")
     literals |= dict(
         metrics_network="efflite0",
         metrics_resize="bilinear",
