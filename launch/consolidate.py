@@ -7,7 +7,6 @@ done, 1 the disk takes no more, 2 wrong input.
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Annotated
 
 import tyro
 
-from realness.trainer.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE
+from realness.launch.ending import write_and_tell
 
 
 @dataclass(frozen=True)
@@ -36,18 +35,7 @@ class Command:
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
     command = tyro.cli(Command, args=arguments, description=__doc__)
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
-    from realness.trainer.checkpoint import CheckpointError
-
-    try:
-        print(_consolidate(command))
-    except (ValueError, CheckpointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    except OSError as error:
-        print(f"error: cannot write to {command.out}: {error}", file=sys.stderr)
-        return EXIT_FAILED
-    return EXIT_OK
+    return write_and_tell(lambda: _consolidate(command), command.out)
 
 
 def _consolidate(command: Command) -> str:

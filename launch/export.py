@@ -18,7 +18,7 @@ from typing import Annotated
 
 import tyro
 
-from realness.trainer.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE
+from realness.launch.ending import write_and_tell
 
 
 @dataclass(frozen=True)
@@ -42,22 +42,9 @@ class Command:
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
     command = tyro.cli(Command, args=arguments, description=__doc__)
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
-    from realness.trainer.checkpoint import CheckpointError
     from realness.trainer.export import ExportError
 
-    try:
-        print(_export(command))
-    except ExportError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_FAILED
-    except (ValueError, CheckpointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    except OSError as error:
-        print(f"error: cannot write to {command.out}: {error}", file=sys.stderr)
-        return EXIT_FAILED
-    return EXIT_OK
+    return write_and_tell(lambda: _export(command), command.out, ExportError)
 
 
 def _export(command: Command) -> str:

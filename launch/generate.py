@@ -9,7 +9,6 @@ disk takes no more, 2 wrong input.
 from __future__ import annotations
 
 import csv
-import logging
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from realness.trainer.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE
+from realness.launch.ending import write_and_tell
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,18 +66,7 @@ class Command:
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
     command = tyro.cli(Command, args=arguments, description=__doc__)
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
-    from realness.trainer.checkpoint import CheckpointError
-
-    try:
-        print(_generate(command))
-    except (ValueError, CheckpointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    except OSError as error:
-        print(f"error: cannot write to {command.out}: {error}", file=sys.stderr)
-        return EXIT_FAILED
-    return EXIT_OK
+    return write_and_tell(lambda: _generate(command), command.out)
 
 
 def _generate(command: Command) -> str:

@@ -176,7 +176,8 @@ class RealnessObjective(Plain):
 
     def _tensors(self, pair: AnchorPair, like: Tensor) -> tuple[Tensor, Tensor]:
         """`anchor_tensors`; those that never change travel to each device once."""
-        if pair is not self.anchors.typical:
+        # Tracers give tensors of their own kinds, which are not to be kept.
+        if pair is not self.anchors.typical or type(like) is not Tensor:
             return anchor_tensors(pair, like)
         place = like.device, like.dtype
         if place not in self._copies:
