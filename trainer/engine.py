@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from realness.trainer.compiling import Compiled
 from realness.trainer.config import OptimizerConfig
 from realness.trainer.distributed import rank, world_size
 from realness.trainer.engine_state import EngineState, Replicated, ShardedMoments, ShardedWeights
@@ -61,7 +62,8 @@ def _deepspeed() -> Any:
 class Engine:
     """A `Player`: a network, its optimiser and the DeepSpeed engine around both.
 
-    `module` is the network itself; calling the engine runs it through DeepSpeed.
+    `module` is the network itself; calling the engine runs it through DeepSpeed, compiled if so
+    configured.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Engine:
         lr: float,
         optimizer: OptimizerConfig,
         bf16: bool,
+        compiled: bool = False,
         capturable: bool = False,
         config: dict[str, Any],
     ) -> None:
@@ -86,10 +89,11 @@ class Engine:
         self._moments = MOMENTS[optimizer.optimizer]
         self.name = name
         self.module = module
+        self._network = Compiled(module) if compiled else module
         self.base_lr = self.lr = lr
         self.num_weights = sum(weight.numel() for weight in module.parameters())
         self._engine, *_ = _deepspeed().initialize(
-            model=module,
+            model=self._network,
             optimizer=self._optimizer,
             model_parameters=list(module.parameters()),
             config=config,
@@ -104,6 +108,10 @@ class Engine:
 
     def __call__(self, *inputs: Any) -> Tensor:
         return self._engine(*inputs)
+
+    def first_order(self, *inputs: Any) -> Tensor:
+        """The network beside DeepSpeed, for outputs differentiated once at most."""
+        return self._network(*inputs)
 
     def backward(self, loss: Tensor) -> None:
         """Add gradients; after the last pass of an update DeepSpeed has reduced them over ranks."""

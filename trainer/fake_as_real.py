@@ -30,7 +30,7 @@ def fakes_as_real(gan: Gan, first: int | Tensor) -> Tensor:
 
     with parts_of_one_batch(gan.g.module, len(parts)):
         candidates = torch.cat([generate(rows) for rows in parts])
-    outputs = torch.cat([gan.d.module(candidates[rows]).float() for rows in parts])
+    outputs = torch.cat([gan.d.first_order(candidates[rows]).float() for rows in parts])
     scores = gan.objective.score(outputs)
     if world_size() > 1:
         return lowest_over_ranks(candidates, scores, far.far_fakes)

@@ -35,6 +35,9 @@ class _Unmoved:
     def __call__(self, *inputs: Any) -> Tensor:
         return self.module(*inputs)
 
+    def first_order(self, *inputs: Any) -> Tensor:
+        return self.module(*inputs)
+
     def backward(self, loss: Tensor) -> None:
         loss.backward()
 

@@ -35,6 +35,10 @@ class PlainEngine:
     def __call__(self, *inputs: Any) -> Tensor:
         return self.module(*inputs)
 
+    def first_order(self, *inputs: Any) -> Tensor:
+        """The network."""
+        return self.module(*inputs)
+
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of `loss` times the scale."""
         (loss * self._loss_scale).backward()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -15,7 +15,10 @@ class Player(Protocol):
 
     @property
     def module(self) -> nn.Module:
-        """The network itself; calling the player runs it too, with gradients to be used."""
+        """The network itself: its state, and passes to be differentiated twice.
+
+        Calling the player runs it too, with gradients to be used.
+        """
         ...
 
     @property
@@ -24,6 +27,10 @@ class Player(Protocol):
         ...
 
     def __call__(self, *inputs: Any) -> Tensor: ...
+
+    def first_order(self, *inputs: Any) -> Tensor:
+        """The network beside calls of the player, for outputs differentiated once at most."""
+        ...
 
     def backward(self, loss: Tensor) -> None:
         """Add gradients of the mean of `loss` over ranks and over the passes of an update."""
@@ -47,10 +54,10 @@ class Player(Protocol):
 
 
 @contextlib.contextmanager
-def frozen(module: nn.Module) -> Iterator[nn.Module]:
-    """The network with its weights taken as constants."""
-    module.requires_grad_(False)
+def frozen(player: Player) -> Iterator[Callable[..., Tensor]]:
+    """The player's network, to first order, with its weights taken as constants."""
+    player.module.requires_grad_(False)
     try:
-        yield module
+        yield player.first_order
     finally:
-        module.requires_grad_(True)
+        player.module.requires_grad_(True)

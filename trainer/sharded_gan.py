@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from realness.trainer.compiling import can_compile
 from realness.trainer.config import TrainConfig
 from realness.trainer.distributed import rank, world_size
 from realness.trainer.ema import Ema
@@ -110,6 +111,7 @@ def build_gan(config: TrainConfig, device: torch.device) -> ShardedGan:
         cast(ImageNetwork, network).memory_format = choose_layout(config.engine.memory_format)
     ema = Ema(generator.to(device), config.ema_halflife_kimg * 1000, config.ema_rampup)
     settings = config.engine
+    compiled = settings.compile and can_compile(device)
     if rank() == 0 and config.num_passes(world_size()) > 1 and has_batch_statistics(generator):
         log.warning(
             "G has batch normalisation: its statistics are those of %d images, not of the batch of "
@@ -131,6 +133,7 @@ def build_gan(config: TrainConfig, device: torch.device) -> ShardedGan:
             optimizer=optimizer,
             bf16=settings.precision == "bf16",
             capturable=settings.cuda_graphs,
+            compiled=compiled,
             config=deepspeed_config(config, stage, world_size()),
         )
 

@@ -49,7 +49,7 @@ def update_d(gan: Gan, real: Tensor, first: int | Tensor, plan: Plan) -> Stats:
     parts = gan.parts()
 
     def generate(rows: slice) -> Tensor:
-        coded = gan.d.module(real[rows]).float() if gan.objective.code_dim else None
+        coded = gan.d.first_order(real[rows]).float() if gan.objective.code_dim else None
         return gan.g(*gan.inputs(fake_draws[rows], plan.code_share, coded, real_draws[rows]))
 
     with torch.no_grad(), parts_of_one_batch(gan.g.module, len(parts)):
@@ -129,7 +129,7 @@ def update_g(gan: Gan, real: Tensor | None, first: int | Tensor, plan: Plan) -> 
     fake_draws = gan.draws(Stream.G_FAKE, first)
     parts = gan.parts()
     # Frozen, because D's gradients of this step would otherwise leak into its next update.
-    with frozen(gan.d.module) as discriminator:
+    with frozen(gan.d) as discriminator:
         out_real = None
         if real is not None:
             with torch.no_grad():

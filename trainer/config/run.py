@@ -86,6 +86,9 @@ class EngineConfig:
     memory_format: Literal["auto", "channels_last", "contiguous"] = any_time("auto")
     """Layout of images and activations in memory. auto is channels_last, which tensor cores want
     and which is the faster one on the CPU too. Rounding aside it changes nothing."""
+    compile: bool = any_time(False)
+    """Run the networks through torch.compile, except for penalties that are differentiated twice;
+    not with ZeRO 3. The first iterations take minutes more, in which it compiles."""
     cuda_graphs: bool = any_time(False)
     """Capture whole updates of D and G as CUDA graphs and replay them, so that the host issues one
     launch in the place of thousands. Needs --zero-g 0 --zero-d 0."""
@@ -108,6 +111,13 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         positive(self, "rank_timeout_s")
+        for name in ("zero_g", "zero_d"):
+            require(
+                not (self.compile and getattr(self, name) == 3),
+                f"--compile does not combine with {flag(name)}=3, whose weights are in place only "
+                f"while DeepSpeed's hooks fetch them layer by layer; use {flag(name)} 2, or "
+                "--no-compile",
+            )
         not_negative(self, "micro_batch")
         require(
             not (self.auto_batch and self.micro_batch),
