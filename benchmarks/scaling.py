@@ -25,7 +25,7 @@ import torch
 from loader import make_images
 from rich.console import Console
 from rich.table import Table
-from train_step import FUSED, RESULTS, SMALL, SYSTEMS, run_ranks
+from train_step import RESULTS, SMALL, SYSTEMS, run_ranks
 
 from realness.launch.train_ffhq import parse
 from realness.trainer.config import TrainConfig
@@ -36,6 +36,8 @@ GIB = 2**30
 RANKS = (1, 8, 16, 64, 256, 1024)
 MEASURED_RANKS = (1, 2, 4)
 BYTES_64MIB = 1 << 26
+FUSED = ("--impl", "auto", "--no-tf32", "--precision", "fp32")
+"""What the parts are measured with."""
 
 
 @dataclass(frozen=True)

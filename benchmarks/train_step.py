@@ -37,16 +37,19 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 TRACES = ROOT / "runs" / "train_step"
 
-PLAIN = ("--impl", "reference", "--no-tf32", "--precision", "fp32")
-FUSED = ("--impl", "auto", "--no-tf32", "--precision", "fp32")
-TF32 = ("--impl", "auto", "--tf32", "--precision", "fp32")
-BF16 = ("--impl", "auto", "--tf32", "--precision", "bf16")
-# Each with how far its first losses may lie from the plain ones, relative to 1 + their size.
+PLAIN = (
+    *("--impl", "reference", "--no-tf32", "--memory-format", "contiguous"),
+    *("--precision", "fp32", "--no-compile"),
+)
+# Each with its flags over those of the levels before it, and how far its first losses may lie from
+# the plain ones, relative to 1 + their size.
 LEVELS: dict[str, tuple[tuple[str, ...], float]] = {
     "plain fp32": (PLAIN, 0.0),
-    "fused operations": (FUSED, 1e-4),
-    "TF32": (TF32, 1e-2),
-    "bf16": (BF16, 5e-2),
+    "fused operations": (("--impl", "auto"), 1e-4),
+    "TF32": (("--tf32",), 1e-2),
+    "channels_last": (("--memory-format", "channels_last"), 1e-2),
+    "bf16": (("--precision", "bf16"), 5e-2),
+    "compiled": (("--compile",), 5e-2),
 }
 SYSTEMS = {
     "DCGAN": ("--preset", "ffhq1024-realness-dcgan"),
@@ -61,6 +64,12 @@ SMALL = {
     ),
 }
 """Flags over the preset where there is no GPU."""
+
+
+def flags_of(level: str) -> list[str]:
+    """The flags of a level and of all before it; the last of a kind holds."""
+    names = list(LEVELS)
+    return [flag for name in names[: names.index(level) + 1] for flag in LEVELS[name][0]]
 
 
 def run_ranks(task: dict[str, Any], num_ranks: int, num_threads: int) -> list[dict[str, Any]]:
@@ -149,7 +158,7 @@ def measure(system: str, num_ranks: int, options: argparse.Namespace) -> list[di
     """The rows of one system on a number of ranks."""
     size = () if options.device == "cuda" else SMALL[system]
     flags = [*SYSTEMS[system], "--device", options.device, *size, *options.flags]
-    levels = {name: chosen for name, (chosen, _) in LEVELS.items() if name in options.levels}
+    levels = {name: flags_of(name) for name in LEVELS if name in options.levels}
     with tempfile.TemporaryDirectory() as folder:
         resolution = parse(flags).config.data.resolution
         data = options.data or str(make_images(Path(folder) / "images", 64, resolution))

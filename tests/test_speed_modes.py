@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch._dynamo
+import torch._inductor.config
 from ranks import run_on_ranks
 from systems import BATCH, systems
 from torch import Tensor, nn
 
+from realness.trainer import compiling
 from realness.trainer.config import ConfigError, TrainConfig
 from realness.trainer.distributed import rank
 from realness.trainer.networks import recompute_blocks
@@ -27,14 +32,16 @@ def with_engine(config: TrainConfig, **fields: Any) -> TrainConfig:
     return replace(config, engine=replace(config.engine, **fields))
 
 
-def ten_losses(config: TrainConfig) -> np.ndarray:
-    """[2, STEPS]: D's and G's on made-up images, with R1 and path lengths in every other step."""
+def losses_of(
+    config: TrainConfig, steps: int = STEPS, after_step: Callable[[], None] = lambda: None
+) -> np.ndarray:
+    """[2, steps]: D's and G's on made-up images, with R1 and path lengths in every other step."""
     # Adam's division turns rounding of near-zero gradients into steps of full size.
     config = replace(config, optimizer=replace(config.optimizer, optimizer_eps=1e-3))
     gan = build_gan(config, torch.device("cpu"))
     rows = slice(rank() * gan.local_batch, (rank() + 1) * gan.local_batch)
     losses: list[list[float]] = [[], []]
-    for step in range(STEPS):
+    for step in range(steps):
         generator = torch.Generator().manual_seed(step)
         images = torch.randint(0, 256, (2, BATCH, 3, 32, 32), generator=generator)
         images = images.to(torch.uint8)[:, rows]
@@ -42,6 +49,7 @@ def ten_losses(config: TrainConfig) -> np.ndarray:
         real_g = gan.normalise(images[1], Stream.G_REAL, step * BATCH)
         losses[0].append(train_d(gan, real_d, step * BATCH)["loss_d"].item())
         losses[1].append(train_g(gan, real_g, step * BATCH)["loss_g"].item())
+        after_step()
     gan.close()
     return np.array(losses)
 
@@ -63,10 +71,10 @@ make: rounding of fp32 in another order, or of 8 bits of mantissa over ten updat
 def test_ten_losses_agree_in_every_mode(name: str, lr: float) -> None:
     config = systems()[name]
     config = replace(config, optimizer=replace(config.optimizer, lr_g=lr, lr_d=lr))
-    [slowest] = run_on_ranks(1, ten_losses, with_engine(config, **SLOW))
+    [slowest] = run_on_ranks(1, losses_of, with_engine(config, **SLOW))
     assert np.ptp(slowest, axis=1).min() > 0.02  # they learn
     for mode, (fields, bound) in MODES.items():
-        [losses] = run_on_ranks(1, ten_losses, with_engine(config, **fields))
+        [losses] = run_on_ranks(1, losses_of, with_engine(config, **fields))
         assert np.abs(losses - slowest).max() < bound, mode
         # A mode that were ignored would agree to the bit.
         assert mode != "bf16" or np.abs(losses - slowest).max() > 1e-6
@@ -118,3 +126,67 @@ def test_recomputed_gradients_are_exact(name: str) -> None:
 def test_recomputing_is_refused_where_statistics_would_move_twice() -> None:
     with pytest.raises(ConfigError, match="--checkpoint-activations needs networks of blocks"):
         with_engine(systems()["realness"], checkpoint_activations=True)
+
+
+def compiled_losses(config: TrainConfig, backend: str) -> tuple[np.ndarray, list[int], int]:
+    """Losses of four steps, the number of graphs after each, and the breaks in them."""
+    compiling.BACKEND = backend
+    torch._dynamo.reset()
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    graphs: list[int] = []
+    losses = losses_of(config, 4, lambda: graphs.append(counters["stats"]["unique_graphs"]))
+    return losses, graphs, counters["graph_break"].total()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "num_ranks", "backend", "fields"),
+    [
+        ("realness-r1", 1, "inductor", {}),
+        ("realness-r1", 2, "aot_eager", {"micro_batch": 2, "zero_g": 0, "zero_d": 2}),
+        ("stylegan2", 1, "aot_eager", {"precision": "bf16", "checkpoint_activations": True}),
+    ],
+)
+def test_compiled_losses_agree(
+    name: str, num_ranks: int, backend: str, fields: dict[str, Any]
+) -> None:
+    """Compiled once, whole. (aot_eager traces as inductor does, and leaves out the C++ compiler,
+    which takes most of a minute for each system.)"""
+    config = with_engine(systems()[name], **fields)
+    eager = run_on_ranks(num_ranks, losses_of, config, 4)
+    compiled = with_engine(config, compile=True)
+    found = run_on_ranks(num_ranks, compiled_losses, compiled, backend)
+    for (losses, graphs, breaks), expected in zip(found, eager, strict=True):
+        assert np.abs(losses - expected).max() < 1e-5
+        assert breaks == 0
+        # G with and without gradients; D to be trained and frozen; what tests the compiler.
+        assert 5 <= graphs[0] <= 10
+        assert graphs == [graphs[0]] * 4
+
+
+def compile_without_compiler() -> tuple[bool, list[str]]:
+    """Whether a network is compiled all the same, and what the log says."""
+    compiling.BACKEND = "inductor"
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("realness.trainer").addHandler(handler)
+    with torch._inductor.config.patch({"cpp.cxx": (None, "/no/such/compiler")}):
+        gan = build_gan(with_engine(systems()["realness"], compile=True), torch.device("cpu"))
+    compiled = any(isinstance(player._network, compiling.Compiled) for player in (gan.g, gan.d))
+    gan.close()
+    return compiled, messages
+
+
+def test_without_a_compiler_networks_run_uncompiled() -> None:
+    for number, (compiled, messages) in enumerate(run_on_ranks(2, compile_without_compiler)):
+        assert not compiled
+        assert len(messages) == (number == 0)
+        assert all("although --compile" in text and "/no/such" in text for text in messages)
+
+
+@pytest.mark.parametrize("stages", [{"zero_g": 3}, {"zero_d": 3}])
+def test_compiling_sharded_weights_is_refused(stages: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"--compile does not combine with --zero-[gd]=3"):
+        with_engine(systems()["realness"], compile=True, **stages)

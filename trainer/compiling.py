@@ -1,8 +1,9 @@
 """torch.compile around a network, for outputs that are differentiated once at most.
 
-What a compiled function returns cannot be differentiated twice, so penalties run the network itself.
-A graph is compiled for each kind of pass that an update makes: with and without gradients, with
-frozen weights, and for each shape of the batch. All of them come in the first iterations.
+What a compiled function returns cannot be differentiated twice, so penalties run the network
+itself. A graph is compiled for each kind of pass that an update makes: with and without gradients,
+with frozen weights, and for each shape of the batch. All of them come in the first iteration, or
+once more where a schedule begins (P2GAN's codes).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 import torch._dynamo
+import torch._inductor.config
 from torch import Tensor, nn
 
 from realness.trainer.distributed import gather, rank
@@ -44,7 +46,9 @@ def can_compile(device: torch.device) -> bool:
     """
     problem = ""
     try:
-        torch.compile(_add_one, dynamic=False, backend=BACKEND)(torch.ones(8, device=device))
+        # What an earlier run has compiled shows nothing.
+        with torch._inductor.config.patch(fx_graph_cache=False):
+            torch.compile(_add_one, dynamic=False, backend=BACKEND)(torch.ones(8, device=device))
     except Exception as error:  # of many kinds, by what is missing
         problem = str(error).strip().partition("\n")[0]
     problems = [found for found in gather(problem) if found]
