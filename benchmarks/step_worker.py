@@ -1,8 +1,7 @@
 """One rank of `benchmarks/train_step.py`.
 
-All levels stand ready at once and are measured in turn, round after round, so that whatever else
-the machine does hits them alike. The task comes as JSON on standard input; rank 0 writes a JSON
-list of results to the file that the task names.
+The task comes as JSON on standard input; rank 0 writes a JSON list of results to the file that the
+task names.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +23,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from realness.data_pipeline import ImageStream, open_catalog
 from realness.launch.train_ffhq import parse
+from realness.trainer.captured import NUM_WARM_UPDATES, captured_updates, capturing_stream
 from realness.trainer.config import TrainConfig
 from realness.trainer.distributed import (
     mean_over_ranks,
@@ -33,6 +34,7 @@ from realness.trainer.distributed import (
     world_size,
 )
 from realness.trainer.flops import with_penalties, without_penalties
+from realness.trainer.numerics import set_numerics
 from realness.trainer.randomness import Stream
 from realness.trainer.sharded_gan import ShardedGan, build_gan
 from realness.trainer.step import train_d, train_g
@@ -82,7 +84,7 @@ class Level:
 
     def __init__(self, name: str, config: TrainConfig, device: torch.device) -> None:
         self.name, self.config, self.device = name, config, device
-        self._use_tf32()
+        set_numerics(self.config.engine)
         self.gan = build_gan(config, device)
         catalog = open_catalog(config.data.data)
         optimizer, wants_real = config.optimizer, self.gan.objective.needs_real_in_g_step
@@ -105,14 +107,13 @@ class Level:
             )
             for stream, (_, batch) in batches.items()
         }
+        captures = config.engine.cuda_graphs
+        self._update_d, self._update_g = captured_updates() if captures else (train_d, train_g)
+        self._num_warm = NUM_WARM_UPDATES + 1 if captures else 1
         self.images = 0
         self.first_losses: list[float] = []
         self.seconds: Times = defaultdict(list)
         self.peak_bytes = 0
-
-    def _use_tf32(self) -> None:
-        torch.backends.cuda.matmul.allow_tf32 = self.config.engine.tf32
-        torch.backends.cudnn.allow_tf32 = self.config.engine.tf32
 
     def real(self, stream: Stream, first: int) -> Tensor | None:
         """The next real batch, or None for an objective that wants none."""
@@ -125,17 +126,23 @@ class Level:
         optimizer, batch, stats = self.config.optimizer, self.config.batch_size, {}
         for update in range(optimizer.k_d):
             first = self.images * optimizer.k_d + update * batch
-            stats |= train_d(gan, cast(Tensor, self.real(Stream.D_REAL, first)), first)
+            stats |= self._update_d(gan, cast(Tensor, self.real(Stream.D_REAL, first)), first)
         for update in range(optimizer.k_g):
             first = self.images * optimizer.k_g + update * batch
-            stats |= train_g(gan, self.real(Stream.G_REAL, first), first)
+            stats |= self._update_g(gan, self.real(Stream.G_REAL, first), first)
         self.images += batch
         self.gan.update_average(self.images)
         return stats
 
+    def warm_up(self) -> None:
+        """Rounds that do not count: libraries choose algorithms, updates are captured."""
+        for _ in range(self._num_warm):
+            self.play()
+        self.seconds.clear()
+
     def play(self) -> None:
         """One round: a whole iteration, then one without and one with penalties taken apart."""
-        self._use_tf32()
+        set_numerics(self.config.engine)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         plain = replace(self.gan, config=without_penalties(self.config))
@@ -157,7 +164,8 @@ class Level:
         clock, optimizer = Clock(self.device), self.config.optimizer
         first_d, first_g = self.images * optimizer.k_d, self.images * optimizer.k_g
         g, d = Timed(gan.g, self.device), Timed(gan.d, self.device)
-        gan = replace(gan, g=cast(Any, g), d=cast(Any, d))
+        if not self.config.engine.cuda_graphs:  # whose updates are one piece
+            gan = replace(gan, g=cast(Any, g), d=cast(Any, d))
 
         def run(part: str, update: Callable[[], object]) -> None:
             before = g.seconds + d.seconds
@@ -174,15 +182,15 @@ class Level:
             return images
 
         real_d = cast(Tensor, load(Stream.D_REAL))
-        run("D", lambda: train_d(gan, real_d, first_d))
+        run("D", lambda: self._update_d(gan, real_d, first_d))
         real_g = load(Stream.G_REAL)
-        run("G", lambda: train_g(gan, real_g, first_g))
+        run("G", lambda: self._update_g(gan, real_g, first_g))
         self.images += self.config.batch_size
         run("average", lambda: self.gan.update_average(self.images))
 
     def communication(self, trace: Path) -> tuple[float, int]:
         """Seconds and number of a plain iteration's collectives; its profile goes to `trace`."""
-        self._use_tf32()
+        set_numerics(self.config.engine)
         plain = replace(self.gan, config=without_penalties(self.config))
         activities = [ProfilerActivity.CPU]
         if self.device.type == "cuda":
@@ -224,7 +232,7 @@ class Level:
 
 def matmul_rate(device: torch.device, config: TrainConfig) -> float:
     """Operations a second of a big matrix product in the level's precision, the best of five."""
-    torch.backends.cuda.matmul.allow_tf32 = config.engine.tf32
+    set_numerics(config.engine)
     side = 8192 if device.type == "cuda" else 1024
     dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
@@ -247,29 +255,43 @@ def reduce_seconds(device: torch.device, num_bytes: int) -> float:
 
 
 def measure(task: dict[str, Any], progress: Progress) -> list[dict[str, Any]]:
-    """Measure all levels of a task."""
+    """Measure all levels of a task.
+
+    On a CPU all stand ready at once and play in turn, round after round, so that whatever else the
+    machine does hits them alike. On a GPU they come one after the other, to fit into its memory.
+    """
     configs = {name: parse([*task["flags"], *flags]).config for name, flags in task["levels"]}
     device = pick_device(next(iter(configs.values())).engine.device)
     start_process_group(device)
-    levels = [Level(name, config, device) for name, config in configs.items()]
-    bar = progress.add_task(task["title"], total=(task["rounds"] + 1) * len(levels))
-    for number in range(task["rounds"] + 1):
-        for level in levels:
-            if number == 1:
-                level.seconds.clear()  # the first round warms up
-            level.play()
-            progress.advance(bar)
+    bar = progress.add_task(task["title"], total=(task["rounds"] + 1) * len(configs))
+    names = list(configs)
+    together = [[name] for name in names] if device.type == "cuda" else [names]
     results = []
-    for level in levels:
-        trace = Path(task["traces"]) / f"{level.name.replace(' ', '_')}.json.gz"
-        result = level.result(level.communication(trace))
-        result["matmul_rate"] = matmul_rate(device, level.config)
-        for name, num_bytes in (("reduce_64mib_s", 1 << 26), ("reduce_4b_s", 4)):
-            result[name] = reduce_seconds(device, num_bytes)
-        results.append(result)
-        level.close()
+    for group in together:
+        capturing = [configs[name] for name in group if configs[name].engine.cuda_graphs]
+        with capturing_stream(capturing[0], device) if capturing else nullcontext():
+            levels = [Level(name, configs[name], device) for name in group]
+            for number in range(task["rounds"] + 1):
+                for level in levels:
+                    level.play() if number else level.warm_up()
+                    progress.advance(bar)
+            results += [measured(level, Path(task["traces"])) for level in levels]
+        del levels
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
     stop_process_group()
     return results
+
+
+def measured(level: Level, traces: Path) -> dict[str, Any]:
+    """The result of a level that has played its rounds, which is closed with it."""
+    trace = traces / f"{level.name.replace(' ', '_')}.json.gz"
+    result = level.result(level.communication(trace))
+    result["matmul_rate"] = matmul_rate(level.device, level.config)
+    for name, num_bytes in (("reduce_64mib_s", 1 << 26), ("reduce_4b_s", 4)):
+        result[name] = reduce_seconds(level.device, num_bytes)
+    level.close()
+    return result
 
 
 def main() -> None:

@@ -50,7 +50,9 @@ LEVELS: dict[str, tuple[tuple[str, ...], float]] = {
     "channels_last": (("--memory-format", "channels_last"), 1e-2),
     "bf16": (("--precision", "bf16"), 5e-2),
     "compiled": (("--compile",), 5e-2),
+    "CUDA graphs": (("--cuda-graphs", "--zero-g", "0", "--zero-d", "0"), 5e-2),
 }
+ONLY_ON_CUDA = ("TF32", "CUDA graphs")
 SYSTEMS = {
     "DCGAN": ("--preset", "ffhq1024-realness-dcgan"),
     "StyleGAN2": ("--preset", "ffhq1024-realness-stylegan2"),
@@ -157,7 +159,9 @@ def row_of(
 def measure(system: str, num_ranks: int, options: argparse.Namespace) -> list[dict[str, Any]]:
     """The rows of one system on a number of ranks."""
     size = () if options.device == "cuda" else SMALL[system]
-    flags = [*SYSTEMS[system], "--device", options.device, *size, *options.flags]
+    # One rank has nothing to shard, and would only keep DeepSpeed's books.
+    stages = ("--zero-g", "0", "--zero-d", "0") if num_ranks == 1 else ()
+    flags = [*SYSTEMS[system], "--device", options.device, *size, *stages, *options.flags]
     levels = {name: flags_of(name) for name in LEVELS if name in options.levels}
     with tempfile.TemporaryDirectory() as folder:
         resolution = parse(flags).config.data.resolution
@@ -227,8 +231,8 @@ def main() -> None:
     options = parse_options()
     if options.quick:
         options.rounds = 3
-    if options.device == "cpu" and "TF32" in options.levels:
-        options.levels = [name for name in options.levels if name != "TF32"]
+    if options.device == "cpu":
+        options.levels = [name for name in options.levels if name not in ONLY_ON_CUDA]
     rows = [
         row
         for system in options.systems

@@ -50,6 +50,11 @@ done
 part compiled 420 "${figures[@]}" --impl ours eager compile --plot "$out/kernels.png"
 part other-tests 120 "${pytest[@]}" tests --ignore=tests/kernels --continue-on-collection-errors
 part step 480 "$PYTHON" benchmarks/train_step.py --ranks 1 --rounds 5
+[[ ! -e data/orl-faces-64 ]] || part modes 300 "$PYTHON" benchmarks/speed_modes.py
 part loader 240 "$PYTHON" benchmarks/loader.py --device cuda
+# Pictures for it are named in REALNESS_GPU_IMAGES; FFHQ at 1024, or any of that size.
+[[ -z ${REALNESS_GPU_IMAGES:-} ]] ||
+  part real-run 600 benchmarks/real_run.sh "$REALNESS_GPU_IMAGES" 6 --precision bf16 \
+    --checkpoint-kimg 1 --log-kimg 0.25 --sample-kimg 1
 printf '%s\n' "== summary" "${summary[@]}"
 exit $failed
