@@ -165,7 +165,9 @@ def test_auto_decodes_jpeg_by_threads_without_a_gpu(
     catalog = open_catalog(write_folder(tmp_path, image_files(20) | {"0/000.jpg": b"<html>"}))
     with open_stream(catalog, decoder="auto", max_bad_images=1) as stream:
         assert stream.decoder_name == "threads"
-    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+    # The bad image is named or not yet, as far as the threads have come.
+    noise = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert not [line for line in noise if not line.startswith("bad image")]
 
 
 def test_every_source_gives_the_same_stream(tmp_path: Path) -> None:
