@@ -101,7 +101,8 @@ def train(system: str, mode: str, seed: int, options: argparse.Namespace) -> dic
             raise SystemExit(f"{system}, {mode}, seed {seed}: {ended.stderr[-2000:]}")
         records = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
         scores = list(csv.DictReader((run / "metrics.csv").open()))
-    last = records[-NUM_COMPARED:]
+    last = [record for record in records if "loss_d" in record][-NUM_COMPARED:]
+    assert len(last) == NUM_COMPARED
     [distance] = [float(row["value"]) for row in scores if row["metric"] == "SWD"]
     result: dict[str, Any] = {"system": system, "mode": mode, "seed": seed}
     for name in ("loss_d", "loss_g"):

@@ -17,6 +17,7 @@ from systems import BATCH, systems
 from torch import Tensor, nn
 
 from realness.trainer import compiling
+from realness.trainer.compiling import torch_release
 from realness.trainer.config import ConfigError, TrainConfig
 from realness.trainer.distributed import rank
 from realness.trainer.networks import recompute_blocks
@@ -153,6 +154,8 @@ def test_compiled_losses_agree(
 ) -> None:
     """Compiled once, whole. (aot_eager traces as inductor does, and leaves out the C++ compiler,
     which takes most of a minute for each system.)"""
+    if num_ranks > 1 and torch_release() < compiling.OLDEST_FOR_STATISTICS:
+        pytest.skip("is refused with this torch")
     config = with_engine(systems()[name], **fields)
     eager = run_on_ranks(num_ranks, losses_of, config, 4)
     compiled = with_engine(config, compile=True)
@@ -163,6 +166,20 @@ def test_compiled_losses_agree(
         # G with and without gradients; D to be trained and frozen; what tests the compiler.
         assert 5 <= graphs[0] <= 10
         assert graphs == [graphs[0]] * 4
+
+
+def compiles_with(version: str, has_statistics: bool) -> bool:
+    compiling.BACKEND = "eager"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "__version__", version)
+        return compiling.can_compile(torch.device("cpu"), has_statistics=has_statistics)
+
+
+def test_a_torch_that_compiles_statistics_wrongly_does_not_compile_them() -> None:
+    assert run_on_ranks(2, compiles_with, "2.11.0+cu130", True) == [False, False]
+    assert run_on_ranks(2, compiles_with, "2.13.0+cpu", True) == [True, True]
+    assert run_on_ranks(2, compiles_with, "2.11.0+cu130", False) == [True, True]
+    assert run_on_ranks(1, compiles_with, "2.11.0+cu130", True) == [True]
 
 
 def compile_without_compiler() -> tuple[bool, list[str]]:

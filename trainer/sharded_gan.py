@@ -111,7 +111,9 @@ def build_gan(config: TrainConfig, device: torch.device) -> ShardedGan:
         cast(ImageNetwork, network).memory_format = choose_layout(config.engine.memory_format)
     ema = Ema(generator.to(device), config.ema_halflife_kimg * 1000, config.ema_rampup)
     settings = config.engine
-    compiled = settings.compile and can_compile(device)
+    compiled = settings.compile and can_compile(
+        device, has_statistics=has_batch_statistics(generator)
+    )
     if rank() == 0 and config.num_passes(world_size()) > 1 and has_batch_statistics(generator):
         log.warning(
             "G has batch normalisation: its statistics are those of %d images, not of the batch of "

@@ -41,6 +41,7 @@ def rectify(x: Tensor, leak: float) -> Tensor:
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """Matrix products in their operands' precision, also inside a bf16 autocast region."""
-    if not torch.amp.is_autocast_available(device.type):
+    # Nothing runs there. (torch 2.11 cannot compile the question whether a device has autocast.)
+    if device.type == "meta":
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
