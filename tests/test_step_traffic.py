@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -39,6 +40,8 @@ def watch(configs: list[TrainConfig]) -> list[dict[str, Seen]]:
 
 
 def _watch(config: TrainConfig) -> dict[str, Seen]:
+    # DeepSpeed's engines wait for the device when they are collected: not in our updates.
+    gc.collect()
     gan = build_gan(config, torch.device("cpu"))
     num_real = config.num_real // world_size()
     seen = {}
