@@ -1,6 +1,6 @@
 """Whole updates as CUDA graphs.
 
-An update of a small network is thousands of launches of microseconds each, and the host cannot
+An update of a small network is a great many launches of microseconds each, and the host may not
 issue them as fast as a GPU does them. A graph is the list of launches of one update, recorded once,
 which the device then runs by itself. What the host decides differs between updates only by their
 `Plan`, so there is one graph for each plan. The images, the position in the run and the learning

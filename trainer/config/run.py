@@ -91,7 +91,7 @@ class EngineConfig:
     not with ZeRO 3. The first iterations take minutes more, in which it compiles."""
     cuda_graphs: bool = any_time(False)
     """Capture whole updates of D and G as CUDA graphs and replay them, so that the host issues one
-    launch in the place of thousands. Needs --zero-g 0 --zero-d 0."""
+    launch for each. Needs --zero-g 0 --zero-d 0."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 runs the networks under autocast; weights, optimiser and losses stay fp32."""
     tf32: bool = any_time(True)
