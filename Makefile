@@ -45,7 +45,7 @@ test: $(INSTALLED)
 
 # On a machine with a GPU: tests, sanitizers and benchmarks, with the interpreter $(PYTHON) as it is.
 gpu:
-	PYTHON=$(PYTHON) tests/kernels/on_a_gpu.sh
+	PYTHON=$(PYTHON) benchmarks/on_a_gpu.sh
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -71,7 +71,7 @@ class Attempt:
 
     def __init__(self, arguments: list[str], log: Path) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["realness.trainer.loop", "deepspeed"])
+        context.set_forkserver_preload(["realness.trainer.run.loop", "deepspeed"])
         receiver, sender = context.Pipe(duplex=False)
         self._process = context.Process(target=_launch, args=(arguments, log, sender))
         self._process.start()

@@ -32,7 +32,7 @@ from loader_candidates import LOADERS, Case, Figures
 from PIL import Image
 
 from realness.data_pipeline import open_catalog
-from realness.data_pipeline.pack import prepare
+from realness.data_pipeline.prepare.prepare import prepare
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -23,9 +23,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from realness.data_pipeline import ImageStream, open_catalog
 from realness.launch.train_ffhq import parse
-from realness.trainer.captured import NUM_WARM_UPDATES, captured_updates, capturing_stream
 from realness.trainer.config import TrainConfig
-from realness.trainer.distributed import (
+from realness.trainer.distributed.numerics import set_numerics
+from realness.trainer.distributed.ranks import (
     mean_over_ranks,
     pick_device,
     rank,
@@ -33,11 +33,15 @@ from realness.trainer.distributed import (
     stop_process_group,
     world_size,
 )
-from realness.trainer.flops import with_penalties, without_penalties
-from realness.trainer.numerics import set_numerics
+from realness.trainer.planning.flops import with_penalties, without_penalties
 from realness.trainer.randomness import Stream
-from realness.trainer.sharded_gan import ShardedGan, build_gan
-from realness.trainer.step import train_d, train_g
+from realness.trainer.updates.cuda_graphs import (
+    NUM_WARM_UPDATES,
+    captured_updates,
+    capturing_stream,
+)
+from realness.trainer.updates.sharded_gan import ShardedGan, build_gan
+from realness.trainer.updates.step import train_d, train_g
 
 Times = dict[str, list[float]]
 

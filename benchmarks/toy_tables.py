@@ -161,7 +161,7 @@ def outcome_table(finished: Finished) -> str:
         + "\nThe paper: with k_G = 1 modes are lost as outcomes grow; with k_G raised as needed, "
         "quality and modes grow with the outcomes. Its k_G are not given; ours grow with the "
         "outcomes. (With one-hot anchors, two outcomes are Std-GAN's run to rounding: "
-        "tests/test_toy.py.)\n"
+        "tests/trainer/toy/test_toy.py.)\n"
     )
 
 

@@ -30,8 +30,8 @@ from step_figures import draw
 
 from realness.launch.train_ffhq import parse
 from realness.trainer.config import TrainConfig
-from realness.trainer.flops import Flops, count_flops, penalised_shares
-from realness.trainer.reporting.environment import describe_environment
+from realness.trainer.planning.flops import Flops, count_flops, penalised_shares
+from realness.trainer.storage.environment import describe_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

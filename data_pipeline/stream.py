@@ -13,13 +13,13 @@ from typing import Literal, Protocol
 import torch
 
 from realness.data_pipeline.catalog import Catalog
-from realness.data_pipeline.dali import DaliDecoder, why_not_available
+from realness.data_pipeline.decoding.dali import DaliDecoder, why_not_available
+from realness.data_pipeline.decoding.sample_reader import BatchPlan, SampleReader
+from realness.data_pipeline.decoding.starvation import StarvationWatch, WaitClock
+from realness.data_pipeline.decoding.threads import ThreadDecoder
 from realness.data_pipeline.errors import BadImage, DataError
 from realness.data_pipeline.headers import JPEG_SIGNATURE
 from realness.data_pipeline.order import batch_rows
-from realness.data_pipeline.samples import BatchPlan, SampleReader
-from realness.data_pipeline.threads import ThreadDecoder
-from realness.data_pipeline.waiting import StarvationWatch, WaitClock
 
 logger = logging.getLogger("realness.data")
 DecoderName = Literal["auto", "dali", "threads"]

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import tyro
 
-from realness.launch.ending import write_and_tell
+from realness.launch.exit_status import write_and_tell
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def _consolidate(command: Command) -> str:
     from realness.trainer.config import ConfigError
-    from realness.trainer.consolidation import consolidate
-    from realness.trainer.trained import choose_checkpoints
+    from realness.trainer.inference.consolidate import consolidate
+    from realness.trainer.inference.trained import choose_checkpoints
 
     if command.checkpoint == "all":
         raise ConfigError("--checkpoint=all: name one checkpoint, or latest")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from realness.trainer.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE
+from realness.trainer.distributed.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str]) -> int:
     command = tyro.cli(Command, args=arguments, description=__doc__, console_outputs=leader)
     level = logging.WARNING if leader else logging.ERROR
     logging.basicConfig(level=level, format="%(name)s: %(message)s")
-    from realness.trainer.distributed import (
+    from realness.trainer.distributed.ranks import (
         pick_device,
         start_process_group,
         stop_process_group,
@@ -98,10 +98,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def _evaluate(command: Command, device: torch.device) -> int:
     from realness.trainer.config import ConfigError
-    from realness.trainer.distributed import rank, together
+    from realness.trainer.distributed.ranks import rank, together
     from realness.trainer.metrics import check_metrics
     from realness.trainer.metrics.show import open_progress
-    from realness.trainer.run_folder import read_config
+    from realness.trainer.storage.run_folder import read_config
 
     with ExitStack() as cleanup:
         config = together(lambda: read_config(command.run), failure=ConfigError)
@@ -130,7 +130,7 @@ def _evaluate(command: Command, device: torch.device) -> int:
 
 def _folders(command: Command) -> list[Path]:
     """The checkpoints to look at: for `best` all of them."""
-    from realness.trainer.trained import choose_checkpoints
+    from realness.trainer.inference.trained import choose_checkpoints
 
     return choose_checkpoints(
         command.run, "all" if command.checkpoint == "best" else command.checkpoint
@@ -142,8 +142,8 @@ def _measure(
 ) -> list[Record]:
     """The scores of one checkpoint; none, with a message, where it is damaged."""
     from realness.trainer.checkpoint import CheckpointError
+    from realness.trainer.inference.trained import load_generator
     from realness.trainer.metrics import Place
-    from realness.trainer.trained import load_generator
 
     started = time.monotonic()
     try:
@@ -171,7 +171,7 @@ def _find_best(
     What metrics.csv holds with these settings is not measured again; all ranks read the same rows.
     """
     from realness.trainer.config import ConfigError
-    from realness.trainer.distributed import together
+    from realness.trainer.distributed.ranks import together
     from realness.trainer.metrics import best_record, is_headline, read_records
 
     (metric,) = evaluator.metrics
@@ -207,7 +207,7 @@ def _prepare(
     """The evaluator, and the digest of the real images; everything that can be wrong is checked."""
     from realness.data_pipeline import check_images, check_shards, open_catalog
     from realness.trainer.config import ConfigError
-    from realness.trainer.distributed import rank, together, world_size
+    from realness.trainer.distributed.ranks import rank, together, world_size
     from realness.trainer.metrics import Evaluator, Plan, RealImages, check_metrics
 
     def prepare() -> tuple[Evaluator, str]:

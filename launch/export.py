@@ -18,7 +18,7 @@ from typing import Annotated
 
 import tyro
 
-from realness.launch.ending import write_and_tell
+from realness.launch.exit_status import write_and_tell
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ def _export(command: Command) -> str:
 
     from realness.trainer.config import ConfigError
     from realness.trainer.export import check_formats, write_networks
+    from realness.trainer.inference.trained import load_discriminator, load_generator
     from realness.trainer.metrics import choose
-    from realness.trainer.run_folder import claim_empty_folder
-    from realness.trainer.trained import load_discriminator, load_generator
+    from realness.trainer.storage.run_folder import claim_empty_folder
 
     formats = check_formats(command.formats)
     if command.checkpoint == "all":

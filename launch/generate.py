@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from realness.launch.ending import write_and_tell
+from realness.launch.exit_status import write_and_tell
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from realness.trainer.trained import TrainedDiscriminator, TrainedGenerator
+    from realness.trainer.inference.trained import TrainedDiscriminator, TrainedGenerator
 
 INDEX_FILE = "images.csv"
 FRAME_MS = 80
@@ -71,10 +71,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def _generate(command: Command) -> str:
     """Write everything; returns what to tell the user. Raises ValueError for wrong input."""
-    from realness.trainer.distributed import pick_device
+    from realness.trainer.distributed.ranks import pick_device
+    from realness.trainer.inference.trained import load_discriminator, load_generator, truncated
     from realness.trainer.metrics import choose
-    from realness.trainer.run_folder import claim_empty_folder
-    from realness.trainer.trained import load_discriminator, load_generator, truncated
+    from realness.trainer.storage.run_folder import claim_empty_folder
 
     _check(command)
     device = pick_device(command.device)
@@ -100,7 +100,7 @@ def _generate(command: Command) -> str:
 
 def _check(command: Command) -> None:
     from realness.trainer.config import ConfigError
-    from realness.trainer.video import check_video
+    from realness.trainer.inference.video import check_video
 
     if command.interpolate and command.animation == "mp4":
         check_video()
@@ -194,7 +194,7 @@ def _write_interpolation(command: Command, generator: TrainedGenerator, kept: Te
     import numpy as np
     from PIL import Image
 
-    from realness.trainer.video import write_mp4
+    from realness.trainer.inference.video import write_mp4
 
     if len(kept) < 2:
         return
@@ -222,8 +222,8 @@ def _between(generator: TrainedGenerator, ends: Tensor, command: Command) -> NDA
     """`interpolate` images uint8 [steps, R, R, 3] on the way between two samples, ends: [2]."""
     import torch
 
+    from realness.trainer.inference.trained import to_uint8
     from realness.trainer.metrics.path_length import slerp
-    from realness.trainer.trained import to_uint8
 
     steps = command.interpolate
     shares = torch.linspace(0, 1, steps, device=generator.device)[:, None]

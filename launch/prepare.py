@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from realness.data_pipeline.pack import DEFAULT_SHARD_MIB, PrepareReport, prepare
+from realness.data_pipeline.prepare.prepare import DEFAULT_SHARD_MIB, PrepareReport, prepare
 
 EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
 

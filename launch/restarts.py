@@ -1,9 +1,9 @@
 """Starting a rank again after a failure, under whatever launcher started it.
 
 With `--max-restarts` each rank is two processes: this supervisor, which the launcher knows, and the
-training process below it. When one training process fails all of them end (`trainer/watch.py`), and
-each supervisor starts its own again; they meet where they met before and resume from the last
-checkpoint.
+training process below it. When one training process fails all of them end
+(`trainer/distributed/watchdog.py`), and each supervisor starts its own again; they meet where they
+met before and resume from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pathlib import Path
 from types import FrameType
 
 from realness.trainer.config import ConfigError
-from realness.trainer.exit_codes import EXIT_OK, EXIT_STOPPED, EXIT_USAGE
-from realness.trainer.launcher import SUPERVISOR_PIPE, Launcher
+from realness.trainer.distributed.exit_codes import EXIT_OK, EXIT_STOPPED, EXIT_USAGE
+from realness.trainer.distributed.launcher import SUPERVISOR_PIPE, Launcher
 
 # What a repetition would not change.
 FINAL = (EXIT_OK, EXIT_USAGE, EXIT_STOPPED)

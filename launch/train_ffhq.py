@@ -18,10 +18,10 @@ from typing import Annotated
 import tyro
 
 from realness.data_pipeline import DataError
-from realness.launch.presets import DEFAULT, PRESETS, preset
 from realness.launch.restarts import is_supervised, supervise
 from realness.trainer.config import ConfigError, TrainConfig
-from realness.trainer.exit_codes import EXIT_FAILED, EXIT_USAGE, RunFailed
+from realness.trainer.config.presets import DEFAULT, PRESETS, preset
+from realness.trainer.distributed.exit_codes import EXIT_FAILED, EXIT_USAGE, RunFailed
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         command = parse(arguments)
         if command.dry_run:
-            from realness.trainer.dry_run import dry_run
+            from realness.trainer.run.dry_run import dry_run
 
             return dry_run(command.config)
         if command.max_restarts > 0 and not is_supervised():
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str]) -> int:
                 Path(command.config.run_dir),
                 command.config.engine.rank_timeout_s / 2,
             )
-        from realness.trainer.loop import train
+        from realness.trainer.run.loop import train
 
         return train(command.config)
     except ConfigError as error:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from realness.trainer.config import ConfigError, TrainConfig, to_json
-from realness.trainer.exit_codes import EXIT_OK, EXIT_USAGE
+from realness.trainer.distributed.exit_codes import EXIT_OK, EXIT_USAGE
 from realness.trainer.toy import METHODS, NETWORKS_OF, DataName, Networks, method_config
 
 if TYPE_CHECKING:

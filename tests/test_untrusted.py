@@ -21,11 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from metric_images import pictures
 from PIL import Image
-from ranks import run_command, tiny_arguments
-from run_folders import write_run
-from test_evaluate import tiny_config
 
 from realness.data_pipeline import open_catalog
 from realness.launch import consolidate, evaluate, export, generate, report
@@ -33,7 +29,11 @@ from realness.trainer.export import load
 from realness.trainer.metrics import FeatureNetworkError, NetworkFile, RealImages, open_network
 from realness.trainer.metrics.samples import Wanted
 from realness.trainer.reporting.realness import read_realness
-from realness.trainer.reporting.scores import read_records
+from realness.trainer.storage.scores import read_records
+from tests.helpers.metric_images import pictures
+from tests.helpers.ranks import run_command, tiny_arguments
+from tests.helpers.run_folders import write_run
+from tests.launch.test_evaluate import tiny_config
 
 
 class Bomb:

@@ -9,7 +9,7 @@ from realness.data_pipeline.errors import DataError
 from realness.data_pipeline.sources.cifar import open_cifar, training_files
 from realness.data_pipeline.sources.folder import open_folder
 from realness.data_pipeline.sources.lmdb import data_file, open_lmdb
-from realness.data_pipeline.sources.packed import is_packed, open_packed
+from realness.data_pipeline.sources.prepared import is_packed, open_packed
 from realness.data_pipeline.sources.tar import open_tars
 from realness.data_pipeline.sources.tfrecord import SUFFIXES, largest_level, open_tfrecord
 from realness.data_pipeline.sources.zip import open_zip

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from cases import BY_NAME, ONE_CASE_EACH, anchor, logits, randn
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from realness import kernels
+from tests.helpers.kernel_cases import BY_NAME, ONE_CASE_EACH, anchor, logits, randn
 
 INF, NAN = float("inf"), float("nan")
 

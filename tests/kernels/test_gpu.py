@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from cases import BY_NAME, ONE_CASE_EACH, PHILOX_CASES, Case
-from launches import LAUNCHES, forward_backward, kernel_names, launched
 from torch import Tensor
 
 from realness import kernels
+from tests.helpers.kernel_cases import BY_NAME, ONE_CASE_EACH, PHILOX_CASES, Case
+from tests.helpers.kernel_launches import LAUNCHES, forward_backward, kernel_names, launched
 
 CASES = [*ONE_CASE_EACH.values(), *PHILOX_CASES]
 SLEEP_CYCLES = 50_000_000  # some 30 ms: longer than the host needs to queue a case

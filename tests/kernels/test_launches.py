@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import BY_NAME
-from launches import LAUNCHES, emulated, forward_backward
 
 from realness import kernels
 from realness.trainer.objectives.anchor_source import FixedAnchors
@@ -15,6 +13,8 @@ from realness.trainer.objectives.anchors import skewnorm_pair
 from realness.trainer.objectives.realness import RealnessObjective
 from realness.trainer.objectives.resampling import GaussianResampling, NoResampling
 from realness.trainer.randomness import Stream, batch_draws
+from tests.helpers.kernel_cases import BY_NAME
+from tests.helpers.kernel_launches import LAUNCHES, emulated, forward_backward
 
 BATCH, OUTCOMES = 4, 51
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import BY_NAME, CASES, Case, variants
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
+
+from tests.helpers.kernel_cases import BY_NAME, CASES, Case, variants
 
 
 def results(case: Case, impl: str, inputs: list[Tensor]) -> list[Tensor]:

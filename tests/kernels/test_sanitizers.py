@@ -15,6 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from realness.kernels import build, library
+from tests.helpers import ROOT
 
 pytestmark = pytest.mark.slow
 # Without optimisation it compiles twice as fast, and the emulator has little to compute.
@@ -183,7 +184,7 @@ MUTANTS = [
 
 
 def run_sanitized(library_path: Path, checks: list[str]) -> dict[str, str | None]:
-    """The outcome of every check, in order, from a process a core; see sanitized.py."""
+    """The outcome of every check, in order, from a process a core; see sanitized_kernels."""
     cores = len(os.sched_getaffinity(0))
     with ThreadPoolExecutor(cores) as pool:
         shares = [checks[i::cores] for i in range(cores)]
@@ -193,7 +194,7 @@ def run_sanitized(library_path: Path, checks: list[str]) -> dict[str, str | None
 
 
 def run_checks(library_path: Path, checks: list[str]) -> dict[str, str | None]:
-    """The outcomes from one process of sanitized.py."""
+    """The outcomes from one process of sanitized_kernels."""
     # libstdc++ as well: AddressSanitizer looks for its exceptions before torch has loaded it.
     preload = [
         subprocess.run(
@@ -205,7 +206,8 @@ def run_checks(library_path: Path, checks: list[str]) -> dict[str, str | None]:
         for name in ("libasan.so", "libstdc++.so.6")
     ]
     result = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("sanitized.py")), str(library_path), *checks],
+        [sys.executable, "-m", "tests.helpers.sanitized_kernels", str(library_path), *checks],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         env={

@@ -15,8 +15,8 @@ from realness.trainer.checkpoint.format import (
     file_entry,
     read_manifest,
 )
-from realness.trainer.distributed import gather, rank, together, world_size
-from realness.trainer.fragments import Fragment
+from realness.trainer.checkpoint.fragments import Fragment
+from realness.trainer.distributed.ranks import gather, rank, together, world_size
 
 
 def restore(root: Path, targets: list[Fragment], report: Callable[[str], None]) -> Position | None:

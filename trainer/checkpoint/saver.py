@@ -11,10 +11,10 @@ from threading import Thread
 import torch
 
 from realness.trainer.checkpoint.format import CheckpointError, Position
+from realness.trainer.checkpoint.fragments import Fragment
 from realness.trainer.checkpoint.retention import Retention
 from realness.trainer.checkpoint.writer import write
-from realness.trainer.distributed import background_group, gather
-from realness.trainer.fragments import Fragment
+from realness.trainer.distributed.ranks import background_group, gather
 
 CLOSE_SECONDS = 60
 

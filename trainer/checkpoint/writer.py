@@ -22,10 +22,10 @@ from realness.trainer.checkpoint.format import (
     sync,
     text_checksum,
 )
+from realness.trainer.checkpoint.fragments import Fragment
 from realness.trainer.checkpoint.retention import Retention, prune, remove
-from realness.trainer.distributed import Result, gather, rank, together, world_size
-from realness.trainer.fragments import Fragment
-from realness.trainer.weights import save_tensors
+from realness.trainer.distributed.ranks import Result, gather, rank, together, world_size
+from realness.trainer.storage.weights import save_tensors
 
 
 def write(

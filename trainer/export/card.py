@@ -10,7 +10,7 @@ from torch import nn
 
 from realness.trainer.export.folder import Exported
 from realness.trainer.metrics import Record
-from realness.trainer.reporting.files import write_text
+from realness.trainer.storage.files import write_text
 
 CARD_FILE = "README.md"
 NO_LICENCE = "not stated"

@@ -10,15 +10,15 @@ from torch import nn
 
 from realness import kernels
 from realness.trainer.config import ConfigError, TrainConfig
-from realness.trainer.run_folder import read_config, write_config
-from realness.trainer.trained import (
+from realness.trainer.inference.trained import (
     TrainedDiscriminator,
     TrainedGenerator,
     empty_discriminator,
     empty_generator,
     trained_generator,
 )
-from realness.trainer.weights import WeightsError, read_weights, write_weights
+from realness.trainer.storage.run_folder import read_config, write_config
+from realness.trainer.storage.weights import WeightsError, read_weights, write_weights
 
 FORMAT = "1"
 GENERATOR_FILE = "generator.safetensors"

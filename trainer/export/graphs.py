@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from realness.trainer.config import ConfigError
+from realness.trainer.inference.trained import TrainedDiscriminator, TrainedGenerator
 from realness.trainer.objectives import Objective
-from realness.trainer.trained import TrainedDiscriminator, TrainedGenerator
 
 FORMATS = ("onnx", "pt2")
 ONNX_OPSET = 18

@@ -28,7 +28,7 @@ from realness.trainer.metrics.kid import kernel_distance
 from realness.trainer.metrics.precision_recall import precision_recall
 from realness.trainer.metrics.reference import MeasureFailed, RealImages
 from realness.trainer.metrics.swd import PatchSet, SlicedWasserstein, sliced_wasserstein
-from realness.trainer.reporting.scores import (
+from realness.trainer.storage.scores import (
     METRICS_FILE,
     Record,
     Summary,

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from realness.trainer.config import ConfigError
-from realness.trainer.reporting.scores import METRICS_FILE, Record, read_records
-from realness.trainer.trained import choose_checkpoints, list_checkpoints
+from realness.trainer.inference.trained import choose_checkpoints, list_checkpoints
+from realness.trainer.storage.scores import METRICS_FILE, Record, read_records
 
 RANKING = ("fid", "kid", "swd", "is", "pr", "ppl")
 """Which metric decides where the user names none."""

@@ -10,7 +10,8 @@ from datetime import datetime, timezone
 import torch
 from torch import Tensor
 
-from realness.trainer.distributed import together, world_size
+from realness.trainer.distributed.ranks import together, world_size
+from realness.trainer.inference.trained import TrainedGenerator
 from realness.trainer.metrics.features import FeatureNetwork
 from realness.trainer.metrics.frechet import frechet_distance
 from realness.trainer.metrics.inception_score import NUM_SPLITS, inception_score
@@ -28,8 +29,7 @@ from realness.trainer.metrics.samples import Embedder, Embedding, RowBank, Wante
 from realness.trainer.metrics.swd import DEFAULT_NUM_IMAGES as MAX_PATCH_IMAGES
 from realness.trainer.metrics.swd import PatchSet, sliced_wasserstein
 from realness.trainer.randomness import Draws, Purpose, Stream
-from realness.trainer.reporting.scores import Record
-from realness.trainer.trained import TrainedGenerator
+from realness.trainer.storage.scores import Record
 
 METRICS = ("swd", "fid", "kid", "is", "pr", "ppl")
 

@@ -9,7 +9,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from realness.trainer.reporting.files import atomic_writer
+from realness.trainer.storage.files import atomic_writer
 
 DOWNLOAD_TIMEOUT_SECONDS = 30
 HEX_DIGITS = 64

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from realness.trainer.distributed import gather, rank, world_size
+from realness.trainer.distributed.ranks import gather, rank, world_size
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,14 @@ from torch import Tensor
 
 from realness.data_pipeline import DEFAULT_MAX_BAD_IMAGES, Catalog, ImageStream
 from realness.data_pipeline.stream import DecoderName
-from realness.trainer.distributed import gather, rank, together, world_size
+from realness.trainer.distributed.ranks import gather, rank, together, world_size
 from realness.trainer.metrics.features import FeatureNetwork
 from realness.trainer.metrics.frechet import GaussianMoments
 from realness.trainer.metrics.network_file import cache_folder
 from realness.trainer.metrics.samples import Embedder, Embedding, Wanted
 from realness.trainer.metrics.swd import PatchSet
 from realness.trainer.randomness import Stream
-from realness.trainer.reporting.files import atomic_writer
+from realness.trainer.storage.files import atomic_writer
 
 log = logging.getLogger("realness.metrics")
 

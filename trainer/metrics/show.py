@@ -13,8 +13,8 @@ from rich.progress import Progress as Bar
 from rich.table import Column, Table
 
 from realness.trainer.metrics.reference import Progress
-from realness.trainer.reporting.files import atomic_writer
-from realness.trainer.reporting.scores import Record, Summary, chart_of, curves, describe
+from realness.trainer.storage.files import atomic_writer
+from realness.trainer.storage.scores import Record, Summary, chart_of, curves, describe
 
 FIGURE_FILE = "metrics.png"
 SUMMARY_FILE = "metrics_summary.csv"

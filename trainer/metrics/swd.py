@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from realness.trainer.distributed import gather, rank, world_size
+from realness.trainer.distributed.ranks import gather, rank, world_size
 from realness.trainer.metrics.ranks import gather_rows
 from realness.trainer.randomness import Draws, Purpose, Stream
 

@@ -22,12 +22,6 @@ from realness.trainer.networks.dcgan import DCGANDiscriminator, DCGANGenerator
 from realness.trainer.networks.inputs import sampling_inputs, training_inputs
 from realness.trainer.networks.layer_norm import LayerNorm
 from realness.trainer.networks.layout import ImageNetwork, choose_layout
-from realness.trainer.networks.mlp import (
-    FarDiscriminator,
-    FarGenerator,
-    ToyDiscriminator,
-    ToyGenerator,
-)
 from realness.trainer.networks.posterior import BatchNormGenerator, PosteriorBatchNorm
 from realness.trainer.networks.recompute import recompute_blocks
 from realness.trainer.networks.resnet import ResNetDiscriminator, ResNetGenerator
@@ -39,6 +33,12 @@ from realness.trainer.networks.spectral_norm import (
 )
 from realness.trainer.networks.stylegan2_discriminator import StyleGAN2Discriminator
 from realness.trainer.networks.stylegan2_generator import StyleGAN2Generator
+from realness.trainer.toy.networks import (
+    FarDiscriminator,
+    FarGenerator,
+    ToyDiscriminator,
+    ToyGenerator,
+)
 
 __all__ = [
     "BatchNormGenerator",

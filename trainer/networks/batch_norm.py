@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from realness.trainer import distributed
+from realness.trainer.distributed import ranks as distributed
 from realness.trainer.networks.buffers import Float32Buffers
 
 

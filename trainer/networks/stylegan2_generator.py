@@ -190,7 +190,7 @@ class StyleGAN2Generator(CodedGenerator):
     [B, num_styles, w_dim] is added to the styles: what path lengths differentiate by.
 
     `path_length_mean` is the moving average a of path-length regularisation; see
-    `realness.trainer.path_length`.
+    `realness.trainer.updates.path_length`.
 
     Raises:
         ValueError: for inputs of other shapes.

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from realness.trainer import distributed
 from realness.trainer.config import AnchorConfig
+from realness.trainer.distributed import ranks as distributed
 from realness.trainer.objectives.anchors import (
     NUM_HISTOGRAM_SAMPLES,
     AnchorPair,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from realness import kernels
 from realness.kernels.checks import MAX_OUTCOMES
-from realness.trainer import distributed
+from realness.trainer.distributed import ranks as distributed
 from realness.trainer.randomness import Draws, Purpose
 
 

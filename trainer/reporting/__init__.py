@@ -4,13 +4,13 @@ Only rank 0 reports. Nothing here imports torch, TensorBoard or a plotting libra
 is imported, so that a command can rebuild a report on any machine at once.
 """
 
-from realness.trainer.reporting.comparison import write_comparison
-from realness.trainer.reporting.environment import describe_environment, write_environment
 from realness.trainer.reporting.grid import make_grid, write_grid
-from realness.trainer.reporting.html import write_report
+from realness.trainer.reporting.page.comparison import write_comparison
+from realness.trainer.reporting.page.html import write_report
+from realness.trainer.reporting.page.runs import Run, RunFolderError, load_run
 from realness.trainer.reporting.reporter import Reporter
-from realness.trainer.reporting.runs import Run, RunFolderError, load_run
 from realness.trainer.reporting.stats import StatsLog, read_stats
+from realness.trainer.storage.environment import describe_environment, write_environment
 
 __all__ = [
     "Reporter",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, PngImagePlugin
 
-from realness.trainer.reporting.files import atomic_writer
+from realness.trainer.storage.files import atomic_writer
 
 if TYPE_CHECKING:
     from torch import Tensor

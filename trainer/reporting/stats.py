@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from realness.trainer.reporting.files import atomic_writer
+from realness.trainer.storage.files import atomic_writer
 
 STATS_FILE = "stats.jsonl"
 METRIC_PREFIX = "metric_"

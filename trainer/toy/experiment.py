@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from realness.trainer.config import TrainConfig
-from realness.trainer.gan import Gan
-from realness.trainer.networks import mlp
+from realness.trainer.engines.plain_engine import PlainEngine
 from realness.trainer.objectives import build_objective
-from realness.trainer.plain_engine import PlainEngine
 from realness.trainer.randomness import Purpose, Stream
-from realness.trainer.step import Stats, train_d, train_g
+from realness.trainer.toy import networks as mlp
 from realness.trainer.toy.data import ToyData
 from realness.trainer.toy.names import Networks
+from realness.trainer.updates.gan import Gan
+from realness.trainer.updates.step import Stats, train_d, train_g
 
 _SAMPLES_AT_ONCE = 1000
 

@@ -8,10 +8,10 @@ from statistics import median
 
 from torch import Tensor
 
-from realness.trainer.step import Stats
 from realness.trainer.toy.data import ToyData
 from realness.trainer.toy.experiment import Experiment
 from realness.trainer.toy.measures import ModeMeasures, energy_distance, measure_modes
+from realness.trainer.updates.step import Stats
 
 NUM_SAMPLES = 10_000
 """Samples behind each measure (RealnessGAN, section 4.1)."""

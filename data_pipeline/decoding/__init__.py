@@ -1,0 +1,1 @@
+"""Encoded images to pixels: by threads (simplejpeg, Pillow) or by DALI."""

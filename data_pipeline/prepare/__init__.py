@@ -1,0 +1,1 @@
+"""Any image collection to validated, resized, packed shards."""

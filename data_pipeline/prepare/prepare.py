@@ -1,0 +1,212 @@
+"""Prepares a set for training: every image validated, converted and packed into tar shards."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from realness.data_pipeline.catalog import Catalog
+from realness.data_pipeline.check import check_shards
+from realness.data_pipeline.errors import BadImage, DataError
+from realness.data_pipeline.prepare.convert import Conversion, Crop, Format, Resize, convert
+from realness.data_pipeline.prepare.shard_writer import (
+    ShardWriter,
+    discard,
+    load_journals,
+    locked_workplace,
+    publish,
+)
+from realness.data_pipeline.sources import open_catalog
+from realness.data_pipeline.sources.prepared import RAW_LAYOUTS, is_packed, read_manifest
+
+DEFAULT_SHARD_MIB = 256
+MAX_PARTS = 512  # each keeps a file open while it is written
+
+
+@dataclass(frozen=True)
+class PrepareReport:
+    """What prepare did: images stored, files refused, images taken over from an earlier run."""
+
+    out: Path
+    num_images: int
+    num_rejected: int
+    num_resumed: int
+    was_complete: bool
+
+
+def prepare(
+    source: str | Path,
+    out: str | Path,
+    *,
+    resolution: int,
+    crop: Crop = "centre",
+    resize: Resize = "lanczos",
+    format: Format = "png",
+    quality: int = 95,
+    upscale: bool = False,
+    num_workers: int | None = None,
+    shard_mib: int = DEFAULT_SHARD_MIB,
+    parts: int = 1,
+    progress: Callable[[int, int, int], None] | None = None,
+) -> PrepareReport:
+    """Packs the images of a source into `out`: tar shards, index, manifest and rejects.csv.
+
+    The result depends on the source and the settings only, byte for byte, not on num_workers
+    (default: the cores this process may use). Interrupted, it leaves OUT.partial, and the same
+    call goes on from there. The images are dealt out to `parts` in turn, each of which has shards
+    of its own (see sources.packed). `progress` is called with (done, total, rejected) counts.
+
+    Raises ValueError for settings that make no sense, and DataError for a source that cannot be
+    opened, one without a usable image for every part or whose own parts are not all here, an `out`
+    that holds something else, and a full disk.
+    """
+    settings = Conversion(resolution, crop, resize, format, quality, upscale)
+    if num_workers is None:
+        num_workers = len(os.sched_getaffinity(0))
+    if num_workers < 1 or shard_mib < 1:
+        raise ValueError(f"num_workers={num_workers} and shard_mib={shard_mib} must be at least 1")
+    if not 1 <= parts <= MAX_PARTS:
+        raise ValueError(f"parts={parts} must be from 1 to {MAX_PARTS}")
+    out = Path(out).expanduser()
+    catalog = open_catalog(source)
+    try:
+        if catalog.num_parts > 1:
+            check_shards(catalog)
+        described = _describe(catalog, settings, shard_mib, parts)
+        if done := _already_there(out, described):
+            return done
+        with locked_workplace(out, described) as work:
+            return _pack(catalog, work, out, settings, described, num_workers, progress)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DataError(
+                f"the disk that holds {out} is full; free some space and run the same command "
+                "again, it goes on where it stopped"
+            ) from error
+        raise
+    finally:
+        catalog.close()
+
+
+def _describe(catalog: Catalog, settings: Conversion, shard_mib: int, parts: int) -> dict[str, Any]:
+    """All that the result depends on; part of the manifest."""
+    import PIL
+
+    return {
+        **asdict(settings),
+        "quality": settings.quality if settings.format == "jpeg" else None,
+        "lossless": settings.lossless,
+        "layout": RAW_LAYOUTS["HWC"] if settings.format == "raw" else None,
+        "shard_mib": shard_mib,
+        "num_parts": parts,
+        "source": Path(catalog.source).name,
+        "source_kind": catalog.kind,
+        "source_digest": catalog.digest,
+        "pillow": PIL.__version__,
+    }
+
+
+def _already_there(out: Path, described: dict[str, Any]) -> PrepareReport | None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    if not out.is_dir() or not is_packed(out):
+        raise DataError(f"{out} exists and is no prepared set; choose another name or remove it")
+    manifest = read_manifest(out)
+    changed = [
+        f"{key} is {manifest.get(key)!r} there, {value!r} here"
+        for key, value in described.items()
+        # Another Pillow or another order of raw values makes other bytes, not another set.
+        if key not in ("pillow", "layout") and manifest.get(key) != value
+    ]
+    if changed:
+        raise DataError(
+            f"{out} was prepared otherwise ({', '.join(changed)}); choose another name or remove it"
+        )
+    return PrepareReport(out, manifest["num_images"], manifest["num_rejected"], 0, True)
+
+
+def _pack(
+    catalog: Catalog,
+    work: Path,
+    out: Path,
+    settings: Conversion,
+    described: dict[str, Any],
+    num_workers: int,
+    progress: Callable[[int, int, int], None] | None,
+) -> PrepareReport:
+    journals = load_journals(work)
+    num_resumed = sum(len(journal.images) for journal in journals)
+    num_parts = described["num_parts"]
+    writer = ShardWriter(
+        work,
+        suffix=settings.format,
+        shard_bytes=described["shard_mib"] * 1024**2,
+        journals=journals,
+        num_parts=num_parts,
+    )
+    num_rejected = len(catalog.refused) + sum(len(journal.rejects) for journal in journals)
+    try:
+        for index, result in _convert_all(catalog, settings, writer.num_consumed, num_workers):
+            if isinstance(result, BadImage):
+                num_rejected += 1
+                writer.reject(catalog.name(index), str(result))
+            else:
+                label = catalog.label(index)
+                writer.add(result, catalog.name(index), -1 if label is None else label)
+            if progress is not None:
+                progress(index + 1, len(catalog), num_rejected)
+        writer.close()
+    except BaseException:
+        writer.abandon()
+        raise
+    num_images = sum(len(journal.images) for journal in writer.journals)
+    if num_images == 0:
+        name, reason = next(reject for journal in writer.journals for reject in journal.rejects)
+        discard(work)
+        raise DataError(
+            f"none of the {len(catalog)} images in {catalog.source} can be used, the first being "
+            f"{name}: {reason}"
+        )
+    if num_images < num_parts:
+        discard(work)
+        raise DataError(
+            f"the {num_images} usable images of {catalog.source} do not make {num_parts} parts; "
+            f"use --parts {num_images} or fewer"
+        )
+    publish(work, out, writer.journals, described, catalog.refused)
+    return PrepareReport(out, num_images, num_rejected, num_resumed, False)
+
+
+def _convert_all(
+    catalog: Catalog, settings: Conversion, first: int, num_workers: int
+) -> Iterator[tuple[int, bytes | BadImage]]:
+    """Every entry from `first` on, converted in parallel, in order, a few in memory at a time.
+
+    Threads, as Pillow releases the interpreter's lock while it decodes, resizes and encodes.
+    """
+
+    def work(index: int) -> bytes | BadImage:
+        try:
+            return convert(catalog.read(index), settings, catalog.raw)
+        except BadImage as error:
+            return error
+
+    pool = ThreadPoolExecutor(num_workers, thread_name_prefix="realness-prepare")
+    pending: deque[tuple[int, Future[bytes | BadImage]]] = deque()
+    try:
+        for index in range(first, len(catalog)):
+            pending.append((index, pool.submit(work, index)))
+            if len(pending) >= 4 * num_workers:
+                done, future = pending.popleft()
+                yield done, future.result()
+        while pending:
+            done, future = pending.popleft()
+            yield done, future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,48 @@
+"""Iterations with engines on the images of `plain_gan`, and what the ranks hold after them."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from realness.trainer.distributed.ranks import rank, world_size
+from realness.trainer.randomness import Stream
+from realness.trainer.updates.sharded_gan import ShardedGan
+from realness.trainer.updates.step import train_d, train_g
+from tests.helpers.plain_gan import State, images
+
+Stretches = list[tuple[str, int, np.ndarray]]
+"""Pieces of named flat arrays: name, offset, values."""
+
+
+def play(gan: ShardedGan, steps: range) -> list[tuple[float, float]]:
+    """Iterations on this rank's rows; the rank's losses."""
+    batch, losses = gan.config.batch_size, []
+
+    def share(stream: Stream, step: int, num_images: int) -> Tensor:
+        local = num_images // world_size()
+        return images(stream, step, batch)[rank() * local : (rank() + 1) * local]
+
+    for step in steps:
+        stats = train_d(gan, share(Stream.D_REAL, step, gan.config.num_real), step * batch)
+        needed = gan.objective.needs_real_in_g_step
+        compared = share(Stream.G_REAL, step, batch) if needed else None
+        stats |= train_g(gan, compared, step * batch)
+        gan.update_average((step + 1) * batch)
+        losses.append((stats["loss_d"].item(), stats["loss_g"].item()))
+    return losses
+
+
+def stretches(gan: ShardedGan) -> Stretches:
+    """All that this rank holds of weights, buffers, moments and the moving average."""
+    return [(item.name, item.offset, item.data.numpy().copy()) for item in gan.target_state()]
+
+
+def whole(answers: list[Stretches], like: State) -> State:
+    """What the ranks hold of the tensors in `like`, put together; NaN where no rank holds it."""
+    state = {name: np.full_like(value, np.nan) for name, value in like.items()}
+    for answer in answers:
+        for name, offset, values in answer:
+            if name in state:
+                state[name][offset : offset + len(values)] = values
+    return state

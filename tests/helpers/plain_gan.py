@@ -1,0 +1,116 @@
+"""A GAN in plain PyTorch, one process, updates written out: what the engines are held to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from realness.trainer.config import EngineConfig, PenaltyConfig, TrainConfig
+from realness.trainer.config.presets import realness_dcgan
+from realness.trainer.networks import update_spectral_norm
+from realness.trainer.randomness import Purpose, Stream, batch_draws
+from realness.trainer.updates.sharded_gan import build_networks
+
+State = dict[str, np.ndarray]
+"""Flat arrays under the names that checkpoints use."""
+
+
+def tiny(batch_size: int, *, generator: str = "dcgan", clip: float = 0.0) -> TrainConfig:
+    """RealnessGAN with R1 in every other step; "resnet" is a generator without batch norm."""
+    base = realness_dcgan(32)
+    return replace(
+        base,
+        batch_size=batch_size,
+        g=replace(base.g, generator=generator, g_width=4, z_dim=16, g_max_channels=4),
+        d=replace(base.d, d_width=4),
+        objective=replace(base.objective, num_outcomes=5),
+        # A large epsilon: Adam's division otherwise turns rounding of near-zero gradients into
+        # steps of full size, and no two summation orders agree.
+        optimizer=replace(base.optimizer, optimizer_eps=1e-3, clip_grad_norm=clip),
+        penalty=PenaltyConfig(r1_gamma=10.0, penalty_images=2 * batch_size),
+        engine=EngineConfig(device="cpu"),
+    )
+
+
+def images(stream: Stream, step: int, count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(100 * stream + step)
+    pixels = torch.randint(0, 256, (count, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    return pixels / 127.5 - 1
+
+
+class PlainGan:
+    """The networks of `config` with torch.optim, no engine, and separate passes of D."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.g, self.d, self.objective = build_networks(config)
+        self.adam_g, self.adam_d = self._adam(self.g), self._adam(self.d)
+
+    def _adam(self, module: nn.Module) -> torch.optim.Adam:
+        optimizer = self.config.optimizer
+        betas = (optimizer.beta1, optimizer.beta2)
+        return torch.optim.Adam(module.parameters(), 2e-4, betas, optimizer.optimizer_eps)
+
+    def _update(self, module: nn.Module, adam: torch.optim.Adam, loss: Tensor) -> None:
+        adam.zero_grad()
+        loss.backward()
+        if clip := self.config.optimizer.clip_grad_norm:
+            torch.nn.utils.clip_grad_norm_(module.parameters(), clip)
+        adam.step()
+
+    def play(self, steps: range) -> list[tuple[float, float]]:
+        """Iterations; the losses of D and G in each."""
+        return [self._iterate(step) for step in steps]
+
+    def _iterate(self, step: int) -> tuple[float, float]:
+        config, g, d, objective = self.config, self.g, self.d, self.objective
+        batch, penalty = config.batch_size, config.penalty
+        draws = {stream: batch_draws(config.seed, stream, step * batch, batch) for stream in Stream}
+        real = images(Stream.D_REAL, step, batch)
+        fake = g(draws[Stream.D_FAKE].normal(Purpose.LATENT, config.g.z_dim)).detach()
+        update_spectral_norm(d)
+        real.requires_grad_()
+        out_real = d(real)
+        loss_d = objective.d_loss(out_real, d(fake), draws[Stream.D_REAL], draws[Stream.D_FAKE])
+        r1 = 0.0
+        if step * batch % penalty.penalty_images == 0:
+            score = objective.score(out_real).sum()
+            (slope,) = torch.autograd.grad(score, real, create_graph=True)
+            r1 = slope.square().flatten(1).sum(1).mean()
+        weight = penalty.penalty_images / batch * penalty.r1_gamma / 2
+        self._update(d, self.adam_d, loss_d + weight * r1)
+        with torch.no_grad():
+            out_real = d(images(Stream.G_REAL, step, batch))
+        fake = g(draws[Stream.G_FAKE].normal(Purpose.LATENT, config.g.z_dim))
+        loss_g = objective.g_loss(d(fake), out_real, draws[Stream.G_FAKE], draws[Stream.G_REAL])
+        self._update(g, self.adam_g, loss_g)
+        return loss_d.item(), loss_g.item()
+
+    def state(self) -> State:
+        """Weights, buffers and Adam's moments: the latter tell about the gradients."""
+        state: dict[str, Tensor] = {}
+        for name, module, adam in (("G", self.g, self.adam_g), ("D", self.d, self.adam_d)):
+            state |= {f"{name}.model/{key}": value for key, value in module.state_dict().items()}
+            for key, weight in module.named_parameters():
+                for moment in ("exp_avg", "exp_avg_sq"):
+                    state[f"{name}.{moment}/{key}"] = adam.state[weight][moment]
+        return {key: value.detach().numpy().reshape(-1).copy() for key, value in state.items()}
+
+
+def largest_error(state: list[tuple[str, int, np.ndarray]], expected: State) -> tuple[float, str]:
+    """Of stretches (name, offset, values): the largest error relative to the whole tensor's norm.
+
+    Tensors that nothing is expected of are passed over.
+    """
+    worst: tuple[float, str] = (0.0, "")
+    for name, offset, values in state:
+        if name not in expected:
+            continue
+        whole = expected[name]
+        wanted = whole[offset : offset + len(values)]
+        error = np.linalg.norm(values - wanted) / (np.linalg.norm(whole) + 1e-12)
+        worst = max(worst, (float(error), name))
+    return worst

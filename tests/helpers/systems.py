@@ -1,0 +1,85 @@
+"""Every system of the papers, with networks and batches small enough for tests."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from realness.trainer.config import (
+    EngineConfig,
+    FakeAsRealConfig,
+    GeneratorConfig,
+    ObjectiveConfig,
+    PenaltyConfig,
+    TrainConfig,
+)
+from realness.trainer.config.presets import PRESETS
+
+BATCH = 8
+FAR = FakeAsRealConfig(far_fakes=4, far_candidates=16)
+
+
+def small(name: str) -> TrainConfig:
+    """The preset `name` with narrow networks and 8 images an iteration."""
+    config = PRESETS[name]()
+    far = FAR if config.far.far_fakes else config.far
+    return replace(
+        config,
+        batch_size=BATCH,
+        far=far,
+        g=replace(config.g, g_width=4, z_dim=16, g_max_channels=16),
+        d=replace(config.d, d_width=4, d_max_channels=16),
+        engine=EngineConfig(device="cpu"),
+    )
+
+
+def stylegan2(name: str) -> TrainConfig:
+    """A preset of StyleGAN2 at 32x32, narrow, with one layer from z to w."""
+    config = small(name)
+    return replace(
+        config,
+        data=replace(config.data, resolution=32),
+        g=replace(config.g, g_channel_base=256, w_dim=16, mapping_layers=1),
+        d=replace(config.d, d_channel_base=256, minibatch_group=4),
+        penalty=replace(config.penalty, penalty_images=2 * BATCH, path_length_images=2 * BATCH),
+    )
+
+
+def systems() -> dict[str, TrainConfig]:
+    """By name: the objectives of all papers, their penalties, and combinations of them."""
+    realness, far = small("cifar10-realness-dcgan"), small("cifar10-far-resnet")
+    zero_gp = small("cifar10-0gp-resnet")
+    presets = {
+        "realness": realness,
+        "realness-objective1": small("cifar10-realness1-dcgan"),
+        "realness-objective3": small("cifar10-realness3-dcgan"),
+        "standard": small("cifar10-standard-dcgan"),
+        "lsgan": small("cifar10-lsgan-dcgan"),
+        "hinge": small("cifar10-hinge-dcgan"),
+        "wgan-gp": small("cifar10-wgan-gp-dcgan"),
+        "0gp-sample": zero_gp,
+        "far": far,
+        "p2gan": small("cifar10-p2gan-dcgan"),
+        "p2gan-resnet": small("cifar10-p2gan-resnet"),
+        "relativistic-r1-r2": small("cifar10-relativistic-resnet"),
+        "lecture": small("fashion32-standard-dcgan"),
+        "stylegan2": stylegan2("ffhq256-stylegan2"),
+    }
+    between = PenaltyConfig(gp_weight=10.0, gp_target=0)
+    combinations = {
+        "realness-emd": replace(realness, objective=replace(realness.objective, divergence="emd")),
+        "realness-r1": replace(
+            realness, penalty=PenaltyConfig(r1_gamma=1.0, penalty_images=2 * BATCH)
+        ),
+        "realness-far": replace(
+            realness, far=FAR, g=GeneratorConfig(g_width=4, z_dim=16), penalty=far.penalty
+        ),
+        "0gp-interpolation": replace(zero_gp, penalty=between),
+        "layer-norm-wgan-gp": replace(
+            presets["wgan-gp"], d=replace(presets["wgan-gp"].d, d_norm="layer")
+        ),
+        "p2gan-stylegan2": replace(presets["stylegan2"], objective=presets["p2gan"].objective),
+        "saturating": replace(
+            presets["standard"], objective=ObjectiveConfig(objective="standard", saturating=True)
+        ),
+    }
+    return {**presets, **combinations}

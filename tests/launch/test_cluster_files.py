@@ -1,0 +1,88 @@
+"""The examples for clusters: their shell is clean, and signals and exit codes go through."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from realness.trainer.distributed.exit_codes import EXIT_STOPPED
+from tests.helpers import ROOT
+from tests.helpers.ranks import TIMEOUT_SECONDS
+
+SBATCH = ROOT / "launch" / "cluster" / "slurm.sbatch"
+KUBERNETES = ROOT / "launch" / "cluster" / "kubernetes.yaml"
+
+# Stands for the launcher: starts one rank, and ends with that rank's code.
+LAUNCHER = """#!{python}
+import subprocess, sys
+sys.exit(subprocess.run([sys.executable, {rank!r}, "--local_rank={tag}"]).returncode)
+"""
+RANK = """
+import signal, sys, time
+from pathlib import Path
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+Path({ready!r}).write_text("")
+time.sleep(60)
+"""
+
+
+def pod_script() -> str:
+    """The shell script inside the pod's container."""
+    lines = KUBERNETES.read_text().splitlines()
+    start = next(number for number, line in enumerate(lines) if line.strip() == "- |") + 1
+    indent = len(lines[start]) - len(lines[start].lstrip())
+    body = []
+    for line in lines[start:]:
+        if len(line) - len(line.lstrip()) < indent:
+            break
+        body.append(line)
+    return textwrap.dedent("\n".join(body)) + "\n"
+
+
+def test_shellcheck_finds_nothing(tmp_path: Path) -> None:
+    pod = tmp_path / "pod.sh"
+    pod.write_text("#!/usr/bin/env bash\n" + pod_script())
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    result = subprocess.run(
+        [str(shellcheck), str(SBATCH), str(pod)], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_sbatch_directives_are_whole() -> None:
+    """Slurm reads directives before the first command only, and one a line."""
+    lines = SBATCH.read_text().splitlines()
+    directives = [number for number, line in enumerate(lines) if line.startswith("#SBATCH ")]
+    first_command = next(
+        number for number, line in enumerate(lines) if line and not line.startswith("#")
+    )
+    assert directives
+    assert max(directives) < first_command
+
+
+@pytest.mark.skipif(shutil.which("pkill") is None, reason="the pod's script needs pkill")
+def test_a_pod_passes_sigterm_to_its_ranks_and_their_code_on(tmp_path: Path) -> None:
+    ready, rank = tmp_path / "ready", tmp_path / "rank.py"
+    rank.write_text(RANK.format(ready=str(ready)))
+    launcher = tmp_path / "deepspeed"
+    tag = f"pod-{os.getpid()}"  # no other test's ranks may get the signal
+    launcher.write_text(LAUNCHER.format(python=sys.executable, rank=str(rank), tag=tag))
+    launcher.chmod(0o755)
+    script = pod_script().replace("local_rank=", f"local_rank={tag}").replace("/tmp", str(tmp_path))
+    pod = subprocess.Popen(
+        ["bash", "-c", script],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "NODE_RANK": "0"},
+    )
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not ready.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    pod.terminate()
+    assert pod.wait(timeout=TIMEOUT_SECONDS) == EXIT_STOPPED

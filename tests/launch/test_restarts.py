@@ -1,0 +1,107 @@
+"""`--max-restarts`: a rank that fails is started again and goes on from the last checkpoint."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from realness.launch import restarts
+from realness.launch.restarts import supervise
+from realness.trainer.config import ConfigError
+from realness.trainer.distributed.exit_codes import EXIT_OK
+from tests.helpers.ranks import (
+    TIMEOUT_SECONDS,
+    finish,
+    start_training,
+    tiny_arguments,
+    write_images,
+)
+
+COUNT = """
+from pathlib import Path
+runs = Path({file!r})
+n = len(runs.read_text())
+runs.write_text("x" * (n + 1))
+"""
+
+
+def counting(tmp_path: Path, then: str) -> tuple[list[str], Path]:
+    """A command that counts its runs in a file and goes on with `then`, which knows the count n."""
+    file = tmp_path / "runs"
+    file.write_text("")
+    return [sys.executable, "-c", COUNT.format(file=str(file)) + then], file
+
+
+@pytest.fixture(autouse=True)
+def supervisor_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Makes it quick, and takes its signal handlers away again."""
+    monkeypatch.setattr(restarts, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(restarts, "LOOK_SECONDS", 0.05)
+    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    handlers = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, handlers, strict=True):
+        signal.signal(number, handler)
+
+
+def test_it_gives_up_after_the_failures_allowed(tmp_path: Path) -> None:
+    command, runs = counting(tmp_path, "exit(3)")
+    assert supervise(command, 2, tmp_path, silence_s=60) == 3
+    assert len(runs.read_text()) == 3
+
+
+def test_a_new_checkpoint_sets_the_count_back(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    pointer = tmp_path / "checkpoints" / "latest"
+    progress = f"if n < 4: Path({str(pointer)!r}).write_text(str(n))\nexit(3)"
+    command, runs = counting(tmp_path, progress)
+    assert supervise(command, 1, tmp_path, silence_s=60) == 3
+    # Four runs with progress, the last of them the first of two failures in a row.
+    assert len(runs.read_text()) == 5
+
+
+@pytest.mark.parametrize("code", [0, 2, 75])
+def test_what_a_repetition_would_not_change_is_not_repeated(tmp_path: Path, code: int) -> None:
+    command, runs = counting(tmp_path, f"exit({code})")
+    assert supervise(command, 5, tmp_path, silence_s=60) == code
+    assert len(runs.read_text()) == 1
+
+
+def test_a_process_without_a_sign_of_life_is_killed(tmp_path: Path) -> None:
+    beat = "import os, time; os.write(int(os.environ['REALNESS_SUPERVISOR_PIPE']), b'.')"
+    command, runs = counting(tmp_path, f"{beat}; time.sleep(60 if n == 0 else 0)")
+    assert supervise(command, 1, tmp_path, silence_s=1.0) == EXIT_OK
+    assert len(runs.read_text()) == 2
+
+
+def test_torchrun_restarts_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    with pytest.raises(ConfigError, match="torchrun"):
+        supervise(["true"], 1, tmp_path, silence_s=60)
+
+
+@pytest.mark.slow
+def test_a_killed_rank_is_started_again_and_the_run_completes(tmp_path: Path) -> None:
+    data, run_dir = write_images(tmp_path / "images"), tmp_path / "run"
+    intervals = ("--checkpoint-kimg", "0.08", "--total-kimg", "0.32")
+    arguments = tiny_arguments(data, run_dir, *intervals, "--max-restarts", "1")
+    ranks = start_training(arguments, 2)
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not (run_dir / "checkpoints" / "latest").is_file():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    (training,) = psutil.Process(ranks[1].pid).children()
+    training.kill()
+    codes, output = finish(ranks)
+    assert codes == [EXIT_OK, EXIT_OK], output
+    assert "restart 1 of 1" in output
+    assert "going on at" in output
+    records = [json.loads(line) for line in (run_dir / "stats.jsonl").read_text().splitlines()]
+    assert [record["images"] for record in records] == list(range(8, 321, 8))

@@ -1,0 +1,98 @@
+"""Every system trains on real faces and resumes bit for bit, through the training command."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from realness.launch import fetch_faces, prepare
+from realness.trainer.config import TrainConfig, flag
+from realness.trainer.config.presets import PRESETS
+from realness.trainer.distributed.exit_codes import EXIT_OK
+from tests.helpers.ranks import run_command
+from tests.helpers.systems import BATCH, systems
+
+pytestmark = pytest.mark.slow
+
+STEPS, HALF = 50, 25
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """400 photographs, 32x32."""
+    root = tmp_path_factory.mktemp("faces")
+    assert fetch_faces.main([str(root / "orl")]) == 0
+    packed = root / "packed"
+    assert prepare.main([str(root / "orl"), str(packed), "--resolution", "32"]) == 0
+    return packed
+
+
+def flags(config: Any) -> list[str]:
+    """The command line that gives `config`, whatever the preset."""
+    line: list[str] = []
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if is_dataclass(value):
+            line += flags(value)
+        elif isinstance(value, bool):
+            line.append(flag(item.name) if value else flag("no_" + item.name))
+        elif value not in ("", None) and item.name != "preset":
+            line += [flag(item.name), str(value)]
+    return line
+
+
+def command(config: TrainConfig, data: Path, run_dir: Path, steps: int) -> list[str]:
+    kimg = BATCH / 1000
+    return [
+        *flags(config),
+        *("--data", str(data), "--run-dir", str(run_dir), "--decode-threads", "1"),
+        *("--total-kimg", str(steps * kimg), "--log-kimg", str(kimg), "--num-samples", "4"),
+        *("--sample-kimg", "1", "--pretrain-kimg", str(HALF * kimg / 2)),
+    ]
+
+
+def records(run_dir: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run_dir / "stats.jsonl").read_text().splitlines()]
+
+
+def files(run_dir: Path) -> dict[str, Any]:
+    """Sizes and checksums of the newest checkpoint."""
+    name = (run_dir / "checkpoints" / "latest").read_text().strip()
+    return json.loads((run_dir / "checkpoints" / name / "checkpoint.json").read_text())["files"]
+
+
+@pytest.mark.parametrize("name", systems())
+def test_fifty_steps_and_a_resume(name: str, faces: Path, tmp_path: Path) -> None:
+    config = systems()[name]
+    straight, halved = tmp_path / "straight", tmp_path / "halved"
+    for run_dir, steps in ((straight, STEPS), (halved, HALF), (halved, STEPS)):
+        assert run_command(command(config, faces, run_dir, steps)) == EXIT_OK
+    history = records(straight)
+    assert len(history) == STEPS
+    losses = [record[key] for record in history for key in ("loss_d", "loss_g")]
+    assert all(math.isfinite(loss) for loss in losses)
+    last = history[-10:]
+    assert sum(r["score_real"] for r in last) > sum(r["score_fake"] for r in last)
+    assert files(halved) == files(straight)
+    resumed = records(halved)
+    for key in ("images", "loss_d", "loss_g"):
+        assert [r[key] for r in resumed] == [r[key] for r in history]
+
+
+def distinct_presets() -> list[str]:
+    """One preset for each pair of networks with each optimiser."""
+    kinds = {}
+    for name, build in PRESETS.items():
+        config = build()
+        kinds[config.data.resolution, config.g, config.d, config.optimizer] = name
+    return list(kinds.values())
+
+
+@pytest.mark.parametrize("name", distinct_presets())
+def test_presets_can_be_built(name: str) -> None:
+    assert run_command(["--preset", name, "--device", "cpu", "--dry-run"]) == EXIT_OK

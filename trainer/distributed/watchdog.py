@@ -1,0 +1,203 @@
+"""Each rank watches the others: a failed, hung or lost rank ends the run, named, within a bound.
+
+Every rank reports to the store of the process group that it is alive, and where its main thread is.
+Rank 0 reads all reports and the others the verdict alone, so the store's load grows with the number
+of ranks and no faster.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from datetime import timedelta
+from types import TracebackType
+
+import torch.distributed as dist
+
+from realness.data_pipeline import DataError
+from realness.trainer.config import ConfigError
+from realness.trainer.distributed.exit_codes import EXIT_FAILED, RunFailed
+from realness.trainer.distributed.heartbeats import MainThread, Report, Roster
+from realness.trainer.distributed.launcher import beat_for_supervisor
+from realness.trainer.distributed.ranks import gather, rank, world_size
+
+VERDICT = "verdict"
+# After a failure the ends of threads, streams and groups may themselves hang.
+CLEANUP_SECONDS = 5.0
+# What a collective says when it is another rank that ended.
+PEER_ERRORS = ("gloo", "nccl", "connection", "timed out")
+
+
+class Watch(AbstractContextManager["Watch"]):
+    """While entered, this rank reports to the others, and ends when one of them fails or hangs.
+
+    timeout_s: the process group's limit for one collective. A rank that is silent for half of it is
+    given up, and so is a run in which no main thread has moved for nine tenths of it.
+
+    An exception that leaves the block is announced to all ranks, which end within seconds: the rank
+    that failed first prints its traceback, and all raise RunFailed naming it. ConfigError and
+    RunFailed, which all ranks raise alike, pass; so does DataError, announced. In a single process
+    nothing is watched.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self._silence_s = timeout_s / 2
+        self._interval_s = min(2.0, timeout_s / 20)
+        self._roster = Roster(self._silence_s, 0.9 * timeout_s)
+        self._watched_thread = threading.get_ident()
+        self._main_thread = MainThread()
+        self._beats = itertools.count()
+        self._contact = time.monotonic()
+        self._over = threading.Event()
+        self._ending = threading.Lock()
+        self._store: dist.Store | None = None
+
+    def __enter__(self) -> Watch:
+        if world_size() == 1:
+            return self
+        self._store = _connect(timedelta(seconds=4 * self._silence_s))
+        self._report(self._store)
+        gather(None)  # from here on there is a report of every rank
+        for task in (self._exchange, self._guard):
+            threading.Thread(target=task, args=(self._store,), daemon=True).start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._store is None or isinstance(error, (ConfigError, RunFailed)):
+            self._over.set()
+        elif error is None:
+            gather(None)  # rank 0 must not take the store away under the others
+            self._over.set()
+        elif isinstance(error, Exception):
+            threading.Thread(target=self._end_cleanup, daemon=True).start()
+            self._announce(self._store, error)
+
+    def _announce(self, store: dist.Store, error: Exception) -> None:
+        """Tell the others, and raise RunFailed about whichever rank failed first."""
+        first = ""
+        if any(sign in str(error).lower() for sign in PEER_ERRORS):
+            first = self._wait_for_verdict(store)
+        own = f"rank {rank()} failed: {type(error).__name__}: {error}"
+        first = first or _settle(store, own)
+        if first != own:
+            _say(f"rank {rank()} ends: {first}")
+        elif not isinstance(error, DataError):
+            _say(f"rank {rank()} failed:\n{''.join(traceback.format_exception(error)).rstrip()}")
+        self._linger()
+        self._over.set()
+        if not isinstance(error, DataError):
+            raise RunFailed(first) from error
+
+    def _wait_for_verdict(self, store: dist.Store) -> str:
+        """What ended the collective that this rank was in, where that can be told."""
+        patience = (3 if rank() == 0 else 5) * self._interval_s
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            try:
+                if store.check([VERDICT]):
+                    return store.get(VERDICT).decode()
+            except RuntimeError:
+                return f"rank 0 at {_host()} has ended"
+            time.sleep(self._interval_s / 4)
+        lost = self._roster.silent(time.monotonic(), 2 * self._interval_s) if rank() == 0 else ""
+        return _settle(store, lost) if lost else ""
+
+    def _exchange(self, store: dist.Store) -> None:
+        """Report and read the verdict; blocks for as long as the store's host does not answer."""
+        while not self._over.wait(self._interval_s):
+            try:
+                self._report(store)
+                beat_for_supervisor()
+                if rank() == 0:
+                    self._judge(store)
+                verdict = store.get(VERDICT).decode() if store.check([VERDICT]) else ""
+            except RuntimeError:
+                if not self._over.wait(CLEANUP_SECONDS):
+                    self._end(f"rank 0 at {_host()} has ended")
+                return
+            self._contact = time.monotonic()
+            if verdict and not self._over.wait(CLEANUP_SECONDS):
+                self._end(verdict)
+
+    def _guard(self, store: dist.Store) -> None:
+        """End this rank when the store does not answer any more."""
+        looked = time.monotonic()
+        while not self._over.wait(self._interval_s):
+            now = time.monotonic()
+            if now - looked > self._silence_s / 2:
+                # It was this process that stood still (a suspended job): nobody is to blame.
+                self._contact = now
+                self._roster.forgive(now)
+            looked, silent_s = now, now - self._contact
+            if silent_s > self._silence_s:
+                self._end(
+                    f"rank 0 at {_host()} has not answered for {silent_s:.0f} s: its process is "
+                    "stopped or lost, or the network is down"
+                )
+
+    def _report(self, store: dist.Store) -> None:
+        frame = sys._current_frames()[self._watched_thread]
+        place, still_s = self._main_thread.see(frame, time.monotonic())
+        report = Report(next(self._beats), place, still_s)
+        store.set(_key(rank()), json.dumps(asdict(report)))
+
+    def _judge(self, store: dist.Store) -> None:
+        texts = store.multi_get([_key(number) for number in range(world_size())])
+        self._roster.take([Report(**json.loads(text)) for text in texts], time.monotonic())
+        if problem := self._roster.judge(time.monotonic()):
+            _settle(store, problem)
+
+    def _end(self, why: str) -> None:
+        """End the process: its main thread sits in a collective that nothing will complete."""
+        with self._ending:  # for good: one of the threads speaks
+            _say(f"rank {rank()} ends: {why}")
+            self._linger()
+            os._exit(EXIT_FAILED)
+
+    def _linger(self) -> None:
+        """Give the others the time to read the verdict where the store ends with this process."""
+        if rank() == 0:
+            time.sleep(2 * self._interval_s)
+
+    def _end_cleanup(self) -> None:
+        time.sleep(CLEANUP_SECONDS + 6 * self._interval_s)
+        os._exit(EXIT_FAILED)
+
+
+def _connect(timeout: timedelta) -> dist.Store:
+    """A connection of our own to the group's store: requests of one connection wait in line."""
+    store = dist.TCPStore(
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=timeout
+    )
+    # torchrun keeps its store when it starts the ranks again.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return dist.PrefixStore(f"realness/{attempt}", store)
+
+
+def _settle(store: dist.Store, problem: str) -> str:
+    """Make `problem` the verdict unless there is one; returns the verdict that holds."""
+    return store.compare_set(VERDICT, "", problem).decode()
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _key(number: int) -> str:
+    return f"rank/{number}"
+
+
+def _host() -> str:
+    return os.environ["MASTER_ADDR"]

@@ -1,0 +1,1 @@
+"""A network with its optimiser: the `Player` protocol, DeepSpeed's engine and a plain one."""

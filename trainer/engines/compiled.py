@@ -1,0 +1,73 @@
+"""torch.compile around a network, for outputs that are differentiated once at most.
+
+What a compiled function returns cannot be differentiated twice, so penalties run the network
+itself. A graph is compiled for each kind of pass that an update makes: with and without gradients,
+with frozen weights, and for each shape of the batch. All of them come in the first iteration, or
+once more where a schedule begins (P2GAN's codes).
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+import torch._dynamo
+import torch._inductor.config
+from torch import Tensor, nn
+
+from realness.trainer.distributed.ranks import gather, rank, world_size
+
+BACKEND = "inductor"
+MAX_GRAPHS = 32
+"""Of one network. torch would go back to eager, with a warning, at its own limit of 8; P2GAN in
+several passes has more kinds of pass than that."""
+
+OLDEST_FOR_STATISTICS = (2, 13)
+"""torch 2.11 compiles batch statistics over ranks into other gradients (losses off by 5e-5 after an
+update, on 2 ranks); 2.13 does not. 2.12 was not tried."""
+
+log = logging.getLogger("realness.trainer")
+
+
+class Compiled(nn.Module):
+    """`module`, compiled: the same weights under the same call. State is taken from `module`."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        torch._dynamo.config.recompile_limit = MAX_GRAPHS
+        self._compiled = torch.compile(module.forward, dynamic=False, backend=BACKEND)
+
+    def forward(self, *inputs: Any) -> Tensor:
+        return self._compiled(*inputs)
+
+
+def can_compile(device: torch.device, *, has_statistics: bool) -> bool:
+    """Whether torch.compile works on every rank; collective. If not, the log says why.
+
+    Tried on an addition, which takes the C++ compiler on the CPU and Triton on CUDA.
+    has_statistics: whether a network takes statistics over the batch of all ranks.
+    """
+    problem = ""
+    if has_statistics and world_size() > 1 and torch_release() < OLDEST_FOR_STATISTICS:
+        problem = f"torch {torch.__version__} compiles batch statistics over ranks wrongly"
+    try:
+        # What an earlier run has compiled shows nothing.
+        with torch._inductor.config.patch(fx_graph_cache=False):
+            torch.compile(_add_one, dynamic=False, backend=BACKEND)(torch.ones(8, device=device))
+    except Exception as error:  # of many kinds, by what is missing
+        problem = problem or str(error).strip().partition("\n")[0]
+    problems = [found for found in gather(problem) if found]
+    if problems and rank() == 0:
+        log.warning("the networks run uncompiled, although --compile: %s", problems[0])
+    return not problems
+
+
+def torch_release() -> tuple[int, ...]:
+    """Major and minor number of torch's version."""
+    return tuple(int(part) for part in torch.__version__.split(".")[:2])
+
+
+def _add_one(x: Tensor) -> Tensor:
+    return x + 1

@@ -1,0 +1,224 @@
+"""DeepSpeed around one network: the only module that imports deepspeed.
+
+A GAN has two engines. What makes that work (each point measured against plain PyTorch):
+R1's forward runs through `module`, beside the engine's; D is frozen in G's step, or its gradients
+would leak into D's next step; at ZeRO 3 the weights stay gathered from a forward pass that is to be
+differentiated twice to the end of its backward pass.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from realness.trainer.checkpoint.fragments import Fragment, replicated, share_of
+from realness.trainer.config import OptimizerConfig
+from realness.trainer.distributed.ranks import rank, world_size
+from realness.trainer.engines.compiled import Compiled
+from realness.trainer.engines.deepspeed_state import (
+    EngineState,
+    Replicated,
+    ShardedMoments,
+    ShardedWeights,
+)
+from realness.trainer.engines.optimizers import (
+    MOMENTS,
+    SkipCount,
+    allocate_state,
+    build_optimizer,
+    clip_before_steps,
+)
+
+# Stands among the modules that use a weight, so that DeepSpeed's hooks do not release it.
+HELD = "held"
+
+
+@functools.cache
+def _deepspeed() -> Any:
+    """The deepspeed package, joined to the process group that is already there."""
+    os.environ["DS_ACCELERATOR"] = "cuda" if "nccl" in str(dist.get_backend_config()) else "cpu"
+    os.environ.setdefault("LOCAL_RANK", "0")
+    # DeepSpeed 0.19 still calls collectives by names that torch 2.13 deprecates.
+    warnings.filterwarnings("ignore", ".*(all_gather_into|reduce_scatter)_tensor.*", FutureWarning)
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # With a compiler at hand DeepSpeed builds a shared-memory all-reduce for CPUs, and every
+    # process leaves 66 MiB in /dev/shm behind for good. Gloo does the same work and cleans up.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # ZeRO 3 compares its record of the layers' order between ranks, on the host, whenever it
+    # changes: in a GAN several times an update. All ranks run the same program.
+    from deepspeed.runtime.zero import partitioned_param_coordinator
+
+    partitioned_param_coordinator.assert_ints_same_as_other_ranks = lambda _: None
+    deepspeed.init_distributed(verbose=False)
+    return deepspeed
+
+
+class Engine:
+    """A `Player`: a network, its optimiser and the DeepSpeed engine around both.
+
+    `module` is the network itself; calling the engine runs it through DeepSpeed, compiled if so
+    configured.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        module: nn.Module,
+        *,
+        device: torch.device,
+        lr: float,
+        optimizer: OptimizerConfig,
+        bf16: bool,
+        compiled: bool = False,
+        capturable: bool = False,
+        config: dict[str, Any],
+    ) -> None:
+        """capturable: whether updates can be captured in CUDA graphs."""
+        module.to(device)
+        if bf16:
+            # Inside the module, because DeepSpeed switches off an autocast that surrounds it.
+            module.forward = torch.autocast(device.type, dtype=torch.bfloat16)(module.forward)
+        rate = torch.tensor(lr, device=device) if capturable else lr
+        self._optimizer = build_optimizer(optimizer, module.parameters(), rate)
+        self._moments = MOMENTS[optimizer.optimizer]
+        self.name = name
+        self.module = module
+        self._network = Compiled(module) if compiled else module
+        self.base_lr = self.lr = lr
+        self.num_weights = sum(weight.numel() for weight in module.parameters())
+        self._engine, *_ = _deepspeed().initialize(
+            model=self._network,
+            optimizer=self._optimizer,
+            model_parameters=list(module.parameters()),
+            config=config,
+        )
+        self._state = self._find_state()
+        optimized = self._state.optimized()
+        allocate_state(self._optimizer, optimized, self._moments)
+        self.skips = SkipCount(self._optimizer, device, optimized[0].device)
+        if optimizer.clip_grad_norm:
+            sharded = not self._state.moments_are_whole
+            clip_before_steps(self._optimizer, optimizer.clip_grad_norm, sharded=sharded)
+
+    def __call__(self, *inputs: Any) -> Tensor:
+        return self._engine(*inputs)
+
+    def first_order(self, *inputs: Any) -> Tensor:
+        """The network beside DeepSpeed, for outputs differentiated once at most."""
+        return self._network(*inputs)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add gradients; after the last pass of an update DeepSpeed has reduced them over ranks."""
+        self._engine.backward(loss)
+        if not self._engine.is_gradient_accumulation_boundary():
+            # Counts the pass: the update waits for the last one.
+            self._engine.step()
+
+    def step(self, loss: Tensor) -> None:
+        """Update the weights, unless `loss` is not finite on some rank; clear the gradients."""
+        self.skips.mark(loss)
+        self._engine.step()
+
+    @contextlib.contextmanager
+    def gathered(self) -> Iterator[None]:
+        """The weights whole on every rank, whoever uses them; collective.
+
+        Only ZeRO 3 has anything to do. Do not nest.
+        """
+        weights: list[Any] = list(self.module.parameters()) if self._stage == 3 else []
+        if not weights:
+            yield
+            return
+        # What DeepSpeed has fetched ahead may not have arrived.
+        self._engine.optimizer.empty_partition_cache()
+        weights[0].all_gather(param_list=weights)
+        for weight in weights:
+            weight.ds_active_sub_modules.add(HELD)
+        try:
+            yield
+        finally:
+            self._engine.optimizer.empty_partition_cache()
+
+    def set_lr_factor(self, factor: float) -> None:
+        """Set the learning rate to `factor` times its base value."""
+        self.lr = self.base_lr * factor
+        for group in self._optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(self.lr)
+            else:
+                group["lr"] = self.lr
+
+    def num_updates(self) -> int:
+        """Updates the optimiser has made."""
+        return int(next(iter(self._optimizer.state.values()))["step"])
+
+    def owned_state(self) -> list[Fragment]:
+        """The share of weights, buffers and moments that this rank writes into a checkpoint."""
+        state = self._state
+        weights, moments = self._weight_fragments(), self._moment_fragments()
+        return [
+            *_shares(self._buffer_fragments()),
+            *(_shares(weights) if state.weights_are_whole else weights),
+            *(_shares(moments) if state.moments_are_whole else moments),
+        ]
+
+    def target_state(self) -> list[Fragment]:
+        """Everything this rank holds, as views to be filled from a checkpoint."""
+        return self._buffer_fragments() + self._weight_fragments() + self._moment_fragments()
+
+    def finish_loading(self, num_updates: int) -> None:
+        """Take over filled `target_state` views and the optimiser's count of updates."""
+        self.skips.reset()
+        for state in self._optimizer.state.values():
+            state["step"].fill_(num_updates)
+        self._state.finish_loading()
+
+    def close(self) -> None:
+        """Release DeepSpeed's hooks and buffers."""
+        self._engine.destroy()
+
+    @property
+    def _stage(self) -> int:
+        return int(self._engine.zero_optimization_stage())
+
+    def _find_state(self) -> EngineState:
+        if self._stage == 0:
+            return Replicated(self.module, self._optimizer.state)
+        if self._stage == 3:
+            return ShardedWeights(self.module, self._optimizer.state, self._engine.optimizer)
+        pieces = [piece for group in self._optimizer.param_groups for piece in group["params"]]
+        return ShardedMoments(self.module, self._optimizer.state, pieces)
+
+    def _buffer_fragments(self) -> list[Fragment]:
+        weights = {name for name, _ in self.module.named_parameters()}
+        state = self.module.state_dict()
+        return replicated(self._model, {name: state[name] for name in state if name not in weights})
+
+    def _weight_fragments(self) -> list[Fragment]:
+        return [item.within(self._model) for item in self._state.weights()]
+
+    def _moment_fragments(self) -> list[Fragment]:
+        return [
+            item.within(f"{self.name}.{key}")
+            for key in self._moments
+            for item in self._state.moments(key)
+        ]
+
+    @property
+    def _model(self) -> str:
+        return f"{self.name}.model"
+
+
+def _shares(fragments: list[Fragment]) -> list[Fragment]:
+    return [share_of(item, rank(), world_size()) for item in fragments]

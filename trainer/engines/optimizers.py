@@ -1,0 +1,153 @@
+"""The papers' optimisers, their state, and updates left out because a loss is not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from realness.trainer.config import OptimizerConfig
+from realness.trainer.distributed.ranks import world_size
+
+# Names of the tensors, of the weight's shape, in the optimiser's state.
+MOMENTS = {"adam": ("exp_avg", "exp_avg_sq"), "rmsprop": ("square_avg",)}
+
+
+def build_optimizer(
+    config: OptimizerConfig, weights: Iterable[nn.Parameter], lr: float | Tensor
+) -> torch.optim.Optimizer:
+    """The optimiser that `config` names, with learning rate `lr`.
+
+    Its attribute `found_inf`, a scalar tensor, makes `step` leave everything as it is where it is
+    1, without anybody waiting for the device. A step can be captured in a CUDA graph if `lr` is a
+    tensor there, whose value may then change between replays.
+    """
+    eps = config.optimizer_eps
+    if config.optimizer == "rmsprop":
+        return SkippingRMSprop(weights, lr=lr, alpha=config.rmsprop_alpha, eps=eps)
+    betas, capturable = (config.beta1, config.beta2), isinstance(lr, Tensor)
+    # Fused, because that is the implementation which knows `found_inf`.
+    return torch.optim.Adam(weights, lr=lr, betas=betas, eps=eps, fused=True, capturable=capturable)
+
+
+def lazily_corrected(
+    config: OptimizerConfig, lr: float, num_updates: float
+) -> tuple[OptimizerConfig, float]:
+    """The optimiser of a network whose penalty is due in one of `num_updates` k updates.
+
+    lr' = c lr and beta' = beta^c with c = k / (k + 1), where `lazy_correction` asks for it (Karras
+    et al., "Analyzing and Improving the Image Quality of StyleGAN", CVPR 2020, appendix B).
+    """
+    if not config.lazy_correction or num_updates <= 1:
+        return config, lr
+    c = num_updates / (num_updates + 1)
+    return replace(config, beta1=config.beta1**c, beta2=config.beta2**c), lr * c
+
+
+class SkippingRMSprop(torch.optim.RMSprop):
+    """RMSProp that leaves weights and averages as they are where `found_inf` is 1.
+
+    PyTorch's has no such thing, and cannot be captured in a CUDA graph with a rate that changes.
+    """
+
+    found_inf: Tensor | None = None
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """v = alpha v + (1 - alpha) g^2, w = w - lr g / (sqrt(v) + eps), as PyTorch's has it."""
+        for group in self.param_groups:
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            if not weights:
+                continue
+            new = [weight for weight in weights if not self.state[weight]]
+            allocate_state(self, new, MOMENTS["rmsprop"])
+            states = [self.state[weight] for weight in weights]
+            steps = [state["step"] for state in states]
+            averages = [state["square_avg"] for state in states]
+            gradients, alpha = [weight.grad for weight in weights], group["alpha"]
+            decay: float | Tensor = alpha
+            torch._foreach_add_(steps, 1)
+            if self.found_inf is not None:
+                torch._foreach_sub_(steps, [self.found_inf] * len(steps))
+                # 0 * NaN is NaN: bad gradients must go, not only count for nothing.
+                bad = self.found_inf.bool()
+                gradients = [gradient.masked_fill(bad, 0.0) for gradient in gradients]
+                decay = alpha + (1 - alpha) * self.found_inf
+            torch._foreach_mul_(averages, decay)
+            torch._foreach_addcmul_(averages, gradients, gradients, value=1 - alpha)
+            scales = torch._foreach_sqrt(averages)
+            torch._foreach_add_(scales, group["eps"])
+            changes = torch._foreach_mul(gradients, group["lr"])
+            torch._foreach_div_(changes, scales)
+            torch._foreach_sub_(weights, changes)
+        return None
+
+
+def clip_before_steps(optimizer: torch.optim.Optimizer, max_norm: float, *, sharded: bool) -> None:
+    """From now on scale gradients down to the norm `max_norm` over all weights, in every step.
+
+    sharded: whether each rank's optimiser has its own part of the gradients; a step is collective
+    then. It is DeepSpeed's and PyTorch's clipping, but nobody waits for the norm.
+    """
+
+    def clip(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        squared_norm = torch.stack(torch._foreach_norm(gradients)).square().sum()
+        if sharded and world_size() > 1:
+            dist.all_reduce(squared_norm)
+        scale = (max_norm / (squared_norm.sqrt() + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_(gradients, scale)
+
+    optimizer.register_step_pre_hook(clip)
+
+
+class SkipCount:
+    """Marks updates of an optimiser that are to be left out, and counts them, on the device.
+
+    optimizer_device: where the optimiser works, which may be the host.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        device: torch.device,
+        optimizer_device: torch.device,
+    ) -> None:
+        self._optimizer = cast(Any, optimizer)
+        self._optimizer_device = optimizer_device
+        self._counts = torch.zeros(2, device=device)
+
+    def mark(self, loss: Tensor) -> None:
+        """Leave the next update out if `loss` is not finite on any rank; collective."""
+        bad = (~loss.detach().isfinite()).float()
+        if world_size() > 1:
+            dist.all_reduce(bad, dist.ReduceOp.MAX)
+        self._optimizer.found_inf = bad.to(self._optimizer_device)
+        total, in_a_row = self._counts
+        # In place, so that a captured update counts where an eager one does.
+        self._counts.copy_(torch.stack([total + bad, (in_a_row + 1) * bad]))
+
+    def read(self) -> tuple[int, int]:
+        """Updates left out so far, and how many in a row up to now; waits for the device."""
+        total, in_a_row = self._counts.tolist()
+        return int(total), int(in_a_row)
+
+    def reset(self) -> None:
+        """Count from 0 again."""
+        self._counts.zero_()
+
+
+def allocate_state(
+    optimizer: torch.optim.Optimizer, weights: Iterable[Tensor], moments: tuple[str, ...]
+) -> None:
+    """Make the state of `weights`: memory is known from the start, and loading has a target."""
+    for weight in weights:
+        state = optimizer.state[weight]
+        state["step"] = torch.zeros((), dtype=torch.float32, device=weight.device)
+        for key in moments:
+            state[key] = torch.zeros_like(weight, requires_grad=False)

@@ -1,0 +1,1 @@
+"""Trained networks out of a checkpoint, without engines, optimisers or DeepSpeed."""

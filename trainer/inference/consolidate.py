@@ -1,0 +1,67 @@
+"""A sharded checkpoint as one file a network."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+
+from realness.trainer import checkpoint
+from realness.trainer.checkpoint.fragments import replicated
+from realness.trainer.config import ConfigError
+from realness.trainer.export.folder import portable_config
+from realness.trainer.storage.run_folder import read_config, write_config
+from realness.trainer.storage.weights import write_weights
+from realness.trainer.updates.sharded_gan import build_networks
+
+CONFIG_FILE = "config.json"
+NETWORK_FILES = {"G": "G.safetensors", "EMA": "G-ema.safetensors", "D": "D.safetensors"}
+"""File of each network by its name in a checkpoint."""
+
+
+def consolidate(run: Path, folder: Path, out: Path, *, overwrite: bool = False) -> list[Path]:
+    """Write the networks of the checkpoint `folder` of `run` into `out`; returns the files.
+
+    The checkpoint is verified first. Holds one network in memory at a time. Each file's header says
+    how many images the network has seen; config.json, written last, is the run's configuration
+    without its paths.
+
+    Raises:
+        ConfigError: for a run without a readable config.json, or files that are there already
+            (unless `overwrite`).
+        CheckpointError: for a damaged checkpoint, or one of another architecture.
+        OSError: where `out` takes no more; what was there is as it was.
+    """
+    config = read_config(run)
+    files = [out / name for name in (*NETWORK_FILES.values(), CONFIG_FILE)]
+    existing = [path.name for path in files if path.exists()]
+    if existing and not overwrite:
+        raise ConfigError(
+            f"{out} holds {', '.join(existing)} already; name another folder, or use --force"
+        )
+    manifest, position = checkpoint.read_manifest(folder), checkpoint.load(folder, [])
+    with torch.device("meta"):
+        generator, discriminator, _ = build_networks(config)
+    modules = {"G": generator, "EMA": generator, "D": discriminator}
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".staging-", dir=out) as made:
+        for network, name in NETWORK_FILES.items():
+            tensors = {
+                key: torch.empty_like(value, device="cpu")
+                for key, value in modules[network].state_dict().items()
+            }
+            checkpoint.read_tensors(folder, manifest, replicated(f"{network}.model", tensors))
+            about = {
+                "network": Path(name).stem,
+                "images_seen": str(position.images),
+                "data_digest": position.data_digest,
+            }
+            write_weights(Path(made) / name, tensors, about)
+        write_config(Path(made), portable_config(config))
+        # A kill between these leaves no config.json, and so nothing that looks whole.
+        (out / CONFIG_FILE).unlink(missing_ok=True)
+        for path in files:
+            os.replace(Path(made) / path.name, path)
+    return files

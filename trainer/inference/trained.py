@@ -1,0 +1,203 @@
+"""What a run has trained, for use: no engines, no optimisers, no DeepSpeed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from realness import kernels
+from realness.trainer import checkpoint
+from realness.trainer.checkpoint.format import read_latest
+from realness.trainer.checkpoint.fragments import replicated
+from realness.trainer.config import ConfigError, TrainConfig
+from realness.trainer.networks import (
+    StyleGAN2Generator,
+    build_discriminator,
+    build_generator,
+    sampling_inputs,
+)
+from realness.trainer.networks.stylegan2_generator import CENTRE_SAMPLES
+from realness.trainer.objectives import CodeObjective, Objective, build_objective
+from realness.trainer.randomness import Draws, Purpose, Stream
+from realness.trainer.storage.run_folder import read_config
+
+
+@dataclass(frozen=True)
+class TrainedGenerator:
+    """A generator in evaluation mode; `images_seen` and `data_digest` are the checkpoint's.
+
+    `code_factors` are mean and deviation [code_dim] of the codes to sample with (P2GAN only).
+    Styles are drawn towards `centre` [w_dim], the centre of W, where `truncation` is below 1.
+    """
+
+    config: TrainConfig
+    module: nn.Module
+    device: torch.device
+    images_seen: int
+    data_digest: str
+    code_factors: tuple[Tensor, Tensor] | None = None
+    centre: Tensor | None = None
+    truncation: float = 1.0
+
+    @property
+    def iteration(self) -> int:
+        """Iterations trained for, which papers count in."""
+        return self.images_seen // self.config.batch_size
+
+    def latents(self, index: Tensor, seed: int, stream: Stream = Stream.EVALUATED) -> Tensor:
+        """The latents z [B, z_dim] of samples number `index`, int64 [B], of a seed's sequence."""
+        draws = Draws(seed, stream, index.to(self.device))
+        return draws.normal(Purpose.LATENT, self.config.g.z_dim)
+
+    def inputs(self, index: Tensor, seed: int) -> dict[str, Tensor]:
+        """What the generator takes beside latents, by name: noise and a posterior code, if any."""
+        draws = Draws(seed, Stream.EVALUATED, index.to(self.device))
+        inputs = sampling_inputs(self.module, draws)
+        if self.code_factors is not None:
+            mean, std = self.code_factors
+            inputs["code"] = mean + std * draws.normal(Purpose.CODE, len(mean))
+        return inputs
+
+    @torch.no_grad()
+    def render(self, z: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+        """Images float32 [B, 3, R, R] in [-1, 1] of latents and `inputs`."""
+        if self.centre is None:
+            return self.module(z, **inputs)
+        return self.module(z, **inputs, centre=self.centre, truncation=self.truncation)
+
+    def images(self, z: Tensor, index: Tensor, seed: int) -> Tensor:
+        """`render` of latents [B, z_dim] with the other inputs of samples number `index`."""
+        return self.render(z, self.inputs(index, seed))
+
+    def sample(self, index: Tensor, seed: int) -> Tensor:
+        """Images uint8 [B, 3, R, R] of samples number `index`: the same for any batching."""
+        return to_uint8(self.images(self.latents(index, seed), index, seed))
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Images in [-1, 1] to the nearest of 256 grey levels, as files have them."""
+    return (images * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def list_checkpoints(run: Path) -> list[Path]:
+    """The checkpoints of a run folder, oldest first."""
+    found = [path for path in (run / "checkpoints").glob("[0-9]*") if path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name))
+
+
+def choose_checkpoints(run: Path, which: str) -> list[Path]:
+    """The checkpoints meant by `latest`, `all`, or a number of images seen.
+
+    Raises:
+        ConfigError: where there is none, or not that one.
+    """
+    found = list_checkpoints(run)
+    if not found:
+        raise ConfigError(f"{run} holds no checkpoint; train the run first, or name another folder")
+    if which == "all":
+        return found
+    if which == "latest":
+        named = read_latest(run / "checkpoints")
+        return [path for path in found if path.name == named] or found[-1:]
+    wanted = [path for path in found if which.isdigit() and int(path.name) == int(which)]
+    if not wanted:
+        raise ConfigError(
+            f"--checkpoint={which} is none of {run}'s; use latest, all, or the images seen by "
+            f"one of them: {', '.join(str(int(path.name)) for path in found)}"
+        )
+    return wanted
+
+
+def load_generator(
+    run: Path, folder: Path, device: torch.device, *, impl: kernels.Impl | None = None
+) -> TrainedGenerator:
+    """The moving average in one checkpoint of a run, its operations by `impl` or the run's choice.
+
+    Raises:
+        ConfigError: for a run without a readable config.json.
+        CheckpointError: for a damaged checkpoint, or one of another architecture.
+    """
+    config = _with_impl(read_config(run), impl)
+    module = empty_generator(config, device)
+    position = checkpoint.load(folder, replicated("EMA.model", module.state_dict()))
+    return trained_generator(config, module, position.images, position.data_digest)
+
+
+def empty_generator(config: TrainConfig, device: torch.device | str) -> nn.Module:
+    """A generator for inference, whose weights are still to be filled in."""
+    objective = build_objective(config.objective, impl=config.engine.impl)
+    module = build_generator(
+        config.g, config.data.resolution, config.engine.impl, code_dim=objective.code_dim
+    )
+    return module.float().to(device).eval().requires_grad_(False)
+
+
+def trained_generator(
+    config: TrainConfig, module: nn.Module, images_seen: int, data_digest: str
+) -> TrainedGenerator:
+    """A generator with its weights, and the codes to sample with where it takes any."""
+    objective = build_objective(config.objective, impl=config.engine.impl)
+    device, factors = next(module.parameters()).device, None
+    if objective.code_dim:
+        if config.objective.posterior.test_code == "ema":
+            factors = cast(Any, module).code_mean, cast(Any, module).code_std
+        else:
+            mean, std = cast(CodeObjective, objective).typical_factors()
+            factors = mean.to(device), std.to(device)
+    return TrainedGenerator(config, module, device, images_seen, data_digest, factors)
+
+
+def truncated(generator: TrainedGenerator, psi: float) -> TrainedGenerator:
+    """With styles at centre + psi (w - centre) (Karras et al., CVPR 2019, section 2.1).
+
+    Raises:
+        ConfigError: for a generator without styles.
+    """
+    module = generator.module
+    if not isinstance(module, StyleGAN2Generator):
+        raise ConfigError(
+            f"--truncation={psi} needs a generator with a space W of styles to truncate in, and "
+            f"this run's is {generator.config.g.generator}; leave it at 1"
+        )
+    index = torch.arange(CENTRE_SAMPLES, device=generator.device)
+    centre = module.centre(Draws(generator.config.seed, Stream.CENTRE, index))
+    return replace(generator, centre=centre, truncation=psi)
+
+
+@dataclass(frozen=True)
+class TrainedDiscriminator:
+    """A discriminator in evaluation mode, with the objective that reads its output."""
+
+    module: nn.Module
+    objective: Objective
+
+    @torch.no_grad()
+    def score(self, images: Tensor) -> Tensor:
+        """The realness score [B] of images float32 [B, 3, R, R] in [-1, 1]."""
+        return self.objective.score(self.module(images).float())
+
+
+def load_discriminator(
+    run: Path, folder: Path, device: torch.device, *, impl: kernels.Impl | None = None
+) -> TrainedDiscriminator:
+    """D in one checkpoint of a run. Raises as `load_generator` does."""
+    discriminator = empty_discriminator(_with_impl(read_config(run), impl), device)
+    checkpoint.load(folder, replicated("D.model", discriminator.module.state_dict()))
+    return discriminator
+
+
+def empty_discriminator(config: TrainConfig, device: torch.device | str) -> TrainedDiscriminator:
+    """D for inference, whose weights are still to be filled in."""
+    objective = build_objective(config.objective, impl=config.engine.impl)
+    module = build_discriminator(
+        config.d, config.data.resolution, objective.num_outputs, config.engine.impl
+    )
+    return TrainedDiscriminator(module.to(device).eval().requires_grad_(False), objective)
+
+
+def _with_impl(config: TrainConfig, impl: kernels.Impl | None) -> TrainConfig:
+    return replace(config, engine=replace(config.engine, impl=impl)) if impl else config

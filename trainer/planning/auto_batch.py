@@ -1,0 +1,198 @@
+"""`--auto-batch`: the largest micro-batch with which the heaviest update of a run fits.
+
+On a GPU it is found by trying. A rank tries by itself (`distributed.alone`), so that one which runs
+out of memory leaves no other waiting in an all-reduce; then all take the smallest of what they
+found. A trial is a throw-away pair of networks without optimisers, gone before the run's own are
+made: nothing of the run is touched. It makes the loop's own updates of D and G on one rank's share
+of the batch, with every penalty due, and moves the average. What a rank of the run holds besides
+(its moments, DeepSpeed's buffers), and what it need not hold because ZeRO shards it, follows from
+counts. The trial's allocator is capped at the memory that is free, less a margin, less that
+difference; so the trial fails where the run would, fragmentation included.
+
+On a CPU no error says that memory has run out: the kernel kills the process. There the estimate of
+`memory.py` decides, against what is free for the ranks of a node.
+
+Limits: fewer images must need less (the search bisects); the margin has to hold NCCL's buffers, a
+GPU decoder's, and what other programs take later; networks that fit a device, with gradients, only
+when sharded never fit here; the metrics of --metrics-kimg are not tried.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from realness.trainer.config import ConfigError, TrainConfig
+from realness.trainer.distributed.exit_codes import RunFailed
+from realness.trainer.distributed.ranks import gather, rank, together, world_size
+from realness.trainer.networks import has_batch_statistics
+from realness.trainer.planning.memory import GIB, estimate_memory
+from realness.trainer.planning.trial import MARGIN, DeviceMemory, HostMemory, Memory
+from realness.trainer.storage.run_folder import read_pass
+from realness.trainer.updates.sharded_gan import build_networks
+
+log = logging.getLogger("realness.trainer")
+
+
+@dataclass(frozen=True)
+class Found:
+    """The largest micro-batch that fits one rank, 0 if none does.
+
+    needed: bytes in the heaviest update with it, of the `player` "D" or "G"; capacity: bytes that
+    the rank may have, margin included.
+    """
+
+    micro_batch: int
+    needed: int
+    player: str
+    capacity: int
+
+
+def choose_micro_batch(
+    config: TrainConfig, device: torch.device, memory: Memory | None = None
+) -> TrainConfig:
+    """The configuration with `micro_batch` in the place of `auto_batch`; collective.
+
+    memory: of this rank; by default that of `device`. A run whose course depends on the micro-batch
+    (batch normalisation in G) goes on with the one that its folder records, unless
+    `accept_config_change` is set.
+
+    Raises ConfigError, on every rank, if the smallest micro-batch, or the recorded one, does not
+    fit; RunFailed if a trial fails otherwise.
+    """
+    if not config.engine.auto_batch:
+        return config
+    fixed = together(lambda: _recorded_size(config, world_size()), failure=ConfigError)
+    sizes = [fixed] if fixed else valid_sizes(config, world_size())
+    if memory is None:
+        memory = DeviceMemory(device) if device.type == "cuda" else HostMemory()
+    found = together(
+        lambda: search(config, sizes, memory), failure=RunFailed, what="--auto-batch: "
+    )
+    tightest = min(gather(found), key=lambda one: (one.micro_batch, one.capacity - one.needed))
+    if not tightest.micro_batch:
+        raise ConfigError(_refusal(config, sizes[0], tightest, device.type, recorded=fixed > 0))
+    chosen = with_micro_batch(config, tightest.micro_batch)
+    if rank() == 0:
+        log.info("%s%s", _describe(chosen, tightest), memory.remark)
+    return chosen
+
+
+def with_micro_batch(config: TrainConfig, size: int) -> TrainConfig:
+    """The same run in passes of `size` images on each rank."""
+    return replace(config, engine=replace(config.engine, auto_batch=False, micro_batch=size))
+
+
+def valid_sizes(config: TrainConfig, num_ranks: int) -> list[int]:
+    """The micro-batches that the configuration allows, ascending; the last is the whole share."""
+
+    def is_valid(size: int) -> bool:
+        try:
+            with_micro_batch(config, size).check_ranks(num_ranks)
+        except ConfigError:
+            return False
+        return True
+
+    return [size for size in range(1, config.batch_size // num_ranks + 1) if is_valid(size)]
+
+
+def search(config: TrainConfig, sizes: Sequence[int], memory: Memory) -> Found:
+    """The largest of the ascending `sizes` that fits this rank, the last first; not collective."""
+    best = Found(0, 0, "", memory.capacity)
+    low, high = 0, len(sizes)  # all before `low` fit, and none from `high` on
+    probe = high - 1
+    while low < high:
+        needs = _try(memory, with_micro_batch(config, sizes[probe]))
+        player = max(needs, key=needs.__getitem__, default="")
+        if player and needs[player] <= (1 - MARGIN) * memory.capacity:
+            best = Found(sizes[probe], needs[player], player, memory.capacity)
+            low = probe + 1
+        else:
+            high = probe
+        probe = (low + high) // 2
+    return best
+
+
+def _try(memory: Memory, config: TrainConfig) -> dict[str, int]:
+    """Bytes needed by update; none if they are not there."""
+    needs: dict[str, int] = {}
+    try:
+        needs = memory.needs(config)
+    except torch.OutOfMemoryError:
+        log.debug("--micro-batch %d does not fit", config.engine.micro_batch)
+    # After the exception, which holds on to the tensors of the frames that it came through.
+    memory.release()
+    return needs
+
+
+def _recorded_size(config: TrainConfig, num_ranks: int) -> int:
+    """The micro-batch that keeps a run's batch statistics what they were; 0 for any."""
+    folder = Path(config.run_dir)
+    is_resumed = config.run_dir and (folder / "config.json").exists()
+    if not is_resumed or config.accept_config_change or not _has_batch_statistics(config):
+        return 0
+    size_then, ranks = read_pass(folder)
+    # Statistics are over a pass on all ranks, or over one rank's part of it.
+    size, rest = size_then, 0
+    if config.g.batch_statistics == "global":
+        size, rest = divmod(size_then * ranks, num_ranks)
+    if rest or size not in valid_sizes(config, num_ranks):
+        raise ConfigError(
+            f"--auto-batch: the batch normalisation of {folder} is over passes of {size_then} "
+            f"images on each of {ranks} ranks, and nothing alike is possible on {num_ranks}; use "
+            f"{ranks} ranks, or --micro-batch to change the run"
+        )
+    return size
+
+
+def _has_batch_statistics(config: TrainConfig) -> bool:
+    with torch.device("meta"):
+        return has_batch_statistics(build_networks(config)[0])
+
+
+def _describe(config: TrainConfig, found: Found) -> str:
+    share, passes = config.batch_size // world_size(), config.num_passes(world_size())
+    return (
+        f"--auto-batch: {found.micro_batch} of {share} images a pass ({passes} "
+        f"pass{'es' if passes > 1 else ''}); {found.needed / GIB:.1f} of "
+        f"{found.capacity / GIB:.1f} GiB at the heaviest step ({_step(config, found.player)})"
+    )
+
+
+def _step(config: TrainConfig, player: str) -> str:
+    """What is in the heaviest update of `player`: "D with R1"."""
+    penalty = config.penalty
+    terms = (
+        {"path lengths": penalty.path_length_weight}
+        if player == "G"
+        else {"R1": penalty.r1_gamma, "R2": penalty.r2_gamma, "GP": penalty.gp_weight}
+    )
+    due = " and ".join(name for name, weight in terms.items() if weight)
+    return f"{player} with {due}" if due else player
+
+
+def _refusal(config: TrainConfig, size: int, found: Found, device: str, *, recorded: bool) -> str:
+    engine, on_gpu = config.engine, device == "cuda"
+    blocks = config.g.generator in ("resnet", "stylegan2") and config.d.discriminator != "dcgan"
+    remedies = {
+        "--checkpoint-activations": on_gpu and blocks and not engine.checkpoint_activations,
+        "--precision bf16": engine.precision == "fp32" and config.penalty.r1 == "exact",
+        "--zero-g 3 --zero-d 3": world_size() > 1 and min(engine.zero_g, engine.zero_d) < 3,
+        "--offload-optimizer": on_gpu and not engine.offload_optimizer,
+        "more ranks": recorded and config.g.batch_statistics == "global",
+        "--micro-batch to change the run's batch statistics": recorded,
+        "narrower networks": True,
+    }
+    table = estimate_memory(with_micro_batch(config, size), world_size())
+    why = "as this run was begun" if recorded else "the fewest possible"
+    lines = [
+        f"--auto-batch: {size} image(s) a pass, {why}, do not fit into the "
+        f"{found.capacity / GIB:.2f} GiB of a rank, of which {MARGIN:.0%} stay free; estimated:",
+        *(f"  {part_bytes / GIB:8.2f} GiB  {part}" for part, part_bytes in table.items()),
+        f"use {', '.join(name for name, helps in remedies.items() if helps)}",
+    ]
+    return "\n".join(lines)

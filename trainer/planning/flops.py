@@ -1,0 +1,129 @@
+"""How many floating-point operations training an image costs, counted rather than guessed.
+
+The very update functions of training run on torch's meta device, which computes shapes alone, under
+torch's counter of the operations of convolutions and matrix products (2 for a multiplication with
+its addition). Everything else, some percent, is left out, as is usual for such figures.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from realness.trainer.config import TrainConfig
+from realness.trainer.updates.gan import Gan
+from realness.trainer.updates.sharded_gan import build_networks
+from realness.trainer.updates.step import train_d, train_g
+
+META = torch.device("meta")
+
+
+class _Unmoved:
+    """A `Player` whose gradients are computed and dropped."""
+
+    lr = 0.0
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __call__(self, *inputs: Any) -> Tensor:
+        return self.module(*inputs)
+
+    def first_order(self, *inputs: Any) -> Tensor:
+        return self.module(*inputs)
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def step(self, loss: Tensor) -> None:
+        self.module.zero_grad(set_to_none=True)
+
+    def gathered(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def set_lr_factor(self, factor: float) -> None:
+        """There is none."""
+
+
+class _Counter(TorchDispatchMode):
+    """Adds up the operations in its block. (torch's FlopCounterMode also tells modules apart, by
+    hooks that do not bear autograd.grad, of which penalties are made.)"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        count = flop_registry.get(func._overloadpacket)
+        if count is not None:
+            self.total += count(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Operations an image, of one update each: of D and G alone, and with their penalties.
+
+    An iteration, on average over a run: with its updates of D and G, and with lazy penalties by the
+    share of the updates that have them.
+    """
+
+    d: float
+    d_penalised: float
+    g: float
+    g_penalised: float
+    iteration: float
+
+
+def count_flops(config: TrainConfig) -> Flops:
+    """Operations of training one image with `config`, over all ranks."""
+    d, g = _count(without_penalties(config))
+    d_penalised, g_penalised = _count(with_penalties(config))
+    share_d, share_g = penalised_shares(config)
+    iteration = config.optimizer.k_d * (d + share_d * (d_penalised - d))
+    iteration += config.optimizer.k_g * (g + share_g * (g_penalised - g))
+    return Flops(d, d_penalised, g, g_penalised, iteration)
+
+
+def with_penalties(config: TrainConfig) -> TrainConfig:
+    """The same with its penalties in every update."""
+    return replace(config, penalty=replace(config.penalty, penalty_images=0, path_length_images=0))
+
+
+def without_penalties(config: TrainConfig) -> TrainConfig:
+    """The same without any penalty."""
+    none = dict(r1_gamma=0.0, r2_gamma=0.0, gp_weight=0.0, path_length_weight=0.0)
+    return replace(config, penalty=replace(config.penalty, **none))
+
+
+def penalised_shares(config: TrainConfig) -> tuple[float, float]:
+    """Which share of the updates of D, and of G, has penalties where they are configured."""
+    intervals = config.penalty.penalty_images, config.penalty.path_length_images
+    d, g = (min(1.0, config.batch_size / images) if images else 1.0 for images in intervals)
+    return d, g
+
+
+def _count(config: TrainConfig) -> tuple[float, float]:
+    """Operations an image of one update of D and one of G."""
+    engine = replace(config.engine, impl="reference", micro_batch=0)
+    config = replace(config, engine=engine)
+    with META:
+        generator, discriminator, objective = build_networks(config)
+    gan = Gan(config, META, objective, _Unmoved(generator), _Unmoved(discriminator))
+    size = config.data.resolution
+    real = torch.empty(config.batch_size, 3, size, size, device=META)
+    with _Counter() as counter:
+        train_d(gan, real[: config.num_real], 0)
+    d = counter.total / config.batch_size
+    with _Counter() as counter:
+        train_g(gan, real if objective.needs_real_in_g_step else None, 0)
+    return d, counter.total / config.batch_size

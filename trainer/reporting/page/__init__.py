@@ -1,0 +1,1 @@
+"""The HTML report: charts, tables, previews and the comparison of runs."""

@@ -1,0 +1,181 @@
+"""Reads back what a run wrote into its folder."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from realness.trainer.reporting.grid import IMAGES_SEEN, SAMPLES_FOLDER
+from realness.trainer.reporting.realness import REALNESS_FILE, Realness, read_realness
+from realness.trainer.reporting.stats import STATS_FILE, read_stats
+from realness.trainer.reporting.stats import Record as StatsRecord
+from realness.trainer.storage.environment import ENVIRONMENT_FILE
+from realness.trainer.storage.scores import Record, read_records
+
+CONFIG_FILE = "config.json"
+QUIET_SECONDS = 600.0
+"""A run whose statistics have not grown for so long counts as interrupted."""
+
+_TRAILING_NUMBER = re.compile(r"[-_. ]*(\d+)$")
+
+
+class RunFolderError(ValueError):
+    """A folder that holds no run; the message names it and what is missing."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One sample grid on disk."""
+
+    path: Path
+    images_seen: int | None
+    """Images G had been trained on, where the file tells."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder's contents."""
+
+    path: Path
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    records: list[StatsRecord]
+    """In the order of `images`."""
+    grids: dict[str, list[Frame]]
+    """Sample grids by series (file name without the trailing number), oldest first."""
+    scores: list[Record]
+    """Of its generators, oldest first."""
+    realness: list[Realness]
+    """What D makes of real and generated images, oldest first; RealnessGAN only."""
+    stats_age_s: float
+    """Seconds since the last record was written; infinite where there is none."""
+    problems: list[str] = field(default_factory=list)
+    """What could not be read, a sentence each."""
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.resolve().name
+
+    @property
+    def images(self) -> int:
+        """Images seen at the last record."""
+        return int(self.records[-1].get("images") or 0) if self.records else 0
+
+    @property
+    def total_images(self) -> int | None:
+        """The length of the run in whole iterations, as the configuration states it."""
+        kimg, batch = self.config.get("total_kimg"), self.config.get("batch_size")
+        if not (isinstance(kimg, (int, float)) and isinstance(batch, int) and batch > 0):
+            return None
+        return math.ceil(kimg * 1000 / batch) * batch
+
+    @property
+    def state(self) -> str:
+        """finished, running, interrupted or not started."""
+        if self.total_images is not None and self.images >= self.total_images:
+            return "finished"
+        if not self.records:
+            return "not started"
+        return "running" if self.stats_age_s < QUIET_SECONDS else "interrupted"
+
+    @property
+    def seconds(self) -> float:
+        """Time spent, over all processes that worked on the run: `elapsed_s` restarts with each."""
+        clock = self.values("elapsed_s")
+        restarts = [now for now, after in pairwise(clock) if after < now]
+        return sum(restarts) + (clock[-1] if clock else 0.0)
+
+    def latest(self, key: str) -> float | None:
+        """The newest finite value of `key`."""
+        return next((r[key] for r in reversed(self.records) if is_number(r.get(key))), None)
+
+    def values(self, key: str) -> list[float]:
+        """All finite values of `key`, oldest first."""
+        return [record[key] for record in self.records if is_number(record.get(key))]
+
+
+def load_run(run_dir: Path) -> Run:
+    """Read config.json, environment.json, the statistics and scores, and the list of samples/*.png.
+
+    Files that are missing or damaged are named in `problems`, not fatal. Raises RunFolderError
+    where `run_dir` is no folder or holds neither a configuration nor statistics.
+    """
+    if not run_dir.is_dir():
+        what = "is a file" if run_dir.exists() else "does not exist"
+        raise RunFolderError(f"{run_dir} {what}; give the folder of a run (its --run-dir)")
+    stats = run_dir / STATS_FILE
+    if not (run_dir / CONFIG_FILE).exists() and not stats.exists():
+        raise RunFolderError(
+            f"{run_dir} is not a run folder: it holds neither {CONFIG_FILE} nor {STATS_FILE}; "
+            f"give the folder that was passed as --run-dir"
+        )
+    problems: list[str] = []
+    records = [record for record in read_stats(stats) if is_number(record.get("images"))]
+    return Run(
+        path=run_dir,
+        config=_read_object(run_dir / CONFIG_FILE, problems),
+        environment=_read_object(run_dir / ENVIRONMENT_FILE, problems),
+        records=sorted(records, key=lambda record: record["images"]),
+        grids=_find_grids(run_dir / SAMPLES_FOLDER, problems),
+        scores=_read_scores(run_dir, problems),
+        realness=read_realness(run_dir / REALNESS_FILE),
+        stats_age_s=time.time() - stats.stat().st_mtime if records else math.inf,
+        problems=problems,
+    )
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value read from JSON is a finite number."""
+    is_real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_real and math.isfinite(value)
+
+
+def _read_object(path: Path, problems: list[str]) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        problems.append(f"{path.name} is missing.")
+        return {}
+    except (OSError, ValueError) as error:
+        problems.append(f"{path.name} cannot be read: {error}")
+        return {}
+    if not isinstance(content, dict):
+        problems.append(f"{path.name} does not hold a JSON object.")
+        return {}
+    return content
+
+
+def _read_scores(run_dir: Path, problems: list[str]) -> list[Record]:
+    try:
+        return [record for record in read_records(run_dir) if math.isfinite(record.value)]
+    except (OSError, ValueError) as error:
+        problems.append(str(error))
+        return []
+
+
+def _find_grids(folder: Path, problems: list[str]) -> dict[str, list[Frame]]:
+    series: dict[str, list[Frame]] = {}
+    for path in sorted(folder.glob("*.png")):
+        number = _TRAILING_NUMBER.search(path.stem)
+        name = path.stem[: number.start()] if number else path.stem
+        try:
+            with Image.open(path) as image:
+                noted = image.info.get(IMAGES_SEEN, "")
+        except (OSError, Image.DecompressionBombError) as error:
+            problems.append(f"{folder.name}/{path.name} cannot be read: {error}")
+            continue
+        seen = noted if noted.isdigit() else number.group(1) if number else ""
+        frame = Frame(path, int(seen) if seen else None)
+        series.setdefault(name or "samples", []).append(frame)
+    for frames in series.values():
+        frames.sort(key=lambda frame: (frame.images_seen or 0, frame.path.name))
+    return series

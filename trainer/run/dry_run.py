@@ -1,0 +1,100 @@
+"""`--dry-run`: build everything, say what would run and what it needs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from realness.data_pipeline.check import describe_readers
+from realness.data_pipeline.sources.prepared import is_packed, read_manifest
+from realness.trainer.config import ConfigError, TrainConfig, flag, flatten
+from realness.trainer.distributed.exit_codes import EXIT_OK
+from realness.trainer.distributed.ranks import (
+    pick_device,
+    rank,
+    start_process_group,
+    stop_process_group,
+    together,
+    world_size,
+)
+from realness.trainer.engines.deepspeed_config import deepspeed_config
+from realness.trainer.planning.auto_batch import choose_micro_batch
+from realness.trainer.planning.flops import count_flops
+from realness.trainer.planning.memory import GIB, checkpoint_bytes, estimate_memory
+from realness.trainer.run.state import check_parts
+from realness.trainer.updates.sharded_gan import build_gan
+
+
+def dry_run(config: TrainConfig) -> int:
+    """Build networks and engines, print the plan on rank 0. Returns the exit code."""
+    device = pick_device(config.engine.device)
+    start_process_group(device)
+    try:
+        ranks, is_leader = world_size(), rank() == 0
+        config.check_ranks(ranks)
+        num_parts = together(lambda: _count_parts(config), failure=ConfigError)
+        config = choose_micro_batch(config, device)
+        memory = estimate_memory(config, ranks)
+        gan = build_gan(config, device)
+        counts = {engine.name: engine.num_weights for engine in (gan.g, gan.d)}
+        gan.close()
+    finally:
+        stop_process_group()
+    # Outside the group: the operations of all ranks are counted in one process.
+    if is_leader:
+        print(_plan(config, str(device), ranks, counts, memory, num_parts))
+    return EXIT_OK
+
+
+def _count_parts(config: TrainConfig) -> int:
+    """Parts of the images, 1 where they are not at hand. Raises ConfigError if they do not fit."""
+    folder = Path(config.data.data).expanduser()
+    num_parts = 1
+    if config.data.data and is_packed(folder):
+        num_parts = read_manifest(folder)["num_parts"]
+    check_parts(config, num_parts, world_size())
+    return num_parts
+
+
+def _plan(
+    config: TrainConfig,
+    device: str,
+    ranks: int,
+    counts: dict[str, int],
+    memory: dict[str, int],
+    num_parts: int,
+) -> str:
+    engine, optimizer = config.engine, config.optimizer
+    passes = config.num_passes(ranks)
+    sections = {
+        "Configuration": [f"{flag(name)} {value}" for name, value in flatten(config).items()],
+        "Run": [
+            f"{config.num_iterations:,} iterations of {config.batch_size} images "
+            f"({config.num_images / 1000:,.1f} kimg) on {ranks} rank(s), {device} first",
+            f"an update: {passes} pass(es) of {config.batch_size // ranks // passes} images on "
+            "each rank",
+            f"an iteration: {optimizer.k_d} D update(s), then {optimizer.k_g} G update(s); "
+            f"{count_flops(config).iteration / 1e9:,.1f} GFLOP an image",
+        ],
+        "Parameters": [f"{name}: {count:,}" for name, count in counts.items()],
+        "Memory of a rank (estimated)": [
+            f"{size / GIB:8.2f} GiB  {part}" for part, size in memory.items()
+        ],
+        "Checkpoints": [
+            f"{checkpoint_bytes(config) / GIB:.2f} GiB each, {config.keep_checkpoints} kept",
+            f"{checkpoint_bytes(config) / ranks / GIB:.2f} GiB of host memory a rank, which they "
+            "are written from while training goes on",
+        ],
+    }
+    if num_parts > 1:
+        sections["Parts of the images"] = [
+            f"part {part} is read by {describe_readers(part, ranks, num_parts)}"
+            for part in range(num_parts)
+        ]
+    for name, stage in (("G", engine.zero_g), ("D", engine.zero_d)):
+        generated = deepspeed_config(config, stage, ranks)
+        sections[f"DeepSpeed configuration of {name}"] = [json.dumps(generated, indent=2)]
+    return "\n\n".join(
+        "\n".join([title, *(f"  {line}" for line in "\n".join(lines).split("\n"))])
+        for title, lines in sections.items()
+    )

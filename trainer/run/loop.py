@@ -1,0 +1,188 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from pathlib import Path
+
+from realness.data_pipeline import Catalog, ImageStream
+from realness.trainer import checkpoint
+from realness.trainer.checkpoint import Retention, Saver
+from realness.trainer.config import ConfigError, TrainConfig
+from realness.trainer.distributed.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_STOPPED
+from realness.trainer.distributed.numerics import set_numerics
+from realness.trainer.distributed.ranks import (
+    pick_device,
+    rank,
+    start_process_group,
+    stop_process_group,
+    together,
+    world_size,
+)
+from realness.trainer.distributed.stop import StopRequest
+from realness.trainer.distributed.watchdog import Watch
+from realness.trainer.planning.auto_batch import choose_micro_batch
+from realness.trainer.planning.memory import checkpoint_bytes
+from realness.trainer.randomness import Stream
+from realness.trainer.reporting import write_environment
+from realness.trainer.run.averages import Averages
+from realness.trainer.run.monitor import measure_if_due, open_monitor
+from realness.trainer.run.outputs import save_reals, save_samples, write_record
+from realness.trainer.run.recovery import Diverged, go_back
+from realness.trainer.run.saving import await_checkpoint, retry_is_due, save_checkpoint
+from realness.trainer.run.state import Run, check_same_images, open_data, open_reporter
+from realness.trainer.run.throughput import Pace
+from realness.trainer.storage.run_folder import (
+    check_free_space,
+    lock_run_folder,
+    open_run_folder,
+    write_config,
+)
+from realness.trainer.updates.cuda_graphs import captured_updates, capturing_stream
+from realness.trainer.updates.schedule import is_due, lr_factor
+from realness.trainer.updates.sharded_gan import ShardedGan, build_gan
+from realness.trainer.updates.step import train_d, train_g
+
+log = logging.getLogger("realness.trainer")
+
+
+def train(config: TrainConfig) -> int:
+    """Train, or go on training, until `total_kimg` or a request to stop. Returns the exit code.
+
+    Raises, on every rank, ConfigError for what cannot be run and RunFailed for what cannot go on.
+    """
+    device = pick_device(config.engine.device)
+    start_process_group(device, config.engine.rank_timeout_s)
+    try:
+        set_numerics(config.engine)
+        folder, catalog = together(lambda: _check(config), failure=ConfigError)
+        check_same_images(catalog)
+        stop = StopRequest()
+        with ExitStack() as cleanup, Watch(config.engine.rank_timeout_s):
+            cleanup.enter_context(capturing_stream(config, device))
+            cleanup.enter_context(together(lambda: _lock(folder), failure=ConfigError))
+            config = choose_micro_batch(config, device)
+            monitor = together(lambda: open_monitor(config, catalog, device), failure=ConfigError)
+            gan = build_gan(config, device)
+            cleanup.callback(gan.close)
+            images = _restore(config, folder, catalog, gan)
+            saver = Saver(folder / "checkpoints", _retention(config))
+            cleanup.callback(saver.close)
+            reporter = open_reporter(config, folder, images)
+            run = Run(config, folder, catalog, gan, saver, reporter, images, monitor)
+            # A closure: going back replaces the reporter.
+            cleanup.callback(lambda: run.reporter.close())
+            while True:
+                try:
+                    return _iterate(run, stop)
+                except Diverged as error:
+                    go_back(run, error)
+    finally:
+        stop_process_group()
+
+
+def _check(config: TrainConfig) -> tuple[Path, Catalog]:
+    """Everything that can be wrong with the input, before anything is built."""
+    config.check_ranks(world_size())
+    if not config.data.data:
+        raise ConfigError("--data is missing: name a folder, zip or tar shards of images")
+    catalog = open_data(config)
+    folder = open_run_folder(config)
+    check_free_space(folder, checkpoint_bytes(config), _retention(config), config.num_images)
+    return folder, catalog
+
+
+def _retention(config: TrainConfig) -> Retention:
+    return Retention(config.keep_checkpoints, config.keep_checkpoint_kimg * 1000)
+
+
+def _lock(folder: Path) -> AbstractContextManager[object]:
+    """Rank 0 holds the run's folder; the others hold nothing."""
+    return lock_run_folder(folder) if rank() == 0 else nullcontext()
+
+
+def _restore(config: TrainConfig, folder: Path, catalog: Catalog, gan: ShardedGan) -> int:
+    """Take up the newest good checkpoint, if any; returns the images seen so far."""
+    position = checkpoint.restore(folder / "checkpoints", gan.target_state(), log.warning)
+    if position is None:
+        log.info("starting a new run in %s", folder)
+    else:
+        gan.finish_loading(position.num_updates)
+        log.info("going on at %.1f kimg", position.images / 1000)
+        if position.data_digest != catalog.digest and not config.accept_config_change:
+            raise ConfigError(
+                f"--data={config.data.data} is another set of images than the one this run was "
+                "trained on; give that one, or --accept-config-change to go on with this one"
+            )
+    if rank() == 0:
+        write_config(folder, config)
+        write_environment(folder, num_ranks=world_size())
+    return position.images if position else 0
+
+
+def _iterate(run: Run, stop: StopRequest) -> int:
+    config, gan, optimizer = run.config, run.gan, run.config.optimizer
+    batch, averages, stopping = config.batch_size, Averages(), False
+    update_d, update_g = captured_updates() if config.engine.cuda_graphs else (train_d, train_g)
+    with ExitStack() as cleanup:
+        real_d, real_g = _open_streams(run, cleanup)
+        pace = Pace(run.catalog, [stream for stream in (real_d, real_g) if stream])
+        if run.images == 0:
+            save_reals(run)
+        while run.images < config.num_images and not stopping:
+            gan.set_lr_factor(lr_factor(config, run.images))
+            for update in range(optimizer.k_d):
+                first = run.images * optimizer.k_d + update * batch
+                real = gan.normalise(next(real_d), Stream.D_REAL, first)
+                averages.add(update_d(gan, real, first))
+            for update in range(optimizer.k_g):
+                first = run.images * optimizer.k_g + update * batch
+                real = gan.normalise(next(real_g), Stream.G_REAL, first) if real_g else None
+                averages.add(update_g(gan, real, first))
+            run.images += batch
+            gan.update_average(run.images)
+            pace.add(batch)
+
+            stopping = stop.poll()
+            complete = run.images >= config.num_images
+            saving = is_due(config.checkpoint_kimg, run.images, batch)
+            if stopping or complete or is_due(config.log_kimg, run.images, batch):
+                write_record(run, averages.read(), pace)
+                saving = stopping or complete or retry_is_due(run) or saving
+            if saving:
+                save_checkpoint(run)
+            measure_if_due(run, pace, stopping=stopping, complete=complete)
+            if complete or is_due(config.sample_kimg, run.images, batch):
+                save_samples(run)
+                run.reporter.write_report()
+        stop.settle()
+    await_checkpoint(run)
+    if run.saver.failed:
+        run.reporter.warn(
+            "ended without a checkpoint of its last images; once the disk takes it, the same "
+            "command goes on from the checkpoint before"
+        )
+        return EXIT_FAILED
+    return _say_end(run, stop.reason or "asked by another rank")
+
+
+def _open_streams(run: Run, cleanup: ExitStack) -> tuple[ImageStream, ImageStream | None]:
+    """Real images for D's updates, and for G's where its objective compares with them."""
+    config = run.config
+    real_d = run.stream(Stream.D_REAL, config.optimizer.k_d, config.num_real)
+    cleanup.enter_context(real_d)
+    if not run.gan.objective.needs_real_in_g_step:
+        return real_d, None
+    real_g = run.stream(Stream.G_REAL, config.optimizer.k_g, config.batch_size)
+    return real_d, cleanup.enter_context(real_g)
+
+
+def _say_end(run: Run, reason: str) -> int:
+    if run.images < run.config.num_images:
+        run.reporter.message(f"stopped ({reason}); the same command resumes")
+        return EXIT_STOPPED
+    run.reporter.message(
+        f"{run.images / 1000:,.1f} kimg are done; see {run.folder / 'report.html'}"
+    )
+    return EXIT_OK

@@ -1,0 +1,93 @@
+"""What a run writes into its folder: records and grids."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from realness.data_pipeline import ImageStream
+from realness.data_pipeline.order import parts_of_rank
+from realness.trainer.distributed.ranks import rank, world_size
+from realness.trainer.objectives import RealnessObjective
+from realness.trainer.randomness import Stream
+from realness.trainer.reporting.realness import Realness
+from realness.trainer.run.recovery import check_skips
+from realness.trainer.run.state import Run
+from realness.trainer.run.throughput import Pace
+
+
+def write_record(run: Run, means: dict[str, float], pace: Pace) -> None:
+    """Report one interval. Raises Diverged for too many losses in a row that are not finite."""
+    record = {"images": run.images, "kimg": run.images / 1000, **means}
+    record |= pace.read(run.config.num_images - run.images)
+    record |= {"lr_g": run.gan.g.lr, "lr_d": run.gan.d.lr}
+    record["checkpoint_stall_s"] = run.saver.take_stalled_seconds()
+    record |= check_skips(run, means)
+    run.reporter.log(record)
+
+
+def save_reals(run: Run) -> None:
+    """Write a grid of real images, to hold the samples against."""
+    if rank() == 0:
+        run.reporter.save_grid(_shown_reals(run), "reals", images_seen=0)
+
+
+def _shown_reals(run: Run) -> Tensor:
+    """The real images of the grid, [num_samples, 3, R, R] in [-1, 1]: always the same ones.
+
+    All are of the first part that this rank reads; that is part 0 on rank 0, whose grid is shown.
+    """
+    data, count, num_parts = run.config.data, run.config.num_samples, run.catalog.num_parts
+    with ImageStream(
+        run.catalog,
+        resolution=data.resolution,
+        global_batch=count * num_parts,
+        rank=parts_of_rank(rank(), world_size(), num_parts)[0],
+        world_size=num_parts,
+        seed=run.config.seed,
+        purpose=int(Stream.SHOWN),
+        mirror=False,
+        max_bad_images=data.max_bad_images,
+    ) as stream:
+        return next(stream) / 127.5 - 1
+
+
+def save_samples(run: Run) -> None:
+    """Write a grid of the moving average's images for the run's fixed latents; collective.
+
+    And what D makes of them and of the real ones, where it answers with distributions.
+    """
+    objective = run.gan.objective
+    if rank() == 0 or isinstance(objective, RealnessObjective):
+        images = run.gan.samples(run.config.num_samples)
+        run.reporter.save_grid(images, f"{run.images:012d}")
+        if isinstance(objective, RealnessObjective):
+            _save_realness(run, objective, images)
+
+
+def _save_realness(run: Run, objective: RealnessObjective, fakes: Tensor) -> None:
+    """Record D's mean distributions; on every rank, since ZeRO 3 gathers D's layers from all."""
+    anchors = objective.anchors.typical
+    real, fake = (
+        _mean_distribution(run, objective, images) for images in (_shown_reals(run), fakes)
+    )
+    if all(map(math.isfinite, real + fake)):
+        run.reporter.save_realness(
+            Realness(run.images, real, fake, anchors.real.tolist(), anchors.fake.tolist())
+        )
+
+
+@torch.no_grad()
+def _mean_distribution(run: Run, objective: RealnessObjective, images: Tensor) -> list[float]:
+    """The mean over images [B, 3, R, R] of D's distribution over outcomes, [N]."""
+    module = run.gan.d.module
+    was_training = module.training
+    module.eval()
+    try:
+        parts = images.split(run.gan.local_batch)
+        found = [objective.distribution(module(part.to(run.gan.device))) for part in parts]
+    finally:
+        module.train(was_training)
+    return torch.cat(found).double().mean(0).tolist()

@@ -1,0 +1,51 @@
+"""Going back to the last checkpoint when losses are no longer finite."""
+
+from __future__ import annotations
+
+from realness.trainer import checkpoint
+from realness.trainer.distributed.exit_codes import RunFailed
+from realness.trainer.run.saving import await_checkpoint
+from realness.trainer.run.state import Run, open_reporter
+
+
+class Diverged(RuntimeError):
+    """Too many losses in a row were not finite; raised on all ranks alike."""
+
+
+def check_skips(run: Run, means: dict[str, float]) -> dict[str, float]:
+    """How many updates were left out, for the record; raises Diverged for too many in a row.
+
+    means: what else the record holds, for the message.
+    """
+    counts = {engine.name: engine.skips.read() for engine in (run.gan.g, run.gan.d)}
+    for name, (_, in_a_row) in counts.items():
+        if in_a_row >= run.config.max_skipped:
+            statistics = ", ".join(f"{key} {value:.4g}" for key, value in means.items())
+            raise Diverged(
+                f"the last {in_a_row} losses of {name} were not finite at "
+                f"{run.images / 1000:.1f} kimg; means of the finite ones: {statistics}"
+            )
+    return {f"skipped_{name.lower()}": total for name, (total, _) in counts.items()}
+
+
+def go_back(run: Run, error: Diverged) -> None:
+    """Return to the last checkpoint; collective.
+
+    Raises RunFailed, on every rank, where there is none, or where that one led here before.
+    """
+    run.reporter.warn(str(error))
+    await_checkpoint(run)
+    position = checkpoint.restore(
+        run.folder / "checkpoints", run.gan.target_state(), run.reporter.warn
+    )
+    if position is None or position.images == run.went_back_to:
+        # The same images and draws led here twice, so it is no fault of a machine.
+        raise RunFailed(
+            f"{error}; going back to the last checkpoint does not help. Lower --lr-g and --lr-d, "
+            "use --r1-gamma or --clip-grad-norm, or --precision fp32, with --accept-config-change"
+        ) from error
+    run.gan.finish_loading(position.num_updates)
+    run.images = run.went_back_to = position.images
+    run.reporter.close()
+    run.reporter = open_reporter(run.config, run.folder, run.images)
+    run.reporter.warn(f"went back to the checkpoint at {run.images / 1000:.1f} kimg")

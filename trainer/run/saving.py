@@ -1,0 +1,53 @@
+"""A run's checkpoints: beginning one, learning how it ended, trying again."""
+
+from __future__ import annotations
+
+import time
+
+from realness.trainer.checkpoint import Outcome, Position
+from realness.trainer.run.state import Run
+
+WAIT_WORTH_SAYING_SECONDS = 1.0
+
+
+def save_checkpoint(run: Run) -> None:
+    """Begin to write a checkpoint, after the one under way, if any; collective."""
+    started, had_to_wait = time.monotonic(), run.saver.is_writing
+    await_checkpoint(run)
+    waited = time.monotonic() - started
+    if had_to_wait and waited > WAIT_WORTH_SAYING_SECONDS:
+        run.reporter.warn(
+            f"training waited {waited:.1f} s for one checkpoint to be written before the next, at "
+            f"{run.images / 1000:.1f} kimg; raise --checkpoint-kimg, or use a faster disk"
+        )
+    position = Position(run.images, run.gan.num_updates(), run.catalog.digest)
+    run.saver.start(run.gan.owned_state(), position)
+
+
+def await_checkpoint(run: Run) -> None:
+    """Let the checkpoint under way be written; collective."""
+    failed_before = run.saver.failed
+    _tell(run, run.saver.wait(), failed_before)
+
+
+def retry_is_due(run: Run) -> bool:
+    """Whether the last checkpoint could not be written and must be tried again; collective.
+
+    Asked once a logging interval, so that a full disk costs no more than one attempt in each.
+    """
+    failed_before = run.saver.failed
+    _tell(run, run.saver.poll(), failed_before)
+    return run.saver.failed
+
+
+def _tell(run: Run, outcome: Outcome | None, failed_before: bool) -> None:
+    if outcome is None:
+        return
+    at = f"at {outcome.images / 1000:.1f} kimg"
+    if outcome.problem:
+        run.reporter.warn(
+            f"NO CHECKPOINT {at}: {outcome.problem}; the one before it is still in place, and "
+            f"while training goes on it is tried again every --log-kimg={run.config.log_kimg:g}"
+        )
+    elif failed_before:
+        run.reporter.message(f"the checkpoint {at} is written: saving works again")

@@ -1,0 +1,163 @@
+"""A run's folder: is it usable, and does it belong to this configuration?"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import math
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import IO
+
+from realness.trainer.checkpoint import Retention
+from realness.trainer.config import (
+    ConfigError,
+    TrainConfig,
+    from_dict,
+    to_json,
+    trajectory_differences,
+)
+from realness.trainer.distributed.ranks import rank
+from realness.trainer.storage.environment import ENVIRONMENT_FILE
+from realness.trainer.storage.files import write_text
+
+log = logging.getLogger("realness.trainer")
+
+PROBE_BYTES = 1 << 20
+LOCK_WAIT_SECONDS = 30
+
+
+def open_run_folder(config: TrainConfig) -> Path:
+    """Create the run's folder, or check that it holds a run of this configuration.
+
+    Raises ConfigError for a missing --run-dir, a folder that cannot be written, a full disk, or a
+    folder with another configuration (naming each difference and its flag).
+    """
+    if not config.run_dir:
+        raise ConfigError("--run-dir is missing: name the folder that this run is kept in")
+    folder = Path(config.run_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _probe(folder)
+    except OSError as error:
+        raise ConfigError(f"--run-dir={folder} cannot be written: {error.strerror}") from error
+    recorded = folder / "config.json"
+    if recorded.exists():
+        _check_same_run(config, read_config(folder))
+    return folder
+
+
+def lock_run_folder(folder: Path) -> IO[str]:
+    """Take the folder for this process until the returned file is closed or the process ends.
+
+    Raises ConfigError when another run still has it after LOCK_WAIT_SECONDS: the ranks of a killed
+    launcher, say, need a moment to write their checkpoint.
+    """
+    file = (folder / ".lock").open("w")
+    deadline = time.monotonic() + LOCK_WAIT_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                file.close()
+                raise ConfigError(
+                    f"--run-dir={folder} is in use by another run; wait for it, stop it, or use "
+                    "another --run-dir"
+                ) from error
+            time.sleep(1)
+
+
+def read_config(folder: Path) -> TrainConfig:
+    """The configuration in a run folder. Raises ConfigError when it is missing or unreadable."""
+    path = folder / "config.json"
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} is no readable configuration: {error}") from error
+    return from_dict(TrainConfig, values)
+
+
+def read_pass(folder: Path) -> tuple[int, int]:
+    """Images of each rank in a pass of the run in `folder`, and its ranks, as it last started.
+
+    Raises ConfigError when these files are missing or unreadable.
+    """
+    config, path = read_config(folder), folder / ENVIRONMENT_FILE
+    try:
+        ranks = int(json.loads(path.read_text())["num_ranks"])
+    except (OSError, ValueError, LookupError) as error:
+        raise ConfigError(f"{path} does not say on how many ranks it ran: {error!r}") from error
+    return config.batch_size // ranks // config.num_passes(ranks), ranks
+
+
+def claim_empty_folder(folder: Path) -> None:
+    """Make a command's output folder. Raises ConfigError unless it is new or empty."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} is not an empty folder; name another one, or empty it")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def write_config(folder: Path, config: TrainConfig) -> None:
+    """Record the configuration that the run goes on with."""
+    write_text(folder / "config.json", to_json(config))
+
+
+def check_free_space(
+    folder: Path, checkpoint_bytes: int, retention: Retention, num_images: int
+) -> None:
+    """Raise ConfigError unless the disk can take the next checkpoint beside the one it replaces.
+
+    checkpoint_bytes: size of one checkpoint; num_images: length of the run. A disk that will be too
+    small for the checkpoints that stay for good gets a warning: there is time to move them away.
+    """
+    existing = {int(path.name) for path in folder.glob("checkpoints/[0-9]*") if path.is_dir()}
+    milestones = retention.milestones(existing)
+    wanted = checkpoint_bytes * max(1, retention.keep + 1 - len(existing - milestones))
+    free = shutil.disk_usage(folder).free
+    if free < wanted:
+        raise ConfigError(
+            f"the disk of --run-dir={folder} has {free / 2**30:.1f} GiB free, but the checkpoints "
+            f"of this run still need {wanted / 2**30:.1f} GiB ({checkpoint_bytes / 2**30:.2f} GiB "
+            "each); free some space, lower --keep-checkpoints, or use another disk"
+        )
+    if not retention.every_images:
+        return
+    to_come = math.floor(num_images / retention.every_images) - len(milestones)
+    if free < wanted + to_come * checkpoint_bytes and rank() == 0:
+        log.warning(
+            "--keep-checkpoint-kimg=%g will keep %d more checkpoints of %.2f GiB, but the disk of "
+            "--run-dir=%s has %.1f GiB free: move some of them away in time",
+            retention.every_images / 1000,
+            to_come,
+            checkpoint_bytes / 2**30,
+            folder,
+            free / 2**30,
+        )
+
+
+def _probe(folder: Path) -> None:
+    """Write and remove a small file: free space as reported says nothing about quotas."""
+    probe = folder / f".probe-{os.getpid()}"
+    try:
+        with probe.open("wb") as file:
+            file.write(bytes(PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _check_same_run(config: TrainConfig, started: TrainConfig) -> None:
+    differences = trajectory_differences(started, config)
+    if differences and not config.accept_config_change:
+        listed = "\n  ".join(differences)
+        raise ConfigError(
+            f"{config.run_dir} holds a run with another configuration:\n  {listed}\n"
+            "give the run's values to go on with it, --accept-config-change to go on with these, "
+            "or another --run-dir to start a new run"
+        )

@@ -1,0 +1,54 @@
+"""The exponential moving average of the generator, which is what one samples from."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from realness.trainer.checkpoint.fragments import Fragment, replicated, share_of
+from realness.trainer.distributed.ranks import rank, world_size
+
+
+class Ema:
+    """A float32 copy of a network that follows it with a half-life stated in images.
+
+    Early on the half-life is `rampup` times the images seen (Karras et al., StyleGAN2-ADA, 2020),
+    or the copy would show the initial weights for several half-lives; 0 switches that off.
+
+    Weights and floating-point buffers (the running statistics of batch normalisation) are averaged
+    alike, so that the statistics belong to the averaged weights; what a network names in
+    `tracked_buffers` is copied, being an average already. `module` is in evaluation mode.
+    """
+
+    def __init__(self, module: nn.Module, halflife_images: float, rampup: float = 0.0) -> None:
+        self.module = copy.deepcopy(module).float().eval().requires_grad_(False)
+        self._halflife_images = halflife_images
+        self._rampup = rampup
+
+    @torch.no_grad()
+    def update(self, source: nn.Module, num_images: int, images_seen: int) -> None:
+        """Move towards `source` by the share that the last `num_images` of `images_seen` weigh."""
+        halflife = self._halflife_images
+        if self._rampup:
+            halflife = min(halflife, self._rampup * images_seen)
+        weight = 1 - 0.5 ** (num_images / halflife)
+        mine, theirs = self.module.state_dict(), source.state_dict()
+        copied = getattr(source, "tracked_buffers", ())
+        averaged = [
+            name for name, value in mine.items() if value.is_floating_point() and name not in copied
+        ]
+        torch._foreach_lerp_(
+            [mine[name] for name in averaged], [theirs[name] for name in averaged], weight
+        )
+        for name in mine.keys() - set(averaged):
+            mine[name].copy_(theirs[name])
+
+    def state(self) -> list[Fragment]:
+        """The average, which every rank holds whole."""
+        return replicated("EMA.model", self.module.state_dict())
+
+    def owned_state(self) -> list[Fragment]:
+        """The share of the average that this rank writes into a checkpoint."""
+        return [share_of(item, rank(), world_size()) for item in self.state()]

@@ -1,0 +1,73 @@
+"""FAR-GAN: generated images that D is told are real ("Fake Can Be Real in GANs", section 5)."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from realness.trainer.distributed.ranks import rank, world_size
+from realness.trainer.networks import parts_of_one_batch, training_inputs
+from realness.trainer.randomness import Stream
+from realness.trainer.updates.accumulation import split_rows
+from realness.trainer.updates.gan import Gan
+
+
+@torch.no_grad()
+def fakes_as_real(gan: Gan, first: int | Tensor) -> Tensor:
+    """This rank's share of D_FAR: the M0 of M1 fresh generated samples with the lowest scores.
+
+    Eq. 11, over the candidates of all ranks. Low scores mark regions where many generated samples
+    crowd around one real sample (section 5). Returns [rows, ...].
+    """
+    far = gan.config.far
+    update = first // gan.config.batch_size
+    draws = gan.draws(Stream.CANDIDATES, update * far.far_candidates, far.far_candidates)
+    parts = split_rows(len(draws.index), gan.config.engine.micro_batch)
+
+    def generate(rows: slice) -> Tensor:
+        return gan.g(*training_inputs(gan.g.module, draws[rows], gan.config.g.z_dim))
+
+    with parts_of_one_batch(gan.g.module, len(parts)):
+        candidates = torch.cat([generate(rows) for rows in parts])
+    outputs = torch.cat([gan.d.first_order(candidates[rows]).float() for rows in parts])
+    scores = gan.objective.score(outputs)
+    if world_size() > 1:
+        return lowest_over_ranks(candidates, scores, far.far_fakes)
+    return lowest(candidates, scores, far.far_fakes, gan.num_members)
+
+
+def lowest(candidates: Tensor, scores: Tensor, count: int, num_members: int = 1) -> Tensor:
+    """The `count` rows with the lowest scores, lowest first; candidates: [M, ...], scores: [M].
+
+    For an ensemble row r belongs to member r % num_members, which chooses among its own rows.
+    """
+    table = scores.view(-1, num_members)
+    chosen = table.topk(count, dim=0, largest=False).indices * num_members
+    return candidates[(chosen + torch.arange(num_members, device=chosen.device)).flatten()]
+
+
+def lowest_over_ranks(candidates: Tensor, scores: Tensor, count: int) -> Tensor:
+    """This rank's equal share of the `count` lowest-scored rows of all ranks; collective.
+
+    Which rows are chosen, and their order over the ranks, do not depend on the number of ranks.
+    Only chosen rows travel. It waits for the device once, to learn how many go where.
+    """
+    ranks, mine = world_size(), rank()
+    everywhere = [torch.empty_like(scores) for _ in range(ranks)]
+    dist.all_gather(everywhere, scores)
+    chosen = torch.cat(everywhere).topk(count, largest=False).indices.cpu()
+    owners, rows = chosen // len(scores), chosen % len(scores)
+    takers = torch.arange(count) // (count // ranks)
+    given, taken = owners == mine, takers == mine
+    sent = candidates[rows[given].to(candidates.device)].contiguous()
+    received = torch.empty(count // ranks, *sent.shape[1:], dtype=sent.dtype, device=sent.device)
+    dist.all_to_all_single(
+        received,
+        sent,
+        torch.bincount(owners[taken], minlength=ranks).tolist(),
+        torch.bincount(takers[given], minlength=ranks).tolist(),
+    )
+    # Rows come grouped by sender; put them back into the order of their scores.
+    order = torch.argsort(owners[taken], stable=True).to(received.device)
+    return torch.empty_like(received).index_copy_(0, order, received)

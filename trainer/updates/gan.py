@@ -1,0 +1,104 @@
+"""The two players with everything that their updates need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from realness.trainer.config import TrainConfig
+from realness.trainer.distributed.ranks import mean_over_ranks, rank, world_size
+from realness.trainer.engines.player import Player
+from realness.trainer.networks import choose_layout, training_inputs
+from realness.trainer.objectives import CodeObjective, Objective
+from realness.trainer.randomness import Draws, Purpose, Stream, batch_draws
+from realness.trainer.updates.accumulation import split_rows
+
+
+@dataclass(frozen=True)
+class Gan:
+    """Generator and discriminator, with the objective that they play.
+
+    `seeds` has one entry for each member of an ensemble of networks; images have one member.
+    """
+
+    config: TrainConfig
+    device: torch.device
+    objective: Objective
+    g: Player
+    d: Player
+    seeds: tuple[int, ...] = (0,)
+
+    @property
+    def num_members(self) -> int:
+        """Independent networks in one; row r of a batch belongs to member r % num_members."""
+        return len(self.seeds)
+
+    @property
+    def local_batch(self) -> int:
+        """Images of one rank in one update."""
+        return self.config.batch_size // world_size()
+
+    def parts(self) -> list[slice]:
+        """The rows of this rank's share that each pass of an update takes."""
+        return split_rows(self.local_batch, self.config.engine.micro_batch)
+
+    def draws(self, stream: Stream, first: int | Tensor, num_rows: int | None = None) -> Draws:
+        """This rank's draws for the `num_rows` samples (all ranks') from `first` on in `stream`.
+
+        `num_rows` is the batch size if not given. `first`: see `batch_draws`.
+        """
+        return batch_draws(
+            self.config.seed,
+            stream,
+            first,
+            (num_rows or self.config.batch_size) // world_size(),
+            rank=rank(),
+            seeds=self.seeds,
+            device=self.device,
+            impl=self.config.engine.impl,
+        )
+
+    def normalise(self, images: Tensor, stream: Stream, first: int) -> Tensor:
+        """uint8 [B, 3, R, R] -> float32 in [-1, 1], laid out and dequantised as configured.
+
+        `first` is the global batch's first sample in `stream`.
+        """
+        layout = choose_layout(self.config.engine.memory_format)
+        images = images.to(self.device, torch.float32, memory_format=layout)
+        images = images.mul_(1 / 127.5).sub_(1)
+        if not self.config.data.dequantize:
+            return images
+        draws = self.draws(stream, first, len(images) * world_size())
+        noise = draws.uniform(Purpose.DEQUANTIZE, images[0].numel()).view(images.shape)
+        return images.add_(noise, alpha=1 / 128)
+
+    def inputs(
+        self, draws: Draws, code_share: float, real: Tensor | None, draws_real: Draws | None
+    ) -> tuple[Any, ...]:
+        """G's inputs for the samples of `draws`: `training_inputs`, and more for P2GAN.
+
+        That is a code [B, code_dim] of the posterior that D gives the real image of the same row
+        (`real`: D's output [B, num_outputs]), and the plan's `code_share`.
+        """
+        generator, z_dim = self.g.module, self.config.g.z_dim
+        if not self.objective.code_dim:
+            return training_inputs(generator, draws, z_dim)
+        if real is None or draws_real is None:
+            raise ValueError("this objective's generator needs D's output on real images")
+        codes = cast(CodeObjective, self.objective).code(real, draws_real)
+        return training_inputs(generator, draws, z_dim, (codes, code_share))
+
+    def track_codes(self, real: Tensor | None) -> None:
+        """Let G follow the posteriors of real images, from D's output on them [B, num_outputs]."""
+        if self.objective.code_dim and real is not None:
+            mean, std = cast(CodeObjective, self.objective).factors(real)
+            factors = mean_over_ranks(torch.stack([mean.mean(0), std.mean(0)]))
+            cast(Any, self.g.module).track_codes(*factors)
+
+    def set_lr_factor(self, factor: float) -> None:
+        """Set both learning rates to `factor` times their base values."""
+        self.g.set_lr_factor(factor)
+        self.d.set_lr_factor(factor)

@@ -1,0 +1,172 @@
+"""One update of D and one update of G.
+
+Both count samples: `first` is the index of the batch's first sample in its streams, over all ranks
+and the whole run. The values they return are tensors on the device; nothing here waits for it.
+What the host decides is in the plan of an update; under it `first` may be a tensor as well.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from realness.trainer.engines.player import frozen
+from realness.trainer.networks import parts_of_one_batch, update_spectral_norm
+from realness.trainer.objectives.penalties import (
+    finite_difference_squared_norm,
+    gradient_squared_norm,
+    interpolate,
+    one_centered,
+    zero_centered,
+)
+from realness.trainer.randomness import Draws, Purpose, Stream
+from realness.trainer.updates.accumulation import Stats, compute_gradients, num_forwards
+from realness.trainer.updates.fake_as_real import fakes_as_real
+from realness.trainer.updates.gan import Gan
+from realness.trainer.updates.path_length import path_length_penalty, track_path_length
+from realness.trainer.updates.schedule import Plan, plan_d, plan_g
+
+
+def train_d(gan: Gan, real: Tensor, first: int) -> Stats:
+    """Update D once. real: [B, ...] in the networks' range, this rank's share of the real batch.
+
+    With FAR-GAN's M0 fakes the real batch is so much smaller: the fakes complete it.
+    """
+    return update_d(gan, real, first, plan_d(gan.config, first))
+
+
+def train_g(gan: Gan, real: Tensor | None, first: int) -> Stats:
+    """Update G once. real: [B, ...] as in `train_d`, or None for objectives that need none."""
+    return update_g(gan, real, first, plan_g(gan.config, first))
+
+
+def update_d(gan: Gan, real: Tensor, first: int | Tensor, plan: Plan) -> Stats:
+    """`train_d` with its plan made."""
+    real_draws = gan.draws(Stream.D_REAL, first)
+    fake_draws = gan.draws(Stream.D_FAKE, first)
+    parts = gan.parts()
+
+    def generate(rows: slice) -> Tensor:
+        coded = gan.d.first_order(real[rows]).float() if gan.objective.code_dim else None
+        return gan.g(*gan.inputs(fake_draws[rows], plan.code_share, coded, real_draws[rows]))
+
+    with torch.no_grad(), parts_of_one_batch(gan.g.module, len(parts)):
+        fake = torch.cat([generate(rows) for rows in parts]).to(real.dtype)
+    if gan.config.far.far_fakes:
+        real = torch.cat([real, fakes_as_real(gan, first).to(real.dtype)])
+    with gan.d.gathered():
+        update_spectral_norm(gan.d.module)
+
+    # D treats every image alike, so one pass over both batches is exact and loads the weights once.
+    def outputs(rows: slice) -> tuple[Tensor, ...]:
+        return gan.d(torch.cat([real[rows], fake[rows]])).float().chunk(2)
+
+    def loss(rows: slice, out_real: Tensor, out_fake: Tensor) -> Tensor:
+        return gan.objective.d_loss(out_real, out_fake, real_draws[rows], fake_draws[rows])
+
+    def penalty(rows: slice) -> tuple[Tensor, Stats]:
+        value, norms = gradient_penalty(gan, real[rows], fake[rows], real_draws[rows])
+        return plan.penalty * value, norms
+
+    with gan.d.gathered() if plan.penalty else nullcontext():
+        result = compute_gradients(
+            gan.d,
+            parts,
+            outputs,
+            loss,
+            couples=gan.objective.couples_samples,
+            extra_of=penalty if plan.penalty else None,
+        )
+    gan.d.step(result.loss)
+    out_real, out_fake = result.outputs
+    return {
+        "loss_d": result.loss,
+        "score_real": gan.objective.score(out_real).mean(),
+        "score_fake": gan.objective.score(out_fake).mean(),
+        **gan.objective.measures(out_real, out_fake, real_draws, fake_draws),
+        **result.stats,
+    }
+
+
+def gradient_penalty(gan: Gan, real: Tensor, fake: Tensor, draws: Draws) -> tuple[Tensor, Stats]:
+    """The weighted sum of the configured penalties on grad_x score(D(x)), and each by itself.
+
+    It runs beside the engine's forward, through the module: DeepSpeed allows one forward a backward
+    to go through its hooks, and gradients come out exact (to 2e-7) this way.
+    """
+    config = gan.config.penalty
+    terms = []
+    if config.r1_gamma:
+        terms.append(("r1", real, config.r1_gamma / 2, zero_centered))
+    if config.r2_gamma:
+        terms.append(("r2", fake, config.r2_gamma / 2, zero_centered))
+    if config.gp_weight:
+        between = interpolate(real, fake, draws.uniform(Purpose.INTERPOLATION, 1))
+        form = one_centered if config.gp_target else zero_centered
+        terms.append(("gp", between, config.gp_weight, form))
+    points = torch.cat([points for _, points, _, _ in terms]).detach().requires_grad_()
+
+    def score(points: Tensor) -> Tensor:
+        return gan.objective.score(gan.d.module(points).float())
+
+    if config.r1 == "exact":
+        squared_norms = gradient_squared_norm(score(points), points, impl=gan.config.engine.impl)
+    else:
+        squared_norms = finite_difference_squared_norm(score, points)
+    total, stats = squared_norms.new_zeros(()), {}
+    for (name, _, weight, form), part in zip(terms, squared_norms.split(len(real)), strict=True):
+        value = form(part).mean()
+        total = total + weight * value
+        stats[name] = value.detach()
+    return total, stats
+
+
+def update_g(gan: Gan, real: Tensor | None, first: int | Tensor, plan: Plan) -> Stats:
+    """`train_g` with its plan made."""
+    real_draws = gan.draws(Stream.G_REAL, first)
+    fake_draws = gan.draws(Stream.G_FAKE, first)
+    parts = gan.parts()
+    # Frozen, because D's gradients of this step would otherwise leak into its next update.
+    with frozen(gan.d) as discriminator:
+        out_real = None
+        if real is not None:
+            with torch.no_grad():
+                out_real = torch.cat([discriminator(real[rows]).float() for rows in parts])
+
+        def on_real(rows: slice) -> Tensor | None:
+            return None if out_real is None else out_real[rows]
+
+        def outputs(rows: slice) -> tuple[Tensor, ...]:
+            inputs = gan.inputs(fake_draws[rows], plan.code_share, on_real(rows), real_draws[rows])
+            return (discriminator(gan.g(*inputs)).float(),)
+
+        def loss(rows: slice, out_fake: Tensor) -> Tensor:
+            return gan.objective.g_loss(out_fake, on_real(rows), fake_draws[rows], real_draws[rows])
+
+        def penalty(rows: slice) -> tuple[Tensor, Stats]:
+            value, lengths = path_length_penalty(
+                gan, path_draws[rows], plan.code_share, on_real(rows), real_draws[rows]
+            )
+            return plan.penalty * value, lengths
+
+        path_draws = gan.draws(Stream.PATH, first)
+        couples = gan.objective.couples_samples
+        with (
+            parts_of_one_batch(gan.g.module, num_forwards(parts, couples)),
+            gan.g.gathered() if plan.penalty else nullcontext(),
+        ):
+            result = compute_gradients(
+                gan.g,
+                parts,
+                outputs,
+                loss,
+                couples=couples,
+                extra_of=penalty if plan.penalty else None,
+            )
+    gan.g.step(result.loss)
+    gan.track_codes(out_real)
+    if plan.penalty:
+        track_path_length(gan, result.stats["path_length"])
+    return {"loss_g": result.loss, **result.stats}
