@@ -30,7 +30,7 @@ from train_step import RESULTS, SMALL, SYSTEMS, run_ranks
 from realness.launch.train_ffhq import parse
 from realness.trainer.config import TrainConfig
 from realness.trainer.planning.memory import checkpoint_bytes, count_parameters, estimate_memory
-from realness.trainer.updates.sharded_gan import build_networks
+from realness.trainer.updates.build import build_networks
 
 GIB = 2**30
 RANKS = (1, 8, 16, 64, 256, 1024)

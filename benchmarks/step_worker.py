@@ -24,10 +24,10 @@ from torch.profiler import ProfilerActivity, profile
 from realness.data_pipeline import ImageStream, open_catalog
 from realness.launch.train_ffhq import parse
 from realness.trainer.config import TrainConfig
+from realness.trainer.distributed.collectives import mean_over_ranks
+from realness.trainer.distributed.device import pick_device
 from realness.trainer.distributed.numerics import set_numerics
 from realness.trainer.distributed.ranks import (
-    mean_over_ranks,
-    pick_device,
     rank,
     start_process_group,
     stop_process_group,

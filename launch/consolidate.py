@@ -39,9 +39,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _consolidate(command: Command) -> str:
+    from realness.trainer.checkpoint.choosing import choose_checkpoints
     from realness.trainer.config import ConfigError
     from realness.trainer.inference.consolidate import consolidate
-    from realness.trainer.inference.trained import choose_checkpoints
 
     if command.checkpoint == "all":
         raise ConfigError("--checkpoint=all: name one checkpoint, or latest")

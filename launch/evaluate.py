@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     import torch
 
     from realness.trainer.config import TrainConfig
-    from realness.trainer.metrics import Evaluator, FeatureNetwork, Record
+    from realness.trainer.metrics import Evaluator, FeatureNetwork
+    from realness.trainer.storage.scores import Record
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,8 @@ def main(arguments: Sequence[str]) -> int:
     command = tyro.cli(Command, args=arguments, description=__doc__, console_outputs=leader)
     level = logging.WARNING if leader else logging.ERROR
     logging.basicConfig(level=level, format="%(name)s: %(message)s")
-    from realness.trainer.distributed.ranks import (
-        pick_device,
-        start_process_group,
-        stop_process_group,
-    )
+    from realness.trainer.distributed.device import pick_device
+    from realness.trainer.distributed.ranks import start_process_group, stop_process_group
     from realness.trainer.metrics import MeasureFailed
 
     try:
@@ -98,7 +96,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def _evaluate(command: Command, device: torch.device) -> int:
     from realness.trainer.config import ConfigError
-    from realness.trainer.distributed.ranks import rank, together
+    from realness.trainer.distributed.collectives import together
+    from realness.trainer.distributed.ranks import rank
     from realness.trainer.metrics import check_metrics
     from realness.trainer.metrics.show import open_progress
     from realness.trainer.storage.run_folder import read_config
@@ -130,7 +129,7 @@ def _evaluate(command: Command, device: torch.device) -> int:
 
 def _folders(command: Command) -> list[Path]:
     """The checkpoints to look at: for `best` all of them."""
-    from realness.trainer.inference.trained import choose_checkpoints
+    from realness.trainer.checkpoint.choosing import choose_checkpoints
 
     return choose_checkpoints(
         command.run, "all" if command.checkpoint == "best" else command.checkpoint
@@ -171,8 +170,9 @@ def _find_best(
     What metrics.csv holds with these settings is not measured again; all ranks read the same rows.
     """
     from realness.trainer.config import ConfigError
-    from realness.trainer.distributed.ranks import together
-    from realness.trainer.metrics import best_record, is_headline, read_records
+    from realness.trainer.distributed.collectives import together
+    from realness.trainer.metrics import best_record, is_headline
+    from realness.trainer.storage.scores import read_records
 
     (metric,) = evaluator.metrics
     there = {int(folder.name): folder for folder in folders}
@@ -207,7 +207,8 @@ def _prepare(
     """The evaluator, and the digest of the real images; everything that can be wrong is checked."""
     from realness.data_pipeline import check_images, check_shards, open_catalog
     from realness.trainer.config import ConfigError
-    from realness.trainer.distributed.ranks import rank, together, world_size
+    from realness.trainer.distributed.collectives import together
+    from realness.trainer.distributed.ranks import rank, world_size
     from realness.trainer.metrics import Evaluator, Plan, RealImages, check_metrics
 
     def prepare() -> tuple[Evaluator, str]:
@@ -251,13 +252,13 @@ def _open_network(command: Command, device: torch.device) -> FeatureNetwork:
 
 def _report(command: Command, records: list[Record]) -> None:
     """Keep the scores; print and draw them, and those of the same settings from earlier."""
-    from realness.trainer.metrics import append_records, read_records, summarise
     from realness.trainer.metrics.show import (
         print_scores,
         print_summary,
         write_figure,
         write_summary,
     )
+    from realness.trainer.storage.scores import append_records, read_records, summarise
 
     earlier = read_records(command.run)
     new = [record for record in records if record not in earlier]

@@ -86,7 +86,7 @@ def _write_rest(command: Command, staged: Path, formats: Sequence[str]) -> None:
         write_card,
         write_graph,
     )
-    from realness.trainer.metrics import read_records
+    from realness.trainer.storage.scores import read_records
 
     # It tells at every export which packages it does without.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)

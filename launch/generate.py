@@ -71,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _generate(command: Command) -> str:
     """Write everything; returns what to tell the user. Raises ValueError for wrong input."""
-    from realness.trainer.distributed.ranks import pick_device
+    from realness.trainer.distributed.device import pick_device
     from realness.trainer.inference.trained import load_discriminator, load_generator, truncated
     from realness.trainer.metrics import choose
     from realness.trainer.storage.run_folder import claim_empty_folder

@@ -97,7 +97,7 @@ def test_imports_run_one_way() -> None:
         ("trainer/run/loop.py", "import deepspeed.comm"),
         ("launch/train_ffhq.py", "from deepspeed import initialize"),
         ("trainer/run/loop.py", "import importlib\nimportlib.import_module('deepspeed')"),
-        ("trainer/config/run.py", "from tyro import cli"),
+        ("trainer/config/train.py", "from tyro import cli"),
         ("launch/train_ffhq.py", "from trainer.config import TrainConfig"),
         ("launch/train_ffhq.py", "import benchmarks.kernels"),
     ],

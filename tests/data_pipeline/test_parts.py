@@ -22,10 +22,12 @@ from realness.data_pipeline import check as check_module
 from realness.data_pipeline.order import parts_of_rank, ranks_of_part
 from realness.data_pipeline.prepare.prepare import prepare
 from realness.trainer.config import ConfigError, TrainConfig
-from realness.trainer.distributed.ranks import rank, together, world_size
+from realness.trainer.distributed.collectives import together
+from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.metrics import RealImages
+from realness.trainer.run.data import check_parts, check_same_images, open_data
 from realness.trainer.run.outputs import _shown_reals
-from realness.trainer.run.state import Run, check_parts, check_same_images, open_data
+from realness.trainer.run.state import Run
 from tests.helpers.data_images import encoded, image_files, write_folder
 from tests.helpers.ranks import run_on_ranks
 

@@ -12,7 +12,7 @@ from realness.trainer.config import EngineConfig, PenaltyConfig, TrainConfig
 from realness.trainer.config.presets import realness_dcgan
 from realness.trainer.networks import update_spectral_norm
 from realness.trainer.randomness import Purpose, Stream, batch_draws
-from realness.trainer.updates.sharded_gan import build_networks
+from realness.trainer.updates.build import build_networks
 
 State = dict[str, np.ndarray]
 """Flat arrays under the names that checkpoints use."""

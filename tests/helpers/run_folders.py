@@ -11,8 +11,8 @@ from realness.trainer import checkpoint
 from realness.trainer.checkpoint.fragments import replicated
 from realness.trainer.config import TrainConfig
 from realness.trainer.storage.run_folder import write_config
+from realness.trainer.updates.build import build_networks
 from realness.trainer.updates.ema import Ema
-from realness.trainer.updates.sharded_gan import build_networks
 
 
 def write_run(folder: Path, config: TrainConfig) -> Path:

@@ -19,16 +19,15 @@ from torch import Tensor, nn
 
 from realness.data_pipeline import open_catalog
 from realness.trainer import checkpoint
+from realness.trainer.checkpoint.choosing import choose_checkpoints
 from realness.trainer.config import ConfigError, TrainConfig
 from realness.trainer.config.presets import preset
-from realness.trainer.inference.trained import choose_checkpoints, load_generator
+from realness.trainer.inference.trained import load_generator
 from realness.trainer.metrics import (
     Evaluator,
     NetworkFile,
     Plan,
     RealImages,
-    Record,
-    append_records,
     best_record,
     check_metrics,
     choose,
@@ -36,13 +35,12 @@ from realness.trainer.metrics import (
     kernel_distance,
     open_network,
     precision_recall,
-    read_records,
-    summarise,
 )
 from realness.trainer.metrics.frechet import GaussianMoments
 from realness.trainer.metrics.show import write_figure
 from realness.trainer.networks import build_generator
 from realness.trainer.storage.run_folder import write_config
+from realness.trainer.storage.scores import Record, append_records, read_records, summarise
 from realness.trainer.updates.ema import Ema
 from tests.helpers import ROOT
 from tests.helpers.metric_images import pictures

@@ -14,12 +14,8 @@ import torch
 from PIL import Image
 
 from realness.launch import generate
-from realness.trainer.inference.trained import (
-    choose_checkpoints,
-    load_discriminator,
-    load_generator,
-    truncated,
-)
+from realness.trainer.checkpoint.choosing import choose_checkpoints
+from realness.trainer.inference.trained import load_discriminator, load_generator, truncated
 from realness.trainer.inference.video import write_mp4
 from tests.helpers.run_folders import write_run
 from tests.helpers.systems import systems

@@ -16,7 +16,8 @@ from realness.trainer.checkpoint.format import (
     read_manifest,
 )
 from realness.trainer.checkpoint.fragments import Fragment
-from realness.trainer.distributed.ranks import gather, rank, together, world_size
+from realness.trainer.distributed.collectives import gather, together
+from realness.trainer.distributed.ranks import rank, world_size
 
 
 def restore(root: Path, targets: list[Fragment], report: Callable[[str], None]) -> Position | None:

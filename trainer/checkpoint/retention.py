@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from realness.trainer.checkpoint.format import STAGING, candidates, read_latest
+from realness.trainer.config import ConfigError
+from realness.trainer.distributed.ranks import rank
 
 log = logging.getLogger("realness.trainer")
 
@@ -51,3 +53,36 @@ def remove(folder: Path) -> None:
     shutil.rmtree(removed, ignore_errors=True)
     folder.rename(removed)
     shutil.rmtree(removed, ignore_errors=True)
+
+
+def check_free_space(
+    folder: Path, checkpoint_bytes: int, retention: Retention, num_images: int
+) -> None:
+    """Raise ConfigError unless the disk can take the next checkpoint beside the one it replaces.
+
+    checkpoint_bytes: size of one checkpoint; num_images: length of the run. A disk that will be too
+    small for the checkpoints that stay for good gets a warning: there is time to move them away.
+    """
+    existing = {int(path.name) for path in folder.glob("checkpoints/[0-9]*") if path.is_dir()}
+    milestones = retention.milestones(existing)
+    wanted = checkpoint_bytes * max(1, retention.keep + 1 - len(existing - milestones))
+    free = shutil.disk_usage(folder).free
+    if free < wanted:
+        raise ConfigError(
+            f"the disk of --run-dir={folder} has {free / 2**30:.1f} GiB free, but the checkpoints "
+            f"of this run still need {wanted / 2**30:.1f} GiB ({checkpoint_bytes / 2**30:.2f} GiB "
+            "each); free some space, lower --keep-checkpoints, or use another disk"
+        )
+    if not retention.every_images:
+        return
+    to_come = math.floor(num_images / retention.every_images) - len(milestones)
+    if free < wanted + to_come * checkpoint_bytes and rank() == 0:
+        log.warning(
+            "--keep-checkpoint-kimg=%g will keep %d more checkpoints of %.2f GiB, but the disk of "
+            "--run-dir=%s has %.1f GiB free: move some of them away in time",
+            retention.every_images / 1000,
+            to_come,
+            checkpoint_bytes / 2**30,
+            folder,
+            free / 2**30,
+        )

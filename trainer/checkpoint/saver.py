@@ -14,7 +14,8 @@ from realness.trainer.checkpoint.format import CheckpointError, Position
 from realness.trainer.checkpoint.fragments import Fragment
 from realness.trainer.checkpoint.retention import Retention
 from realness.trainer.checkpoint.writer import write
-from realness.trainer.distributed.ranks import background_group, gather
+from realness.trainer.distributed.collectives import gather
+from realness.trainer.distributed.ranks import background_group
 
 CLOSE_SECONDS = 60
 

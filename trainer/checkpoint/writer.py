@@ -24,7 +24,8 @@ from realness.trainer.checkpoint.format import (
 )
 from realness.trainer.checkpoint.fragments import Fragment
 from realness.trainer.checkpoint.retention import Retention, prune, remove
-from realness.trainer.distributed.ranks import Result, gather, rank, together, world_size
+from realness.trainer.distributed.collectives import Result, gather, together
+from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.storage.weights import save_tensors
 
 

@@ -8,6 +8,7 @@ that they keep their meaning when the batch size changes. An iteration counts `b
 from __future__ import annotations
 
 from realness.trainer.config.base import ConfigError, flag
+from realness.trainer.config.engine import EngineConfig
 from realness.trainer.config.metrics import MetricsConfig
 from realness.trainer.config.networks import DataConfig, DiscriminatorConfig, GeneratorConfig
 from realness.trainer.config.objective import (
@@ -17,7 +18,8 @@ from realness.trainer.config.objective import (
     PenaltyConfig,
     PosteriorConfig,
 )
-from realness.trainer.config.run import EngineConfig, OptimizerConfig, TrainConfig
+from realness.trainer.config.optimizer import OptimizerConfig
+from realness.trainer.config.train import TrainConfig
 from realness.trainer.config.tree import flatten, from_dict, to_json, trajectory_differences
 
 __all__ = [

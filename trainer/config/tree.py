@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from dataclasses import replace
 from typing import Any
 
 from realness.trainer.config.base import flag, require
-from realness.trainer.config.run import TrainConfig
+from realness.trainer.config.train import TrainConfig
 
 
 def flatten(config: Any) -> dict[str, Any]:
@@ -60,3 +61,9 @@ def trajectory_differences(started: TrainConfig, now: TrainConfig) -> list[str]:
         for name in before
         if name not in _any_time_fields(TrainConfig) and before[name] != after[name]
     ]
+
+
+def portable_config(config: TrainConfig) -> TrainConfig:
+    """The configuration without what belongs to the machine that trained."""
+    engine = replace(config.engine, device="auto", impl="auto", deepspeed_config="")
+    return replace(config, run_dir="", data=replace(config.data, data=""), engine=engine)

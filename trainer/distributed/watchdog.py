@@ -23,10 +23,11 @@ import torch.distributed as dist
 
 from realness.data_pipeline import DataError
 from realness.trainer.config import ConfigError
+from realness.trainer.distributed.collectives import gather
 from realness.trainer.distributed.exit_codes import EXIT_FAILED, RunFailed
 from realness.trainer.distributed.heartbeats import MainThread, Report, Roster
 from realness.trainer.distributed.launcher import beat_for_supervisor
-from realness.trainer.distributed.ranks import gather, rank, world_size
+from realness.trainer.distributed.ranks import rank, world_size
 
 VERDICT = "verdict"
 # After a failure the ends of threads, streams and groups may themselves hang.

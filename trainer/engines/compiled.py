@@ -16,7 +16,8 @@ import torch._dynamo
 import torch._inductor.config
 from torch import Tensor, nn
 
-from realness.trainer.distributed.ranks import gather, rank, world_size
+from realness.trainer.distributed.collectives import gather
+from realness.trainer.distributed.ranks import rank, world_size
 
 BACKEND = "inductor"
 MAX_GRAPHS = 32

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from realness.trainer.export.folder import Exported
-from realness.trainer.metrics import Record
 from realness.trainer.storage.files import write_text
+from realness.trainer.storage.scores import Record
 
 CARD_FILE = "README.md"
 NO_LICENCE = "not stated"

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from realness import kernels
-from realness.trainer.config import ConfigError, TrainConfig
+from realness.trainer.config import ConfigError
+from realness.trainer.config.tree import portable_config
 from realness.trainer.inference.trained import (
     TrainedDiscriminator,
     TrainedGenerator,
@@ -48,12 +49,6 @@ def write_networks(
     ):
         write_weights(out / name, module.state_dict(), {**about, "network": Path(name).stem})
     write_config(out, portable_config(generator.config))
-
-
-def portable_config(config: TrainConfig) -> TrainConfig:
-    """The configuration without what belongs to the machine that trained."""
-    engine = replace(config.engine, device="auto", impl="auto", deepspeed_config="")
-    return replace(config, run_dir="", data=replace(config.data, data=""), engine=engine)
 
 
 def load(

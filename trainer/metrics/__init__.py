@@ -28,20 +28,10 @@ from realness.trainer.metrics.kid import kernel_distance
 from realness.trainer.metrics.precision_recall import precision_recall
 from realness.trainer.metrics.reference import MeasureFailed, RealImages
 from realness.trainer.metrics.swd import PatchSet, SlicedWasserstein, sliced_wasserstein
-from realness.trainer.storage.scores import (
-    METRICS_FILE,
-    Record,
-    Summary,
-    append_records,
-    curves,
-    read_records,
-    summarise,
-)
 
 __all__ = [
     "INCEPTION",
     "METRICS",
-    "METRICS_FILE",
     "Evaluator",
     "FeatureNetwork",
     "FeatureNetworkError",
@@ -52,22 +42,16 @@ __all__ = [
     "Place",
     "Plan",
     "RealImages",
-    "Record",
     "Score",
     "SlicedWasserstein",
-    "Summary",
-    "append_records",
     "best_record",
     "check_metrics",
     "choose",
-    "curves",
     "frechet_distance",
     "inception_score",
     "is_headline",
     "kernel_distance",
     "open_network",
     "precision_recall",
-    "read_records",
     "sliced_wasserstein",
-    "summarise",
 ]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from realness.trainer.checkpoint.choosing import choose_checkpoints, list_checkpoints
 from realness.trainer.config import ConfigError
-from realness.trainer.inference.trained import choose_checkpoints, list_checkpoints
 from realness.trainer.storage.scores import METRICS_FILE, Record, read_records
 
 RANKING = ("fid", "kid", "swd", "is", "pr", "ppl")

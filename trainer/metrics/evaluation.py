@@ -10,7 +10,8 @@ from datetime import datetime, timezone
 import torch
 from torch import Tensor
 
-from realness.trainer.distributed.ranks import together, world_size
+from realness.trainer.distributed.collectives import together
+from realness.trainer.distributed.ranks import world_size
 from realness.trainer.inference.trained import TrainedGenerator
 from realness.trainer.metrics.features import FeatureNetwork
 from realness.trainer.metrics.frechet import frechet_distance

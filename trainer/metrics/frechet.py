@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from realness.trainer.distributed.ranks import gather
+from realness.trainer.distributed.collectives import gather
 
 DEFAULT_NUM_IMAGES = 50_000
 

@@ -9,7 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from realness.trainer.distributed.ranks import gather, rank, world_size
+from realness.trainer.distributed.collectives import gather
+from realness.trainer.distributed.ranks import rank, world_size
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from realness.data_pipeline import DEFAULT_MAX_BAD_IMAGES, Catalog, ImageStream
 from realness.data_pipeline.stream import DecoderName
-from realness.trainer.distributed.ranks import gather, rank, together, world_size
+from realness.trainer.distributed.collectives import gather, together
+from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.metrics.features import FeatureNetwork
 from realness.trainer.metrics.frechet import GaussianMoments
 from realness.trainer.metrics.network_file import cache_folder

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from realness.trainer.distributed.ranks import gather
+from realness.trainer.distributed.collectives import gather
 from realness.trainer.metrics.features import FeatureNetwork
 from realness.trainer.metrics.frechet import GaussianMoments
 from realness.trainer.metrics.ranks import gather_rows

@@ -23,7 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from realness.trainer.distributed.ranks import gather, rank, world_size
+from realness.trainer.distributed.collectives import gather
+from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.metrics.ranks import gather_rows
 from realness.trainer.randomness import Draws, Purpose, Stream
 

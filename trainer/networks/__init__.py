@@ -33,19 +33,11 @@ from realness.trainer.networks.spectral_norm import (
 )
 from realness.trainer.networks.stylegan2_discriminator import StyleGAN2Discriminator
 from realness.trainer.networks.stylegan2_generator import StyleGAN2Generator
-from realness.trainer.toy.networks import (
-    FarDiscriminator,
-    FarGenerator,
-    ToyDiscriminator,
-    ToyGenerator,
-)
 
 __all__ = [
     "BatchNormGenerator",
     "DCGANDiscriminator",
     "DCGANGenerator",
-    "FarDiscriminator",
-    "FarGenerator",
     "GlobalBatchNorm",
     "ImageNetwork",
     "LayerNorm",
@@ -58,8 +50,6 @@ __all__ = [
     "SpectralLinear",
     "StyleGAN2Discriminator",
     "StyleGAN2Generator",
-    "ToyDiscriminator",
-    "ToyGenerator",
     "build_discriminator",
     "build_generator",
     "choose_layout",

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from realness.trainer.distributed import ranks as distributed
+from realness.trainer.distributed import collectives, ranks
 from realness.trainer.networks.buffers import Float32Buffers
 
 
@@ -181,8 +181,8 @@ class GlobalBatchNorm(Float32Buffers):
         count = x.numel() // x.shape[1]
         mean, variance = _ChannelMoments.apply(x)  # type: ignore[misc]
         if self.statistics == "global":
-            count *= distributed.world_size()
-            mean, variance = distributed.global_moments(mean, variance)
+            count *= ranks.world_size()
+            mean, variance = collectives.global_moments(mean, variance)
         if count < 2:
             raise ValueError(
                 f"batch normalisation needs more than one value a channel to train, got an input "

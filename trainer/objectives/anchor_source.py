@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from realness.trainer.config import AnchorConfig
-from realness.trainer.distributed import ranks as distributed
+from realness.trainer.distributed import ranks
 from realness.trainer.objectives.anchors import (
     NUM_HISTOGRAM_SAMPLES,
     AnchorPair,
@@ -52,7 +52,7 @@ class FixedAnchors:
 
 def global_batch_row(draws: Draws) -> Draws:
     """The draws of the global batch's first sample: one row, the same on every rank."""
-    first = draws.index[:1] - distributed.rank() * draws.index.numel()
+    first = draws.index[:1] - ranks.rank() * draws.index.numel()
     return dataclasses.replace(draws, index=first)
 
 

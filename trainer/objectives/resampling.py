@@ -15,7 +15,7 @@ from torch import Tensor
 
 from realness import kernels
 from realness.kernels.checks import MAX_OUTCOMES
-from realness.trainer.distributed import ranks as distributed
+from realness.trainer.distributed import collectives, ranks
 from realness.trainer.randomness import Draws, Purpose
 
 
@@ -32,7 +32,7 @@ def resample_gaussian(
     """
     mean, variance = kernels.logit_moments(logits, impl=impl)
     if statistics == "global":
-        mean, variance = distributed.global_moments(mean, variance)
+        mean, variance = collectives.global_moments(mean, variance)
     return kernels.resample_from_moments(mean, variance, noise, impl=impl)
 
 
@@ -131,7 +131,7 @@ class GaussianResampling(NoResampling):
     def fused_inputs(
         self, output: Tensor, draws: Draws
     ) -> tuple[Tensor, kernels.NormalDraws | None]:
-        own_rows = self.statistics == "local" or distributed.world_size() == 1
+        own_rows = self.statistics == "local" or ranks.world_size() == 1
         if own_rows and self.members == 1:
             return output, draws.normal_draws(Purpose.RESAMPLE)
         return super().fused_inputs(output, draws)

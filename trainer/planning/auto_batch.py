@@ -27,13 +27,14 @@ from pathlib import Path
 import torch
 
 from realness.trainer.config import ConfigError, TrainConfig
+from realness.trainer.distributed.collectives import gather, together
 from realness.trainer.distributed.exit_codes import RunFailed
-from realness.trainer.distributed.ranks import gather, rank, together, world_size
+from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.networks import has_batch_statistics
 from realness.trainer.planning.memory import GIB, estimate_memory
 from realness.trainer.planning.trial import MARGIN, DeviceMemory, HostMemory, Memory
 from realness.trainer.storage.run_folder import read_pass
-from realness.trainer.updates.sharded_gan import build_networks
+from realness.trainer.updates.build import build_networks
 
 log = logging.getLogger("realness.trainer")
 

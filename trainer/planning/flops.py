@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from realness.trainer.config import TrainConfig
+from realness.trainer.updates.build import build_networks
 from realness.trainer.updates.gan import Gan
-from realness.trainer.updates.sharded_gan import build_networks
 from realness.trainer.updates.step import train_d, train_g
 
 META = torch.device("meta")

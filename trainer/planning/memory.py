@@ -17,8 +17,8 @@ from realness.trainer.networks import StyleGAN2Generator, training_inputs
 from realness.trainer.objectives import Objective
 from realness.trainer.objectives.penalties import gradient_squared_norm
 from realness.trainer.randomness import Draws, Stream
+from realness.trainer.updates.build import build_networks
 from realness.trainer.updates.path_length import path_lengths, zero_offset
-from realness.trainer.updates.sharded_gan import build_networks
 
 FLOAT_BYTES = 4
 GIB = 2**30

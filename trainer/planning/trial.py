@@ -12,15 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from realness.trainer.config import TrainConfig
-from realness.trainer.distributed.ranks import alone, gather, world_size
+from realness.trainer.distributed.collectives import gather
+from realness.trainer.distributed.ranks import alone, world_size
 from realness.trainer.engines.plain_engine import PlainEngine
 from realness.trainer.networks import recompute_blocks
 from realness.trainer.planning.host_memory import available_memory
 from realness.trainer.planning.memory import checkpoint_bytes, estimate_memory, resident_memory
 from realness.trainer.randomness import Stream
+from realness.trainer.updates.build import build_networks
 from realness.trainer.updates.ema import Ema
 from realness.trainer.updates.gan import Gan
-from realness.trainer.updates.sharded_gan import build_networks
 from realness.trainer.updates.step import train_d, train_g
 
 MARGIN = 0.1

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from realness.trainer.reporting.faults import FaultLog
 from realness.trainer.reporting.grid import SAMPLES_FOLDER, write_grid
 from realness.trainer.reporting.page.html import write_report
 from realness.trainer.reporting.progress import ProgressLine, duration
 from realness.trainer.reporting.realness import REALNESS_FILE, Realness, append_realness
 from realness.trainer.reporting.stats import METRIC_PREFIX, STATS_FILE, StatsLog, cut_back
 from realness.trainer.reporting.tensorboard import TENSORBOARD_FOLDER, EventLog
-from realness.trainer.storage.files import FaultLog, remove_staged
+from realness.trainer.storage.files import remove_staged
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from realness.trainer.distributed.ranks import sum_over_ranks
+from realness.trainer.distributed.collectives import sum_over_ranks
 
 
 class Averages:

@@ -8,20 +8,20 @@ from pathlib import Path
 from realness.data_pipeline.check import describe_readers
 from realness.data_pipeline.sources.prepared import is_packed, read_manifest
 from realness.trainer.config import ConfigError, TrainConfig, flag, flatten
+from realness.trainer.distributed.collectives import together
+from realness.trainer.distributed.device import pick_device
 from realness.trainer.distributed.exit_codes import EXIT_OK
 from realness.trainer.distributed.ranks import (
-    pick_device,
     rank,
     start_process_group,
     stop_process_group,
-    together,
     world_size,
 )
 from realness.trainer.engines.deepspeed_config import deepspeed_config
 from realness.trainer.planning.auto_batch import choose_micro_batch
 from realness.trainer.planning.flops import count_flops
 from realness.trainer.planning.memory import GIB, checkpoint_bytes, estimate_memory
-from realness.trainer.run.state import check_parts
+from realness.trainer.run.data import check_parts
 from realness.trainer.updates.sharded_gan import build_gan
 
 

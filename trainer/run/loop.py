@@ -9,15 +9,16 @@ from pathlib import Path
 from realness.data_pipeline import Catalog, ImageStream
 from realness.trainer import checkpoint
 from realness.trainer.checkpoint import Retention, Saver
+from realness.trainer.checkpoint.retention import check_free_space
 from realness.trainer.config import ConfigError, TrainConfig
+from realness.trainer.distributed.collectives import together
+from realness.trainer.distributed.device import pick_device
 from realness.trainer.distributed.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_STOPPED
 from realness.trainer.distributed.numerics import set_numerics
 from realness.trainer.distributed.ranks import (
-    pick_device,
     rank,
     start_process_group,
     stop_process_group,
-    together,
     world_size,
 )
 from realness.trainer.distributed.stop import StopRequest
@@ -27,18 +28,14 @@ from realness.trainer.planning.memory import checkpoint_bytes
 from realness.trainer.randomness import Stream
 from realness.trainer.reporting import write_environment
 from realness.trainer.run.averages import Averages
-from realness.trainer.run.monitor import measure_if_due, open_monitor
-from realness.trainer.run.outputs import save_reals, save_samples, write_record
+from realness.trainer.run.data import check_same_images, open_data
+from realness.trainer.run.monitor import open_monitor
+from realness.trainer.run.outputs import measure_if_due, save_reals, save_samples, write_record
 from realness.trainer.run.recovery import Diverged, go_back
 from realness.trainer.run.saving import await_checkpoint, retry_is_due, save_checkpoint
-from realness.trainer.run.state import Run, check_same_images, open_data, open_reporter
+from realness.trainer.run.state import Run, open_reporter
 from realness.trainer.run.throughput import Pace
-from realness.trainer.storage.run_folder import (
-    check_free_space,
-    lock_run_folder,
-    open_run_folder,
-    write_config,
-)
+from realness.trainer.storage.run_folder import lock_run_folder, open_run_folder, write_config
 from realness.trainer.updates.cuda_graphs import captured_updates, capturing_stream
 from realness.trainer.updates.schedule import is_due, lr_factor
 from realness.trainer.updates.sharded_gan import ShardedGan, build_gan

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import torch
 
 from realness.data_pipeline import Catalog
 from realness.trainer.config import TrainConfig
 from realness.trainer.distributed.ranks import rank, world_size
-from realness.trainer.inference.trained import TrainedGenerator, trained_generator
+from realness.trainer.inference.trained import TrainedGenerator
 from realness.trainer.metrics import (
     Evaluator,
     Place,
     Plan,
     RealImages,
     Score,
-    append_records,
     check_metrics,
     open_network,
 )
 from realness.trainer.reporting import Reporter
-from realness.trainer.updates.schedule import is_due
-
-if TYPE_CHECKING:
-    from realness.trainer.run.state import Run
-    from realness.trainer.run.throughput import Pace
+from realness.trainer.storage.scores import append_records
 
 SEED = 0
 """Of latents, patches and directions; evaluate.py's default, so that its scores compare."""
@@ -69,29 +64,28 @@ class Monitor:
         self._reporter = reporter
         return self._evaluator.scores(generator)
 
-    def measure(self, run: Run) -> float:
+    def measure(
+        self, generator: TrainedGenerator, reporter: Reporter, folder: Path, images: int
+    ) -> float:
         """Score the run's moving average and record it; returns the seconds it took. Collective.
 
         Whatever goes wrong costs these scores only: it is said, and training goes on.
         """
         started = time.monotonic()
-        generator = trained_generator(run.config, run.gan.ema.module, run.images, self._digest)
         try:
-            scores = self.scores(generator, run.reporter)
+            scores = self.scores(generator, reporter)
         except Exception as error:
-            run.reporter.warn(
-                f"NO METRICS at {run.images / 1000:.1f} kimg ({type(error).__name__}: {error}). "
+            reporter.warn(
+                f"NO METRICS at {images / 1000:.1f} kimg ({type(error).__name__}: {error}). "
                 "Training goes on; they are tried again next time"
             )
             return time.monotonic() - started
         seconds = time.monotonic() - started
         if rank() == 0:
-            place = Place(run.images, generator.iteration, SEED, self._digest, seconds)
-            with run.reporter.hold("metrics.csv", "these scores are in stats.jsonl only."):
-                append_records(run.folder, place.records(scores))
-        run.reporter.log_scores(
-            run.images, {score.metric: score.value for score in scores}, seconds
-        )
+            place = Place(images, generator.iteration, SEED, self._digest, seconds)
+            with reporter.hold("metrics.csv", "these scores are in stats.jsonl only."):
+                append_records(folder, place.records(scores))
+        reporter.log_scores(images, {score.metric: score.value for score in scores}, seconds)
         return seconds
 
     def _show(self, what: str, done: int, total: int) -> None:
@@ -102,14 +96,3 @@ class Monitor:
 def open_monitor(config: TrainConfig, catalog: Catalog, device: torch.device) -> Monitor | None:
     """The run's monitor; None where it is not to measure anything. Raises ValueError."""
     return Monitor(config, catalog, device) if config.metrics.metrics_kimg else None
-
-
-def measure_if_due(run: Run, pace: Pace, *, stopping: bool, complete: bool) -> None:
-    """Measure every `metrics_kimg` and at the end, on a clock of its own; collective.
-
-    A run that was asked to stop does not begin to.
-    """
-    if run.monitor is None or stopping:
-        return
-    if complete or is_due(run.config.metrics.metrics_kimg, run.images, run.config.batch_size):
-        pace.exclude(run.monitor.measure(run))

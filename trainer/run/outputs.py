@@ -10,12 +10,14 @@ from torch import Tensor
 from realness.data_pipeline import ImageStream
 from realness.data_pipeline.order import parts_of_rank
 from realness.trainer.distributed.ranks import rank, world_size
+from realness.trainer.inference.trained import trained_generator
 from realness.trainer.objectives import RealnessObjective
 from realness.trainer.randomness import Stream
 from realness.trainer.reporting.realness import Realness
 from realness.trainer.run.recovery import check_skips
 from realness.trainer.run.state import Run
 from realness.trainer.run.throughput import Pace
+from realness.trainer.updates.schedule import is_due
 
 
 def write_record(run: Run, means: dict[str, float], pace: Pace) -> None:
@@ -91,3 +93,17 @@ def _mean_distribution(run: Run, objective: RealnessObjective, images: Tensor) -
     finally:
         module.train(was_training)
     return torch.cat(found).double().mean(0).tolist()
+
+
+def measure_if_due(run: Run, pace: Pace, *, stopping: bool, complete: bool) -> None:
+    """Measure every `metrics_kimg` and at the end, on a clock of its own; collective.
+
+    A run that was asked to stop does not begin to.
+    """
+    if run.monitor is None or stopping:
+        return
+    if complete or is_due(run.config.metrics.metrics_kimg, run.images, run.config.batch_size):
+        generator = trained_generator(
+            run.config, run.gan.ema.module, run.images, run.catalog.digest
+        )
+        pace.exclude(run.monitor.measure(generator, run.reporter, run.folder, run.images))

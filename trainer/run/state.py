@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from realness.data_pipeline import Catalog, ImageStream, check_images, check_shards, open_catalog
-from realness.data_pipeline.order import parts_of_rank
+from realness.data_pipeline import Catalog, ImageStream
 from realness.trainer.checkpoint import Saver
-from realness.trainer.config import ConfigError, TrainConfig
-from realness.trainer.distributed.ranks import gather, local_rank, rank, world_size
-from realness.trainer.objectives import build_objective
+from realness.trainer.config import TrainConfig
+from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.randomness import Stream
 from realness.trainer.reporting import Reporter
 from realness.trainer.run.monitor import Monitor
@@ -57,67 +54,6 @@ class Run:
             device=self.gan.device,
             num_threads=data.decode_threads,
             max_bad_images=data.max_bad_images,
-        )
-
-
-def open_data(config: TrainConfig) -> Catalog:
-    """The run's images, all that this rank reads of them being here and fit to be trained on.
-
-    Raises ConfigError for a batch that their parts do not divide, and DataError for the images.
-    """
-    catalog = open_catalog(config.data.data)
-    check_parts(config, catalog.num_parts, world_size())
-    check_shards(catalog, rank(), world_size())
-    check_images(
-        catalog,
-        config.data.resolution,
-        max_bad_images=config.data.max_bad_images,
-        # All ranks of a node find the same bad images; one of them names them.
-        level=logging.WARNING if local_rank() == 0 else logging.DEBUG,
-    )
-    if catalog.num_parts > 1:
-        parts = ", ".join(map(str, parts_of_rank(rank(), world_size(), catalog.num_parts)))
-        log.info(
-            "%d parts of images; this rank (%d) reads part %s", catalog.num_parts, rank(), parts
-        )
-    return catalog
-
-
-def check_parts(config: TrainConfig, num_parts: int, num_ranks: int) -> None:
-    """Raise ConfigError unless every batch of real images shows equally many of each part."""
-    if num_parts == 1:
-        return
-    batch, fakes = config.batch_size, config.far.far_fakes
-    # Images of a whole batch that are not real: in D's updates, and in G's if it sees real ones.
-    not_real = {fakes}
-    if build_objective(config.objective).needs_real_in_g_step:
-        not_real.add(0)
-
-    def fits(batch: int) -> bool:
-        return batch % num_ranks == 0 and all((batch - n) % num_parts == 0 for n in not_real)
-
-    if fits(batch):
-        return
-    step = math.lcm(num_parts, num_ranks)
-    nearest = next(filter(fits, range(batch, batch + step)), None)
-    remedy = f"--batch-size {nearest}" if nearest else f"a multiple of {step} as --far-fakes"
-    less = f" less --far-fakes={fakes}" if fakes else ""
-    raise ConfigError(
-        f"--batch-size={batch}{less} does not take equally many images from each of the "
-        f"{num_parts} parts of --data={config.data.data}; use {remedy}, or prepare the images with "
-        "another number of --parts"
-    )
-
-
-def check_same_images(catalog: Catalog) -> None:
-    """Raise ConfigError, on every rank, unless all ranks opened the same set; collective."""
-    digests = gather(catalog.digest)
-    other = next((number for number, digest in enumerate(digests) if digest != digests[0]), 0)
-    if other:
-        raise ConfigError(
-            f"rank {other} has opened another set of images than rank 0 (digests "
-            f"{digests[other][:12]} and {digests[0][:12]}); give every node the same set, or the "
-            "manifest.json, index.npy and names.utf8 of one and the same and parts of it"
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -37,37 +37,3 @@ def remove_staged(folder: Path) -> None:
     """Remove what a killed writer staged in `folder`; call it only where no other one writes."""
     for leftover in folder.glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
-
-
-class FaultLog:
-    """Keeps a full disk from ending a run: each output's failure is said once, and its recovery.
-
-    Only OSError is held back: the file system is outside the program, a bug is not.
-    """
-
-    def __init__(self, warn: Callable[[str], None]) -> None:
-        """`warn` shows a line to the user."""
-        self._warn = warn
-        self._broken: set[str] = set()
-
-    @contextmanager
-    def hold(self, output: str, remedy: str) -> Iterator[None]:
-        """Run the block; where it raises OSError, warn and go on.
-
-        `output` names what is written; `remedy` says what becomes of it meanwhile.
-        """
-        try:
-            yield
-        except OSError as error:
-            if output not in self._broken:
-                self._broken.add(output)
-                reason = error.strerror or error
-                self._warn(f"WARNING: cannot write {output}: {reason}. Training goes on; {remedy}")
-        else:
-            if output in self._broken:
-                self._broken.remove(output)
-                self._warn(f"Writing {output} works again.")
-
-    def broken(self, output: str) -> bool:
-        """Whether the last attempt to write `output` failed."""
-        return output in self._broken

@@ -5,14 +5,11 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
-import math
 import os
-import shutil
 import time
 from pathlib import Path
 from typing import IO
 
-from realness.trainer.checkpoint import Retention
 from realness.trainer.config import (
     ConfigError,
     TrainConfig,
@@ -20,7 +17,6 @@ from realness.trainer.config import (
     to_json,
     trajectory_differences,
 )
-from realness.trainer.distributed.ranks import rank
 from realness.trainer.storage.environment import ENVIRONMENT_FILE
 from realness.trainer.storage.files import write_text
 
@@ -105,39 +101,6 @@ def claim_empty_folder(folder: Path) -> None:
 def write_config(folder: Path, config: TrainConfig) -> None:
     """Record the configuration that the run goes on with."""
     write_text(folder / "config.json", to_json(config))
-
-
-def check_free_space(
-    folder: Path, checkpoint_bytes: int, retention: Retention, num_images: int
-) -> None:
-    """Raise ConfigError unless the disk can take the next checkpoint beside the one it replaces.
-
-    checkpoint_bytes: size of one checkpoint; num_images: length of the run. A disk that will be too
-    small for the checkpoints that stay for good gets a warning: there is time to move them away.
-    """
-    existing = {int(path.name) for path in folder.glob("checkpoints/[0-9]*") if path.is_dir()}
-    milestones = retention.milestones(existing)
-    wanted = checkpoint_bytes * max(1, retention.keep + 1 - len(existing - milestones))
-    free = shutil.disk_usage(folder).free
-    if free < wanted:
-        raise ConfigError(
-            f"the disk of --run-dir={folder} has {free / 2**30:.1f} GiB free, but the checkpoints "
-            f"of this run still need {wanted / 2**30:.1f} GiB ({checkpoint_bytes / 2**30:.2f} GiB "
-            "each); free some space, lower --keep-checkpoints, or use another disk"
-        )
-    if not retention.every_images:
-        return
-    to_come = math.floor(num_images / retention.every_images) - len(milestones)
-    if free < wanted + to_come * checkpoint_bytes and rank() == 0:
-        log.warning(
-            "--keep-checkpoint-kimg=%g will keep %d more checkpoints of %.2f GiB, but the disk of "
-            "--run-dir=%s has %.1f GiB free: move some of them away in time",
-            retention.every_images / 1000,
-            to_come,
-            checkpoint_bytes / 2**30,
-            folder,
-            free / 2**30,
-        )
 
 
 def _probe(folder: Path) -> None:

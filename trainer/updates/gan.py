@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from realness.trainer.config import TrainConfig
-from realness.trainer.distributed.ranks import mean_over_ranks, rank, world_size
+from realness.trainer.distributed.collectives import mean_over_ranks
+from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.engines.player import Player
 from realness.trainer.networks import choose_layout, training_inputs
 from realness.trainer.objectives import CodeObjective, Objective

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from realness.kernels.layout import format_of
-from realness.trainer.distributed.ranks import mean_over_ranks
+from realness.trainer.distributed.collectives import mean_over_ranks
 from realness.trainer.networks import StyleGAN2Generator
 from realness.trainer.randomness import Draws, Purpose
 from realness.trainer.updates.accumulation import Stats

@@ -18,15 +18,14 @@ from realness.trainer.engines.deepspeed_engine import Engine
 from realness.trainer.engines.optimizers import lazily_corrected
 from realness.trainer.networks import (
     ImageNetwork,
-    build_discriminator,
-    build_generator,
     choose_layout,
     has_batch_statistics,
     recompute_blocks,
     sampling_inputs,
 )
-from realness.trainer.objectives import CodeObjective, Objective, build_objective
+from realness.trainer.objectives import CodeObjective
 from realness.trainer.randomness import Purpose, Stream, batch_draws
+from realness.trainer.updates.build import build_networks
 from realness.trainer.updates.ema import Ema
 from realness.trainer.updates.gan import Gan
 
@@ -91,17 +90,6 @@ class ShardedGan(Gan):
         """Release both engines."""
         self.g.close()
         self.d.close()
-
-
-def build_networks(config: TrainConfig) -> tuple[nn.Module, nn.Module, Objective]:
-    """G, D and the objective, with the same initial weights on every rank and any device."""
-    objective = build_objective(config.objective, impl=config.engine.impl)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        size, impl = config.data.resolution, config.engine.impl
-        generator = build_generator(config.g, size, impl, code_dim=objective.code_dim)
-        discriminator = build_discriminator(config.d, size, objective.num_outputs, impl)
-    return generator, discriminator, objective
 
 
 def build_gan(config: TrainConfig, device: torch.device) -> ShardedGan:

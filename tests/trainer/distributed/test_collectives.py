@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from realness.trainer.config import ConfigError
-from realness.trainer.distributed import ranks as distributed
+from realness.trainer.distributed import collectives, ranks
 from realness.trainer.networks import GlobalBatchNorm
 from tests.helpers.ranks import run_on_ranks
 
@@ -26,7 +26,7 @@ def loss_of(y: torch.Tensor) -> torch.Tensor:
 
 
 def mine(x: torch.Tensor) -> torch.Tensor:
-    return x.chunk(distributed.world_size())[distributed.rank()].clone().requires_grad_()
+    return x.chunk(ranks.world_size())[ranks.rank()].clone().requires_grad_()
 
 
 def normalised_share() -> dict[str, np.ndarray]:
@@ -38,7 +38,7 @@ def normalised_share() -> dict[str, np.ndarray]:
     assert x.grad is not None
     return {
         "y": y.detach().numpy(),
-        "grad": x.grad.numpy() / distributed.world_size(),
+        "grad": x.grad.numpy() / ranks.world_size(),
         "mean": norm.running_mean.numpy(),
         "variance": norm.running_var.numpy(),
     }
@@ -68,7 +68,7 @@ def test_batch_norm_over_ranks_equals_one_process(world_size: int) -> None:
 
 def moments_share() -> tuple[np.ndarray, np.ndarray]:
     x = mine(1000 + 1e-3 * batch(torch.float32)).flatten(2).transpose(1, 2).reshape(-1, CHANNELS)
-    mean, variance = distributed.global_moments(x.mean(0), x.var(0, correction=0))
+    mean, variance = collectives.global_moments(x.mean(0), x.var(0, correction=0))
     return mean.detach().numpy(), variance.detach().numpy()
 
 
@@ -81,8 +81,8 @@ def test_merging_moments_does_not_cancel() -> None:
 
 
 def second_derivative() -> float:
-    x = torch.tensor(1.0 + distributed.rank(), dtype=torch.float64, requires_grad=True)
-    total = distributed.sum_over_ranks(x)
+    x = torch.tensor(1.0 + ranks.rank(), dtype=torch.float64, requires_grad=True)
+    total = collectives.sum_over_ranks(x)
     (slope,) = torch.autograd.grad(total**3, x, create_graph=True)
     (curvature,) = torch.autograd.grad(slope, x)
     return curvature.item()
@@ -95,12 +95,12 @@ def test_sum_over_ranks_is_twice_differentiable() -> None:
 
 def fail_on_rank_one() -> str:
     def action() -> int:
-        if distributed.rank() == 1:
+        if ranks.rank() == 1:
             raise OSError("disk of rank 1 is full")
         return 7
 
     try:
-        distributed.together(action, failure=ConfigError, what="could not write: ")
+        collectives.together(action, failure=ConfigError, what="could not write: ")
     except ConfigError as error:
         return str(error)
     return "no error"

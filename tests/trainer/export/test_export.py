@@ -17,13 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from realness.launch import export
+from realness.trainer.checkpoint.choosing import choose_checkpoints
 from realness.trainer.export import ExportError, Graph, load, write_graph
-from realness.trainer.inference.trained import (
-    choose_checkpoints,
-    load_discriminator,
-    load_generator,
-)
-from realness.trainer.metrics import Record, append_records
+from realness.trainer.inference.trained import load_discriminator, load_generator
+from realness.trainer.storage.scores import Record, append_records
 from realness.trainer.storage.weights import WeightsError, read_weights, write_weights
 from tests.helpers import ROOT
 from tests.helpers.run_folders import write_run

@@ -22,8 +22,8 @@ from realness.trainer.config import TrainConfig
 from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.inference import consolidate as consolidation
 from realness.trainer.storage.run_folder import read_config, write_config
+from realness.trainer.updates.build import build_networks
 from realness.trainer.updates.ema import Ema
-from realness.trainer.updates.sharded_gan import build_networks
 from tests.helpers import ROOT
 from tests.helpers.ranks import run_on_ranks
 from tests.helpers.systems import systems

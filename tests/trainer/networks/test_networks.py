@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from realness.trainer.config import DiscriminatorConfig, GeneratorConfig
-from realness.trainer.distributed import ranks as distributed
+from realness.trainer.distributed import collectives, ranks
 from realness.trainer.networks import (
     GlobalBatchNorm,
     SpectralConv2d,
@@ -366,8 +366,8 @@ def test_batch_norm_of_a_share_is_that_of_the_whole_batch(monkeypatch):
     x = torch.randn(4, 6, 3, 3, dtype=torch.float64)
     share, rest = x.chunk(2)
     share.requires_grad_()
-    monkeypatch.setattr(distributed, "global_moments", merge_with(rest))
-    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(collectives, "global_moments", merge_with(rest))
+    monkeypatch.setattr(ranks, "world_size", lambda: 2)
     y, expected = ours(share), theirs(torch.cat([share, rest]))[:2]
     torch.testing.assert_close(y, expected)
     torch.testing.assert_close(ours.running_mean, theirs.running_mean)
@@ -382,8 +382,8 @@ def test_local_statistics_ask_no_other_rank(monkeypatch):
     def refuse(*_):
         raise AssertionError("local statistics must not meet other ranks")
 
-    monkeypatch.setattr(distributed, "global_moments", refuse)
-    monkeypatch.setattr(distributed, "world_size", refuse)
+    monkeypatch.setattr(collectives, "global_moments", refuse)
+    monkeypatch.setattr(ranks, "world_size", refuse)
     ours, theirs = batch_norm_pair(statistics="local")
     x = torch.randn(4, 6, 3, 3)
     torch.testing.assert_close(ours(x), theirs(x))

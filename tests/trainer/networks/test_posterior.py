@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from realness.trainer.config import GeneratorConfig
-from realness.trainer.distributed import ranks as distributed
+from realness.trainer.distributed import collectives, ranks
 from realness.trainer.networks import (
     BatchNormGenerator,
     GlobalBatchNorm,
@@ -116,8 +116,8 @@ def test_statistics_are_those_of_all_ranks(monkeypatch):
     code = torch.randn(6, CODE_DIM, dtype=torch.float64)
     expected = whole(x, code)
     variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
-    monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    monkeypatch.setattr(distributed, "global_moments", lambda *_: (mean, variance))
+    monkeypatch.setattr(ranks, "world_size", lambda: 2)
+    monkeypatch.setattr(collectives, "global_moments", lambda *_: (mean, variance))
     torch.testing.assert_close(share(x[:3], code[:3]), expected[:3])
     torch.testing.assert_close(share.normalize.running_mean, whole.normalize.running_mean)
     torch.testing.assert_close(share.normalize.running_var, whole.normalize.running_var)

@@ -8,7 +8,7 @@ import torch
 from scipy import integrate, special, stats
 
 from realness.trainer.config import AnchorConfig
-from realness.trainer.distributed import ranks as distributed
+from realness.trainer.distributed import ranks
 from realness.trainer.objectives.anchor_source import (
     FixedAnchors,
     HistogramAnchors,
@@ -157,7 +157,7 @@ def test_histogram_anchors_depend_on_seed_and_position_alone(monkeypatch):
     source = HistogramAnchors(51)
     whole = source.pair(batch_draws(7, Stream.D_FAKE, 80, 8))
     for rank in (0, 1):
-        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
         part = source.pair(batch_draws(7, Stream.D_FAKE, 80, 4, rank=rank))
         np.testing.assert_array_equal(part.real, whole.real)
         np.testing.assert_array_equal(part.fake, whole.fake)

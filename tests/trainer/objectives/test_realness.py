@@ -14,7 +14,7 @@ from torch import Tensor
 
 from realness import kernels
 from realness.trainer.config import AnchorConfig, ObjectiveConfig
-from realness.trainer.distributed import ranks as distributed
+from realness.trainer.distributed import collectives, ranks
 from realness.trainer.objectives import (
     FixedAnchors,
     NoResampling,
@@ -258,8 +258,8 @@ def test_other_resampling_is_done_before_the_fused_losses(monkeypatch, resample)
 
 @pytest.mark.parametrize(("statistics", "noise"), [("local", {"noise": 2}), ("global", {})])
 def test_several_ranks_share_their_moments_before_the_fused_losses(monkeypatch, statistics, noise):
-    monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    monkeypatch.setattr(distributed, "global_moments", lambda mean, variance: (mean, variance))
+    monkeypatch.setattr(ranks, "world_size", lambda: 2)
+    monkeypatch.setattr(collectives, "global_moments", lambda mean, variance: (mean, variance))
     assert called(monkeypatch, resample_statistics=statistics) == {**FUSED, **noise}
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from realness.trainer.config import ObjectiveConfig
-from realness.trainer.distributed import ranks as distributed
+from realness.trainer.distributed import collectives
 from realness.trainer.objectives import GaussianResampling, HeadResampling, build_objective
 from realness.trainer.objectives.realness import realness_d_loss
 from realness.trainer.objectives.resampling import resample_gaussian, resample_head
@@ -73,7 +73,7 @@ def test_gaussian_resampling_merges_the_moments_of_all_ranks(monkeypatch):
         spread = ((mean - merged) ** 2 + (rest.mean(0) - merged) ** 2) / 2
         return merged, (variance + rest.var(0, correction=0)) / 2 + spread
 
-    monkeypatch.setattr(distributed, "global_moments", merge)
+    monkeypatch.setattr(collectives, "global_moments", merge)
     torch.testing.assert_close(
         resample_gaussian(share, noise[:4], "global"), gaussian_formula(output, noise)[:4]
     )

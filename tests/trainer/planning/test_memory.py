@@ -19,7 +19,8 @@ from realness.trainer.planning.memory import (
     estimate_memory,
     resident_memory,
 )
-from realness.trainer.updates.sharded_gan import build_gan, build_networks
+from realness.trainer.updates.build import build_networks
+from realness.trainer.updates.sharded_gan import build_gan
 from tests.helpers.engine_runs import play
 from tests.helpers.plain_gan import tiny
 from tests.helpers.ranks import run_on_ranks

@@ -22,8 +22,8 @@ from realness.trainer.reporting import (
     write_environment,
 )
 from realness.trainer.reporting import reporter as reporter_module
+from realness.trainer.reporting.faults import FaultLog
 from realness.trainer.reporting.progress import ProgressLine, duration, fields
-from realness.trainer.storage.files import FaultLog
 from tests.helpers.reporting_runs import captured_console, run_python
 
 RECORD = {

@@ -16,23 +16,25 @@ from PIL import Image
 
 from realness.data_pipeline import open_catalog
 from realness.trainer.checkpoint import Retention, Saver
+from realness.trainer.checkpoint.choosing import choose_checkpoints
 from realness.trainer.config import MetricsConfig, TrainConfig
 from realness.trainer.inference.trained import (
     TrainedGenerator,
-    choose_checkpoints,
     empty_generator,
     load_discriminator,
     trained_generator,
 )
-from realness.trainer.metrics import MeasureFailed, read_records
+from realness.trainer.metrics import MeasureFailed
 from realness.trainer.metrics import evaluation as evaluation_module
 from realness.trainer.reporting import Reporter, load_run
 from realness.trainer.reporting.realness import read_realness
 from realness.trainer.reporting.tensorboard import tag
 from realness.trainer.run import monitor as monitor_module
-from realness.trainer.run.monitor import Monitor, measure_if_due
+from realness.trainer.run.monitor import Monitor
+from realness.trainer.run.outputs import measure_if_due
 from realness.trainer.run.state import Run
 from realness.trainer.run.throughput import Pace
+from realness.trainer.storage.scores import read_records
 from tests.helpers.ranks import run_command, run_on_ranks, tiny_arguments, write_images
 from tests.helpers.reporting_runs import captured_console
 from tests.helpers.systems import small

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import threading
 from collections import namedtuple
 from pathlib import Path
@@ -18,12 +19,12 @@ from realness.trainer import checkpoint
 from realness.trainer.checkpoint import Outcome, Position, Retention, Saver, writer
 from realness.trainer.checkpoint.format import folder_name
 from realness.trainer.checkpoint.fragments import Fragment, share_of
-from realness.trainer.checkpoint.retention import prune
+from realness.trainer.checkpoint.retention import check_free_space, prune
 from realness.trainer.config import ConfigError
-from realness.trainer.distributed.ranks import gather, rank, world_size
+from realness.trainer.distributed.collectives import gather
+from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.reporting import Reporter
 from realness.trainer.run import loop, saving
-from realness.trainer.storage import run_folder
 from tests.helpers.ranks import run_command, run_on_ranks, tiny_arguments, write_images
 from tests.helpers.reporting_runs import captured_console
 
@@ -279,8 +280,8 @@ def test_free_space_counts_what_will_be_kept(
 
     def check(free: int, retention: Retention) -> str:
         caplog.clear()
-        monkeypatch.setattr(run_folder.shutil, "disk_usage", lambda _: usage(free))
-        run_folder.check_free_space(tmp_path, 10, retention, 1000)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(free))
+        check_free_space(tmp_path, 10, retention, 1000)
         return caplog.text
 
     spaced = Retention(2, every_images=100)

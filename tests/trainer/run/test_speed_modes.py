@@ -21,7 +21,8 @@ from realness.trainer.engines.compiled import torch_release
 from realness.trainer.networks import recompute_blocks
 from realness.trainer.objectives.penalties import gradient_squared_norm
 from realness.trainer.randomness import Stream
-from realness.trainer.updates.sharded_gan import build_gan, build_networks
+from realness.trainer.updates.build import build_networks
+from realness.trainer.updates.sharded_gan import build_gan
 from realness.trainer.updates.step import train_d, train_g
 from tests.helpers.ranks import run_on_ranks
 from tests.helpers.systems import BATCH, systems

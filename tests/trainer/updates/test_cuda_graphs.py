@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from realness.trainer.config import ConfigError, EngineConfig, TrainConfig
-from realness.trainer.distributed.ranks import pick_device, start_process_group, stop_process_group
+from realness.trainer.distributed.device import pick_device
+from realness.trainer.distributed.ranks import start_process_group, stop_process_group
 from realness.trainer.randomness import Stream
 from realness.trainer.updates.cuda_graphs import (
     NUM_WARM_UPDATES,

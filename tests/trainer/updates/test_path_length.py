@@ -14,8 +14,9 @@ from realness.trainer.engines.optimizers import lazily_corrected
 from realness.trainer.networks import StyleGAN2Generator
 from realness.trainer.planning.memory import estimate_memory
 from realness.trainer.randomness import Purpose, Stream, batch_draws
+from realness.trainer.updates.build import build_networks
 from realness.trainer.updates.path_length import path_length_penalty, path_lengths
-from realness.trainer.updates.sharded_gan import build_gan, build_networks
+from realness.trainer.updates.sharded_gan import build_gan
 from realness.trainer.updates.step import train_g
 from tests.helpers.ranks import run_on_ranks
 from tests.helpers.systems import BATCH, systems

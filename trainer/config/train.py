@@ -1,139 +1,16 @@
-"""One run: optimisers, devices and the whole tree."""
+"""One run: the whole tree of the configuration, and what must hold across its parts."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
 
 from realness.trainer.config.base import any_time, flag, not_negative, positive, require
+from realness.trainer.config.engine import EngineConfig
 from realness.trainer.config.metrics import MetricsConfig
 from realness.trainer.config.networks import DataConfig, DiscriminatorConfig, GeneratorConfig
 from realness.trainer.config.objective import FakeAsRealConfig, ObjectiveConfig, PenaltyConfig
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """Optimiser, learning rates and the number of updates."""
-
-    optimizer: Literal["adam", "rmsprop"] = "adam"
-    """Optimiser of both networks."""
-    lr_g: float = 2e-4
-    """Learning rate of G."""
-    lr_d: float = 2e-4
-    """Learning rate of D."""
-    beta1: float = 0.5
-    """Adam's first-moment decay."""
-    beta2: float = 0.999
-    """Adam's second-moment decay."""
-    rmsprop_alpha: float = 0.99
-    """RMSProp's decay of the squared gradients."""
-    optimizer_eps: float = 1e-8
-    """The optimiser's epsilon."""
-    k_g: int = 1
-    """G updates an iteration."""
-    k_d: int = 1
-    """D updates an iteration."""
-    lazy_correction: bool = False
-    """Scale rate and Adam's decays by k / (k + 1) for a network whose penalty is due in one of k
-    updates, as StyleGAN2 does. Its penalties take a step of their own, so it makes k + 1 steps
-    where this program makes k: without it both move as far."""
-    clip_grad_norm: float = 0.0
-    """Clip each network's gradient to this norm; 0 switches it off."""
-    lr_warmup_kimg: float = 0.0
-    """Raise the learning rates linearly from 0 over so many thousand images."""
-    lr_decay: Literal["none", "linear", "cosine", "step"] = "none"
-    """How the learning rates fall: from --lr-decay-start-kimg to the end of the run, or by steps of
-    --lr-step-factor every --lr-step-kimg."""
-    lr_decay_start_kimg: float = 0.0
-    """Where the decay starts."""
-    lr_final: float = 0.0
-    """Share of the learning rates that is left at the end of a linear or cosine decay."""
-    lr_step_kimg: float = 3000.0
-    """Distance between the steps of --lr-decay=step (50 epochs of 60,000 images are 3,000 kimg)."""
-    lr_step_factor: float = 0.9
-    """What a step multiplies the learning rates by."""
-
-    def __post_init__(self) -> None:
-        positive(self, "lr_g", "lr_d", "optimizer_eps", "k_g", "k_d", "lr_step_kimg")
-        positive(self, "lr_step_factor")
-        not_negative(self, "clip_grad_norm", "lr_warmup_kimg", "lr_decay_start_kimg", "lr_final")
-        for name in ("beta1", "beta2", "rmsprop_alpha"):
-            value = getattr(self, name)
-            require(0 <= value < 1, f"{flag(name)}={value} must lie in [0, 1)")
-
-
-@dataclass(frozen=True)
-class EngineConfig:
-    """Devices, precision and sharding."""
-
-    zero_g: Literal[0, 1, 2, 3] = any_time(1)
-    """DeepSpeed ZeRO stage of G."""
-    zero_d: Literal[0, 1, 2, 3] = any_time(1)
-    """DeepSpeed ZeRO stage of D."""
-    offload_optimizer: bool = any_time(False)
-    """Keep the optimisers' moments in host memory, and update the weights there (ZeRO 1 to 3)."""
-    micro_batch: int = any_time(0)
-    """Images of one rank in one pass through the networks: its share of the batch takes several
-    passes (gradient accumulation), with the gradients of one; 0 takes it whole. WITH BATCH
-    NORMALISATION IN G the run changes: its statistics are those of one pass over all ranks."""
-    auto_batch: bool = any_time(False)
-    """Find the largest --micro-batch that fits before training, by the heaviest updates of the run
-    (with R1 and path lengths, however seldom these are due) on a GPU, by the estimate on a CPU."""
-    checkpoint_activations: bool = any_time(False)
-    """Keep of each block of stylegan2, resnet and sn-resnet's D its inputs only, and compute the
-    rest again in the backward pass: the same gradients, less memory, some 30 % more work."""
-    memory_format: Literal["auto", "channels_last", "contiguous"] = any_time("auto")
-    """Layout of images and activations in memory. auto is channels_last, which tensor cores want
-    and which is the faster one on the CPU too. Rounding aside it changes nothing."""
-    compile: bool = any_time(False)
-    """Run the networks through torch.compile, except for penalties that are differentiated twice;
-    not with ZeRO 3. The first iterations take minutes more, in which it compiles."""
-    cuda_graphs: bool = any_time(False)
-    """Capture whole updates of D and G as CUDA graphs and replay them, so that the host issues one
-    launch for each. Needs --zero-g 0 --zero-d 0."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 runs the networks under autocast; weights, optimiser and losses stay fp32."""
-    tf32: bool = any_time(True)
-    """Allow TF32 matrix products and convolutions on CUDA (10 bits of mantissa instead of 23)."""
-    deterministic: bool = any_time(False)
-    """Repeat a run on CUDA to the bit, as on a CPU: algorithms that add in a fixed order, and no
-    timing of cuDNN's algorithms for the fastest. Slower."""
-    device: Literal["auto", "cuda", "cpu"] = any_time("auto")
-    """auto takes CUDA where there is a device, else the CPU (with gloo)."""
-    impl: Literal["auto", "cuda", "cpu", "reference"] = any_time("auto")
-    """Implementation of the fused operations."""
-    deepspeed_config: str = any_time("")
-    """JSON file merged over the generated DeepSpeed configuration."""
-    rank_timeout_s: float = any_time(600.0)
-    """End the run, naming the rank, when one is silent for half so many seconds, or none has moved
-    for so many."""
-
-    def __post_init__(self) -> None:
-        positive(self, "rank_timeout_s")
-        for name in ("zero_g", "zero_d"):
-            require(
-                not (self.compile and getattr(self, name) == 3),
-                f"--compile does not combine with {flag(name)}=3, whose weights are in place only "
-                f"while DeepSpeed's hooks fetch them layer by layer; use {flag(name)} 2, or "
-                "--no-compile",
-            )
-        not_negative(self, "micro_batch")
-        require(
-            not (self.auto_batch and self.micro_batch),
-            f"--auto-batch finds the micro-batch, but --micro-batch={self.micro_batch}; use one of "
-            "the two",
-        )
-        for name in ("zero_g", "zero_d"):
-            require(
-                not (self.offload_optimizer and getattr(self, name) == 0),
-                f"--offload-optimizer needs sharded moments, but {flag(name)}=0; use 1, 2 or 3",
-            )
-            require(
-                not (self.cuda_graphs and getattr(self, name)),
-                f"--cuda-graphs needs {flag(name)}=0, not {getattr(self, name)}: ZeRO keeps its "
-                "books on the host, which a graph does not ask again",
-            )
+from realness.trainer.config.optimizer import OptimizerConfig
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,40 @@
+"""Outputs of a run that cannot be written: reported once, without ending the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+class FaultLog:
+    """Keeps a full disk from ending a run: each output's failure is said once, and its recovery.
+
+    Only OSError is held back: the file system is outside the program, a bug is not.
+    """
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        """`warn` shows a line to the user."""
+        self._warn = warn
+        self._broken: set[str] = set()
+
+    @contextmanager
+    def hold(self, output: str, remedy: str) -> Iterator[None]:
+        """Run the block; where it raises OSError, warn and go on.
+
+        `output` names what is written; `remedy` says what becomes of it meanwhile.
+        """
+        try:
+            yield
+        except OSError as error:
+            if output not in self._broken:
+                self._broken.add(output)
+                reason = error.strerror or error
+                self._warn(f"WARNING: cannot write {output}: {reason}. Training goes on; {remedy}")
+        else:
+            if output in self._broken:
+                self._broken.remove(output)
+                self._warn(f"Writing {output} works again.")
+
+    def broken(self, output: str) -> bool:
+        """Whether the last attempt to write `output` failed."""
+        return output in self._broken
