@@ -21,7 +21,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from loader import make_images
 from rich.console import Console
 from rich.table import Table
@@ -29,8 +28,8 @@ from train_step import RESULTS, SMALL, SYSTEMS, run_ranks
 
 from realness.launch.train_ffhq import parse
 from realness.trainer.config import TrainConfig
-from realness.trainer.planning.memory import checkpoint_bytes, count_parameters, estimate_memory
-from realness.trainer.updates.build import build_networks
+from realness.trainer.planning.memory import checkpoint_bytes, estimate_memory
+from realness.trainer.updates.build import Blueprint
 
 GIB = 2**30
 RANKS = (1, 8, 16, 64, 256, 1024)
@@ -72,13 +71,12 @@ def bytes_turned(config: TrainConfig) -> float:
     (docs/sharding.md has it measured). At ZeRO 3 gradients go round once, and the weights for every
     pass: D's for four in an iteration (its own forward and backward, and G's), G's for three.
     """
-    with torch.device("meta"):
-        generator, discriminator, _ = build_networks(config)
+    blueprint = Blueprint.of(config)
     engine, optimizer = config.engine, config.optimizer
     turns_d = {0: 2, 1: 3, 2: 3, 3: 5}[engine.zero_d]
     turns_g = {0: 2, 1: 3, 2: 3, 3: 4}[engine.zero_g]
-    d = turns_d * optimizer.k_d * count_parameters(discriminator)
-    g = turns_g * optimizer.k_g * count_parameters(generator)
+    d = turns_d * optimizer.k_d * blueprint.d.num_weights
+    g = turns_g * optimizer.k_g * blueprint.g.num_weights
     return 4.0 * (d + g)
 
 

@@ -37,11 +37,10 @@ from realness.trainer.planning.flops import with_penalties, without_penalties
 from realness.trainer.randomness import Stream
 from realness.trainer.updates.cuda_graphs import (
     NUM_WARM_UPDATES,
-    captured_updates,
     capturing_stream,
 )
+from realness.trainer.updates.iteration import choose_updates, run_iteration
 from realness.trainer.updates.sharded_gan import ShardedGan, build_gan
-from realness.trainer.updates.step import train_d, train_g
 
 Times = dict[str, list[float]]
 
@@ -111,9 +110,8 @@ class Level:
             )
             for stream, (_, batch) in batches.items()
         }
-        captures = config.engine.cuda_graphs
-        self._update_d, self._update_g = captured_updates() if captures else (train_d, train_g)
-        self._num_warm = NUM_WARM_UPDATES + 1 if captures else 1
+        self._updates = choose_updates(config.engine)
+        self._num_warm = NUM_WARM_UPDATES + 1 if config.engine.cuda_graphs else 1
         self.images = 0
         self.first_losses: list[float] = []
         self.seconds: Times = defaultdict(list)
@@ -125,16 +123,15 @@ class Level:
             return None
         return self.gan.normalise(next(self.streams[stream]), stream, first)
 
+    def _wanted_real(self, stream: Stream, first: int) -> Tensor:
+        return cast(Tensor, self.real(stream, first))
+
     def iteration(self, gan: ShardedGan) -> dict[str, Tensor]:
         """The loop's iteration, with `gan`'s penalties."""
-        optimizer, batch, stats = self.config.optimizer, self.config.batch_size, {}
-        for update in range(optimizer.k_d):
-            first = self.images * optimizer.k_d + update * batch
-            stats |= self._update_d(gan, cast(Tensor, self.real(Stream.D_REAL, first)), first)
-        for update in range(optimizer.k_g):
-            first = self.images * optimizer.k_g + update * batch
-            stats |= self._update_g(gan, self.real(Stream.G_REAL, first), first)
-        self.images += batch
+        stats: dict[str, Tensor] = {}
+        for report in run_iteration(gan, self._updates, self._wanted_real, self.images):
+            stats |= report
+        self.images += self.config.batch_size
         self.gan.update_average(self.images)
         return stats
 
@@ -186,9 +183,9 @@ class Level:
             return images
 
         real_d = cast(Tensor, load(Stream.D_REAL))
-        run("D", lambda: self._update_d(gan, real_d, first_d))
+        run("D", lambda: self._updates.d(gan, real_d, first_d))
         real_g = load(Stream.G_REAL)
-        run("G", lambda: self._update_g(gan, real_g, first_g))
+        run("G", lambda: self._updates.g(gan, real_g, first_g))
         self.images += self.config.batch_size
         run("average", lambda: self.gan.update_average(self.images))
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from realness.trainer.run import loop
+from realness.trainer.updates import iteration
 from tests.helpers.ranks import run_command, tiny_arguments
 
 # Between the logging intervals of 16 images, and away from the checkpoints of 80.
@@ -44,14 +44,14 @@ def fill(folder: Path) -> None:
 
 def at_images(events: dict[int, Callable[[], object]]) -> None:
     """Call each event when training has seen so many images."""
-    train_d = loop.train_d
+    update_d = iteration.update_d
 
     def train(gan: Any, real: Any, images: int) -> Any:
         if images in events:
             events.pop(images)()
-        return train_d(gan, real, images)
+        return update_d(gan, real, images)
 
-    loop.train_d = train
+    iteration.update_d = train
 
 
 def passing_faults() -> None:

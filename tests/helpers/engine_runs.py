@@ -6,9 +6,10 @@ import numpy as np
 from torch import Tensor
 
 from realness.trainer.distributed.ranks import rank, world_size
+from realness.trainer.inference.trained import trained_generator
 from realness.trainer.randomness import Stream
 from realness.trainer.updates.sharded_gan import ShardedGan
-from realness.trainer.updates.step import train_d, train_g
+from realness.trainer.updates.step import update_d, update_g
 from tests.helpers.plain_gan import State, images
 
 Stretches = list[tuple[str, int, np.ndarray]]
@@ -24,10 +25,10 @@ def play(gan: ShardedGan, steps: range) -> list[tuple[float, float]]:
         return images(stream, step, batch)[rank() * local : (rank() + 1) * local]
 
     for step in steps:
-        stats = train_d(gan, share(Stream.D_REAL, step, gan.config.num_real), step * batch)
+        stats = update_d(gan, share(Stream.D_REAL, step, gan.config.num_real), step * batch)
         needed = gan.objective.needs_real_in_g_step
         compared = share(Stream.G_REAL, step, batch) if needed else None
-        stats |= train_g(gan, compared, step * batch)
+        stats |= update_g(gan, compared, step * batch)
         gan.update_average((step + 1) * batch)
         losses.append((stats["loss_d"].item(), stats["loss_g"].item()))
     return losses
@@ -46,3 +47,9 @@ def whole(answers: list[Stretches], like: State) -> State:
             if name in state:
                 state[name][offset : offset + len(values)] = values
     return state
+
+
+def shown(gan: ShardedGan, count: int) -> Tensor:
+    """The first images of a run's sample grids, in passes of the micro-batch."""
+    generator = trained_generator(gan.config, gan.ema.module, 0, "")
+    return generator.shown(count, gan.config.engine.micro_batch or gan.local_batch)

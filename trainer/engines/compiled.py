@@ -16,6 +16,7 @@ import torch._dynamo
 import torch._inductor.config
 from torch import Tensor, nn
 
+from realness.trainer.config import EngineConfig
 from realness.trainer.distributed.collectives import gather
 from realness.trainer.distributed.ranks import rank, world_size
 
@@ -42,6 +43,11 @@ class Compiled(nn.Module):
 
     def forward(self, *inputs: Any) -> Tensor:
         return self._compiled(*inputs)
+
+
+def wants_compiled(config: EngineConfig, device: torch.device, *, has_statistics: bool) -> bool:
+    """Whether the networks are to be compiled, and can be; collective."""
+    return config.compile and can_compile(device, has_statistics=has_statistics)
 
 
 def can_compile(device: torch.device, *, has_statistics: bool) -> bool:

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from realness.trainer.checkpoint.fragments import Fragment, replicated, share_of
 from realness.trainer.config import OptimizerConfig
 from realness.trainer.distributed.ranks import rank, world_size
-from realness.trainer.engines.compiled import Compiled
 from realness.trainer.engines.deepspeed_state import (
     EngineState,
     Replicated,
@@ -75,26 +74,24 @@ class Engine:
         self,
         name: str,
         module: nn.Module,
+        network: nn.Module,
         *,
-        device: torch.device,
         lr: float,
         optimizer: OptimizerConfig,
-        bf16: bool,
-        compiled: bool = False,
         capturable: bool = False,
         config: dict[str, Any],
     ) -> None:
-        """capturable: whether updates can be captured in CUDA graphs."""
-        module.to(device)
-        if bf16:
-            # Inside the module, because DeepSpeed switches off an autocast that surrounds it.
-            module.forward = torch.autocast(device.type, dtype=torch.bfloat16)(module.forward)
+        """`network`: what `prepare_network` made of `module`. config: DeepSpeed's configuration.
+
+        capturable: whether updates can be captured in CUDA graphs.
+        """
+        device = next(module.parameters()).device
         rate = torch.tensor(lr, device=device) if capturable else lr
         self._optimizer = build_optimizer(optimizer, module.parameters(), rate)
         self._moments = MOMENTS[optimizer.optimizer]
         self.name = name
         self.module = module
-        self._network = Compiled(module) if compiled else module
+        self._network = network
         self.base_lr = self.lr = lr
         self.num_weights = sum(weight.numel() for weight in module.parameters())
         self._engine, *_ = _deepspeed().initialize(

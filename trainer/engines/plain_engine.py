@@ -1,4 +1,4 @@
-"""A network and its optimiser in one process, without DeepSpeed: for the 2-D experiments."""
+"""Networks in one process, without DeepSpeed: in the 2-D experiments, and in trials."""
 
 from __future__ import annotations
 
@@ -61,3 +61,37 @@ class PlainEngine:
     def lr(self) -> float:
         """The learning rate now."""
         return self._optimizer.param_groups[0]["lr"]
+
+
+class StillPlayer:
+    """A `Player` that never learns: gradients add up, and `step` leaves weights and gradients.
+
+    network: what calls run; by default `module` itself.
+    """
+
+    lr = 0.0
+
+    def __init__(self, module: nn.Module, network: nn.Module | None = None) -> None:
+        self.module = module
+        self._network = network or module
+
+    def __call__(self, *inputs: Any) -> Tensor:
+        return self._network(*inputs)
+
+    def first_order(self, *inputs: Any) -> Tensor:
+        """The network."""
+        return self._network(*inputs)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss`."""
+        loss.backward()
+
+    def step(self, loss: Tensor) -> None:
+        """No-op: there is no optimiser."""
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """No-op: the weights are never sharded."""
+        return nullcontext()
+
+    def set_lr_factor(self, factor: float) -> None:
+        """No-op: there is no learning rate."""

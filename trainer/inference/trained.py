@@ -52,9 +52,11 @@ class TrainedGenerator:
         draws = Draws(seed, stream, index.to(self.device))
         return draws.normal(Purpose.LATENT, self.config.g.z_dim)
 
-    def inputs(self, index: Tensor, seed: int) -> dict[str, Tensor]:
+    def inputs(
+        self, index: Tensor, seed: int, stream: Stream = Stream.EVALUATED
+    ) -> dict[str, Tensor]:
         """What the generator takes beside latents, by name: noise and a posterior code, if any."""
-        draws = Draws(seed, Stream.EVALUATED, index.to(self.device))
+        draws = Draws(seed, stream, index.to(self.device))
         inputs = sampling_inputs(self.module, draws)
         if self.code_factors is not None:
             mean, std = self.code_factors
@@ -75,6 +77,17 @@ class TrainedGenerator:
     def sample(self, index: Tensor, seed: int) -> Tensor:
         """Images uint8 [B, 3, R, R] of samples number `index`: the same for any batching."""
         return to_uint8(self.images(self.latents(index, seed), index, seed))
+
+    def shown(self, count: int, batch_size: int) -> Tensor:
+        """The images of a run's sample grids, float32 [count, 3, R, R] in [-1, 1] on the CPU.
+
+        They are made of the same draws at every call, `batch_size` at a time.
+        """
+        seed, images = self.config.seed, []
+        for index in torch.arange(count).split(batch_size):
+            inputs = self.inputs(index, seed, Stream.SHOWN)
+            images.append(self.render(self.latents(index, seed, Stream.SHOWN), inputs).cpu())
+        return torch.cat(images)
 
 
 def to_uint8(images: Tensor) -> Tensor:

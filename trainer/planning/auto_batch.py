@@ -4,7 +4,8 @@ On a GPU it is found by trying. A rank tries by itself (`distributed.alone`), so
 out of memory leaves no other waiting in an all-reduce; then all take the smallest of what they
 found. A trial is a throw-away pair of networks without optimisers, gone before the run's own are
 made: nothing of the run is touched. It makes the loop's own updates of D and G on one rank's share
-of the batch, with every penalty due, and moves the average. What a rank of the run holds besides
+of the batch, with every penalty due, in the run's layout and precision, compiled where the run is
+(which costs each trial a compilation), and moves the average. What a rank of the run holds besides
 (its moments, DeepSpeed's buffers), and what it need not hold because ZeRO shards it, follows from
 counts. The trial's allocator is capped at the memory that is free, less a margin, less that
 difference; so the trial fails where the run would, fragmentation included.
@@ -30,11 +31,10 @@ from realness.trainer.config import ConfigError, TrainConfig
 from realness.trainer.distributed.collectives import gather, together
 from realness.trainer.distributed.exit_codes import RunFailed
 from realness.trainer.distributed.ranks import rank, world_size
-from realness.trainer.networks import has_batch_statistics
 from realness.trainer.planning.memory import GIB, estimate_memory
-from realness.trainer.planning.trial import MARGIN, DeviceMemory, HostMemory, Memory
+from realness.trainer.planning.rank_memory import MARGIN, DeviceMemory, HostMemory, Memory
 from realness.trainer.storage.run_folder import read_pass
-from realness.trainer.updates.build import build_networks
+from realness.trainer.updates.build import Blueprint
 
 log = logging.getLogger("realness.trainer")
 
@@ -70,7 +70,7 @@ def choose_micro_batch(
     fixed = together(lambda: _recorded_size(config, world_size()), failure=ConfigError)
     sizes = [fixed] if fixed else valid_sizes(config, world_size())
     if memory is None:
-        memory = DeviceMemory(device) if device.type == "cuda" else HostMemory()
+        memory = DeviceMemory(config, device) if device.type == "cuda" else HostMemory()
     found = together(
         lambda: search(config, sizes, memory), failure=RunFailed, what="--auto-batch: "
     )
@@ -134,7 +134,11 @@ def _recorded_size(config: TrainConfig, num_ranks: int) -> int:
     """The micro-batch that keeps a run's batch statistics what they were; 0 for any."""
     folder = Path(config.run_dir)
     is_resumed = config.run_dir and (folder / "config.json").exists()
-    if not is_resumed or config.accept_config_change or not _has_batch_statistics(config):
+    if (
+        not is_resumed
+        or config.accept_config_change
+        or not Blueprint.of(config).has_batch_statistics
+    ):
         return 0
     size_then, ranks = read_pass(folder)
     # Statistics are over a pass on all ranks, or over one rank's part of it.
@@ -148,11 +152,6 @@ def _recorded_size(config: TrainConfig, num_ranks: int) -> int:
             f"{ranks} ranks, or --micro-batch to change the run"
         )
     return size
-
-
-def _has_batch_statistics(config: TrainConfig) -> bool:
-    with torch.device("meta"):
-        return has_batch_statistics(build_networks(config)[0])
 
 
 def _describe(config: TrainConfig, found: Found) -> str:

@@ -7,48 +7,17 @@ its addition). Everything else, some percent, is left out, as is usual for such 
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from realness.trainer.config import TrainConfig
-from realness.trainer.updates.build import build_networks
-from realness.trainer.updates.gan import Gan
-from realness.trainer.updates.step import train_d, train_g
+from realness.trainer.planning.trial import Trial
 
 META = torch.device("meta")
-
-
-class _Unmoved:
-    """A `Player` whose gradients are computed and dropped."""
-
-    lr = 0.0
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-
-    def __call__(self, *inputs: Any) -> Tensor:
-        return self.module(*inputs)
-
-    def first_order(self, *inputs: Any) -> Tensor:
-        return self.module(*inputs)
-
-    def backward(self, loss: Tensor) -> None:
-        loss.backward()
-
-    def step(self, loss: Tensor) -> None:
-        self.module.zero_grad(set_to_none=True)
-
-    def gathered(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def set_lr_factor(self, factor: float) -> None:
-        """There is none."""
 
 
 class _Counter(TorchDispatchMode):
@@ -67,6 +36,11 @@ class _Counter(TorchDispatchMode):
         if count is not None:
             self.total += count(*args, **(kwargs or {}), out_val=result)
         return result
+
+    def take(self) -> int:
+        """Operations since the last call."""
+        total, self.total = self.total, 0
+        return total
 
 
 @dataclass(frozen=True)
@@ -113,17 +87,13 @@ def penalised_shares(config: TrainConfig) -> tuple[float, float]:
 
 
 def _count(config: TrainConfig) -> tuple[float, float]:
-    """Operations an image of one update of D and one of G."""
-    engine = replace(config.engine, impl="reference", micro_batch=0)
-    config = replace(config, engine=engine)
+    """Operations per image of one update of D and one of G."""
+    plain = dict(impl="reference", micro_batch=0, precision="fp32", checkpoint_activations=False)
+    config = replace(config, engine=replace(config.engine, **plain))
     with META:
-        generator, discriminator, objective = build_networks(config)
-    gan = Gan(config, META, objective, _Unmoved(generator), _Unmoved(discriminator))
-    size = config.data.resolution
-    real = torch.empty(config.batch_size, 3, size, size, device=META)
+        trial = Trial(config, 1, META)
+    counts: dict[str, float] = {}
     with _Counter() as counter:
-        train_d(gan, real[: config.num_real], 0)
-    d = counter.total / config.batch_size
-    with _Counter() as counter:
-        train_g(gan, real if objective.needs_real_in_g_step else None, 0)
-    return d, counter.total / config.batch_size
+        for name in trial.updates():
+            counts[name] = counter.take() / config.batch_size
+    return counts["D"], counts["G"]

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from realness.trainer.config import TrainConfig
+from realness.trainer.distributed.ranks import alone
 from realness.trainer.engines.deepspeed_config import deepspeed_config
 from realness.trainer.engines.optimizers import MOMENTS
-from realness.trainer.networks import StyleGAN2Generator, training_inputs
-from realness.trainer.objectives import Objective
-from realness.trainer.objectives.penalties import gradient_squared_norm
-from realness.trainer.randomness import Draws, Stream
-from realness.trainer.updates.build import build_networks
-from realness.trainer.updates.path_length import path_lengths, zero_offset
+from realness.trainer.planning.trial import Trial
+from realness.trainer.updates.build import Blueprint
 
 FLOAT_BYTES = 4
 GIB = 2**30
@@ -29,40 +25,29 @@ def estimate_memory(config: TrainConfig, num_ranks: int) -> dict[str, int]:
 
     Weights, gradients, the optimiser's moments and the moving average follow from the parameter
     counts and the ZeRO stages, the buffers of reductions from DeepSpeed's configuration.
-    Activations are counted, not guessed: the networks run on torch's fake tensors, and every tensor
-    that autograd saves is added up, once a storage, as if nothing were computed again
+    Activations are counted: the updates of training run on torch's fake tensors, and every tensor
+    that autograd saves is added up, once per storage, as if nothing were computed again
     (--checkpoint-activations keeps less) and no operation were fused (fused ones keep less, too).
     Penalties count however seldom they are due. Left out are the workspaces of convolution
     libraries, the allocator's fragmentation and the CUDA context.
     """
-    reference = replace(config, engine=replace(config.engine, impl="reference"))
-    # Not the meta device, which autocast passes by.
-    with FakeTensorMode():
-        generator, discriminator, objective = build_networks(reference)
-        steps = _activations(config, generator, discriminator, objective, num_ranks)
-    parts = _resident(config, generator, discriminator, num_ranks)
+    parts = resident_memory(config, num_ranks)
     # Real and generated ones; they do not shrink with the passes.
     pixels = 3 * config.data.resolution**2 * config.batch_size // num_ranks
     parts["images of an update"] = FLOAT_BYTES * 2 * pixels
+    steps = _activations(config, num_ranks)
     return {**parts, **steps, "total": sum(parts.values()) + max(steps.values())}
 
 
 def resident_memory(config: TrainConfig, num_ranks: int) -> dict[str, int]:
     """The parts of `estimate_memory` that are there in every update, whatever the micro-batch."""
-    with torch.device("meta"):
-        generator, discriminator, _ = build_networks(config)
-    return _resident(config, generator, discriminator, num_ranks)
-
-
-def _resident(
-    config: TrainConfig, generator: nn.Module, discriminator: nn.Module, num_ranks: int
-) -> dict[str, int]:
-    counts = {"G": count_parameters(generator), "D": count_parameters(discriminator)}
+    blueprint = Blueprint.of(config)
+    counts = {"G": blueprint.g.num_weights, "D": blueprint.d.num_weights}
     stages = {"G": config.engine.zero_g, "D": config.engine.zero_d}
     # ZeRO 3 gathers a layer at a time, but all of D for what is differentiated twice.
     gathered = {
-        "G": largest_parameter(generator),
-        "D": counts["D"] if config.penalty.any else largest_parameter(discriminator),
+        "G": blueprint.g.largest_weight,
+        "D": counts["D"] if config.penalty.any else blueprint.d.largest_weight,
     }
     return {
         "weights": FLOAT_BYTES
@@ -101,24 +86,9 @@ def _buffered(config: TrainConfig, num_ranks: int) -> int:
 
 def checkpoint_bytes(config: TrainConfig) -> int:
     """Size of one checkpoint over all ranks: both networks with their moments, and the average."""
-    with torch.device("meta"):
-        generator, discriminator, _ = build_networks(config)
-    g, d, copies = (
-        count_parameters(generator),
-        count_parameters(discriminator),
-        _num_moments(config),
-    )
+    blueprint, copies = Blueprint.of(config), _num_moments(config)
+    g, d = blueprint.g.num_weights, blueprint.d.num_weights
     return FLOAT_BYTES * ((2 + copies) * g + (1 + copies) * d)
-
-
-def count_parameters(module: nn.Module) -> int:
-    """Trainable numbers of a network."""
-    return sum(weight.numel() for weight in module.parameters())
-
-
-def largest_parameter(module: nn.Module) -> int:
-    """Numbers in the largest weight of a network."""
-    return max(weight.numel() for weight in module.parameters())
 
 
 def _num_moments(config: TrainConfig) -> int:
@@ -131,72 +101,38 @@ def _optimizer_bytes(count: int, stage: int, num_ranks: int, num_moments: int) -
     return FLOAT_BYTES * tensors * count // share
 
 
-def _activations(
-    config: TrainConfig,
-    generator: nn.Module,
-    discriminator: nn.Module,
-    objective: Objective,
-    num_ranks: int,
-) -> dict[str, int]:
-    batch = config.batch_size // num_ranks // config.num_passes(num_ranks)
-    size = config.data.resolution
-    images = torch.zeros(batch, 3, size, size)
-    penalty = config.penalty
-    num_penalised = sum(w > 0 for w in (penalty.r1_gamma, penalty.r2_gamma, penalty.gp_weight))
-    constants = {*generator.parameters(), *discriminator.parameters()}
-
-    def inputs(count: int) -> tuple[Any, ...]:
-        draws = Draws(config.seed, Stream.G_FAKE, torch.zeros(count, dtype=torch.int64))
-        coded = (torch.zeros(count, objective.code_dim), 1.0) if objective.code_dim else None
-        return training_inputs(generator, draws, config.g.z_dim, coded)
-
-    def d_step() -> Tensor:
-        output = discriminator(torch.cat([images, images])).sum()
-        if num_penalised:
-            points = torch.cat([images] * num_penalised).requires_grad_()
-            if penalty.r1 == "exact":
-                score = objective.score(discriminator(points))
-                output = output + gradient_squared_norm(score, points).sum()
-            else:
-                output = output + discriminator(torch.cat([points, points])).sum()
-        return output
-
-    def g_step() -> Tensor:
-        discriminator.requires_grad_(False)
-        output = discriminator(generator(*inputs(batch))).sum()
-        if penalty.path_length_weight:
-            drawn = inputs(batch // penalty.path_length_shrink)
-            offset = zero_offset(cast(StyleGAN2Generator, generator), drawn[0])
-            made = generator(*drawn, offset=offset)
-            output = output + path_lengths(made, offset, torch.zeros_like(made)).sum()
-        return output
-
-    return {
-        "activations of the D step": _saved_bytes(d_step, config, constants),
-        "activations of the G step": _saved_bytes(g_step, config, constants),
-    }
+def _activations(config: TrainConfig, num_ranks: int) -> dict[str, int]:
+    """Bytes that autograd keeps in the update of each network, by part, for one pass."""
+    engine = replace(config.engine, impl="reference", micro_batch=0, checkpoint_activations=False)
+    num_shares = num_ranks * config.num_passes(num_ranks)
+    # Not the meta device, which autocast passes by.
+    with alone(), FakeTensorMode():
+        trial = Trial(replace(config, engine=engine), num_shares, torch.device("cpu"))
+        saved = _SavedTensors((trial.gan.g.module, trial.gan.d.module))
+        with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
+            return {
+                f"activations of the {name} step": saved.take_bytes() for name in trial.updates()
+            }
 
 
-def _saved_bytes(
-    run: Callable[[], Tensor], config: TrainConfig, constants: set[nn.Parameter]
-) -> int:
-    """Bytes that autograd keeps for the backward pass of `run`, without the weights themselves."""
-    known = {weight.untyped_storage()._cdata for weight in constants}
-    # The tensors are kept alive, or a freed storage's identity could be given to a later one.
-    saved: dict[int, Tensor] = {}
+class _SavedTensors:
+    """The tensors that autograd saves, once per storage, without the networks' weights."""
 
-    def pack(tensor: Tensor) -> Tensor:
+    def __init__(self, networks: Iterable[nn.Module]) -> None:
+        weights = (weight for network in networks for weight in network.parameters())
+        self._weights = {weight.untyped_storage()._cdata for weight in weights}
+        # They are kept alive, or a freed storage's identity could be given to a later one.
+        self._saved: dict[int, Tensor] = {}
+
+    def pack(self, tensor: Tensor) -> Tensor:
+        """A hook of `saved_tensors_hooks`."""
         identity = tensor.untyped_storage()._cdata
-        if identity not in known:
-            saved[identity] = tensor
+        if identity not in self._weights:
+            self._saved[identity] = tensor
         return tensor
 
-    bf16 = config.engine.precision == "bf16"
-    with (
-        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
-        torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16),
-    ):
-        result = run()
-        total = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
-    del result
-    return total
+    def take_bytes(self) -> int:
+        """Bytes saved since the last call."""
+        total = sum(tensor.untyped_storage().nbytes() for tensor in self._saved.values())
+        self._saved.clear()
+        return total

@@ -11,7 +11,7 @@ from realness.trainer.config import ConfigError, TrainConfig
 from realness.trainer.distributed.collectives import gather
 from realness.trainer.distributed.device import local_rank
 from realness.trainer.distributed.ranks import rank, world_size
-from realness.trainer.objectives import build_objective
+from realness.trainer.updates.build import Blueprint
 
 log = logging.getLogger("realness.trainer")
 
@@ -46,7 +46,7 @@ def check_parts(config: TrainConfig, num_parts: int, num_ranks: int) -> None:
     batch, fakes = config.batch_size, config.far.far_fakes
     # Images of a whole batch that are not real: in D's updates, and in G's if it sees real ones.
     not_real = {fakes}
-    if build_objective(config.objective).needs_real_in_g_step:
+    if Blueprint.of(config).needs_real_in_g_step:
         not_real.add(0)
 
     def fits(batch: int) -> bool:

@@ -6,6 +6,8 @@ import logging
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 
+from torch import Tensor
+
 from realness.data_pipeline import Catalog, ImageStream
 from realness.trainer import checkpoint
 from realness.trainer.checkpoint import Retention, Saver
@@ -31,15 +33,15 @@ from realness.trainer.run.averages import Averages
 from realness.trainer.run.data import check_same_images, open_data
 from realness.trainer.run.monitor import open_monitor
 from realness.trainer.run.outputs import measure_if_due, save_reals, save_samples, write_record
-from realness.trainer.run.recovery import Diverged, go_back
+from realness.trainer.run.recovery import Diverged, go_back, raise_if_diverged
 from realness.trainer.run.saving import await_checkpoint, retry_is_due, save_checkpoint
 from realness.trainer.run.state import Run, open_reporter
 from realness.trainer.run.throughput import Pace
 from realness.trainer.storage.run_folder import lock_run_folder, open_run_folder, write_config
-from realness.trainer.updates.cuda_graphs import captured_updates, capturing_stream
+from realness.trainer.updates.cuda_graphs import capturing_stream
+from realness.trainer.updates.iteration import choose_updates, run_iteration
 from realness.trainer.updates.schedule import is_due, lr_factor
 from realness.trainer.updates.sharded_gan import ShardedGan, build_gan
-from realness.trainer.updates.step import train_d, train_g
 
 log = logging.getLogger("realness.trainer")
 
@@ -119,24 +121,22 @@ def _restore(config: TrainConfig, folder: Path, catalog: Catalog, gan: ShardedGa
 
 
 def _iterate(run: Run, stop: StopRequest) -> int:
-    config, gan, optimizer = run.config, run.gan, run.config.optimizer
-    batch, averages, stopping = config.batch_size, Averages(), False
-    update_d, update_g = captured_updates() if config.engine.cuda_graphs else (train_d, train_g)
+    """Train to the end, or until asked to stop. Raises Diverged where the run must go back."""
+    config, gan, batch = run.config, run.gan, run.config.batch_size
+    averages, updates, stopping = Averages(), choose_updates(config.engine), False
     with ExitStack() as cleanup:
-        real_d, real_g = _open_streams(run, cleanup)
-        pace = Pace(run.catalog, [stream for stream in (real_d, real_g) if stream])
+        streams = _open_streams(run, cleanup)
+        pace = Pace(run.catalog, list(streams.values()))
+
+        def real_of(stream: Stream, first: int) -> Tensor:
+            return gan.normalise(next(streams[stream]), stream, first)
+
         if run.images == 0:
             save_reals(run)
         while run.images < config.num_images and not stopping:
             gan.set_lr_factor(lr_factor(config, run.images))
-            for update in range(optimizer.k_d):
-                first = run.images * optimizer.k_d + update * batch
-                real = gan.normalise(next(real_d), Stream.D_REAL, first)
-                averages.add(update_d(gan, real, first))
-            for update in range(optimizer.k_g):
-                first = run.images * optimizer.k_g + update * batch
-                real = gan.normalise(next(real_g), Stream.G_REAL, first) if real_g else None
-                averages.add(update_g(gan, real, first))
+            for stats in run_iteration(gan, updates, real_of, run.images):
+                averages.add(stats)
             run.images += batch
             gan.update_average(run.images)
             pace.add(batch)
@@ -145,7 +145,9 @@ def _iterate(run: Run, stop: StopRequest) -> int:
             complete = run.images >= config.num_images
             saving = is_due(config.checkpoint_kimg, run.images, batch)
             if stopping or complete or is_due(config.log_kimg, run.images, batch):
-                write_record(run, averages.read(), pace)
+                means = averages.read()
+                raise_if_diverged(run, means)
+                write_record(run, means, pace)
                 saving = stopping or complete or retry_is_due(run) or saving
             if saving:
                 save_checkpoint(run)
@@ -155,27 +157,29 @@ def _iterate(run: Run, stop: StopRequest) -> int:
                 run.reporter.write_report()
         stop.settle()
     await_checkpoint(run)
+    return _finish(run, stop.reason or "asked by another rank")
+
+
+def _open_streams(run: Run, cleanup: ExitStack) -> dict[Stream, ImageStream]:
+    """Real images for D's updates, and for G's where its objective compares with them."""
+    config = run.config
+    streams = {Stream.D_REAL: run.stream(Stream.D_REAL, config.optimizer.k_d, config.num_real)}
+    if run.gan.objective.needs_real_in_g_step:
+        batch = config.batch_size
+        streams[Stream.G_REAL] = run.stream(Stream.G_REAL, config.optimizer.k_g, batch)
+    for stream in streams.values():
+        cleanup.enter_context(stream)
+    return streams
+
+
+def _finish(run: Run, reason: str) -> int:
+    """Say how the run ended; returns the exit code. reason: why it stopped, if it did."""
     if run.saver.failed:
         run.reporter.warn(
             "ended without a checkpoint of its last images; once the disk takes it, the same "
             "command goes on from the checkpoint before"
         )
         return EXIT_FAILED
-    return _say_end(run, stop.reason or "asked by another rank")
-
-
-def _open_streams(run: Run, cleanup: ExitStack) -> tuple[ImageStream, ImageStream | None]:
-    """Real images for D's updates, and for G's where its objective compares with them."""
-    config = run.config
-    real_d = run.stream(Stream.D_REAL, config.optimizer.k_d, config.num_real)
-    cleanup.enter_context(real_d)
-    if not run.gan.objective.needs_real_in_g_step:
-        return real_d, None
-    real_g = run.stream(Stream.G_REAL, config.optimizer.k_g, config.batch_size)
-    return real_d, cleanup.enter_context(real_g)
-
-
-def _say_end(run: Run, reason: str) -> int:
     if run.images < run.config.num_images:
         run.reporter.message(f"stopped ({reason}); the same command resumes")
         return EXIT_STOPPED

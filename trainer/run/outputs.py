@@ -10,23 +10,23 @@ from torch import Tensor
 from realness.data_pipeline import ImageStream
 from realness.data_pipeline.order import parts_of_rank
 from realness.trainer.distributed.ranks import rank, world_size
-from realness.trainer.inference.trained import trained_generator
+from realness.trainer.inference.trained import TrainedGenerator, trained_generator
 from realness.trainer.objectives import RealnessObjective
 from realness.trainer.randomness import Stream
 from realness.trainer.reporting.realness import Realness
-from realness.trainer.run.recovery import check_skips
+from realness.trainer.run.recovery import skip_counts
 from realness.trainer.run.state import Run
 from realness.trainer.run.throughput import Pace
 from realness.trainer.updates.schedule import is_due
 
 
 def write_record(run: Run, means: dict[str, float], pace: Pace) -> None:
-    """Report one interval. Raises Diverged for too many losses in a row that are not finite."""
+    """Report one interval."""
     record = {"images": run.images, "kimg": run.images / 1000, **means}
     record |= pace.read(run.config.num_images - run.images)
     record |= {"lr_g": run.gan.g.lr, "lr_d": run.gan.d.lr}
     record["checkpoint_stall_s"] = run.saver.take_stalled_seconds()
-    record |= check_skips(run, means)
+    record |= skip_counts(run)
     run.reporter.log(record)
 
 
@@ -63,7 +63,9 @@ def save_samples(run: Run) -> None:
     """
     objective = run.gan.objective
     if rank() == 0 or isinstance(objective, RealnessObjective):
-        images = run.gan.samples(run.config.num_samples)
+        images = _moving_average(run).shown(
+            run.config.num_samples, run.config.engine.micro_batch or run.gan.local_batch
+        )
         run.reporter.save_grid(images, f"{run.images:012d}")
         if isinstance(objective, RealnessObjective):
             _save_realness(run, objective, images)
@@ -103,7 +105,10 @@ def measure_if_due(run: Run, pace: Pace, *, stopping: bool, complete: bool) -> N
     if run.monitor is None or stopping:
         return
     if complete or is_due(run.config.metrics.metrics_kimg, run.images, run.config.batch_size):
-        generator = trained_generator(
-            run.config, run.gan.ema.module, run.images, run.catalog.digest
+        pace.exclude(
+            run.monitor.measure(_moving_average(run), run.reporter, run.folder, run.images)
         )
-        pace.exclude(run.monitor.measure(generator, run.reporter, run.folder, run.images))
+
+
+def _moving_average(run: Run) -> TrainedGenerator:
+    return trained_generator(run.config, run.gan.ema.module, run.images, run.catalog.digest)

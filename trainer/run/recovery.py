@@ -12,20 +12,27 @@ class Diverged(RuntimeError):
     """Too many losses in a row were not finite; raised on all ranks alike."""
 
 
-def check_skips(run: Run, means: dict[str, float]) -> dict[str, float]:
-    """How many updates were left out, for the record; raises Diverged for too many in a row.
+def raise_if_diverged(run: Run, means: dict[str, float]) -> None:
+    """Raise Diverged, on all ranks alike, for too many losses in a row that are not finite.
 
-    means: what else the record holds, for the message.
+    means: of the losses and scores of the interval, for the message.
     """
-    counts = {engine.name: engine.skips.read() for engine in (run.gan.g, run.gan.d)}
-    for name, (_, in_a_row) in counts.items():
+    for engine in (run.gan.g, run.gan.d):
+        _, in_a_row = engine.skips.read()
         if in_a_row >= run.config.max_skipped:
             statistics = ", ".join(f"{key} {value:.4g}" for key, value in means.items())
             raise Diverged(
-                f"the last {in_a_row} losses of {name} were not finite at "
+                f"the last {in_a_row} losses of {engine.name} were not finite at "
                 f"{run.images / 1000:.1f} kimg; means of the finite ones: {statistics}"
             )
-    return {f"skipped_{name.lower()}": total for name, (total, _) in counts.items()}
+
+
+def skip_counts(run: Run) -> dict[str, float]:
+    """How many updates of each network were left out so far, for the record."""
+    return {
+        f"skipped_{engine.name.lower()}": engine.skips.read()[0]
+        for engine in (run.gan.g, run.gan.d)
+    }
 
 
 def go_back(run: Run, error: Diverged) -> None:

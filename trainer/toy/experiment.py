@@ -15,8 +15,10 @@ from realness.trainer.randomness import Purpose, Stream
 from realness.trainer.toy import networks as mlp
 from realness.trainer.toy.data import ToyData
 from realness.trainer.toy.names import Networks
+from realness.trainer.updates.accumulation import Stats
 from realness.trainer.updates.gan import Gan
-from realness.trainer.updates.step import Stats, train_d, train_g
+from realness.trainer.updates.iteration import Updates, run_iteration
+from realness.trainer.updates.step import update_d, update_g
 
 _SAMPLES_AT_ONCE = 1000
 
@@ -40,26 +42,23 @@ class Experiment:
 
         Returns the statistics of the last update of each.
         """
-        config, optimizer = self.gan.config, self.gan.config.optimizer
-        batch = config.batch_size
-        seen = self.iterations * batch
         stats: Stats = {}
-        for update in range(optimizer.k_d):
-            first = seen * optimizer.k_d + update * batch
-            stats |= train_d(self.gan, self.real(Stream.D_REAL, first, config.num_real), first)
-        for update in range(optimizer.k_g):
-            first = seen * optimizer.k_g + update * batch
-            needed = self.gan.objective.needs_real_in_g_step
-            real = self.real(Stream.G_REAL, first, batch) if needed else None
-            stats |= train_g(self.gan, real, first)
+        seen = self.iterations * self.gan.config.batch_size
+        for report in run_iteration(self.gan, Updates(update_d, update_g), self._real, seen):
+            stats |= report
         self.iterations += 1
         return stats
 
-    def real(self, stream: Stream, first: int, count: int) -> Tensor:
+    def draw_points(self, stream: Stream, first: int, count: int) -> Tensor:
         """Training points drawn with replacement, [count * S, 2], interleaved."""
         draws = self.gan.draws(stream, first, count)
         share = draws.uniform(Purpose.POINT, 1).squeeze(1)
         return self.points[(share * len(self.points)).long()]
+
+    def _real(self, stream: Stream, first: int) -> Tensor:
+        config = self.gan.config
+        count = config.num_real if stream == Stream.D_REAL else config.batch_size
+        return self.draw_points(stream, first, count)
 
     @torch.no_grad()
     def sample(self, count: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""One update in several passes over parts of the batch: gradient accumulation that is exact.
+"""The loss of a batch whose rows go through a network in several parts: exact accumulation.
 
 A loss that is a mean over samples is the mean of its parts' losses, and their gradients add up. Not
 so where the loss couples the samples of a batch, as RealnessGAN's Gaussian of the batch does. Then
@@ -9,8 +9,8 @@ on: d loss/d weights = sum over outputs of slope * d output/d weights, the chain
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -21,19 +21,6 @@ Stats = dict[str, Tensor]
 Outputs = tuple[Tensor, ...]
 
 
-@dataclass(frozen=True)
-class Gradients:
-    """What a backward pass over a whole batch was computed from.
-
-    loss: of the whole batch, without the extra terms; outputs: of all rows, constants; stats: means
-    over the parts of what the extra terms report.
-    """
-
-    loss: Tensor
-    outputs: Outputs
-    stats: Stats
-
-
 def split_rows(num_rows: int, size: int) -> list[slice]:
     """Rows in parts of `size`, the last one maybe smaller; all of them in one for a size of 0."""
     if not size or size >= num_rows:
@@ -41,58 +28,73 @@ def split_rows(num_rows: int, size: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, num_rows, size)]
 
 
-def num_forwards(parts: list[slice], couples: bool) -> int:
-    """How often `compute_gradients` runs the network, each time on one part of the batch."""
-    return len(parts) * (2 if couples and len(parts) > 1 else 1)
+@torch.no_grad()
+def run_in_parts(
+    network: Callable[[Tensor], Tensor], images: Tensor, parts: Sequence[slice]
+) -> Tensor:
+    """The network's outputs [B, num_outputs] on images [B, ...], fp32, one part at a time."""
+    return torch.cat([network(images[rows]).float() for rows in parts])
 
 
-def compute_gradients(
-    player: Player,
-    parts: list[slice],
-    outputs_of: Callable[[slice], Outputs],
-    loss_of: Callable[..., Tensor],
-    *,
-    couples: bool,
-    extra_of: Callable[[slice], tuple[Tensor, Stats]] | None = None,
-) -> Gradients:
-    """Leave in `player` the gradients of a loss over the rows of all `parts`, equal in size.
+class BatchLoss:
+    """The loss of a batch, taken part by part: `of(rows, outputs)` for each part in turn.
 
-    outputs_of: the network's outputs on some rows; it is called twice for the same rows if the loss
-    `couples` samples. loss_of: the loss, given the rows and their outputs. extra_of: what is added
-    to it, a mean over the given rows, and values to report.
+    loss_of: the loss, given rows and their outputs. parts: of equal size.
     """
-    reports: list[Stats] = []
 
-    def backward(loss: Tensor, rows: slice) -> None:
-        if extra_of is not None:
-            extra, stats = extra_of(rows)
-            loss = loss + extra
-            reports.append(stats)
-        player.backward(loss)
+    def __init__(self, loss_of: Callable[..., Tensor], parts: Sequence[slice]) -> None:
+        self._loss_of = loss_of
+        self._num_parts = len(parts)
+        self._losses: list[Tensor] = []
+        self._outputs: list[Outputs] = []
+        self._slopes: Outputs | None = None
 
-    if len(parts) > 1 and couples:
-        with torch.no_grad():
-            seen = [outputs_of(rows) for rows in parts]
-        whole = [torch.cat(column).requires_grad_() for column in zip(*seen, strict=True)]
-        loss = loss_of(slice(None), *whole)
-        slopes = torch.autograd.grad(loss, whole)
-        for rows in parts:
-            pairs = zip(outputs_of(rows), slopes, strict=True)
+    @staticmethod
+    def num_forwards(parts: Sequence[slice], couples: bool) -> int:
+        """How often the network runs on a part, over all parts, with `look_ahead` if needed."""
+        return len(parts) * (2 if couples and len(parts) > 1 else 1)
+
+    @torch.no_grad()
+    def look_ahead(self, parts: Sequence[slice], outputs_of: Callable[[slice], Outputs]) -> None:
+        """Compute the outputs of all `parts` first, for a loss that couples samples."""
+        if len(parts) == 1:
+            return
+        seen = [outputs_of(rows) for rows in parts]
+        whole = tuple(torch.cat(column).requires_grad_() for column in zip(*seen, strict=True))
+        with torch.enable_grad():
+            loss = self._loss_of(slice(None), *whole)
+            self._slopes = torch.autograd.grad(loss, whole)
+        self._losses, self._outputs = [loss.detach()], [tuple(item.detach() for item in whole)]
+
+    def of(self, rows: slice, outputs: Outputs) -> Tensor:
+        """A scalar whose gradients, averaged over the parts, are those of the batch's loss."""
+        if self._slopes is not None:
+            pairs = zip(outputs, self._slopes, strict=True)
             linear = torch.stack([(output * slope[rows]).sum() for output, slope in pairs]).sum()
-            # The player takes the mean over passes; the slopes belong to the sum.
-            backward(len(parts) * linear, rows)
-        return Gradients(loss.detach(), tuple(item.detach() for item in whole), _mean(reports))
-    seen, losses = [], []
-    for rows in parts:
-        outputs = outputs_of(rows)
-        loss = loss_of(rows, *outputs)
-        backward(loss, rows)
-        seen.append(tuple(output.detach() for output in outputs))
-        losses.append(loss.detach())
-    whole = tuple(torch.cat(column) for column in zip(*seen, strict=True))
-    return Gradients(torch.stack(losses).mean(), whole, _mean(reports))
+            # The player takes the mean over parts; the slopes belong to the sum.
+            return self._num_parts * linear
+        loss = self._loss_of(rows, *outputs)
+        self._losses.append(loss.detach())
+        self._outputs.append(tuple(output.detach() for output in outputs))
+        return loss
+
+    @property
+    def value(self) -> Tensor:
+        """The loss of the whole batch, a constant; known when all parts are done."""
+        return torch.stack(self._losses).mean()
+
+    @property
+    def outputs(self) -> Outputs:
+        """The outputs of all rows, constants."""
+        return tuple(torch.cat(column) for column in zip(*self._outputs, strict=True))
 
 
-def _mean(reports: list[Stats]) -> Stats:
+def mean_over_parts(reports: Sequence[Stats]) -> Stats:
+    """The means of what equal parts report; empty for no report."""
     names = reports[0] if reports else ()
     return {name: torch.stack([stats[name] for stats in reports]).mean() for name in names}
+
+
+def gathered_if(needed: float, player: Player) -> AbstractContextManager[None]:
+    """The player's weights whole on every rank where passes are differentiated twice."""
+    return player.gathered() if needed else nullcontext()

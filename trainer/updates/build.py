@@ -1,24 +1,76 @@
-"""G, D and the objective of a configuration, with their initial weights."""
+"""G, D and the objective of a configuration, and what start-up asks about them."""
 
 from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
 
 from realness.trainer.config import TrainConfig
 from realness.trainer.networks import (
+    ImageNetwork,
     build_discriminator,
     build_generator,
+    choose_layout,
+    has_batch_statistics,
 )
 from realness.trainer.objectives import Objective, build_objective
 
 
 def build_networks(config: TrainConfig) -> tuple[nn.Module, nn.Module, Objective]:
-    """G, D and the objective, with the same initial weights on every rank and any device."""
+    """G, D and the objective, with the same initial weights on every rank and any device.
+
+    Activations have the layout of `config.engine.memory_format`.
+    """
     objective = build_objective(config.objective, impl=config.engine.impl)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         size, impl = config.data.resolution, config.engine.impl
         generator = build_generator(config.g, size, impl, code_dim=objective.code_dim)
         discriminator = build_discriminator(config.d, size, objective.num_outputs, impl)
+    for network in (generator, discriminator):
+        cast(ImageNetwork, network).memory_format = choose_layout(config.engine.memory_format)
     return generator, discriminator, objective
+
+
+@dataclass(frozen=True)
+class NetworkSize:
+    """Trainable numbers of a network, and of the largest of its weights."""
+
+    num_weights: int
+    largest_weight: int
+
+    @staticmethod
+    def of(module: nn.Module) -> NetworkSize:
+        """The size of `module`, on any device."""
+        sizes = [weight.numel() for weight in module.parameters()]
+        return NetworkSize(sum(sizes), max(sizes))
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What start-up asks about a run's networks and objective before they are built.
+
+    has_batch_statistics: whether an image of G depends on the others of its batch.
+    """
+
+    g: NetworkSize
+    d: NetworkSize
+    has_batch_statistics: bool
+    needs_real_in_g_step: bool
+
+    @staticmethod
+    @functools.lru_cache(maxsize=16)
+    def of(config: TrainConfig) -> Blueprint:
+        """The blueprint of a configuration; allocates no weights."""
+        with torch.device("meta"):
+            generator, discriminator, objective = build_networks(config)
+        return Blueprint(
+            NetworkSize.of(generator),
+            NetworkSize.of(discriminator),
+            has_batch_statistics(generator),
+            objective.needs_real_in_g_step,
+        )

@@ -73,10 +73,10 @@ class _Recording:
 
 
 class CapturedUpdate:
-    """`train_d` or `train_g` by graphs: the same arguments, the same results.
+    """`update_d` or `update_g` by graphs: the same arguments, the same results.
 
-    It belongs to the `Gan` of its first call. `update` and `plan_of` are those of `trainer.step`
-    and `trainer.schedule`.
+    It belongs to the `Gan` of its first call. `update` and `plan_of` are those of `updates.step`
+    and `updates.schedule`.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class CapturedUpdate:
 
 
 def captured_updates() -> tuple[CapturedUpdate, CapturedUpdate]:
-    """`train_d` and `train_g` by graphs."""
+    """`update_d` and `update_g` by graphs."""
     return CapturedUpdate(update_d, plan_d), CapturedUpdate(update_g, plan_g)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.networks import parts_of_one_batch, training_inputs
 from realness.trainer.randomness import Stream
-from realness.trainer.updates.accumulation import split_rows
+from realness.trainer.updates.accumulation import run_in_parts, split_rows
 from realness.trainer.updates.gan import Gan
 
 
@@ -30,8 +30,7 @@ def fakes_as_real(gan: Gan, first: int | Tensor) -> Tensor:
 
     with parts_of_one_batch(gan.g.module, len(parts)):
         candidates = torch.cat([generate(rows) for rows in parts])
-    outputs = torch.cat([gan.d.first_order(candidates[rows]).float() for rows in parts])
-    scores = gan.objective.score(outputs)
+    scores = gan.objective.score(run_in_parts(gan.d.first_order, candidates, parts))
     if world_size() > 1:
         return lowest_over_ranks(candidates, scores, far.far_fakes)
     return lowest(candidates, scores, far.far_fakes, gan.num_members)

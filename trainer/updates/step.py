@@ -2,12 +2,13 @@
 
 Both count samples: `first` is the index of the batch's first sample in its streams, over all ranks
 and the whole run. The values they return are tensors on the device; nothing here waits for it.
-What the host decides is in the plan of an update; under it `first` may be a tensor as well.
+What the host decides is in the `plan` of an update, made for `first` where none is given; with a
+plan `first` may be a tensor as well. A batch may go through the networks in parts (`gan.parts()`).
 """
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -22,38 +23,29 @@ from realness.trainer.objectives.penalties import (
     zero_centered,
 )
 from realness.trainer.randomness import Draws, Purpose, Stream
-from realness.trainer.updates.accumulation import Stats, compute_gradients, num_forwards
+from realness.trainer.updates.accumulation import (
+    BatchLoss,
+    Stats,
+    gathered_if,
+    mean_over_parts,
+    run_in_parts,
+)
 from realness.trainer.updates.fake_as_real import fakes_as_real
 from realness.trainer.updates.gan import Gan
 from realness.trainer.updates.path_length import path_length_penalty, track_path_length
 from realness.trainer.updates.schedule import Plan, plan_d, plan_g
 
 
-def train_d(gan: Gan, real: Tensor, first: int) -> Stats:
+def update_d(gan: Gan, real: Tensor, first: int | Tensor, plan: Plan | None = None) -> Stats:
     """Update D once. real: [B, ...] in the networks' range, this rank's share of the real batch.
 
-    With FAR-GAN's M0 fakes the real batch is so much smaller: the fakes complete it.
+    With FAR-GAN's M0 fakes the real batch is that much smaller: the fakes complete it.
     """
-    return update_d(gan, real, first, plan_d(gan.config, first))
+    plan = plan or plan_d(gan.config, cast(int, first))
+    objective, parts = gan.objective, gan.parts()
+    real_draws, fake_draws = gan.draws(Stream.D_REAL, first), gan.draws(Stream.D_FAKE, first)
 
-
-def train_g(gan: Gan, real: Tensor | None, first: int) -> Stats:
-    """Update G once. real: [B, ...] as in `train_d`, or None for objectives that need none."""
-    return update_g(gan, real, first, plan_g(gan.config, first))
-
-
-def update_d(gan: Gan, real: Tensor, first: int | Tensor, plan: Plan) -> Stats:
-    """`train_d` with its plan made."""
-    real_draws = gan.draws(Stream.D_REAL, first)
-    fake_draws = gan.draws(Stream.D_FAKE, first)
-    parts = gan.parts()
-
-    def generate(rows: slice) -> Tensor:
-        coded = gan.d.first_order(real[rows]).float() if gan.objective.code_dim else None
-        return gan.g(*gan.inputs(fake_draws[rows], plan.code_share, coded, real_draws[rows]))
-
-    with torch.no_grad(), parts_of_one_batch(gan.g.module, len(parts)):
-        fake = torch.cat([generate(rows) for rows in parts]).to(real.dtype)
+    fake = generate(gan, real, real_draws, fake_draws, plan)
     if gan.config.far.far_fakes:
         real = torch.cat([real, fakes_as_real(gan, first).to(real.dtype)])
     with gan.d.gathered():
@@ -63,31 +55,92 @@ def update_d(gan: Gan, real: Tensor, first: int | Tensor, plan: Plan) -> Stats:
     def outputs(rows: slice) -> tuple[Tensor, ...]:
         return gan.d(torch.cat([real[rows], fake[rows]])).float().chunk(2)
 
-    def loss(rows: slice, out_real: Tensor, out_fake: Tensor) -> Tensor:
-        return gan.objective.d_loss(out_real, out_fake, real_draws[rows], fake_draws[rows])
+    def loss_of(rows: slice, out_real: Tensor, out_fake: Tensor) -> Tensor:
+        return objective.d_loss(out_real, out_fake, real_draws[rows], fake_draws[rows])
 
-    def penalty(rows: slice) -> tuple[Tensor, Stats]:
-        value, norms = gradient_penalty(gan, real[rows], fake[rows], real_draws[rows])
-        return plan.penalty * value, norms
+    loss, penalties = BatchLoss(loss_of, parts), []
+    with gathered_if(plan.penalty, gan.d):
+        if objective.couples_samples:
+            loss.look_ahead(parts, outputs)
+        for rows in parts:
+            total = loss.of(rows, outputs(rows))
+            if plan.penalty:
+                penalty, norms = gradient_penalty(gan, real[rows], fake[rows], real_draws[rows])
+                total = total + plan.penalty * penalty
+                penalties.append(norms)
+            gan.d.backward(total)
+    value = loss.value
+    gan.d.step(value)
 
-    with gan.d.gathered() if plan.penalty else nullcontext():
-        result = compute_gradients(
-            gan.d,
-            parts,
-            outputs,
-            loss,
-            couples=gan.objective.couples_samples,
-            extra_of=penalty if plan.penalty else None,
-        )
-    gan.d.step(result.loss)
-    out_real, out_fake = result.outputs
+    out_real, out_fake = loss.outputs
     return {
-        "loss_d": result.loss,
-        "score_real": gan.objective.score(out_real).mean(),
-        "score_fake": gan.objective.score(out_fake).mean(),
-        **gan.objective.measures(out_real, out_fake, real_draws, fake_draws),
-        **result.stats,
+        "loss_d": value,
+        "score_real": objective.score(out_real).mean(),
+        "score_fake": objective.score(out_fake).mean(),
+        **objective.measures(out_real, out_fake, real_draws, fake_draws),
+        **mean_over_parts(penalties),
     }
+
+
+def update_g(gan: Gan, real: Tensor | None, first: int | Tensor, plan: Plan | None = None) -> Stats:
+    """Update G once. real: [B, ...] as in `update_d`, or None for objectives that need none."""
+    plan = plan or plan_g(gan.config, cast(int, first))
+    objective, parts = gan.objective, gan.parts()
+    real_draws, fake_draws = gan.draws(Stream.G_REAL, first), gan.draws(Stream.G_FAKE, first)
+    path_draws = gan.draws(Stream.PATH, first)
+    num_forwards = BatchLoss.num_forwards(parts, objective.couples_samples)
+
+    # Frozen, because D's gradients of this step would otherwise leak into its next update.
+    with frozen(gan.d) as discriminator:
+        out_real = None if real is None else run_in_parts(discriminator, real, parts)
+
+        def on_real(rows: slice) -> Tensor | None:
+            return None if out_real is None else out_real[rows]
+
+        def outputs(rows: slice) -> tuple[Tensor, ...]:
+            inputs = gan.inputs(fake_draws[rows], plan.code_share, on_real(rows), real_draws[rows])
+            return (discriminator(gan.g(*inputs)).float(),)
+
+        def loss_of(rows: slice, out_fake: Tensor) -> Tensor:
+            return objective.g_loss(out_fake, on_real(rows), fake_draws[rows], real_draws[rows])
+
+        loss, penalties = BatchLoss(loss_of, parts), []
+        with parts_of_one_batch(gan.g.module, num_forwards), gathered_if(plan.penalty, gan.g):
+            if objective.couples_samples:
+                loss.look_ahead(parts, outputs)
+            for rows in parts:
+                total = loss.of(rows, outputs(rows))
+                if plan.penalty:
+                    penalty, lengths = path_length_penalty(
+                        gan, path_draws[rows], plan.code_share, on_real(rows), real_draws[rows]
+                    )
+                    total = total + plan.penalty * penalty
+                    penalties.append(lengths)
+                gan.g.backward(total)
+    value = loss.value
+    gan.g.step(value)
+
+    gan.track_codes(out_real)
+    stats = mean_over_parts(penalties)
+    if plan.penalty:
+        track_path_length(gan, stats["path_length"])
+    return {"loss_g": value, **stats}
+
+
+@torch.no_grad()
+def generate(gan: Gan, real: Tensor, real_draws: Draws, fake_draws: Draws, plan: Plan) -> Tensor:
+    """This rank's generated images [B, ...] for an update of D, in the dtype of `real`.
+
+    P2GAN's are made of codes that D gives the `real` images of the same rows.
+    """
+    parts = gan.parts()
+
+    def images(rows: slice) -> Tensor:
+        coded = gan.d.first_order(real[rows]).float() if gan.objective.code_dim else None
+        return gan.g(*gan.inputs(fake_draws[rows], plan.code_share, coded, real_draws[rows]))
+
+    with parts_of_one_batch(gan.g.module, len(parts)):
+        return torch.cat([images(rows) for rows in parts]).to(real.dtype)
 
 
 def gradient_penalty(gan: Gan, real: Tensor, fake: Tensor, draws: Draws) -> tuple[Tensor, Stats]:
@@ -121,52 +174,3 @@ def gradient_penalty(gan: Gan, real: Tensor, fake: Tensor, draws: Draws) -> tupl
         total = total + weight * value
         stats[name] = value.detach()
     return total, stats
-
-
-def update_g(gan: Gan, real: Tensor | None, first: int | Tensor, plan: Plan) -> Stats:
-    """`train_g` with its plan made."""
-    real_draws = gan.draws(Stream.G_REAL, first)
-    fake_draws = gan.draws(Stream.G_FAKE, first)
-    parts = gan.parts()
-    # Frozen, because D's gradients of this step would otherwise leak into its next update.
-    with frozen(gan.d) as discriminator:
-        out_real = None
-        if real is not None:
-            with torch.no_grad():
-                out_real = torch.cat([discriminator(real[rows]).float() for rows in parts])
-
-        def on_real(rows: slice) -> Tensor | None:
-            return None if out_real is None else out_real[rows]
-
-        def outputs(rows: slice) -> tuple[Tensor, ...]:
-            inputs = gan.inputs(fake_draws[rows], plan.code_share, on_real(rows), real_draws[rows])
-            return (discriminator(gan.g(*inputs)).float(),)
-
-        def loss(rows: slice, out_fake: Tensor) -> Tensor:
-            return gan.objective.g_loss(out_fake, on_real(rows), fake_draws[rows], real_draws[rows])
-
-        def penalty(rows: slice) -> tuple[Tensor, Stats]:
-            value, lengths = path_length_penalty(
-                gan, path_draws[rows], plan.code_share, on_real(rows), real_draws[rows]
-            )
-            return plan.penalty * value, lengths
-
-        path_draws = gan.draws(Stream.PATH, first)
-        couples = gan.objective.couples_samples
-        with (
-            parts_of_one_batch(gan.g.module, num_forwards(parts, couples)),
-            gan.g.gathered() if plan.penalty else nullcontext(),
-        ):
-            result = compute_gradients(
-                gan.g,
-                parts,
-                outputs,
-                loss,
-                couples=couples,
-                extra_of=penalty if plan.penalty else None,
-            )
-    gan.g.step(result.loss)
-    gan.track_codes(out_real)
-    if plan.penalty:
-        track_path_length(gan, result.stats["path_length"])
-    return {"loss_g": result.loss, **result.stats}

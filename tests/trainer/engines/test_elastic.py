@@ -16,8 +16,8 @@ from realness.trainer.inference.trained import load_discriminator, load_generato
 from realness.trainer.randomness import Stream
 from realness.trainer.storage.run_folder import write_config
 from realness.trainer.updates.sharded_gan import build_gan
-from realness.trainer.updates.step import train_d, train_g
-from tests.helpers.engine_runs import Stretches, play, stretches
+from realness.trainer.updates.step import update_d, update_g
+from tests.helpers.engine_runs import Stretches, play, shown, stretches
 from tests.helpers.plain_gan import PlainGan, images, largest_error, tiny
 from tests.helpers.ranks import run_on_ranks
 from tests.helpers.systems import systems
@@ -39,7 +39,7 @@ def trajectory(configs: list[TrainConfig], steps: int) -> list[tuple[Any, Stretc
     for config in configs:
         gan = build_gan(config, CPU)
         losses = play(gan, range(steps))
-        results.append((losses, stretches(gan), gan.samples(4).numpy()))
+        results.append((losses, stretches(gan), shown(gan, 4).numpy()))
         gan.close()
     return results
 
@@ -101,9 +101,9 @@ def play_in_two_passes() -> None:
             num_real = config.num_real
             for step in range(3):
                 real = images(Stream.D_REAL, step, config.batch_size)
-                train_d(gan, real[:num_real], step * config.batch_size)
+                update_d(gan, real[:num_real], step * config.batch_size)
                 compared = real if gan.objective.needs_real_in_g_step else None
-                train_g(gan, compared, step * config.batch_size)
+                update_g(gan, compared, step * config.batch_size)
             states.append(stretches(gan))
             gan.close()
         expected = {tensor: values for tensor, _, values in states[0]}

@@ -12,7 +12,7 @@ import torch
 
 from realness.trainer.config import TrainConfig
 from realness.trainer.updates.sharded_gan import build_gan
-from tests.helpers.engine_runs import Stretches, play, stretches, whole
+from tests.helpers.engine_runs import Stretches, play, shown, stretches, whole
 from tests.helpers.plain_gan import PlainGan, State, largest_error, tiny
 from tests.helpers.ranks import run_on_ranks
 from tests.helpers.systems import systems
@@ -116,7 +116,7 @@ def train_systems(names: list[str], stages: list[int], deepspeed_config: str) ->
             )
             gan = build_gan(replace(config, engine=engine), torch.device("cpu"))
             play(gan, range(2))
-            results.append((stretches(gan), gan.samples(2).numpy()))
+            results.append((stretches(gan), shown(gan, 2).numpy()))
             gan.close()
     return results
 

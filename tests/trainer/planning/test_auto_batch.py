@@ -18,7 +18,7 @@ from torch import Tensor
 from realness.trainer.config import ConfigError, EngineConfig, PenaltyConfig, TrainConfig
 from realness.trainer.distributed.exit_codes import EXIT_OK
 from realness.trainer.distributed.ranks import alone, rank, world_size
-from realness.trainer.planning import trial
+from realness.trainer.planning import rank_memory
 from realness.trainer.planning.auto_batch import (
     choose_micro_batch,
     search,
@@ -26,11 +26,12 @@ from realness.trainer.planning.auto_batch import (
     with_micro_batch,
 )
 from realness.trainer.planning.memory import estimate_memory
-from realness.trainer.planning.trial import MARGIN, HostMemory, Trial
+from realness.trainer.planning.rank_memory import MARGIN, HostMemory
+from realness.trainer.planning.trial import Trial
 from realness.trainer.randomness import Stream
 from realness.trainer.updates.sharded_gan import build_gan
-from realness.trainer.updates.step import train_d
-from tests.helpers.engine_runs import Stretches, play, stretches
+from realness.trainer.updates.step import update_d
+from tests.helpers.engine_runs import Stretches, play, shown, stretches
 from tests.helpers.plain_gan import images, tiny
 from tests.helpers.ranks import run_command, run_on_ranks, tiny_arguments, write_images
 from tests.helpers.run_folders import write_run
@@ -143,7 +144,7 @@ def peak_of_r1(config: TrainConfig, first: int) -> int:
     """Bytes that D's update keeps at its peak in the run itself."""
     gan = build_gan(config, CPU)
     with SavedTensors() as memory:
-        train_d(gan, images(Stream.D_REAL, 0, BATCH), first)
+        update_d(gan, images(Stream.D_REAL, 0, BATCH), first)
     gan.close()
     return memory.peak
 
@@ -270,7 +271,7 @@ def sampled_batches(config: TrainConfig) -> list[int]:
     gan = build_gan(config, CPU)
     sizes: list[int] = []
     gan.ema.module.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
-    assert gan.samples(10).shape[0] == 10
+    assert shown(gan, 10).shape[0] == 10
     gan.close()
     return sizes
 
@@ -291,7 +292,9 @@ def test_on_a_cpu_the_estimate_decides(
     estimated = estimate_memory(with_micro_batch(config, 8), 1)["total"]
     assert estimated < totals[8] < totals[16]
     for free, expected in ((totals[16] - 1, 8), (totals[16], 16)):
-        monkeypatch.setattr(trial, "available_memory", lambda free=free: math.ceil(free / 0.9))
+        monkeypatch.setattr(
+            rank_memory, "available_memory", lambda free=free: math.ceil(free / 0.9)
+        )
         assert choose_micro_batch(config, CPU).engine.micro_batch == expected
     assert "--auto-batch: 16 of 64 images a pass (4 passes); 0." in caplog.text
     assert "at the heaviest step (D with R1), by the estimate" in caplog.text
@@ -311,7 +314,7 @@ def _set_available(size: int) -> None:
 
     config = parse(tiny_arguments(Path("data"), Path("run"))).config
     needed = max(HostMemory().needs(with_micro_batch(config, size)).values())
-    trial.available_memory = lambda: math.ceil(needed / (1 - MARGIN))
+    rank_memory.available_memory = lambda: math.ceil(needed / (1 - MARGIN))
 
 
 def test_a_run_records_what_was_found_and_resumes_with_it(tmp_path: Path) -> None:

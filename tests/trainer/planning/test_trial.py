@@ -6,17 +6,24 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import pytest
 import torch
+from torch import Tensor, nn
 
+from realness.kernels.layout import format_of
+from realness.trainer.config import TrainConfig
 from realness.trainer.distributed.exit_codes import EXIT_OK
-from realness.trainer.planning import host_memory, trial
+from realness.trainer.engines import compiled
+from realness.trainer.planning import host_memory, rank_memory
 from realness.trainer.planning.auto_batch import search, with_micro_batch
 from realness.trainer.planning.memory import resident_memory
-from realness.trainer.planning.trial import DeviceMemory, HostMemory, Trial
+from realness.trainer.planning.rank_memory import DeviceMemory, HostMemory
+from realness.trainer.planning.trial import Trial
 from realness.trainer.updates import step
+from realness.trainer.updates.sharded_gan import build_gan
+from tests.helpers.engine_runs import play
 from tests.helpers.plain_gan import tiny
 from tests.helpers.ranks import run_command, run_on_ranks, tiny_arguments, write_images
 from tests.helpers.systems import stylegan2
@@ -45,9 +52,66 @@ def test_penalties_are_tried_however_seldom_they_are_due(monkeypatch: pytest.Mon
     assert due == 2 * (2 * ["gradient_penalty"] + 2 * ["path_length_penalty"])
 
 
+def layouts(*modules: nn.Module) -> set[tuple[str, torch.memory_format]]:
+    """A set that fills with the layout of each convolution's output, by the layer's name."""
+    seen: set[tuple[str, torch.memory_format]] = set()
+
+    def record(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        return lambda _, inputs, output: seen.add((name, format_of(output)))
+
+    for module in modules:
+        for name, layer in module.named_modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.register_forward_hook(record(name))
+    return seen
+
+
+def layouts_of_a_run(config: TrainConfig) -> set[tuple[str, torch.memory_format]]:
+    gan = build_gan(config, CPU)
+    seen = layouts(gan.g.module, gan.d.module)
+    play(gan, range(1))
+    gan.close()
+    return seen
+
+
+@pytest.mark.parametrize("setting", ["contiguous", "channels_last"])
+def test_a_trial_has_the_layout_of_the_run(
+    setting: Literal["contiguous", "channels_last"],
+) -> None:
+    config = tiny(BATCH)
+    config = replace(config, engine=replace(config.engine, memory_format=setting))
+    trial = Trial(config, 1, CPU)
+    seen = layouts(trial.gan.g.module, trial.gan.d.module)
+    assert list(trial.updates()) == ["D", "G"]
+    (expected,) = run_on_ranks(1, layouts_of_a_run, config)
+    assert seen == expected
+    wanted = torch.contiguous_format if setting == "contiguous" else torch.channels_last
+    assert {layout for _, layout in seen} == {wanted}
+
+
+def test_a_trial_is_compiled_where_the_run_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeCuda(monkeypatch, [10**6] * 8)
+    networks: list[nn.Module] = []
+    real_trial = rank_memory.Trial
+
+    def trial(*arguments: Any, **options: Any) -> Trial:
+        made = real_trial(*arguments, **options)
+        networks.extend(cast(Any, player)._network for player in (made.gan.g, made.gan.d))
+        return made
+
+    monkeypatch.setattr(rank_memory, "Trial", trial)
+    monkeypatch.setattr(compiled, "BACKEND", "eager")
+    for asked in (False, True):
+        config = tiny(BATCH)
+        config = replace(config, engine=replace(config.engine, compile=asked))
+        networks.clear()
+        DeviceMemory(config, CPU).needs(config)
+        assert [isinstance(network, compiled.Compiled) for network in networks] == [asked] * 2
+
+
 def share_of_100_bytes() -> int:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trial, "available_memory", lambda: 100)
+        patch.setattr(rank_memory, "available_memory", lambda: 100)
         return HostMemory().capacity
 
 
@@ -117,7 +181,7 @@ def test_a_trial_is_capped_by_what_the_run_holds_besides(monkeypatch: pytest.Mon
     config = with_micro_batch(tiny(BATCH), 4)
     missing = sum(resident_memory(config, 1).values()) - 20 * 10**6
     cuda = FakeCuda(monkeypatch, [10**6 * peak for peak in (500, 300, 400, 600)])
-    memory = DeviceMemory(CPU)
+    memory = DeviceMemory(config, CPU)
     assert memory.capacity == 900 * 10**6
     assert memory.needs(config) == {"D": 500 * 10**6 + missing, "G": 600 * 10**6 + missing}
     assert cuda.fraction == pytest.approx((0.9 * 900e6 - missing) / 1000e6)
@@ -133,7 +197,7 @@ def test_graphs_keep_the_memory_of_an_update(monkeypatch: pytest.MonkeyPatch) ->
     needs = []
     for graphs in (False, True):
         FakeCuda(monkeypatch, [10**6 * peak for peak in (500, 300, 400, 600)])
-        memory = DeviceMemory(CPU)
+        memory = DeviceMemory(config, CPU)
         needs.append(memory.needs(replace(config, engine=replace(engine, cuda_graphs=graphs))))
     for name in ("D", "G"):
         assert needs[1][name] - needs[0][name] == (600 - 20) * 10**6
@@ -148,7 +212,7 @@ def small_gpu() -> None:
 
     device = torch.device("cuda", 0)
     config = parse([*tiny_arguments(Path("data"), Path("run")), *WIDE]).config
-    memory = DeviceMemory(device)
+    memory = DeviceMemory(config, device)
     needed = max(memory.needs(with_micro_batch(config, 256)).values())
     memory.release()
     total = torch.cuda.mem_get_info(device)[1]

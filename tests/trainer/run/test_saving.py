@@ -24,7 +24,8 @@ from realness.trainer.config import ConfigError
 from realness.trainer.distributed.collectives import gather
 from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.reporting import Reporter
-from realness.trainer.run import loop, saving
+from realness.trainer.run import saving
+from realness.trainer.updates import iteration
 from tests.helpers.ranks import run_command, run_on_ranks, tiny_arguments, write_images
 from tests.helpers.reporting_runs import captured_console
 
@@ -121,18 +122,18 @@ def no_space(*_: Any) -> None:
 
 def write_only_after_64_images() -> None:
     """The first checkpoint, due after 40 images, is not written unless training goes on."""
-    reached, train_d = threading.Event(), loop.train_d
+    reached, update_d = threading.Event(), iteration.update_d
 
     def train(gan: Any, real: Any, images: int) -> Any:
         if images >= 64:
             reached.set()
-        return train_d(gan, real, images)
+        return update_d(gan, real, images)
 
     def wait_then_write(*arguments: Any) -> Any:
         assert reached.wait(PATIENCE_SECONDS), "training stood still"
         return write_share(*arguments)
 
-    loop.train_d, writer._write_share = train, wait_then_write
+    iteration.update_d, writer._write_share = train, wait_then_write
 
 
 def write_only_when_waited_for() -> None:

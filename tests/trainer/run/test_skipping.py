@@ -16,10 +16,10 @@ from torch import Tensor
 from realness.trainer.config import EngineConfig, TrainConfig
 from realness.trainer.distributed.exit_codes import EXIT_FAILED, EXIT_OK
 from realness.trainer.distributed.ranks import rank
-from realness.trainer.run import loop
 from realness.trainer.run.averages import Averages
+from realness.trainer.updates import iteration
 from realness.trainer.updates.sharded_gan import build_gan
-from realness.trainer.updates.step import train_d, train_g
+from realness.trainer.updates.step import update_d, update_g
 from tests.helpers.ranks import run_command, run_on_ranks, tiny_arguments, write_images
 from tests.helpers.systems import BATCH, systems
 
@@ -47,8 +47,8 @@ def play(config: TrainConfig) -> dict[str, Any]:
     real = torch.rand(gan.local_batch, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     weights = []
     for step, players in enumerate((gan, spoiled, gan)):
-        train_d(players, real, step * BATCH)
-        train_g(players, real, step * BATCH)
+        update_d(players, real, step * BATCH)
+        update_g(players, real, step * BATCH)
         weights.append([])
         for engine in (gan.d, gan.g):
             with engine.gathered():
@@ -101,9 +101,9 @@ def spoil(first: int, last: int, times: int) -> None:
         if first <= images < last and seen[0] < times:
             seen[0] += 1
             real = torch.full_like(real, math.nan)
-        return train_d(gan, real, images)
+        return update_d(gan, real, images)
 
-    loop.train_d = train  # type: ignore[assignment]
+    iteration.update_d = train  # type: ignore[assignment]
 
 
 def spoil_once() -> None:

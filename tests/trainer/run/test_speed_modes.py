@@ -23,7 +23,7 @@ from realness.trainer.objectives.penalties import gradient_squared_norm
 from realness.trainer.randomness import Stream
 from realness.trainer.updates.build import build_networks
 from realness.trainer.updates.sharded_gan import build_gan
-from realness.trainer.updates.step import train_d, train_g
+from realness.trainer.updates.step import update_d, update_g
 from tests.helpers.ranks import run_on_ranks
 from tests.helpers.systems import BATCH, systems
 
@@ -49,8 +49,8 @@ def losses_of(
         images = images.to(torch.uint8)[:, rows]
         real_d = gan.normalise(images[0], Stream.D_REAL, step * BATCH)
         real_g = gan.normalise(images[1], Stream.G_REAL, step * BATCH)
-        losses[0].append(train_d(gan, real_d, step * BATCH)["loss_d"].item())
-        losses[1].append(train_g(gan, real_g, step * BATCH)["loss_g"].item())
+        losses[0].append(update_d(gan, real_d, step * BATCH)["loss_d"].item())
+        losses[1].append(update_g(gan, real_g, step * BATCH)["loss_g"].item())
         after_step()
     gan.close()
     return np.array(losses)

@@ -61,20 +61,20 @@ def test_an_ensemble_is_its_members_runs(method: str) -> None:
 def test_members_see_points_of_their_own() -> None:
     data = build_data("grid9")
     experiment = build_experiment(method_config("std"), data, SEEDS)
-    rows = experiment.real(Stream.D_REAL, 700, 100).view(100, 2, 2)
+    rows = experiment.draw_points(Stream.D_REAL, 700, 100).view(100, 2, 2)
     assert not torch.equal(rows[:, 0], rows[:, 1])
     for member, seed in enumerate(SEEDS):
         alone = build_experiment(method_config("std"), data, (seed,))
-        assert torch.equal(rows[:, member], alone.real(Stream.D_REAL, 700, 100))
+        assert torch.equal(rows[:, member], alone.draw_points(Stream.D_REAL, 700, 100))
     # The batches of a stream follow each other, and other streams have other points.
-    later = experiment.real(Stream.D_REAL, 750, 100).view(100, 2, 2)
+    later = experiment.draw_points(Stream.D_REAL, 750, 100).view(100, 2, 2)
     assert torch.equal(later[:50], rows[50:])
-    assert not torch.equal(experiment.real(Stream.G_REAL, 700, 100).view(100, 2, 2), rows)
+    assert not torch.equal(experiment.draw_points(Stream.G_REAL, 700, 100).view(100, 2, 2), rows)
 
 
 def test_points_are_drawn_evenly() -> None:
     experiment = build_experiment(method_config("std"), build_data("grid9", num_points=10), (5,))
-    rows = experiment.real(Stream.D_REAL, 0, 20_000)
+    rows = experiment.draw_points(Stream.D_REAL, 0, 20_000)
     counts = (rows[:, None] == experiment.points).all(2).sum(0)
     # 2,000 each, give or take 5 standard deviations of a binomial.
     assert int((counts - 2000).abs().max()) < 5 * 43

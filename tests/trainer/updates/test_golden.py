@@ -18,7 +18,7 @@ from realness.trainer.config.presets import realness_dcgan
 from realness.trainer.distributed.ranks import rank
 from realness.trainer.randomness import Stream
 from realness.trainer.updates.sharded_gan import build_gan
-from realness.trainer.updates.step import train_d, train_g
+from realness.trainer.updates.step import update_d, update_g
 from tests.helpers import DATA
 from tests.helpers.ranks import run_on_ranks
 
@@ -46,8 +46,8 @@ def ten_losses() -> dict[str, list[float]]:
         images = images.to(torch.uint8)[:, rows]
         real_d = gan.normalise(images[0], Stream.D_REAL, step * BATCH)
         real_g = gan.normalise(images[1], Stream.G_REAL, step * BATCH)
-        stats["loss_d"].append(train_d(gan, real_d, step * BATCH)["loss_d"].item())
-        stats["loss_g"].append(train_g(gan, real_g, step * BATCH)["loss_g"].item())
+        stats["loss_d"].append(update_d(gan, real_d, step * BATCH)["loss_d"].item())
+        stats["loss_g"].append(update_g(gan, real_g, step * BATCH)["loss_g"].item())
     gan.close()
     return stats
 

@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from realness.trainer.randomness import Stream
 from realness.trainer.updates.sharded_gan import build_gan
-from realness.trainer.updates.step import train_d, train_g
+from realness.trainer.updates.step import update_d, update_g
+from tests.helpers.engine_runs import shown
 from tests.helpers.ranks import run_on_ranks
 from tests.helpers.systems import BATCH, systems
 
@@ -57,9 +58,9 @@ def convolutions_of_two_updates(name: str, setting: str) -> tuple[int, list[str]
     images = torch.randint(0, 256, (BATCH, 3, 32, 32), dtype=torch.uint8)
     images = images.contiguous(memory_format=torch.channels_last)  # as decoders leave them
     with Convolutions(FORMATS[setting]) as convolutions:
-        train_d(gan, gan.normalise(images[: config.num_real], Stream.D_REAL, 0), 0)
-        train_g(gan, gan.normalise(images, Stream.G_REAL, 0), 0)
-        gan.samples(4)
+        update_d(gan, gan.normalise(images[: config.num_real], Stream.D_REAL, 0), 0)
+        update_g(gan, gan.normalise(images, Stream.G_REAL, 0), 0)
+        shown(gan, 4)
     weights = [*gan.g.module.parameters(), *gan.d.module.parameters()]
     gan.close()
     return (

@@ -17,7 +17,7 @@ from realness.trainer.randomness import Purpose, Stream, batch_draws
 from realness.trainer.updates.build import build_networks
 from realness.trainer.updates.path_length import path_length_penalty, path_lengths
 from realness.trainer.updates.sharded_gan import build_gan
-from realness.trainer.updates.step import train_g
+from realness.trainer.updates.step import update_g
 from tests.helpers.ranks import run_on_ranks
 from tests.helpers.systems import BATCH, systems
 
@@ -115,7 +115,7 @@ def updates(config: TrainConfig) -> list[tuple[float, dict[str, float]]]:
     gan = build_gan(config, torch.device("cpu"))
     seen = []
     for step in range(4):
-        stats = train_g(gan, None, step * BATCH)
+        stats = update_g(gan, None, step * BATCH)
         average = cast(Any, gan.g.module).path_length_mean.item()
         seen.append((average, {name: value.item() for name, value in stats.items()}))
     gan.ema.update(gan.g.module, BATCH, 4 * BATCH)

@@ -15,7 +15,7 @@ from realness.trainer.config import TrainConfig
 from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.randomness import Stream
 from realness.trainer.updates.sharded_gan import build_gan
-from realness.trainer.updates.step import train_d, train_g
+from realness.trainer.updates.step import update_d, update_g
 from tests.helpers.plain_gan import images, tiny
 from tests.helpers.ranks import run_on_ranks
 from tests.helpers.systems import systems
@@ -48,10 +48,10 @@ def _watch(config: TrainConfig) -> dict[str, Seen]:
     for step in range(3):
         real = images(Stream.D_REAL, step, BATCH)[rank() * num_real :]
         with Watch() as d:
-            train_d(gan, real[:num_real], step * BATCH)
+            update_d(gan, real[:num_real], step * BATCH)
         compared = real[: gan.local_batch] if gan.objective.needs_real_in_g_step else None
         with Watch() as g:
-            train_g(gan, compared, step * BATCH)
+            update_g(gan, compared, step * BATCH)
         seen = {
             engine.name: Seen(watch.waits, watch.sent, 4 * engine.num_weights)
             for engine, watch in ((gan.d, d), (gan.g, g))
