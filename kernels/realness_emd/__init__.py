@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from realness.kernels.anchored import distance
+from realness.kernels.anchor_distance import distance
 from realness.kernels.library import Impl
 
 from . import reference
