@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from realness import kernels
 from realness.trainer.config import TrainConfig
 from realness.trainer.updates.build import build_networks
 from realness.trainer.updates.gan import Gan
@@ -86,8 +87,9 @@ class Flops:
 
 def count_flops(config: TrainConfig) -> Flops:
     """Operations of training one image with `config`, over all ranks."""
-    d, g = _count(without_penalties(config))
-    d_penalised, g_penalised = _count(with_penalties(config))
+    with kernels.implementation("reference"):
+        d, g = _count(without_penalties(config))
+        d_penalised, g_penalised = _count(with_penalties(config))
     share_d, share_g = penalised_shares(config)
     iteration = config.optimizer.k_d * (d + share_d * (d_penalised - d))
     iteration += config.optimizer.k_g * (g + share_g * (g_penalised - g))
@@ -114,8 +116,7 @@ def penalised_shares(config: TrainConfig) -> tuple[float, float]:
 
 def _count(config: TrainConfig) -> tuple[float, float]:
     """Operations an image of one update of D and one of G."""
-    engine = replace(config.engine, impl="reference", micro_batch=0)
-    config = replace(config, engine=engine)
+    config = replace(config, engine=replace(config.engine, micro_batch=0))
     with META:
         generator, discriminator, objective = build_networks(config)
     gan = Gan(config, META, objective, _Unmoved(generator), _Unmoved(discriminator))

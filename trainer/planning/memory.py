@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from realness import kernels
 from realness.trainer.config import TrainConfig
 from realness.trainer.engines.deepspeed_config import deepspeed_config
 from realness.trainer.engines.optimizers import MOMENTS
@@ -35,10 +35,9 @@ def estimate_memory(config: TrainConfig, num_ranks: int) -> dict[str, int]:
     Penalties count however seldom they are due. Left out are the workspaces of convolution
     libraries, the allocator's fragmentation and the CUDA context.
     """
-    reference = replace(config, engine=replace(config.engine, impl="reference"))
     # Not the meta device, which autocast passes by.
-    with FakeTensorMode():
-        generator, discriminator, objective = build_networks(reference)
+    with kernels.implementation("reference"), FakeTensorMode():
+        generator, discriminator, objective = build_networks(config)
         steps = _activations(config, generator, discriminator, objective, num_ranks)
     parts = _resident(config, generator, discriminator, num_ranks)
     # Real and generated ones; they do not shrink with the passes.

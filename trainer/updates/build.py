@@ -15,10 +15,10 @@ from realness.trainer.objectives import Objective, build_objective
 
 def build_networks(config: TrainConfig) -> tuple[nn.Module, nn.Module, Objective]:
     """G, D and the objective, with the same initial weights on every rank and any device."""
-    objective = build_objective(config.objective, impl=config.engine.impl)
+    objective = build_objective(config.objective)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        size, impl = config.data.resolution, config.engine.impl
-        generator = build_generator(config.g, size, impl, code_dim=objective.code_dim)
-        discriminator = build_discriminator(config.d, size, objective.num_outputs, impl)
+        size = config.data.resolution
+        generator = build_generator(config.g, size, objective.code_dim)
+        discriminator = build_discriminator(config.d, size, objective.num_outputs)
     return generator, discriminator, objective
