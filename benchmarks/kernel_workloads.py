@@ -18,7 +18,7 @@ FILTER_TAPS = (1.0, 3.0, 3.0, 1.0)
 
 @dataclass(frozen=True)
 class Workload:
-    """One operator at one shape. `call(impl, *inputs)`; `library(*inputs)` is the closest rival."""
+    """One operator at one shape. `call(*inputs)` is ours; `library(*inputs)` the closest rival."""
 
     op: str
     shape: str
@@ -47,12 +47,6 @@ def loss_workloads(batches: tuple[int, ...]) -> list[Workload]:
             *(torch.randn(b, 51) for _ in range(2)),
         ]
 
-    def d_loss(impl: Any, *x: Tensor) -> Tensor:
-        return kernels.realness_d_loss(*x, impl=impl)
-
-    def g_loss(impl: Any, *x: Tensor) -> Tensor:
-        return kernels.realness_g_loss(*x, objective=2, impl=impl)
-
     found = []
     for b in batches:
         size = f"{b}x51"
@@ -61,14 +55,14 @@ def loss_workloads(batches: tuple[int, ...]) -> list[Workload]:
                 "realness_kl",
                 size,
                 lambda b=b: [torch.randn(b, 51), anchor(51)],
-                lambda impl, z, a: kernels.realness_kl(z, a, impl=impl),
+                kernels.realness_kl,
                 lambda z, a: F.kl_div(z.log_softmax(1), a.expand_as(z), reduction="none").sum(1),
             ),
             Workload(
                 "realness_divergence",
                 size,
                 lambda b=b: [torch.randn(b, 51), torch.randn(b, 51)],
-                lambda impl, p, q: kernels.realness_divergence(p, q, impl=impl),
+                kernels.realness_divergence,
                 lambda p, q: F.kl_div(
                     q.log_softmax(1), p.log_softmax(1), reduction="none", log_target=True
                 ).sum(1),
@@ -78,22 +72,24 @@ def loss_workloads(batches: tuple[int, ...]) -> list[Workload]:
                 "realness_emd",
                 size,
                 lambda b=b: [torch.randn(b, 51), anchor(51)],
-                lambda impl, z, a: kernels.realness_emd(z, a, impl=impl),
+                kernels.realness_emd,
             ),
-            Workload("realness_d_loss, resampled", size, make(b), d_loss, None, (0, 1)),
-            Workload("realness_g_loss 2, resampled", size, make(b), g_loss),
+            Workload(
+                "realness_d_loss, resampled", size, make(b), kernels.realness_d_loss, None, (0, 1)
+            ),
+            Workload("realness_g_loss 2, resampled", size, make(b), kernels.realness_g_loss),
             Workload(
                 "resample_logits",
                 size,
                 lambda b=b: [torch.randn(b, 51), torch.randn(b, 51)],
-                lambda impl, z, e: kernels.resample_logits(z, e, impl=impl),
+                kernels.resample_logits,
                 lambda z, e: z.mean(0) + z.std(0, correction=0) * e,
             ),
             Workload(
                 "philox_normal",
                 size,
                 lambda b=b: [torch.arange(b)],
-                lambda impl, i: kernels.philox_normal(1, 2, i, 51, impl=impl),
+                lambda i: kernels.philox_normal(1, 2, i, 51),
                 lambda i: torch.randn(len(i), 51, device=i.device),
                 (),
             ),
@@ -116,7 +112,7 @@ def image_workloads(side: int) -> list[Workload]:
             f"upfirdn2d {name}",
             f"4x32x{size}x{size}",
             lambda: [torch.randn(4, 32, size, size), square],
-            lambda impl, x, f: kernels.upfirdn2d(x, f, impl=impl, **options),
+            lambda x, f: kernels.upfirdn2d(x, f, **options),
             library,
         )
 
@@ -125,7 +121,7 @@ def image_workloads(side: int) -> list[Workload]:
             "squared_norm",
             f"8x3x{side}x{side}",
             lambda: [torch.randn(8, 3, side, side)],
-            lambda impl, x: kernels.squared_norm(x, impl=impl),
+            kernels.squared_norm,
             lambda x: torch.linalg.vector_norm(x, dim=(1, 2, 3), dtype=torch.float32).square(),
         ),
         upfirdn(
@@ -156,9 +152,7 @@ def image_workloads(side: int) -> list[Workload]:
                 "bias_act lrelu",
                 f"4x{channels}x{size}x{size}",
                 lambda c=channels, s=size: [torch.randn(4, c, s, s), torch.randn(c)],
-                lambda impl, x, b: kernels.bias_act(
-                    x, b, "lrelu", gain=2**0.5, clamp=256.0, impl=impl
-                ),
+                lambda x, b: kernels.bias_act(x, b, "lrelu", gain=2**0.5, clamp=256.0),
                 lambda x, b: (F.leaky_relu(x + b[:, None, None], 0.2) * 2**0.5).clamp(-256, 256),
                 (0, 1),
             )
@@ -182,12 +176,12 @@ def weight_workloads(widest: int) -> list[Workload]:
     def wide(vectors: tuple[Tensor, ...]) -> list[Tensor]:
         return [x if x.dtype == torch.float64 else x.float() for x in vectors]
 
-    def scale(impl: Any, *x: Tensor) -> list[Tensor]:
-        return kernels.spectral_scale(list(x[:n]), wide(x[n : 2 * n]), wide(x[2 * n :]), impl=impl)
+    def scale(*x: Tensor) -> list[Tensor]:
+        return kernels.spectral_scale(list(x[:n]), wide(x[n : 2 * n]), wide(x[2 * n :]))
 
-    def step(impl: Any, *x: Tensor) -> list[Tensor]:
+    def step(*x: Tensor) -> list[Tensor]:
         u, v = wide(x[n : 2 * n]), wide(x[2 * n :])
-        kernels.spectral_norm_step(list(x[:n]), u, v, impl=impl)
+        kernels.spectral_norm_step(list(x[:n]), u, v)
         return u + v
 
     def modulated(w: Tensor, s: Tensor) -> Tensor:
@@ -198,7 +192,7 @@ def weight_workloads(widest: int) -> list[Workload]:
             "demodulate",
             f"{width}x{width}x3x3 {styles} styles",
             lambda: [torch.randn(width, width, 3, 3), torch.randn(styles, width)],
-            lambda impl, w, s: kernels.demodulate(w, s, impl=impl),
+            kernels.demodulate,
             modulated,
             (0, 1),
         )

@@ -33,6 +33,8 @@ import torch
 from kernel_workloads import Workload, workloads
 from torch import Tensor
 
+from realness import kernels
+
 RESULTS = Path(__file__).parent / "results" / "kernels.csv"
 FLUSH_BYTES = 256 << 20
 CYCLES_PER_SECOND = 2e9  # at least as many as a GPU's clock makes
@@ -140,17 +142,17 @@ def is_right(found: list[Tensor], plain: list[Tensor], exact: list[Tensor]) -> b
     return True
 
 
-def candidates(
-    workload: Workload, device: torch.device, names: list[str]
-) -> dict[str, Callable[..., Any]]:
+def candidates(workload: Workload, names: list[str]) -> dict[str, Callable[..., Any]]:
+    """What to call; all but "ours" in the context of the reference."""
+
     def eager(*x: Tensor) -> Any:
-        return workload.call("reference", *x)
+        return workload.call(*x)
 
     # Every workload compiles this same function anew; past a limit torch would run it uncompiled.
     torch.compiler.reset()
     every = {
-        "ours": lambda *x: workload.call(device.type, *x),
-        "eager": eager,
+        "ours": workload.call,
+        "eager": workload.call,
         "compile": torch.compile(eager, fullgraph=True),
         "library": workload.library,
     }
@@ -190,6 +192,11 @@ class Bench:
     repeats: int
     failures: int = 0
 
+    @property
+    def choice(self) -> kernels.Impl:
+        """The implementation that is timed as ours."""
+        return "cuda" if self.device.type == "cuda" else "cpu"
+
     def rows(self, workload: Workload, dtype: torch.dtype, layout: str) -> list[dict[str, Any]]:
         """Every candidate of a workload, forward and forward + backward."""
         inputs = prepare(workload, dtype, self.device, layout)
@@ -205,11 +212,12 @@ class Bench:
         """Checks and times every candidate, with a backward pass if there are leaves."""
         wide = [x.detach().double() if x.is_floating_point() else x for x in inputs]
         wide_leaves = [wide[i].requires_grad_() for i in workload.differentiable if leaves]
-        reference = functools.partial(workload.call, "reference")
-        exact, plain = run(reference, wide, wide_leaves), run(reference, inputs, leaves)
+        with kernels.implementation("reference"):
+            exact = run(workload.call, wide, wide_leaves)
+            plain = run(workload.call, inputs, leaves)
         moved = least_bytes(inputs, plain, leaves)
         rows = []
-        for name, function in candidates(workload, self.device, self.impls).items():
+        for name, function in candidates(workload, self.impls).items():
             row = {
                 "op": workload.op,
                 "shape": workload.shape,
@@ -220,12 +228,15 @@ class Bench:
             }
             call = functools.partial(run, function, inputs, leaves)
             try:
-                is_other_stream = workload.op == "philox_normal" and name == "library"
-                if not is_other_stream and not is_right(call(), plain, exact):
-                    print(f"less precise than the reference, not timed: {row}")
-                    self.failures += 1
-                    continue
-                timing = measure(call, self.device, self.repeats)
+                with kernels.implementation(self.choice if name == "ours" else "reference"):
+                    is_other_stream = workload.op == "philox_normal" and name == "library"
+                    if not is_other_stream and not is_right(call(), plain, exact):
+                        print(f"less precise than the reference, not timed: {row}")
+                        self.failures += 1
+                        continue
+                    timing = measure(call, self.device, self.repeats)
+                    milliseconds = call_ms(call, self.device, self.repeats)
+                    launches = count_launches(call, self.device)
             except RuntimeError as error:  # out of memory, or a compiler's: the others go on
                 print(f"failed: {row}: {error}")
                 self.failures += 1
@@ -235,11 +246,11 @@ class Bench:
                 "median_ms": round(timing.median_ms, 5),
                 "p20_ms": round(timing.p20_ms, 5),
                 "p80_ms": round(timing.p80_ms, 5),
-                "call_ms": round(call_ms(call, self.device, self.repeats), 5),
+                "call_ms": round(milliseconds, 5),
                 "bytes": moved,
                 "gb_per_s": round(speed, 2),
                 "share_of_copy": round(speed / self.bandwidth, 4),
-                "launches": count_launches(call, self.device),
+                "launches": launches,
             }
             print_row(row)
             rows.append(row)

@@ -21,6 +21,7 @@ from rich.progress import Progress
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from realness import kernels
 from realness.data_pipeline import ImageStream, open_catalog
 from realness.launch.train_ffhq import parse
 from realness.trainer.config import TrainConfig
@@ -88,7 +89,8 @@ class Level:
     def __init__(self, name: str, config: TrainConfig, device: torch.device) -> None:
         self.name, self.config, self.device = name, config, device
         set_numerics(self.config.engine)
-        self.gan = build_gan(config, device)
+        with kernels.implementation(config.engine.impl):
+            self.gan = build_gan(config, device)
         catalog = open_catalog(config.data.data)
         optimizer, wants_real = config.optimizer, self.gan.objective.needs_real_in_g_step
         batches = {Stream.D_REAL: (optimizer.k_d, config.num_real)}
@@ -274,7 +276,8 @@ def measure(task: dict[str, Any], progress: Progress) -> list[dict[str, Any]]:
             levels = [Level(name, configs[name], device) for name in group]
             for number in range(task["rounds"] + 1):
                 for level in levels:
-                    level.play() if number else level.warm_up()
+                    with kernels.implementation(level.config.engine.impl):
+                        level.play() if number else level.warm_up()
                     progress.advance(bar)
             results += [measured(level, Path(task["traces"])) for level in levels]
         del levels
@@ -287,7 +290,8 @@ def measure(task: dict[str, Any], progress: Progress) -> list[dict[str, Any]]:
 def measured(level: Level, traces: Path) -> dict[str, Any]:
     """The result of a level that has played its rounds, which is closed with it."""
     trace = traces / f"{level.name.replace(' ', '_')}.json.gz"
-    result = level.result(level.communication(trace))
+    with kernels.implementation(level.config.engine.impl):
+        result = level.result(level.communication(trace))
     result["matmul_rate"] = matmul_rate(level.device, level.config)
     for name, num_bytes in (("reduce_64mib_s", 1 << 26), ("reduce_4b_s", 4)):
         result[name] = reduce_seconds(level.device, num_bytes)

@@ -1,7 +1,7 @@
 """Fused operators of RealnessGAN and StyleGAN2, with plain PyTorch references.
 
-Every public function takes `impl="auto" | "cuda" | "cpu" | "reference"`. "auto" uses the compiled
-library where it serves the tensors' device and the reference elsewhere, and logs its choice once.
+The compiled library serves a call where it can, and the reference elsewhere; which one is logged
+once per device. `with implementation("reference"):` chooses another, for the whole process.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if not __name__.startswith("realness."):
 
 from .bias_act import bias_act
 from .demodulate import demodulate
-from .library import Impl
+from .library import Impl, implementation
 from .philox import NormalDraws, philox_normal, philox_uint32, philox_uniform
 from .realness_divergence import realness_divergence
 from .realness_emd import realness_emd
@@ -30,6 +30,7 @@ __all__ = [
     "NormalDraws",
     "bias_act",
     "demodulate",
+    "implementation",
     "logit_moments",
     "philox_normal",
     "philox_uint32",

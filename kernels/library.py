@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import importlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -156,11 +157,42 @@ def status(rebuild: bool = False) -> Status:
     return Status(frozenset(usable), path, reason)
 
 
+_choice: Impl = "auto"
+
+
+@contextmanager
+def implementation(choice: Impl) -> Iterator[None]:
+    """Within the block, `choice` serves every call of an operator in this process.
+
+    "auto", the default, takes the compiled library where it serves the tensors' device and the
+    reference elsewhere, and logs which. "cuda" and "cpu" are the library's two halves; a call with
+    tensors that they cannot serve raises ValueError. "reference" is plain PyTorch.
+
+    The choice belongs to the process, not to a thread or a context variable: autograd runs the
+    backward passes of CUDA tensors, and in them the forward passes that activation checkpointing
+    repeats, in threads of its own, which inherit neither. So threads must not make different
+    choices at the same time. A derivative comes from the implementation of its forward pass,
+    whatever the choice is by then. Contexts nest: each restores the choice before it, also when its
+    block raises.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    global _choice
+    if choice not in get_args(Impl):
+        raise ValueError(f"impl={choice!r}; expected auto, cuda, cpu or reference")
+    before, _choice = _choice, choice
+    try:
+        yield
+    finally:
+        _choice = before
+
+
 _emulated: set[str] = set()
 
 
 def load_emulated(path: Path) -> None:
-    """Makes `impl="emu"` available: the CUDA kernels, emulated."""
+    """Makes `implementation("emu")` available: the CUDA kernels, emulated."""
     if not _emulated:
         load(path, "realness_emu")
         _emulated.add("emu")
@@ -169,8 +201,6 @@ def load_emulated(path: Path) -> None:
 @functools.cache
 def _namespace(impl: str, device: str) -> str | None:
     """The operators' namespace for `impl` on `device`; None means the reference. Logged once."""
-    if impl not in ("auto", "cuda", "cpu", "reference", "emu"):
-        raise ValueError(f"impl={impl!r}; expected auto, cuda, cpu or reference")
     if impl == "reference" or (impl == "auto" and device not in ("cuda", "cpu")):
         return None
     if impl == "emu":
@@ -197,7 +227,7 @@ def _compiled_namespace(impl: str, device: str) -> str | None:
     return _namespace(impl, device)
 
 
-def select(impl: Impl, *tensors: Tensor) -> Any:
-    """The operators (a `torch.ops` namespace) that serve these tensors, or None: the reference."""
-    namespace = _compiled_namespace(impl, tensors[0].device.type)
+def select(tensor: Tensor) -> Any:
+    """The operators (a `torch.ops` namespace) that serve this tensor, or None: the reference."""
+    namespace = _compiled_namespace(_choice, tensor.device.type)
     return None if namespace is None else getattr(torch.ops, namespace)

@@ -42,9 +42,12 @@ class Command:
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
     command = tyro.cli(Command, args=arguments, description=__doc__)
+    from realness import kernels
     from realness.trainer.export import ExportError
 
-    return write_and_tell(lambda: _export(command), command.out, ExportError)
+    # Fused operations are not part of ONNX: the reference computes the same.
+    with kernels.implementation("reference"):
+        return write_and_tell(lambda: _export(command), command.out, ExportError)
 
 
 def _export(command: Command) -> str:
@@ -62,9 +65,8 @@ def _export(command: Command) -> str:
         raise ConfigError("--checkpoint=all: name one checkpoint, latest or best")
     folder = choose(command.run, command.checkpoint)[-1]
     cpu = torch.device("cpu")
-    # Fused operations are no part of ONNX: the reference computes the same.
-    generator = load_generator(command.run, folder, cpu, impl="reference")
-    discriminator = load_discriminator(command.run, folder, cpu, impl="reference")
+    generator = load_generator(command.run, folder, cpu)
+    discriminator = load_discriminator(command.run, folder, cpu)
     claim_empty_folder(command.out)
     out = command.out
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as made:

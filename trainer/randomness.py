@@ -62,11 +62,10 @@ class Draws:
     seed: int
     stream: Stream
     index: Tensor
-    impl: kernels.Impl = "auto"
 
     def normal(self, purpose: Purpose, dim: int) -> Tensor:
         """Standard normal draws, [B, dim] float32 on `index`'s device."""
-        return kernels.philox_normal(self.seed, self._key(purpose), self.index, dim, impl=self.impl)
+        return kernels.philox_normal(self.seed, self._key(purpose), self.index, dim)
 
     def normal_draws(self, purpose: Purpose) -> kernels.NormalDraws:
         """What `normal` draws, for an operator that draws it itself."""
@@ -75,7 +74,7 @@ class Draws:
     def uniform(self, purpose: Purpose, dim: int) -> Tensor:
         """Uniform draws from (0, 1), [B, dim] float32 on `index`'s device."""
         key = self._key(purpose)
-        return kernels.philox_uniform(self.seed, key, self.index, dim, impl=self.impl)
+        return kernels.philox_uniform(self.seed, key, self.index, dim)
 
     def __getitem__(self, rows: slice) -> Draws:
         """The draws of some of the samples."""
@@ -94,7 +93,6 @@ def batch_draws(
     rank: int = 0,
     seeds: tuple[int, ...] = (0,),
     device: torch.device | str = "cpu",
-    impl: kernels.Impl = "auto",
 ) -> Draws:
     """Draws for this rank's rows of the global batch whose first sample has index `first`.
 
@@ -106,4 +104,4 @@ def batch_draws(
     if seeds != (0,):
         offsets = torch.tensor(seeds, device=device) << MEMBER_SHIFT
         index = (index[:, None] + offsets).flatten()
-    return Draws(seed, stream, index, impl)
+    return Draws(seed, stream, index)

@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from realness.kernels.checks import accumulation_dtype, check_floating
-from realness.kernels.library import Impl, select
+from realness.kernels.library import select
 
 from . import reference
 
@@ -23,7 +23,6 @@ def bias_act(
     slope: float = 0.2,
     gain: float = 1.0,
     clamp: float | None = None,
-    impl: Impl = "auto",
 ) -> Tensor:
     """clamp(gain * act(x + bias)), with the bias along dimension 1.
 
@@ -43,7 +42,7 @@ def bias_act(
         raise ValueError(f"bias has shape {tuple(bias.shape)}; expected [{x.shape[1]}]")
     if clamp is not None and not clamp > 0:
         raise ValueError(f"clamp={clamp}; expected a positive number or None")
-    ops = select(impl, x)
+    ops = select(x)
     if ops is None:
         return reference.bias_act(x, bias, act, slope, gain, clamp)
     number = list(reference.ACTIVATIONS).index(act)

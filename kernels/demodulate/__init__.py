@@ -5,12 +5,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from realness.kernels.checks import check_floating
-from realness.kernels.library import Impl, select
+from realness.kernels.library import select
 
 from . import reference
 
 
-def demodulate(weight: Tensor, style: Tensor, eps: float = 1e-8, *, impl: Impl = "auto") -> Tensor:
+def demodulate(weight: Tensor, style: Tensor, eps: float = 1e-8) -> Tensor:
     """1 / sqrt(sum over i, k of (style[b, i] * weight[o, i, k])^2 + eps) for every b, o.
 
     weight: [O, I, kh, kw] or [O, I]; style: [B, I], of one dtype. Returns [B, O] in float32
@@ -30,7 +30,7 @@ def demodulate(weight: Tensor, style: Tensor, eps: float = 1e-8, *, impl: Impl =
         raise ValueError(f"style is {style.dtype}, weight is {weight.dtype}; convert one of them")
     if not eps >= 0:
         raise ValueError(f"eps={eps}; expected a number >= 0")
-    ops = select(impl, weight)
+    ops = select(weight)
     if ops is None:
         return reference.demodulate(weight, style, eps)
     return ops.demodulate(weight, style, eps)[0]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from realness.kernels.library import Impl, select
+from realness.kernels.library import select
 
 from . import reference
 
@@ -44,39 +44,33 @@ class NormalDraws(NamedTuple):
     index: Tensor
 
 
-def philox_uint32(
-    seed: int, purpose: int, index: Tensor, dim: int, *, impl: Impl = "auto"
-) -> Tensor:
+def philox_uint32(seed: int, purpose: int, index: Tensor, dim: int) -> Tensor:
     """`dim` random 32-bit words for every sample, as int64 values 0 .. 2**32 - 1.
 
     index: int64 [B], the samples' global numbers. Returns int64 [B, dim], the same bits everywhere.
     Raises ValueError for an index of another dtype or shape, or numbers out of range.
     """
     check_draw(seed, purpose, index, dim)
-    ops = select(impl, index)
+    ops = select(index)
     if ops is None:
         return reference.philox_uint32(seed, purpose, index, dim)
     return ops.philox(seed, purpose, index, dim, WORDS)
 
 
-def philox_uniform(
-    seed: int, purpose: int, index: Tensor, dim: int, *, impl: Impl = "auto"
-) -> Tensor:
+def philox_uniform(seed: int, purpose: int, index: Tensor, dim: int) -> Tensor:
     """`dim` uniform draws from the open interval (0, 1) for every sample.
 
     index: int64 [B]. Returns float32 [B, dim] on a grid of 2**23 points, the same bits everywhere.
     Raises ValueError as `philox_uint32` does.
     """
     check_draw(seed, purpose, index, dim)
-    ops = select(impl, index)
+    ops = select(index)
     if ops is None:
         return reference.philox_uniform(seed, purpose, index, dim)
     return ops.philox(seed, purpose, index, dim, UNIFORM)
 
 
-def philox_normal(
-    seed: int, purpose: int, index: Tensor, dim: int, *, impl: Impl = "auto"
-) -> Tensor:
+def philox_normal(seed: int, purpose: int, index: Tensor, dim: int) -> Tensor:
     """`dim` standard normal draws for every sample, by Box-Muller on pairs of words.
 
     index: int64 [B]. Returns float32 [B, dim]: within a few units in the last place the same on
@@ -84,7 +78,7 @@ def philox_normal(
     Traffic: 4 bytes out a draw.
     """
     check_draw(seed, purpose, index, dim)
-    ops = select(impl, index)
+    ops = select(index)
     if ops is None:
         return reference.philox_normal(seed, purpose, index, dim)
     return ops.philox(seed, purpose, index, dim, NORMAL)

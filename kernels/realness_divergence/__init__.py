@@ -5,12 +5,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from realness.kernels.checks import check_floating, check_logits, check_same_shape
-from realness.kernels.library import Impl, select
+from realness.kernels.library import select
 
 from . import reference
 
 
-def realness_divergence(logits_p: Tensor, logits_q: Tensor, *, impl: Impl = "auto") -> Tensor:
+def realness_divergence(logits_p: Tensor, logits_q: Tensor) -> Tensor:
     """KL(softmax(logits_p) || softmax(logits_q)) of every sample: the first term of eq. 19.
 
     logits_p, logits_q: [B, N], any strides, N <= 1024, one dtype. Returns [B] in float32
@@ -26,7 +26,7 @@ def realness_divergence(logits_p: Tensor, logits_q: Tensor, *, impl: Impl = "aut
         raise ValueError(
             f"logits_p is {logits_p.dtype}, logits_q is {logits_q.dtype}; convert one of them"
         )
-    ops = select(impl, logits_p)
+    ops = select(logits_p)
     if ops is None:
         return reference.realness_divergence(logits_p, logits_q)
     return ops.realness_divergence(logits_p, logits_q)[0]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from realness.kernels.anchored import distance
-from realness.kernels.library import Impl
+from realness.kernels.anchor_distance import distance
 
 from . import reference
 
 
-def realness_emd(logits: Tensor, anchor: Tensor, *, impl: Impl = "auto") -> Tensor:
+def realness_emd(logits: Tensor, anchor: Tensor) -> Tensor:
     """Earth Mover's Distance between softmax(logits) and the anchor on ordered outcomes.
 
     The mass is moved along u_0 < u_1 < ... < u_{N-1}, one unit of distance between neighbours:
@@ -23,4 +22,4 @@ def realness_emd(logits: Tensor, anchor: Tensor, *, impl: Impl = "auto") -> Tens
     Raises ValueError for other shapes, dtypes or mixed devices, or an anchor with a gradient.
     Traffic: the logits once, B values out; backward: the logits in, their gradient out.
     """
-    return distance("realness_emd", reference.realness_emd, logits, anchor, impl)
+    return distance("realness_emd", reference.realness_emd, logits, anchor)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from realness.kernels.anchored import operators
+from realness.kernels.anchor_distance import operators
 
 OPERATORS = operators("realness_emd")

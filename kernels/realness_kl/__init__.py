@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from realness.kernels.anchored import distance
-from realness.kernels.library import Impl
+from realness.kernels.anchor_distance import distance
 
 from . import reference
 
 
-def realness_kl(logits: Tensor, anchor: Tensor, *, impl: Impl = "auto") -> Tensor:
+def realness_kl(logits: Tensor, anchor: Tensor) -> Tensor:
     """KL(anchor || softmax(logits)) of every sample: the terms of RealnessGAN's eq. 3, 18 and 20.
 
     logits: [B, N], any strides, N <= 1024; anchor: [N] or [B, N], a constant distribution.
@@ -20,4 +19,4 @@ def realness_kl(logits: Tensor, anchor: Tensor, *, impl: Impl = "auto") -> Tenso
     Traffic: the logits once, B values out; backward: the logits in, their gradient out.
     Source: Xiangli et al., "Real or Not Real, that is the Question" (ICLR 2020), eq. 3 and 17.
     """
-    return distance("realness_kl", reference.realness_kl, logits, anchor, impl)
+    return distance("realness_kl", reference.realness_kl, logits, anchor)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from realness.kernels.anchored import operators
+from realness.kernels.anchor_distance import operators
 from realness.kernels.library import differentiate
 
 

@@ -14,7 +14,7 @@ from realness.kernels.checks import (
     check_logits,
     check_same_shape,
 )
-from realness.kernels.library import Impl, select
+from realness.kernels.library import select
 from realness.kernels.philox import NormalDraws, check_draw, philox_normal
 
 from . import reference
@@ -56,7 +56,7 @@ def drawn(noise: Noise, logits: Tensor) -> Tensor | None:
     """Noise as numbers, for the reference."""
     if not isinstance(noise, NormalDraws):
         return noise
-    return philox_normal(*noise, dim=logits.shape[1], impl="reference")
+    return philox_normal(*noise, dim=logits.shape[1])
 
 
 def widened(dtype: torch.dtype, *inputs: Noise) -> list[Tensor | None]:
@@ -80,8 +80,6 @@ def realness_d_loss(
     anchor_fake: Tensor,
     noise_real: Noise = None,
     noise_fake: Noise = None,
-    *,
-    impl: Impl = "auto",
 ) -> Tensor:
     """The discriminator's loss: E[KL(A1 || D(real))] + E[KL(A0 || D(fake))], eq. 3.
 
@@ -110,7 +108,7 @@ def realness_d_loss(
             f"{logits_fake.dtype} {tuple(logits_fake.shape)}; expected one dtype, as many outcomes"
         )
     check_anchors(anchor_real, anchor_fake, logits_real)
-    ops = select(impl, logits_real)
+    ops = select(logits_real)
     if ops is None:
         noise = drawn(noise_real, logits_real), drawn(noise_fake, logits_fake)
         return reference.realness_d_loss(logits_real, logits_fake, anchor_real, anchor_fake, *noise)
@@ -127,7 +125,6 @@ def realness_g_loss(
     noise_real: Noise = None,
     *,
     objective: int = 2,
-    impl: Impl = "auto",
 ) -> Tensor:
     """The generator's loss, one of the paper's three objectives.
 
@@ -169,7 +166,7 @@ def realness_g_loss(
     if logits_real is not None:
         check_side("real", logits_real, noise_real)
     check_anchors(anchor_real, anchor_fake, logits_fake)
-    ops = select(impl, logits_fake)
+    ops = select(logits_fake)
     if ops is None:
         noise = drawn(noise_fake, logits_fake), drawn(noise_real, logits_fake)
         return reference.realness_g_loss(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from realness.kernels.checks import check_floating, check_logits, check_same_shape
-from realness.kernels.library import Impl, select
+from realness.kernels.library import select
 from realness.kernels.philox import philox_normal
 
 from . import reference
 
 
-def logit_moments(logits: Tensor, *, impl: Impl = "auto") -> tuple[Tensor, Tensor]:
+def logit_moments(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of every outcome over the batch: the first half of resampling.
 
     logits: [B, N] with B >= 1, any strides, N <= 1024. Returns (mean [N], variance [N]) in float32
@@ -24,13 +24,11 @@ def logit_moments(logits: Tensor, *, impl: Impl = "auto") -> tuple[Tensor, Tenso
     check_logits("logits", logits)
     if logits.shape[0] == 0:
         raise ValueError("logits has an empty batch, which has no moments; expected B >= 1")
-    ops = select(impl, logits)
+    ops = select(logits)
     return reference.logit_moments(logits) if ops is None else ops.logit_moments(logits)
 
 
-def resample_from_moments(
-    mean: Tensor, variance: Tensor, noise: Tensor, *, impl: Impl = "auto"
-) -> Tensor:
+def resample_from_moments(mean: Tensor, variance: Tensor, noise: Tensor) -> Tensor:
     """mean + sqrt(variance) * noise: the second half of resampling.
 
     mean, variance: [N] float32 or float64; noise: [B, N]. Returns [B, N] in the dtype of `mean`.
@@ -45,7 +43,7 @@ def resample_from_moments(
             f"mean is {mean.dtype} {tuple(mean.shape)}, variance {variance.dtype} "
             f"{tuple(variance.shape)}; expected both [{noise.shape[1]}] , one dtype"
         )
-    ops = select(impl, mean)
+    ops = select(mean)
     if ops is None:
         return reference.resample_from_moments(mean, variance, noise)
     return ops.resample_from_moments(mean, variance, noise.to(mean.dtype))
@@ -58,7 +56,6 @@ def resample_logits(
     seed: int | None = None,
     purpose: int = 0,
     index: Tensor | None = None,
-    impl: Impl = "auto",
 ) -> Tensor:
     """Draw logits from N(mean_i, variance_i) of every outcome i over this batch.
 
@@ -71,9 +68,9 @@ def resample_logits(
     if noise is None:
         if seed is None or index is None:
             raise ValueError("resample_logits has no noise; give noise, or seed and index")
-        noise = philox_normal(seed, purpose, index, logits.shape[-1], impl=impl)
+        noise = philox_normal(seed, purpose, index, logits.shape[-1])
     elif seed is not None or index is not None:
         raise ValueError("resample_logits was given noise and a seed or index; give one of them")
     check_same_shape("noise", noise, "logits", logits)
-    mean, variance = logit_moments(logits, impl=impl)
-    return resample_from_moments(mean, variance, noise, impl=impl)
+    mean, variance = logit_moments(logits)
+    return resample_from_moments(mean, variance, noise)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from realness.kernels.checks import accumulation_dtype, check_floating
-from realness.kernels.library import Impl, select
+from realness.kernels.library import select
 
 from . import reference
 
@@ -39,12 +39,7 @@ def check_layers(weights: list[Tensor], u: list[Tensor], v: list[Tensor]) -> Non
 
 
 def spectral_norm_step(
-    weights: list[Tensor],
-    u: list[Tensor],
-    v: list[Tensor],
-    eps: float = 1e-12,
-    *,
-    impl: Impl = "auto",
+    weights: list[Tensor], u: list[Tensor], v: list[Tensor], eps: float = 1e-12
 ) -> None:
     """One power iteration for every layer: v = W^T u / |W^T u|, then u = W v / |W v|, in place.
 
@@ -57,7 +52,7 @@ def spectral_norm_step(
     check_layers(weights, u, v)
     if not weights:
         return
-    ops = select(impl, weights[0])
+    ops = select(weights[0])
     if ops is None:
         reference.spectral_norm_step(weights, u, v, eps)
         return
@@ -65,9 +60,7 @@ def spectral_norm_step(
         ops.spectral_norm_step(weights, u, v, eps)
 
 
-def spectral_scale(
-    weights: list[Tensor], u: list[Tensor], v: list[Tensor], *, impl: Impl = "auto"
-) -> list[Tensor]:
+def spectral_scale(weights: list[Tensor], u: list[Tensor], v: list[Tensor]) -> list[Tensor]:
     """W / (u^T W v) of every layer, with u and v constants.
 
     Arguments as for `spectral_norm_step`. Returns tensors like `weights`, computed in float32
@@ -79,7 +72,7 @@ def spectral_scale(
     check_layers(weights, u, v)
     if not weights:
         return []
-    ops = select(impl, weights[0])
+    ops = select(weights[0])
     if ops is None:
         return reference.spectral_scale(weights, u, v)
     return ops.spectral_scale(weights, u, v)[0]

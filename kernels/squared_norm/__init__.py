@@ -5,12 +5,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from realness.kernels.checks import check_floating
-from realness.kernels.library import Impl, select
+from realness.kernels.library import select
 
 from . import reference
 
 
-def squared_norm(x: Tensor, *, impl: Impl = "auto") -> Tensor:
+def squared_norm(x: Tensor) -> Tensor:
     """The sum of squares of every sample, as R1 needs it of image gradients.
 
     x: [B, ...], at least one dimension; contiguous and channels_last are read in place, other
@@ -22,5 +22,5 @@ def squared_norm(x: Tensor, *, impl: Impl = "auto") -> Tensor:
     check_floating(x=x)
     if x.dim() == 0:
         raise ValueError("x is a scalar; expected [batch, ...]")
-    ops = select(impl, x)
+    ops = select(x)
     return reference.squared_norm(x) if ops is None else ops.sample_dot(x, x)

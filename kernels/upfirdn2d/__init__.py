@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from realness.kernels.checks import accumulation_dtype, check_floating
-from realness.kernels.library import Impl, select
+from realness.kernels.library import select
 
 from . import reference
 
@@ -42,7 +42,6 @@ def upfirdn2d(
     padding: int | tuple[int, ...] = 0,
     flip: bool = False,
     gain: float = 1.0,
-    impl: Impl = "auto",
 ) -> Tensor:
     """Insert up-1 zeros after every pixel, pad, convolve with f * gain, keep every down-th pixel.
 
@@ -67,7 +66,7 @@ def upfirdn2d(
     factors = as_pair("up", up), as_pair("down", down)
     sides = as_padding(padding)
     reference.output_size(x.shape[2:], (f.shape[0], f.shape[-1]), *factors, sides)
-    ops = select(impl, x)
+    ops = select(x)
     if ops is None:
         return reference.upfirdn2d(x, f, *factors, sides, flip, gain)
     f = f.to(accumulation_dtype(x.dtype))

@@ -18,7 +18,7 @@ VECTORISED = ("squared_norm", "bias_act", "upfirdn2d", "demodulate")
 
 @dataclass(frozen=True)
 class Case:
-    """A call: `make()` gives float64 inputs, `call(impl, *inputs)` one or several outputs.
+    """A call: `make()` gives float64 inputs, `call(*inputs)` one or several outputs.
 
     differentiable: positions of inputs that get a gradient; order: how often; wide: positions of
     inputs that are float32 where the others are bfloat16 or float16.
@@ -40,8 +40,9 @@ class Case:
             tensors.append(laid_out(x, layout))
         return tensors
 
-    def outputs(self, impl: str, inputs: list[Tensor]) -> list[Tensor]:
-        found = self.call(impl, *inputs)
+    def outputs(self, impl: kernels.Impl, inputs: list[Tensor]) -> list[Tensor]:
+        with kernels.implementation(impl):
+            found = self.call(*inputs)
         return [found] if isinstance(found, Tensor) else list(found)
 
 
@@ -79,7 +80,7 @@ def row_cases() -> list[Case]:
         cases.append(
             Case(
                 f"realness_divergence-{size}",
-                lambda impl, p, q: kernels.realness_divergence(p, q, impl=impl),
+                kernels.realness_divergence,
                 lambda b=batch, n=outcomes: [logits(b, n), logits(b, n)],
                 (0, 1),
                 2,
@@ -89,11 +90,9 @@ def row_cases() -> list[Case]:
             shape = (outcomes,) if shared else (batch, outcomes)
             name = f"{size}-{'shared' if shared else 'own'}_anchor"
             make = lambda b=batch, n=outcomes, s=shape: [logits(b, n), anchor(*s)]  # noqa: E731
-            kl = lambda impl, z, a: kernels.realness_kl(z, a, impl=impl)  # noqa: E731
-            emd = lambda impl, z, a: kernels.realness_emd(z, a, impl=impl)  # noqa: E731
             cases += [
-                Case(f"realness_kl-{name}", kl, make, order=2),
-                Case(f"realness_emd-{name}", emd, make),
+                Case(f"realness_kl-{name}", kernels.realness_kl, make, order=2),
+                Case(f"realness_emd-{name}", kernels.realness_emd, make),
             ]
     return cases
 
@@ -107,8 +106,8 @@ def loss_cases() -> list[Case]:
                 both = [logits(r, n), logits(f, n), anchor(n), anchor(n)]
                 return [*both, randn(r, n), randn(f, n)]
 
-            def d_loss(impl: str, r: Tensor, f: Tensor, *rest: Tensor, k: bool = noisy) -> Tensor:
-                return kernels.realness_d_loss(r, f, *rest[: 4 if k else 2], impl=impl)  # type: ignore[arg-type]
+            def d_loss(r: Tensor, f: Tensor, *rest: Tensor, k: bool = noisy) -> Tensor:
+                return kernels.realness_d_loss(r, f, *rest[: 4 if k else 2])
 
             suffix = f"{real}-{fake}-{outcomes}-{'resampled' if noisy else 'plain'}"
             cases.append(Case(f"realness_loss-d-{suffix}", d_loss, make_d, (0, 1)))
@@ -125,23 +124,9 @@ def loss_cases() -> list[Case]:
                     ]
 
                 def g_loss(
-                    impl: str,
-                    f: Tensor,
-                    r: Tensor,
-                    *rest: Tensor,
-                    k: bool = noisy,
-                    o: int = objective,
+                    f: Tensor, r: Tensor, *rest: Tensor, k: bool = noisy, o: int = objective
                 ) -> Tensor:
-                    noise = rest[2:] if k else ()
-                    return kernels.realness_g_loss(
-                        f,
-                        r,
-                        rest[0],
-                        rest[1],
-                        *noise,
-                        objective=o,
-                        impl=impl,  # type: ignore[arg-type]
-                    )
+                    return kernels.realness_g_loss(f, r, *rest[: 4 if k else 2], objective=o)
 
                 cases.append(Case(f"realness_loss-g{objective}-{suffix}", g_loss, make_g))
     return cases
@@ -154,13 +139,13 @@ def resample_cases() -> list[Case]:
         cases += [
             Case(
                 f"resample_logits-moments-{size}",
-                lambda impl, z: kernels.logit_moments(z, impl=impl),
+                kernels.logit_moments,
                 lambda b=batch, n=outcomes: [logits(b, n)],
                 order=2,
             ),
             Case(
                 f"resample_logits-draw-{size}",
-                lambda impl, m, v, e: kernels.resample_from_moments(m, v, e, impl=impl),
+                kernels.resample_from_moments,
                 lambda b=batch, n=outcomes: [randn(n), randn(n).square() + 0.1, randn(b, n)],
                 (0, 1, 2),
                 2,
@@ -168,7 +153,7 @@ def resample_cases() -> list[Case]:
             ),
             Case(
                 f"resample_logits-whole-{size}",
-                lambda impl, z, e: kernels.resample_logits(z, e, impl=impl),
+                kernels.resample_logits,
                 lambda b=batch, n=outcomes: [logits(b, n), randn(b, n)],
                 order=2,
             ),
@@ -179,7 +164,7 @@ def resample_cases() -> list[Case]:
 def activation_case(act: Any, shape: tuple[int, ...], gain: float, clamp: float | None) -> Case:
     return Case(
         f"bias_act-{act}-{'x'.join(map(str, shape))}-{gain}-{clamp}",
-        lambda impl, x, b: kernels.bias_act(x, b, act, gain=gain, clamp=clamp, impl=impl),
+        lambda x, b: kernels.bias_act(x, b, act, gain=gain, clamp=clamp),
         lambda: [2 * randn(*shape), randn(shape[1])],
         (0, 1),
         2,
@@ -190,7 +175,7 @@ def image_cases() -> list[Case]:
     cases = [
         Case(
             f"squared_norm-{'x'.join(map(str, shape))}",
-            lambda impl, x: kernels.squared_norm(x, impl=impl),
+            kernels.squared_norm,
             lambda s=shape: [randn(*s)],
             order=2,
         )
@@ -206,15 +191,13 @@ def image_cases() -> list[Case]:
     cases.append(
         Case(
             "bias_act-unaligned_bias",
-            lambda impl, x, b: kernels.bias_act(
-                laid_out(x, "channels_last"), b[1:], "lrelu", impl=impl
-            ),
+            lambda x, b: kernels.bias_act(laid_out(x, "channels_last"), b[1:], "lrelu"),
             lambda: [randn(2, 8, 4, 4), randn(9)],
             (0, 1),
             2,
         )
     )
-    no_bias = lambda impl, x: kernels.bias_act(x, None, "lrelu", slope=0.1, impl=impl)  # noqa: E731
+    no_bias = lambda x: kernels.bias_act(x, None, "lrelu", slope=0.1)  # noqa: E731
     cases.append(Case("bias_act-no_bias", no_bias, lambda: [randn(2, 3, 4, 4)], order=2))
     return cases
 
@@ -245,7 +228,7 @@ def upfirdn_cases() -> list[Case]:
     return [
         Case(
             f"upfirdn2d-{name}",
-            lambda impl, x, f, o=options: kernels.upfirdn2d(x, f, **o, impl=impl),
+            lambda x, f, o=options: kernels.upfirdn2d(x, f, **o),
             lambda s=shape, t=taps: [randn(*s), randn(*t)],
             order=2,
             wide=(1,),
@@ -266,7 +249,7 @@ def demodulate_cases() -> list[Case]:
     return [
         Case(
             f"demodulate-{'x'.join(map(str, weight))}-{batch}",
-            lambda impl, w, s: kernels.demodulate(w, s, impl=impl),
+            kernels.demodulate,
             lambda w=weight, b=batch: [randn(*w), randn(b, w[1])],
             (0, 1),
             2,
@@ -293,17 +276,17 @@ def spectral_cases() -> list[Case]:
             v = [right[0] + 0.1 * randn(right.shape[1]) for _, _, right in svds]
             return [*weights, *u, *v]
 
-        def step(impl: str, *tensors: Tensor, n: int = n) -> list[Tensor]:
+        def step(*tensors: Tensor, n: int = n) -> list[Tensor]:
             u = [x.clone() for x in tensors[n : 2 * n]]
             v = [x.clone() for x in tensors[2 * n :]]
-            kernels.spectral_norm_step(list(tensors[:n]), u, v, impl=impl)  # type: ignore[arg-type]
+            kernels.spectral_norm_step(list(tensors[:n]), u, v)
             return [*u, *v]
 
-        def scale(impl: str, *tensors: Tensor, n: int = n) -> list[Tensor]:
+        def scale(*tensors: Tensor, n: int = n) -> list[Tensor]:
             u, v = (
                 [x.contiguous() for x in part] for part in (tensors[n : 2 * n], tensors[2 * n :])
             )
-            return kernels.spectral_scale(list(tensors[:n]), u, v, impl=impl)  # type: ignore[arg-type]
+            return kernels.spectral_scale(list(tensors[:n]), u, v)
 
         wide = tuple(range(n, 3 * n))
         cases += [
@@ -327,7 +310,7 @@ CASES = [
 PHILOX_CASES = [
     Case(
         f"philox-{name}-{batch}x{dim}",
-        lambda impl, index, f=function, d=dim: f(7, 2, index, d, impl=impl),
+        lambda index, f=function, d=dim: f(7, 2, index, d),
         lambda b=batch: [(1 << 40) + torch.arange(b)],
         (),
         0,
@@ -342,10 +325,8 @@ PHILOX_CASES = [
 PHILOX_CASES.append(
     Case(
         "realness_loss-drawn",
-        lambda impl, real, fake, a, b, index: kernels.realness_d_loss(
-            *(real, fake, a, b),
-            *(kernels.NormalDraws(3, purpose, index) for purpose in range(2)),
-            impl=impl,
+        lambda real, fake, a, b, index: kernels.realness_d_loss(
+            *(real, fake, a, b), *(kernels.NormalDraws(3, purpose, index) for purpose in range(2))
         ),
         lambda: [logits(5, 51), logits(5, 51), anchor(51), anchor(51), torch.arange(5)],
         (0, 1),

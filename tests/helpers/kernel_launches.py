@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from realness import kernels
 from tests.helpers.kernel_cases import Case
 
 # Forward and backward of these cases, as the text in kernels/README.md has them.
@@ -34,7 +35,7 @@ LAUNCHES = {
 }
 
 
-def forward_backward(case: Case, inputs: list[Tensor], impl: str = "cuda") -> list[Tensor]:
+def forward_backward(case: Case, inputs: list[Tensor], impl: kernels.Impl = "cuda") -> list[Tensor]:
     """Outputs and gradients, without any transfer from the host."""
     inputs = [x.detach() for x in inputs]
     leaves = [inputs[i].requires_grad_() for i in case.differentiable]

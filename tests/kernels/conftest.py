@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from realness import kernels
 from realness.kernels import build, library
 
 
@@ -28,7 +29,7 @@ if torch.cuda.is_available() or os.environ.get("REALNESS_REQUIRE_GPU") == "1":
 
 
 @pytest.fixture(params=IMPLS)
-def impl(request: pytest.FixtureRequest) -> str:
+def impl(request: pytest.FixtureRequest) -> kernels.Impl:
     """One implementation after the other."""
     name = request.param
     if name == "emu":
@@ -37,7 +38,7 @@ def impl(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def device(impl: str) -> torch.device:
+def device(impl: kernels.Impl) -> torch.device:
     """The device on which `impl` runs."""
     return torch.device("cuda" if impl == "cuda" else "cpu")
 

@@ -147,7 +147,8 @@ def test_never_means_the_reference() -> None:
     result = python("-c", code, REALNESS_BUILD="never")
     assert result.stdout.strip() == "[3.0, 3.0]", result.stderr
     assert "PyTorch reference (REALNESS_BUILD=never)" in result.stderr
-    refused = python("-c", code.replace("3))", "3), impl='cpu')"), REALNESS_BUILD="never")
+    chosen = code.replace("; print", "\nwith k.implementation('cpu'): print")
+    refused = python("-c", chosen, REALNESS_BUILD="never")
     assert "impl='cpu' is not available here (REALNESS_BUILD=never)" in refused.stderr
 
 

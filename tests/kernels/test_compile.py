@@ -14,39 +14,37 @@ pytestmark = pytest.mark.slow
 BATCH, OUTCOMES = 6, 51
 
 
-def losses(impl: kernels.Impl, z: Tensor, other: Tensor, target: Tensor, index: Tensor) -> Tensor:
+def losses(z: Tensor, other: Tensor, target: Tensor, index: Tensor) -> Tensor:
     """Every op on logits, summed with different weights."""
-    noise = kernels.philox_normal(3, 1, index, OUTCOMES, impl=impl)
+    noise = kernels.philox_normal(3, 1, index, OUTCOMES)
     rows = (
-        kernels.realness_kl(z, target, impl=impl)
-        + 2 * kernels.realness_divergence(z, other, impl=impl)
-        + 3 * kernels.realness_emd(other, target, impl=impl)
-        + 4 * kernels.realness_kl(kernels.resample_logits(z, noise, impl=impl), target, impl=impl)
+        kernels.realness_kl(z, target)
+        + 2 * kernels.realness_divergence(z, other)
+        + 3 * kernels.realness_emd(other, target)
+        + 4 * kernels.realness_kl(kernels.resample_logits(z, noise), target)
     )
-    total = rows.sum() + 5 * kernels.realness_d_loss(z, other, target, target, impl=impl)
-    total = total + 6 * kernels.realness_d_loss(z, other, target, target, noise, noise, impl=impl)
+    total = rows.sum() + 5 * kernels.realness_d_loss(z, other, target, target)
+    total = total + 6 * kernels.realness_d_loss(z, other, target, target, noise, noise)
     for objective in (1, 2, 3):
         total = total + objective * kernels.realness_g_loss(
-            other, z, target, target, noise, noise, objective=objective, impl=impl
+            other, z, target, target, noise, noise, objective=objective
         )
     return total
 
 
-def images(impl: kernels.Impl, x: Tensor, bias: Tensor, taps: Tensor) -> Tensor:
+def images(x: Tensor, bias: Tensor, taps: Tensor) -> Tensor:
     """Activation, resampling by 2 up and down, and a sum over each sample."""
-    y = kernels.bias_act(x, bias, "lrelu", gain=2**0.5, clamp=3.0, impl=impl)
-    y = kernels.upfirdn2d(y, taps, up=2, padding=(2, 1), gain=4.0, impl=impl)
-    y = torch.nn.functional.avg_pool2d(y, 2) + kernels.upfirdn2d(
-        y, taps, down=2, padding=1, impl=impl
-    )
-    return kernels.squared_norm(y, impl=impl).sum()
+    y = kernels.bias_act(x, bias, "lrelu", gain=2**0.5, clamp=3.0)
+    y = kernels.upfirdn2d(y, taps, up=2, padding=(2, 1), gain=4.0)
+    y = torch.nn.functional.avg_pool2d(y, 2) + kernels.upfirdn2d(y, taps, down=2, padding=1)
+    return kernels.squared_norm(y).sum()
 
 
-def weights(impl: kernels.Impl, w: Tensor, style: Tensor, u: Tensor, v: Tensor) -> Tensor:
+def weights(w: Tensor, style: Tensor, u: Tensor, v: Tensor) -> Tensor:
     """Modulated and spectrally normalised weights; the power iteration works in place."""
-    scale = kernels.demodulate(w, style, impl=impl)
-    kernels.spectral_norm_step([w], [u], [v], impl=impl)
-    (normalised,) = kernels.spectral_scale([w], [u], [v], impl=impl)
+    scale = kernels.demodulate(w, style)
+    kernels.spectral_norm_step([w], [u], [v])
+    (normalised,) = kernels.spectral_scale([w], [u], [v])
     return scale.square().sum() + normalised.sin().sum()
 
 
@@ -72,12 +70,13 @@ def inputs(device: torch.device) -> tuple[list[Tensor], list[Tensor], list[Tenso
 )
 def test_inductor_agrees_with_eager(device: torch.device, impl: kernels.Impl) -> None:
     def every(parts: Sequence[list[Tensor]]) -> tuple[Tensor, ...]:
-        return losses(impl, *parts[0]), images(impl, *parts[1]), weights(impl, *parts[2])
+        return losses(*parts[0]), images(*parts[1]), weights(*parts[2])
 
     found = []
     for function in (every, torch.compile(every, fullgraph=True)):
         parts = inputs(device)
-        values = function(parts)
+        with kernels.implementation(impl):
+            values = function(parts)
         leaves = [x for part in parts for x in part if x.requires_grad]
         vectors = parts[2][2:]
         found.append([*values, *torch.autograd.grad(sum(values), leaves), *vectors])  # type: ignore[arg-type]

@@ -88,14 +88,19 @@ def loss_step(name: str) -> Callable[[], list[Tensor]]:
         real.requires_grad_()
         leaves = [real, fake]
         call = lambda: kernels.realness_d_loss(  # noqa: E731
-            real, fake, a, b, noise_real, noise_fake, impl="cuda"
+            real, fake, a, b, noise_real, noise_fake
         )
     else:
         leaves = [fake]
         call = lambda: kernels.realness_g_loss(  # noqa: E731
-            fake, real, a, b, noise_fake, noise_real, objective=int(name), impl="cuda"
+            fake, real, a, b, noise_fake, noise_real, objective=int(name)
         )
-    return lambda: list(torch.autograd.grad(call(), leaves))
+
+    @kernels.implementation("cuda")
+    def step() -> list[Tensor]:
+        return list(torch.autograd.grad(call(), leaves))
+
+    return step
 
 
 @pytest.mark.gpu
@@ -122,6 +127,7 @@ HUGE = (3, 8, 9000, 10000)  # 2.16e9 elements: more than 32 bits with a sign can
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@kernels.implementation("cuda")
 def test_places_beyond_32_bits(layout: torch.memory_format) -> None:
     """The last sample of a huge tensor gets what it gets by itself."""
     x = torch.zeros(HUGE, dtype=torch.bfloat16, device="cuda").to(memory_format=layout)
@@ -129,10 +135,10 @@ def test_places_beyond_32_bits(layout: torch.memory_format) -> None:
     bias = torch.randn(HUGE[1], device="cuda")
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0], device="cuda") / 8
     calls: list[Callable[[Tensor], Tensor]] = [
-        lambda t: kernels.squared_norm(t, impl="cuda"),
-        lambda t: kernels.bias_act(t, bias, "lrelu", impl="cuda"),
-        lambda t: kernels.upfirdn2d(t, taps, padding=(2, 1), impl="cuda"),
-        lambda t: kernels.upfirdn2d(t, taps, down=2, padding=1, impl="cuda"),
+        lambda t: kernels.squared_norm(t),
+        lambda t: kernels.bias_act(t, bias, "lrelu"),
+        lambda t: kernels.upfirdn2d(t, taps, padding=(2, 1)),
+        lambda t: kernels.upfirdn2d(t, taps, down=2, padding=1),
     ]
     for call in calls:
         assert torch.equal(call(x)[-1:], call(x[-1:]))
@@ -140,13 +146,14 @@ def test_places_beyond_32_bits(layout: torch.memory_format) -> None:
 
 
 @pytest.mark.gpu
+@kernels.implementation("cuda")
 def test_kernels_run_where_their_tensors_are() -> None:
     """Not on the current device."""
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two devices")
     x = torch.randn(4, 3, 8, 8, device="cuda:1")
     assert torch.cuda.current_device() == 0
-    torch.testing.assert_close(kernels.squared_norm(x, impl="cuda"), x.square().sum((1, 2, 3)))
+    torch.testing.assert_close(kernels.squared_norm(x), x.square().sum((1, 2, 3)))
 
 
 def test_only_kernels_are_counted() -> None:

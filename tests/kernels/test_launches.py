@@ -31,16 +31,17 @@ def test_launches_of_the_trainers_losses(
     resampled: bool, d_expected: int, g_expected: int, emulator: Path
 ) -> None:
     """Forward and backward of D's loss and G's second; they draw their noise themselves."""
-    resampling = GaussianResampling(OUTCOMES, impl="emu") if resampled else NoResampling(OUTCOMES)
+    resampling = GaussianResampling(OUTCOMES) if resampled else NoResampling(OUTCOMES)
     anchors = FixedAnchors(skewnorm_pair(OUTCOMES, 5, -5))
-    objective = RealnessObjective(anchors, resampling, g_objective=2, impl="emu")
-    on_real = batch_draws(1, Stream.D_REAL, 0, BATCH, impl="emu")
-    on_fake = batch_draws(1, Stream.D_FAKE, 0, BATCH, impl="emu")
+    objective = RealnessObjective(anchors, resampling, g_objective=2)
+    on_real = batch_draws(1, Stream.D_REAL, 0, BATCH)
+    on_fake = batch_draws(1, Stream.D_FAKE, 0, BATCH)
     real, fake = torch.randn(2, BATCH, OUTCOMES, requires_grad=True).unbind()
     d_step = lambda: objective.d_loss(real, fake, on_real, on_fake).backward(retain_graph=True)  # noqa: E731
     g_step = lambda: objective.g_loss(fake, real, on_fake, on_real).backward(retain_graph=True)  # noqa: E731
-    assert emulated(emulator, d_step) == d_expected
-    assert emulated(emulator, g_step) == g_expected
+    with kernels.implementation("emu"):
+        assert emulated(emulator, d_step) == d_expected
+        assert emulated(emulator, g_step) == g_expected
 
 
 def test_losses_that_draw_their_noise(emulator: Path) -> None:
@@ -50,7 +51,8 @@ def test_losses_that_draw_their_noise(emulator: Path) -> None:
     anchor = torch.randn(OUTCOMES).softmax(0)
 
     def step() -> None:
-        loss = kernels.realness_d_loss(real, fake, anchor, anchor, draws, draws, impl="emu")
+        loss = kernels.realness_d_loss(real, fake, anchor, anchor, draws, draws)
         loss.backward(retain_graph=True)
 
-    assert emulated(emulator, step) == 2
+    with kernels.implementation("emu"):
+        assert emulated(emulator, step) == 2

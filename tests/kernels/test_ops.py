@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
+from realness import kernels
 from tests.helpers.kernel_cases import BY_NAME, CASES, Case, variants
 
 
-def results(case: Case, impl: str, inputs: list[Tensor]) -> list[Tensor]:
+def results(case: Case, impl: kernels.Impl, inputs: list[Tensor]) -> list[Tensor]:
     """Outputs and, for fixed random cotangents, the gradients of all differentiable inputs."""
     inputs = [x.detach() for x in inputs]
     leaves = [inputs[i].requires_grad_() for i in case.differentiable]
@@ -33,7 +34,7 @@ def error(actual: Tensor, exact: Tensor) -> float:
     ("name", "dtype", "layout"), variants(), ids=lambda x: str(x).replace("torch.", "")
 )
 def test_matches_float64_reference(
-    name: str, dtype: torch.dtype, layout: str, impl: str, device: torch.device
+    name: str, dtype: torch.dtype, layout: str, impl: kernels.Impl, device: torch.device
 ) -> None:
     """No further from the float64 reference than twice the same-dtype reference, plus rounding."""
     case = BY_NAME[name]
@@ -52,7 +53,7 @@ def test_matches_float64_reference(
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.order], ids=lambda c: c.name)
-def test_derivatives(case: Case, impl: str, device: torch.device) -> None:
+def test_derivatives(case: Case, impl: kernels.Impl, device: torch.device) -> None:
     """Against finite differences, to the documented order."""
     inputs = case.inputs(torch.float64, device, "contiguous")
     for i in case.differentiable:
@@ -71,7 +72,7 @@ def test_derivatives(case: Case, impl: str, device: torch.device) -> None:
 @pytest.mark.parametrize(
     "name", ["squared_norm-4x8x4x4", "upfirdn2d-blur", "bias_act-lrelu-2x8x4x4-1.0-None"]
 )
-def test_layout_is_kept(name: str, impl: str, device: torch.device) -> None:
+def test_layout_is_kept(name: str, impl: kernels.Impl, device: torch.device) -> None:
     """channels_last in, channels_last out, forwards and backwards."""
     case = BY_NAME[name]
     inputs = case.inputs(torch.float32, device, "channels_last")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import scipy.special
@@ -23,6 +25,12 @@ PHILOX_VECTORS = [
         "d16cfe09 94fdcceb 5001e420 24126ea1",
     ),
 ]
+
+
+@pytest.fixture(autouse=True)
+def references() -> Iterator[None]:
+    with kernels.implementation("reference"):
+        yield
 
 
 def words(text: str) -> list[int]:
@@ -47,13 +55,13 @@ def distributions() -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
 
 def test_kl_matches_scipy() -> None:
     logits, q, anchor = distributions()
-    ours = kernels.realness_kl(logits, torch.from_numpy(anchor), impl="reference")
+    ours = kernels.realness_kl(logits, torch.from_numpy(anchor))
     np.testing.assert_allclose(ours, [scipy.stats.entropy(anchor, row) for row in q], rtol=1e-12)
 
 
 def test_divergence_matches_scipy() -> None:
     logits, q, _ = distributions()
-    ours = kernels.realness_divergence(logits, logits.flip(0), impl="reference")
+    ours = kernels.realness_divergence(logits, logits.flip(0))
     np.testing.assert_allclose(ours, scipy.stats.entropy(q, q[::-1], axis=1), rtol=1e-12)
 
 
@@ -61,7 +69,7 @@ def test_emd_matches_scipy() -> None:
     logits, q, anchor = distributions()
     positions = np.arange(17)
     expected = [scipy.stats.wasserstein_distance(positions, positions, row, anchor) for row in q]
-    ours = kernels.realness_emd(logits, torch.from_numpy(anchor), impl="reference")
+    ours = kernels.realness_emd(logits, torch.from_numpy(anchor))
     np.testing.assert_allclose(ours, expected, rtol=1e-12)
 
 
@@ -69,7 +77,7 @@ def test_two_outcomes_give_the_standard_gan() -> None:
     """With one-hot anchors on two outcomes eq. 3 is the cross-entropy of a sigmoid of the logit."""
     real, fake = torch.randn(2, 6, 2, dtype=torch.float64)
     one, zero = torch.tensor([0.0, 1.0]).double(), torch.tensor([1.0, 0.0]).double()
-    ours = kernels.realness_d_loss(real, fake, one, zero, impl="reference")
+    ours = kernels.realness_d_loss(real, fake, one, zero)
     logit_real, logit_fake = real[:, 1] - real[:, 0], fake[:, 1] - fake[:, 0]
     expected = F.softplus(-logit_real).mean() + F.softplus(logit_fake).mean()
     torch.testing.assert_close(ours, expected, rtol=1e-12, atol=0)
@@ -79,7 +87,7 @@ def test_resampled_logits_have_the_batch_moments() -> None:
     logits = torch.randn(64, 5, dtype=torch.float64) * 3 + 2
     noise = torch.randn(64, 5, dtype=torch.float64)
     noise = (noise - noise.mean(0)) / noise.std(0, correction=0)
-    ours = kernels.resample_logits(logits, noise, impl="reference")
+    ours = kernels.resample_logits(logits, noise)
     np.testing.assert_allclose(ours.mean(0), logits.mean(0), rtol=1e-12)
     np.testing.assert_allclose(ours.numpy().std(0), logits.numpy().std(0), rtol=1e-12)
 
@@ -89,26 +97,27 @@ def test_upfirdn2d_matches_scipy(up: int, down: int) -> None:
     image, f = torch.randn(9, 9, dtype=torch.float64), torch.randn(4, dtype=torch.float64)
     # scipy pads by the filter's reach and omits the last up - 1 zeros.
     expected = upfirdn(f, upfirdn(f, image, up, down, axis=0), up, down, axis=1)
-    ours = kernels.upfirdn2d(image[None, None], f, up=up, down=down, padding=3, impl="reference")[
-        0, 0
-    ]
+    ours = kernels.upfirdn2d(image[None, None], f, up=up, down=down, padding=3)[0, 0]
     np.testing.assert_allclose(ours[: len(expected), : len(expected)], expected, atol=1e-12)
 
 
 def test_demodulated_weights_have_unit_norm() -> None:
     weight, style = torch.randn(6, 5, 3, 3).double(), torch.randn(2, 5).double()
-    coefficient = kernels.demodulate(weight, style, eps=0.0, impl="reference")
+    coefficient = kernels.demodulate(weight, style, eps=0.0)
     modulated = weight * style[:, None, :, None, None] * coefficient[:, :, None, None, None]
     norms = modulated.square().sum((2, 3, 4))
     torch.testing.assert_close(norms, torch.ones_like(norms))
 
 
-def test_power_iteration_finds_the_largest_singular_value(impl: str, device: torch.device) -> None:
+def test_power_iteration_finds_the_largest_singular_value(
+    impl: kernels.Impl, device: torch.device
+) -> None:
     weight = torch.diag(torch.tensor([3.0, 2.0, 1.0, 0.5])).reshape(4, 4, 1, 1).to(device)
     u, v = [torch.ones(4, device=device)], [torch.ones(4, device=device)]
-    for _ in range(60):
-        kernels.spectral_norm_step([weight], u, v, impl=impl)  # type: ignore[arg-type]
-    (scaled,) = kernels.spectral_scale([weight], u, v, impl=impl)  # type: ignore[arg-type]
+    with kernels.implementation(impl):
+        for _ in range(60):
+            kernels.spectral_norm_step([weight], u, v)
+        (scaled,) = kernels.spectral_scale([weight], u, v)
     sigma = torch.linalg.matrix_norm(scaled.flatten(1), 2).item()
     assert sigma == pytest.approx(1, rel=1e-5)
     assert u[0].norm().item() == pytest.approx(1, rel=1e-6)
@@ -116,5 +125,5 @@ def test_power_iteration_finds_the_largest_singular_value(impl: str, device: tor
 
 
 def test_normal_draws_are_normal() -> None:
-    draws = kernels.philox_normal(7, 3, torch.arange(20_000), 3, impl="reference").flatten()
+    draws = kernels.philox_normal(7, 3, torch.arange(20_000), 3).flatten()
     assert scipy.stats.kstest(draws.double().numpy(), "norm").pvalue > 1e-3

@@ -56,8 +56,8 @@ def load(
 ) -> Exported:
     """Both networks of a folder that `launch/export.py` wrote.
 
-    `impl` chooses the implementation of the fused operations. Needs no DeepSpeed, reads safetensors
-    and JSON, and executes nothing that the folder holds.
+    `impl` is the implementation of the fused operations by which the networks render and score.
+    Needs no DeepSpeed, reads safetensors and JSON, and executes nothing that the folder holds.
 
     Raises:
         ConfigError: for a folder without a readable config.json.
@@ -67,9 +67,10 @@ def load(
     folder = Path(folder)
     config = read_config(folder)
     config = replace(config, engine=replace(config.engine, impl=impl))
-    module = empty_generator(config, device)
+    with kernels.implementation(impl):
+        module = empty_generator(config, device)
+        discriminator = empty_discriminator(config, device)
     about = _fill(module, folder / GENERATOR_FILE)
-    discriminator = empty_discriminator(config, device)
     _fill(discriminator.module, folder / DISCRIMINATOR_FILE)
     try:
         images_seen, digest = int(about["images_seen"]), about["data_digest"]

@@ -29,6 +29,7 @@ from realness.trainer.storage.run_folder import read_config
 class TrainedGenerator:
     """A generator in evaluation mode; `images_seen` and `data_digest` are the checkpoint's.
 
+    It renders by the implementation of the fused operations that `config` names.
     `code_factors` are mean and deviation [code_dim] of the codes to sample with (P2GAN only).
     Styles are drawn towards `centre` [w_dim], the centre of W, where `truncation` is below 1.
     """
@@ -66,9 +67,10 @@ class TrainedGenerator:
     @torch.no_grad()
     def render(self, z: Tensor, inputs: dict[str, Tensor]) -> Tensor:
         """Images float32 [B, 3, R, R] in [-1, 1] of latents and `inputs`."""
-        if self.centre is None:
-            return self.module(z, **inputs)
-        return self.module(z, **inputs, centre=self.centre, truncation=self.truncation)
+        with kernels.implementation(self.config.engine.impl):
+            if self.centre is None:
+                return self.module(z, **inputs)
+            return self.module(z, **inputs, centre=self.centre, truncation=self.truncation)
 
     def images(self, z: Tensor, index: Tensor, seed: int) -> Tensor:
         """`render` of latents [B, z_dim] with the other inputs of samples number `index`."""
@@ -95,16 +97,14 @@ def to_uint8(images: Tensor) -> Tensor:
     return (images * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-def load_generator(
-    run: Path, folder: Path, device: torch.device, *, impl: kernels.Impl | None = None
-) -> TrainedGenerator:
-    """The moving average in one checkpoint of a run, its operations by `impl` or the run's choice.
+def load_generator(run: Path, folder: Path, device: torch.device) -> TrainedGenerator:
+    """The moving average in one checkpoint of a run.
 
     Raises:
         ConfigError: for a run without a readable config.json.
         CheckpointError: for a damaged checkpoint, or one of another architecture.
     """
-    config = _with_impl(read_config(run), impl)
+    config = read_config(run)
     module = empty_generator(config, device)
     position = checkpoint.load(folder, replicated("EMA.model", module.state_dict()))
     return trained_generator(config, module, position.images, position.data_digest)
@@ -112,10 +112,8 @@ def load_generator(
 
 def empty_generator(config: TrainConfig, device: torch.device | str) -> nn.Module:
     """A generator for inference, whose weights are still to be filled in."""
-    objective = build_objective(config.objective, impl=config.engine.impl)
-    module = build_generator(
-        config.g, config.data.resolution, config.engine.impl, code_dim=objective.code_dim
-    )
+    code_dim = build_objective(config.objective).code_dim
+    module = build_generator(config.g, config.data.resolution, code_dim)
     return module.float().to(device).eval().requires_grad_(False)
 
 
@@ -123,7 +121,7 @@ def trained_generator(
     config: TrainConfig, module: nn.Module, images_seen: int, data_digest: str
 ) -> TrainedGenerator:
     """A generator with its weights, and the codes to sample with where it takes any."""
-    objective = build_objective(config.objective, impl=config.engine.impl)
+    objective = build_objective(config.objective)
     device, factors = next(module.parameters()).device, None
     if objective.code_dim:
         if config.objective.posterior.test_code == "ema":
@@ -147,40 +145,39 @@ def truncated(generator: TrainedGenerator, psi: float) -> TrainedGenerator:
             f"this run's is {generator.config.g.generator}; leave it at 1"
         )
     index = torch.arange(CENTRE_SAMPLES, device=generator.device)
-    centre = module.centre(Draws(generator.config.seed, Stream.CENTRE, index))
+    with kernels.implementation(generator.config.engine.impl):
+        centre = module.centre(Draws(generator.config.seed, Stream.CENTRE, index))
     return replace(generator, centre=centre, truncation=psi)
 
 
 @dataclass(frozen=True)
 class TrainedDiscriminator:
-    """A discriminator in evaluation mode, with the objective that reads its output."""
+    """A discriminator in evaluation mode, with the objective that reads its output.
+
+    `impl` is the implementation of the fused operations that it scores by.
+    """
 
     module: nn.Module
     objective: Objective
+    impl: kernels.Impl
 
     @torch.no_grad()
     def score(self, images: Tensor) -> Tensor:
         """The realness score [B] of images float32 [B, 3, R, R] in [-1, 1]."""
-        return self.objective.score(self.module(images).float())
+        with kernels.implementation(self.impl):
+            return self.objective.score(self.module(images).float())
 
 
-def load_discriminator(
-    run: Path, folder: Path, device: torch.device, *, impl: kernels.Impl | None = None
-) -> TrainedDiscriminator:
+def load_discriminator(run: Path, folder: Path, device: torch.device) -> TrainedDiscriminator:
     """D in one checkpoint of a run. Raises as `load_generator` does."""
-    discriminator = empty_discriminator(_with_impl(read_config(run), impl), device)
+    discriminator = empty_discriminator(read_config(run), device)
     checkpoint.load(folder, replicated("D.model", discriminator.module.state_dict()))
     return discriminator
 
 
 def empty_discriminator(config: TrainConfig, device: torch.device | str) -> TrainedDiscriminator:
     """D for inference, whose weights are still to be filled in."""
-    objective = build_objective(config.objective, impl=config.engine.impl)
-    module = build_discriminator(
-        config.d, config.data.resolution, objective.num_outputs, config.engine.impl
-    )
-    return TrainedDiscriminator(module.to(device).eval().requires_grad_(False), objective)
-
-
-def _with_impl(config: TrainConfig, impl: kernels.Impl | None) -> TrainConfig:
-    return replace(config, engine=replace(config.engine, impl=impl)) if impl else config
+    objective = build_objective(config.objective)
+    module = build_discriminator(config.d, config.data.resolution, objective.num_outputs)
+    module = module.to(device).eval().requires_grad_(False)
+    return TrainedDiscriminator(module, objective, config.engine.impl)

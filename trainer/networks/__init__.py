@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 from torch import nn
 
-from realness import kernels
 from realness.trainer.config import DiscriminatorConfig, GeneratorConfig
 from realness.trainer.networks.batch_norm import (
     GlobalBatchNorm,
@@ -62,9 +61,7 @@ __all__ = [
 ]
 
 
-def _dcgan_generator(
-    config: GeneratorConfig, resolution: int, impl: kernels.Impl, code_dim: int
-) -> nn.Module:
+def _dcgan_generator(config: GeneratorConfig, resolution: int, code_dim: int) -> nn.Module:
     return DCGANGenerator(
         z_dim=config.z_dim,
         width=config.g_width,
@@ -76,7 +73,7 @@ def _dcgan_generator(
 
 
 def _dcgan_discriminator(
-    config: DiscriminatorConfig, resolution: int, num_outputs: int, impl: kernels.Impl
+    config: DiscriminatorConfig, resolution: int, num_outputs: int
 ) -> nn.Module:
     return DCGANDiscriminator(
         width=config.d_width,
@@ -84,13 +81,10 @@ def _dcgan_discriminator(
         num_outputs=num_outputs,
         norm=config.d_norm,
         activation=config.d_activation,
-        impl=impl,
     )
 
 
-def _resnet_generator(
-    config: GeneratorConfig, resolution: int, impl: kernels.Impl, code_dim: int
-) -> nn.Module:
+def _resnet_generator(config: GeneratorConfig, resolution: int, code_dim: int) -> nn.Module:
     if code_dim:
         raise ValueError(
             f"--generator=resnet has no normalisation that a posterior code (code_dim="
@@ -106,7 +100,7 @@ def _resnet_generator(
 
 
 def _resnet_discriminator(
-    config: DiscriminatorConfig, resolution: int, num_outputs: int, impl: kernels.Impl
+    config: DiscriminatorConfig, resolution: int, num_outputs: int
 ) -> nn.Module:
     return ResNetDiscriminator(
         width=config.d_width,
@@ -117,9 +111,7 @@ def _resnet_discriminator(
     )
 
 
-def _sn_resnet_generator(
-    config: GeneratorConfig, resolution: int, impl: kernels.Impl, code_dim: int
-) -> nn.Module:
+def _sn_resnet_generator(config: GeneratorConfig, resolution: int, code_dim: int) -> nn.Module:
     return SNResNetGenerator(
         z_dim=config.z_dim,
         width=config.g_width,
@@ -131,20 +123,17 @@ def _sn_resnet_generator(
 
 
 def _sn_resnet_discriminator(
-    config: DiscriminatorConfig, resolution: int, num_outputs: int, impl: kernels.Impl
+    config: DiscriminatorConfig, resolution: int, num_outputs: int
 ) -> nn.Module:
     return SNResNetDiscriminator(
         width=config.d_width,
         resolution=resolution,
         num_outputs=num_outputs,
         norm=config.d_norm,
-        impl=impl,
     )
 
 
-def _stylegan2_generator(
-    config: GeneratorConfig, resolution: int, impl: kernels.Impl, code_dim: int
-) -> nn.Module:
+def _stylegan2_generator(config: GeneratorConfig, resolution: int, code_dim: int) -> nn.Module:
     return StyleGAN2Generator(
         z_dim=config.z_dim,
         w_dim=config.w_dim,
@@ -154,12 +143,11 @@ def _stylegan2_generator(
         resolution=resolution,
         style_mixing=config.style_mixing,
         code_dim=code_dim,
-        impl=impl,
     )
 
 
 def _stylegan2_discriminator(
-    config: DiscriminatorConfig, resolution: int, num_outputs: int, impl: kernels.Impl
+    config: DiscriminatorConfig, resolution: int, num_outputs: int
 ) -> nn.Module:
     return StyleGAN2Discriminator(
         channel_base=config.d_channel_base,
@@ -167,17 +155,16 @@ def _stylegan2_discriminator(
         resolution=resolution,
         num_outputs=num_outputs,
         group=config.group,
-        impl=impl,
     )
 
 
-GENERATORS: dict[str, Callable[[GeneratorConfig, int, kernels.Impl, int], nn.Module]] = {
+GENERATORS: dict[str, Callable[[GeneratorConfig, int, int], nn.Module]] = {
     "dcgan": _dcgan_generator,
     "resnet": _resnet_generator,
     "sn-resnet": _sn_resnet_generator,
     "stylegan2": _stylegan2_generator,
 }
-DISCRIMINATORS: dict[str, Callable[[DiscriminatorConfig, int, int, kernels.Impl], nn.Module]] = {
+DISCRIMINATORS: dict[str, Callable[[DiscriminatorConfig, int, int], nn.Module]] = {
     "dcgan": _dcgan_discriminator,
     "resnet": _resnet_discriminator,
     "sn-resnet": _sn_resnet_discriminator,
@@ -185,9 +172,7 @@ DISCRIMINATORS: dict[str, Callable[[DiscriminatorConfig, int, int, kernels.Impl]
 }
 
 
-def build_generator(
-    config: GeneratorConfig, resolution: int, impl: kernels.Impl = "auto", code_dim: int = 0
-) -> nn.Module:
+def build_generator(config: GeneratorConfig, resolution: int, code_dim: int = 0) -> nn.Module:
     """A generator: z [B, z_dim] -> images [B, 3, resolution, resolution] in [-1, 1].
 
     With `code_dim` > 0, the objective's, it is called with a code too: see `CodedGenerator`. What
@@ -197,15 +182,15 @@ def build_generator(
         ValueError: for a resolution that the architecture does not have, or a code where it has no
             normalisation to steer.
     """
-    return GENERATORS[config.generator](config, resolution, impl, code_dim)
+    return GENERATORS[config.generator](config, resolution, code_dim)
 
 
 def build_discriminator(
-    config: DiscriminatorConfig, resolution: int, num_outputs: int, impl: kernels.Impl = "auto"
+    config: DiscriminatorConfig, resolution: int, num_outputs: int
 ) -> nn.Module:
     """A discriminator: images [B, 3, resolution, resolution] -> outputs [B, num_outputs].
 
     `num_outputs` is the objective's. Raises:
         ValueError: for a resolution that the architecture does not have.
     """
-    return DISCRIMINATORS[config.discriminator](config, resolution, num_outputs, impl)
+    return DISCRIMINATORS[config.discriminator](config, resolution, num_outputs)

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from realness import kernels
 from realness.trainer.networks.common import (
     IMAGE_CHANNELS,
     LEAK,
@@ -111,7 +110,6 @@ class DCGANDiscriminator(ImageNetwork):
         num_outputs: int,
         norm: Literal["spectral", "layer", "none"] = "spectral",
         activation: Literal["lrelu", "silu"] = "lrelu",
-        impl: kernels.Impl = "auto",
     ) -> None:
         super().__init__()
         self.smooth = activation == "silu"
@@ -120,8 +118,8 @@ class DCGANDiscriminator(ImageNetwork):
         pairs = list(zip([IMAGE_CHANNELS, *channels[:-1]], channels, strict=True))
         num_features = channels[-1] * START_SIZE**2
         if norm == "spectral":
-            self.layers = nn.ModuleList(SpectralConv2d(a, b, 4, 2, 1, impl=impl) for a, b in pairs)
-            self.head = SpectralLinear(num_features, num_outputs, impl=impl)
+            self.layers = nn.ModuleList(SpectralConv2d(a, b, 4, 2, 1) for a, b in pairs)
+            self.head = SpectralLinear(num_features, num_outputs)
         else:
             self.layers = nn.ModuleList(_Conv2d(a, b) for a, b in pairs)
             self.head = nn.Linear(num_features, num_outputs, bias=False)

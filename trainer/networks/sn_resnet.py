@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from realness import kernels
 from realness.trainer.networks.common import (
     IMAGE_CHANNELS,
     LEAK,
@@ -40,7 +39,7 @@ def started(layer: Layer, gain: float = 1.0) -> Layer:
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     if isinstance(layer, SpectralNorm):
-        layer.start_power_iteration(layer.impl)
+        layer.start_power_iteration()
     return layer
 
 
@@ -127,14 +126,13 @@ class DiscriminatorBlock(nn.Module):
         first: bool,
         halve: bool,
         norm: Literal["spectral", "layer", "none"],
-        impl: kernels.Impl,
     ) -> None:
         super().__init__()
         self.first, self.halve = first, halve
-        self.conv_0 = _convolution(in_channels, channels, 3, RESIDUAL_GAIN, norm, impl)
-        self.conv_1 = _convolution(channels, channels, 3, RESIDUAL_GAIN, norm, impl)
+        self.conv_0 = _convolution(in_channels, channels, 3, RESIDUAL_GAIN, norm)
+        self.conv_1 = _convolution(channels, channels, 3, RESIDUAL_GAIN, norm)
         self.shortcut = (
-            _convolution(in_channels, channels, 1, 1.0, norm, impl)
+            _convolution(in_channels, channels, 1, 1.0, norm)
             if halve or in_channels != channels
             else nn.Identity()
         )
@@ -156,11 +154,9 @@ def halve(x: Tensor) -> Tensor:
     return F.avg_pool2d(hold_layout(x), 2)
 
 
-def _convolution(
-    in_channels: int, channels: int, size: int, gain: float, norm: str, impl: kernels.Impl
-) -> nn.Conv2d:
+def _convolution(in_channels: int, channels: int, size: int, gain: float, norm: str) -> nn.Conv2d:
     if norm == "spectral":
-        layer = SpectralConv2d(in_channels, channels, size, 1, size // 2, bias=True, impl=impl)
+        layer = SpectralConv2d(in_channels, channels, size, 1, size // 2, bias=True)
         return started(layer, gain)
     return started(nn.Conv2d(in_channels, channels, size, 1, size // 2), gain)
 
@@ -180,7 +176,6 @@ class SNResNetDiscriminator(ImageNetwork):
         resolution: int,
         num_outputs: int,
         norm: Literal["spectral", "layer", "none"] = "spectral",
-        impl: kernels.Impl = "auto",
     ) -> None:
         super().__init__()
         channels = 2 * width
@@ -194,13 +189,12 @@ class SNResNetDiscriminator(ImageNetwork):
                     first=i == 0,
                     halve=i < num_halvings,
                     norm=norm,
-                    impl=impl,
                 )
                 for i in range(num_halvings + NUM_FLAT_BLOCKS)
             )
         )
         self.head = started(
-            SpectralLinear(channels, num_outputs, bias=True, impl=impl)
+            SpectralLinear(channels, num_outputs, bias=True)
             if norm == "spectral"
             else nn.Linear(channels, num_outputs)
         )

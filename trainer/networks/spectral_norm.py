@@ -30,11 +30,9 @@ class SpectralNorm(Float32Buffers):
     weight: nn.Parameter
     u: Tensor
     v: Tensor
-    impl: kernels.Impl
 
-    def start_power_iteration(self, impl: kernels.Impl) -> None:
+    def start_power_iteration(self) -> None:
         """Draw u and v anew and move them by a few power iterations."""
-        self.impl = impl
         weight = self.weight
         rows, columns = weight.shape[0], weight[0].numel()
         like = {"device": weight.device, "dtype": torch.float32}
@@ -50,7 +48,7 @@ class SpectralNorm(Float32Buffers):
         """
         with without_autocast(self.weight.device):
             weight = self.weight.to(torch.promote_types(self.weight.dtype, torch.float32))
-            (scaled,) = kernels.spectral_scale([weight], [self.u], [self.v], impl=self.impl)
+            (scaled,) = kernels.spectral_scale([weight], [self.u], [self.v])
         return scaled.to(dtype)
 
 
@@ -69,10 +67,9 @@ class SpectralConv2d(SpectralNorm, nn.Conv2d):
         padding: int = 0,
         *,
         bias: bool = False,
-        impl: kernels.Impl = "auto",
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
-        self.start_power_iteration(impl)
+        self.start_power_iteration()
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.weight, 0.0, 0.02)
@@ -89,16 +86,9 @@ class SpectralLinear(SpectralNorm, nn.Linear):
     Weight, and bias where there is one, start as `torch.nn.Linear`'s do.
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        *,
-        bias: bool = False,
-        impl: kernels.Impl = "auto",
-    ) -> None:
+    def __init__(self, in_features: int, out_features: int, *, bias: bool = False) -> None:
         super().__init__(in_features, out_features, bias=bias)
-        self.start_power_iteration(impl)
+        self.start_power_iteration()
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.normalized_weight(x.dtype), self.bias)
@@ -119,5 +109,4 @@ def update_spectral_norm(module: nn.Module) -> None:
             [layer.weight for layer in layers],
             [layer.u for layer in layers],
             [layer.v for layer in layers],
-            impl=layers[0].impl,
         )

@@ -10,7 +10,6 @@ import math
 
 from torch import Tensor, nn
 
-from realness import kernels
 from realness.trainer.networks.common import IMAGE_CHANNELS, START_SIZE, check_images
 from realness.trainer.networks.layout import ImageNetwork, hold_layout
 from realness.trainer.networks.stylegan2_generator import side_channels
@@ -24,16 +23,12 @@ class ResidualBlock(nn.Module):
     1x1 convolution. Dividing keeps the variance of the sum.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, impl: kernels.Impl) -> None:
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         half = math.sqrt(0.5)
-        self.conv_0 = EqualConv2d(in_channels, in_channels, 3, act="lrelu", impl=impl)
-        self.conv_1 = EqualConv2d(
-            in_channels, out_channels, 3, down=True, act="lrelu", gain=half, impl=impl
-        )
-        self.skip = EqualConv2d(
-            in_channels, out_channels, 1, down=True, bias=False, gain=half, impl=impl
-        )
+        self.conv_0 = EqualConv2d(in_channels, in_channels, 3, act="lrelu")
+        self.conv_1 = EqualConv2d(in_channels, out_channels, 3, down=True, act="lrelu", gain=half)
+        self.skip = EqualConv2d(in_channels, out_channels, 1, down=True, bias=False, gain=half)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.skip(x) + self.conv_1(self.conv_0(x))
@@ -55,19 +50,18 @@ class StyleGAN2Discriminator(ImageNetwork):
         resolution: int,
         num_outputs: int,
         group: int,
-        impl: kernels.Impl = "auto",
     ) -> None:
         super().__init__()
         channels = side_channels(channel_base, max_channels, resolution)[::-1]
         self.resolution, self.group = resolution, group
-        self.from_image = EqualConv2d(IMAGE_CHANNELS, channels[0], 1, act="lrelu", impl=impl)
+        self.from_image = EqualConv2d(IMAGE_CHANNELS, channels[0], 1, act="lrelu")
         self.blocks = nn.Sequential(
-            *(ResidualBlock(below, above, impl) for below, above in itertools.pairwise(channels))
+            *(ResidualBlock(below, above) for below, above in itertools.pairwise(channels))
         )
         last = channels[-1]
-        self.conv = EqualConv2d(last + (group > 1), last, 3, act="lrelu", impl=impl)
-        self.hidden = EqualLinear(last * START_SIZE**2, last, act="lrelu", impl=impl)
-        self.head = EqualLinear(last, num_outputs, impl=impl)
+        self.conv = EqualConv2d(last + (group > 1), last, 3, act="lrelu")
+        self.hidden = EqualLinear(last * START_SIZE**2, last, act="lrelu")
+        self.head = EqualLinear(last, num_outputs)
 
     def forward(self, images: Tensor) -> Tensor:
         check_images(images, self.resolution)

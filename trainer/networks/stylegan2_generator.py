@@ -52,7 +52,7 @@ class MappingNetwork(nn.Module):
     the rate.
     """
 
-    def __init__(self, z_dim: int, w_dim: int, num_layers: int, impl: kernels.Impl) -> None:
+    def __init__(self, z_dim: int, w_dim: int, num_layers: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             *(
@@ -61,7 +61,6 @@ class MappingNetwork(nn.Module):
                     w_dim,
                     act="lrelu",
                     lr_multiplier=MAPPING_LR_MULTIPLIER,
-                    impl=impl,
                 )
                 for number in range(num_layers)
             )
@@ -82,21 +81,13 @@ class StyledConv(nn.Module):
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        w_dim: int,
-        *,
-        up: bool,
-        code_dim: int,
-        impl: kernels.Impl,
+        self, in_channels: int, out_channels: int, w_dim: int, *, up: bool, code_dim: int
     ) -> None:
         super().__init__()
-        self.conv = ModulatedConv2d(in_channels, out_channels, 3, w_dim, up=up, impl=impl)
+        self.conv = ModulatedConv2d(in_channels, out_channels, 3, w_dim, up=up)
         self.noise_strength = nn.Parameter(torch.zeros(1))
         self.bias = nn.Parameter(torch.zeros(out_channels))
         self.posterior = posterior_module(code_dim, out_channels) if code_dim else None
-        self.impl: kernels.Impl = impl
 
     def forward(
         self, x: Tensor, w: Tensor, noise: Tensor, code: Tensor | None, share: float
@@ -109,17 +100,15 @@ class StyledConv(nn.Module):
             scale = scale * code_scale
             added = added + code_shift[:, :, None, None]
         y = torch.addcmul(added.to(y.dtype), y, scale.to(y.dtype)[:, :, None, None])
-        return kernels.bias_act(y, self.bias, "lrelu", slope=LEAK, gain=GAIN, impl=self.impl)
+        return kernels.bias_act(y, self.bias, "lrelu", slope=LEAK, gain=GAIN)
 
 
 class ToImage(nn.Module):
     """Modulated 1x1 convolution to RGB, without demodulation: [B, in, H, W] -> [B, 3, H, W]."""
 
-    def __init__(self, in_channels: int, w_dim: int, impl: kernels.Impl) -> None:
+    def __init__(self, in_channels: int, w_dim: int) -> None:
         super().__init__()
-        self.conv = ModulatedConv2d(
-            in_channels, IMAGE_CHANNELS, 1, w_dim, demodulate=False, impl=impl
-        )
+        self.conv = ModulatedConv2d(in_channels, IMAGE_CHANNELS, 1, w_dim, demodulate=False)
         self.bias = nn.Parameter(torch.zeros(IMAGE_CHANNELS))
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
@@ -138,25 +127,16 @@ class SynthesisBlock(nn.Module):
     fir: Tensor
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        w_dim: int,
-        *,
-        first: bool,
-        code_dim: int,
-        impl: kernels.Impl,
+        self, in_channels: int, out_channels: int, w_dim: int, *, first: bool, code_dim: int
     ) -> None:
         super().__init__()
         pairs = [(out_channels, out_channels, False)]
         if not first:
             pairs.insert(0, (in_channels, out_channels, True))
         self.convs = nn.ModuleList(
-            StyledConv(below, above, w_dim, up=up, code_dim=code_dim, impl=impl)
-            for below, above, up in pairs
+            StyledConv(below, above, w_dim, up=up, code_dim=code_dim) for below, above, up in pairs
         )
-        self.to_image = ToImage(out_channels, w_dim, impl)
-        self.impl: kernels.Impl = impl
+        self.to_image = ToImage(out_channels, w_dim)
         self.register_buffer("fir", fir_filter(), persistent=False)
 
     def forward(
@@ -175,9 +155,7 @@ class SynthesisBlock(nn.Module):
         own = own.to(torch.promote_types(own.dtype, torch.float32))
         if image is None:
             return x, own
-        return x, own + kernels.upfirdn2d(
-            image, self.fir, up=2, padding=(2, 1, 2, 1), gain=4.0, impl=self.impl
-        )
+        return x, own + kernels.upfirdn2d(image, self.fir, up=2, padding=(2, 1, 2, 1), gain=4.0)
 
 
 class StyleGAN2Generator(CodedGenerator):
@@ -210,21 +188,15 @@ class StyleGAN2Generator(CodedGenerator):
         resolution: int,
         style_mixing: float,
         code_dim: int = 0,
-        impl: kernels.Impl = "auto",
     ) -> None:
         super().__init__(z_dim, code_dim)
         channels = side_channels(channel_base, max_channels, resolution)
         self.w_dim, self.style_mixing = w_dim, style_mixing
-        self.mapping = MappingNetwork(z_dim, w_dim, mapping_layers, impl)
+        self.mapping = MappingNetwork(z_dim, w_dim, mapping_layers)
         self.start = nn.Parameter(torch.randn(channels[0], START_SIZE, START_SIZE))
         self.blocks = nn.ModuleList(
             SynthesisBlock(
-                channels[max(k - 1, 0)],
-                channels[k],
-                w_dim,
-                first=k == 0,
-                code_dim=code_dim,
-                impl=impl,
+                channels[max(k - 1, 0)], channels[k], w_dim, first=k == 0, code_dim=code_dim
             )
             for k in range(len(channels))
         )

@@ -58,7 +58,6 @@ class EqualLinear(nn.Module):
         act: Act = "linear",
         bias: float = 0.0,
         lr_multiplier: float = 1.0,
-        impl: kernels.Impl = "auto",
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
@@ -66,17 +65,11 @@ class EqualLinear(nn.Module):
         self.weight_gain = lr_multiplier / math.sqrt(in_features)
         self.bias_gain = lr_multiplier
         self.act: Act = act
-        self.impl: kernels.Impl = impl
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.linear(x, self.weight * self.weight_gain)
         return kernels.bias_act(
-            y,
-            self.bias * self.bias_gain,
-            self.act,
-            slope=LEAK,
-            gain=act_gain(self.act),
-            impl=self.impl,
+            y, self.bias * self.bias_gain, self.act, slope=LEAK, gain=act_gain(self.act)
         )
 
 
@@ -98,7 +91,6 @@ class EqualConv2d(Float32Buffers):
         bias: bool = True,
         act: Act = "linear",
         gain: float = 1.0,
-        impl: kernels.Impl = "auto",
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
@@ -108,7 +100,6 @@ class EqualConv2d(Float32Buffers):
         self.down = down
         self.act: Act = act
         self.gain = gain * act_gain(act)
-        self.impl: kernels.Impl = impl
         self.register_buffer("fir", fir_filter(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -116,12 +107,12 @@ class EqualConv2d(Float32Buffers):
         if not self.down:
             y = F.conv2d(x, weight, padding=self.padding)
         elif self.padding:
-            x = kernels.upfirdn2d(x, self.fir, padding=2, impl=self.impl)
+            x = kernels.upfirdn2d(x, self.fir, padding=2)
             y = F.conv2d(x, weight, stride=2)
         else:  # 1x1: nothing is lost where pixels are dropped first
-            x = kernels.upfirdn2d(x, self.fir, down=2, padding=1, impl=self.impl)
+            x = kernels.upfirdn2d(x, self.fir, down=2, padding=1)
             y = F.conv2d(x, weight)
-        return kernels.bias_act(y, self.bias, self.act, slope=LEAK, gain=self.gain, impl=self.impl)
+        return kernels.bias_act(y, self.bias, self.act, slope=LEAK, gain=self.gain)
 
 
 class ModulatedConv2d(Float32Buffers):
@@ -153,16 +144,14 @@ class ModulatedConv2d(Float32Buffers):
         *,
         up: bool = False,
         demodulate: bool = True,
-        impl: kernels.Impl = "auto",
     ) -> None:
         super().__init__()
-        self.affine = EqualLinear(w_dim, in_channels, bias=1.0, impl=impl)
+        self.affine = EqualLinear(w_dim, in_channels, bias=1.0)
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
         self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
         self.padding = kernel_size // 2
         self.up = up
         self.demodulate = demodulate
-        self.impl: kernels.Impl = impl
         self.register_buffer("fir", fir_filter(), persistent=False)
 
     def forward(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -171,12 +160,12 @@ class ModulatedConv2d(Float32Buffers):
             style = self.affine(w) * self.weight_gain
             scale = None
             if self.demodulate:
-                scale = kernels.demodulate(self.weight, style, impl=self.impl)
+                scale = kernels.demodulate(self.weight, style)
         x = x * style.to(x.dtype)[:, :, None, None]
         if not self.up:
             return F.conv2d(x, self.weight, padding=self.padding), scale
         y = F.conv_transpose2d(x, self.weight.transpose(0, 1), stride=2)
-        return kernels.upfirdn2d(y, self.fir, padding=1, gain=4.0, impl=self.impl), scale
+        return kernels.upfirdn2d(y, self.fir, padding=1, gain=4.0), scale
 
 
 def minibatch_stddev(x: Tensor, group: int, eps: float = 1e-8) -> Tensor:

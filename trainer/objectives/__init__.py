@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from realness import kernels
 from realness.trainer.config import ObjectiveConfig
 from realness.trainer.objectives.anchor_source import (
     FixedAnchors,
@@ -49,35 +48,34 @@ __all__ = [
 ]
 
 
-Builder = Callable[[ObjectiveConfig, kernels.Impl, int], Objective]
+Builder = Callable[[ObjectiveConfig, int], Objective]
 
 
-def _resampling(config: ObjectiveConfig, impl: kernels.Impl, members: int) -> Resampling:
+def _resampling(config: ObjectiveConfig, members: int) -> Resampling:
     if config.resample == "gaussian":
-        return GaussianResampling(config.num_outcomes, config.resample_statistics, impl, members)
+        return GaussianResampling(config.num_outcomes, config.resample_statistics, members)
     return {"head": HeadResampling, "none": NoResampling}[config.resample](config.num_outcomes)
 
 
-def _realness(config: ObjectiveConfig, impl: kernels.Impl, members: int) -> Objective:
+def _realness(config: ObjectiveConfig, members: int) -> Objective:
     return RealnessObjective(
         build_anchors(config.anchor, config.num_outcomes),
-        _resampling(config, impl, members),
+        _resampling(config, members),
         config.g_objective,
         config.divergence,
-        impl,
     )
 
 
-def _standard(config: ObjectiveConfig, impl: kernels.Impl, members: int) -> Objective:
+def _standard(config: ObjectiveConfig, members: int) -> Objective:
     g_function = saturating_g_loss if config.saturating else non_saturating_g_loss
     return ScalarObjective(standard_d_loss, g_function)
 
 
-def _scalar(config: ObjectiveConfig, impl: kernels.Impl, members: int) -> Objective:
+def _scalar(config: ObjectiveConfig, members: int) -> Objective:
     return SCALAR_OBJECTIVES[config.objective]
 
 
-def _p2gan(config: ObjectiveConfig, impl: kernels.Impl, members: int) -> Objective:
+def _p2gan(config: ObjectiveConfig, members: int) -> Objective:
     posterior = config.posterior
     return P2GANObjective(
         GaussianPrior(posterior.prior_fake_mean, posterior.prior_fake_std),
@@ -95,9 +93,7 @@ OBJECTIVES: dict[str, Builder] = {
 }
 
 
-def build_objective(
-    config: ObjectiveConfig, impl: kernels.Impl = "auto", members: int = 1
-) -> Objective:
+def build_objective(config: ObjectiveConfig, members: int = 1) -> Objective:
     """The objective that `config` describes.
 
     With `members` > 1 D is an ensemble of independent networks whose rows come in turn: row r of
@@ -106,4 +102,4 @@ def build_objective(
     Raises:
         ValueError: if no pair of anchors has the divergence `config.anchor.anchor_kl`.
     """
-    return OBJECTIVES[config.objective](config, impl, members)
+    return OBJECTIVES[config.objective](config, members)

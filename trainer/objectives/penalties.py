@@ -18,7 +18,7 @@ from realness import kernels
 STEP = 2e-3
 
 
-def gradient_squared_norm(score: Tensor, points: Tensor, *, impl: kernels.Impl = "auto") -> Tensor:
+def gradient_squared_norm(score: Tensor, points: Tensor) -> Tensor:
     """||grad_x score(x)||^2 of each sample, [B] fp32, ready for a second backward.
 
     score: [B], where row b depends on points[b] alone; points: [B, ...], with gradients required
@@ -34,7 +34,7 @@ def gradient_squared_norm(score: Tensor, points: Tensor, *, impl: kernels.Impl =
     if not points.requires_grad:
         raise ValueError("points need requires_grad_() before D's forward pass for a penalty")
     (gradient,) = torch.autograd.grad(score.sum(), points, create_graph=True)
-    return kernels.squared_norm(gradient, impl=impl)
+    return kernels.squared_norm(gradient)
 
 
 def finite_difference_squared_norm(

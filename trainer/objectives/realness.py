@@ -30,31 +30,20 @@ DIVERGENCES = {"kl": kernels.realness_kl, "emd": kernels.realness_emd}
 
 
 def realness_d_loss(
-    real: Tensor,
-    fake: Tensor,
-    a1: Tensor,
-    a0: Tensor,
-    divergence: Divergence = "kl",
-    impl: kernels.Impl = "auto",
+    real: Tensor, fake: Tensor, a1: Tensor, a0: Tensor, divergence: Divergence = "kl"
 ) -> Tensor:
     """E[KL(A1 || D(x))] + E[KL(A0 || D(G(z)))], eq. 3."""
     distance = DIVERGENCES[divergence]
-    return distance(real, a1, impl=impl).mean() + distance(fake, a0, impl=impl).mean()
+    return distance(real, a1).mean() + distance(fake, a0).mean()
 
 
-def realness_g_loss1(
-    fake: Tensor, a0: Tensor, divergence: Divergence = "kl", impl: kernels.Impl = "auto"
-) -> Tensor:
+def realness_g_loss1(fake: Tensor, a0: Tensor, divergence: Divergence = "kl") -> Tensor:
     """-E[KL(A0 || D(G(z)))], eq. 18."""
-    return -DIVERGENCES[divergence](fake, a0, impl=impl).mean()
+    return -DIVERGENCES[divergence](fake, a0).mean()
 
 
 def realness_g_loss2(
-    fake: Tensor,
-    real: Tensor,
-    a0: Tensor,
-    divergence: Divergence = "kl",
-    impl: kernels.Impl = "auto",
+    fake: Tensor, real: Tensor, a0: Tensor, divergence: Divergence = "kl"
 ) -> Tensor:
     """E[KL(D(x) || D(G(z)))] - E[KL(A0 || D(G(z)))], eq. 19; rows of real and fake are paired.
 
@@ -62,22 +51,16 @@ def realness_g_loss2(
     """
     real = real.detach()
     if divergence == "kl":
-        relativistic = kernels.realness_divergence(real, fake, impl=impl)
+        relativistic = kernels.realness_divergence(real, fake)
     else:
-        relativistic = kernels.realness_emd(fake, real.softmax(1), impl=impl)
-    return relativistic.mean() + realness_g_loss1(fake, a0, divergence, impl)
+        relativistic = kernels.realness_emd(fake, real.softmax(1))
+    return relativistic.mean() + realness_g_loss1(fake, a0, divergence)
 
 
-def realness_g_loss3(
-    fake: Tensor,
-    a1: Tensor,
-    a0: Tensor,
-    divergence: Divergence = "kl",
-    impl: kernels.Impl = "auto",
-) -> Tensor:
+def realness_g_loss3(fake: Tensor, a1: Tensor, a0: Tensor, divergence: Divergence = "kl") -> Tensor:
     """E[KL(A1 || D(G(z)))] - E[KL(A0 || D(G(z)))], eq. 20."""
-    toward_real = DIVERGENCES[divergence](fake, a1, impl=impl).mean()
-    return toward_real + realness_g_loss1(fake, a0, divergence, impl)
+    toward_real = DIVERGENCES[divergence](fake, a1).mean()
+    return toward_real + realness_g_loss1(fake, a0, divergence)
 
 
 def realness_score(logits: Tensor, a1: Tensor, a0: Tensor) -> Tensor:
@@ -102,7 +85,6 @@ class RealnessObjective(Plain):
     resampling: Resampling
     g_objective: Literal[1, 2, 3] = 2
     divergence: Divergence = "kl"
-    impl: kernels.Impl = "auto"
     _copies: dict[Any, tuple[Tensor, Tensor]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -125,12 +107,10 @@ class RealnessObjective(Plain):
         if self._fused(fake):
             logits_real, noise_real = self.resampling.fused_inputs(real, draws_real)
             logits_fake, noise_fake = self.resampling.fused_inputs(fake, draws_fake)
-            return kernels.realness_d_loss(
-                logits_real, logits_fake, a1, a0, noise_real, noise_fake, impl=self.impl
-            )
+            return kernels.realness_d_loss(logits_real, logits_fake, a1, a0, noise_real, noise_fake)
         logits_real = self.resampling.sample(real, draws_real)
         logits_fake = self.resampling.sample(fake, draws_fake)
-        return realness_d_loss(logits_real, logits_fake, a1, a0, self.divergence, self.impl)
+        return realness_d_loss(logits_real, logits_fake, a1, a0, self.divergence)
 
     def g_loss(
         self, fake: Tensor, real: Tensor | None, draws_fake: Draws, draws_real: Draws | None
@@ -143,22 +123,15 @@ class RealnessObjective(Plain):
             inputs_real = self.resampling.fused_inputs(*on_real) if on_real else (None, None)
             logits_real, noise_real = inputs_real
             return kernels.realness_g_loss(
-                logits,
-                logits_real,
-                a1,
-                a0,
-                noise,
-                noise_real,
-                objective=self.g_objective,
-                impl=self.impl,
+                logits, logits_real, a1, a0, noise, noise_real, objective=self.g_objective
             )
         logits = self.resampling.sample(fake, draws_fake)
         if on_real:
             logits_real = self.resampling.sample(*on_real)
-            return realness_g_loss2(logits, logits_real, a0, self.divergence, self.impl)
+            return realness_g_loss2(logits, logits_real, a0, self.divergence)
         if self.g_objective == 1:
-            return realness_g_loss1(logits, a0, self.divergence, self.impl)
-        return realness_g_loss3(logits, a1, a0, self.divergence, self.impl)
+            return realness_g_loss1(logits, a0, self.divergence)
+        return realness_g_loss3(logits, a1, a0, self.divergence)
 
     def _constant_real(self, real: Tensor | None, draws: Draws | None) -> tuple[Tensor, Draws]:
         if real is None or draws is None:

@@ -20,20 +20,17 @@ from realness.trainer.randomness import Draws, Purpose
 
 
 def resample_gaussian(
-    logits: Tensor,
-    noise: Tensor,
-    statistics: Literal["global", "local"] = "global",
-    impl: kernels.Impl = "auto",
+    logits: Tensor, noise: Tensor, statistics: Literal["global", "local"] = "global"
 ) -> Tensor:
     """psi'_i = mu_i + sigma_i * noise, with mu_i and sigma_i of the batch; [B, N] -> [B, N].
 
     mu_i and sigma_i (biased) are the moments of outcome i over all ranks' rows, or over this rank's
     for "local". Gradients flow through both. noise: [B, N] standard normal.
     """
-    mean, variance = kernels.logit_moments(logits, impl=impl)
+    mean, variance = kernels.logit_moments(logits)
     if statistics == "global":
         mean, variance = collectives.global_moments(mean, variance)
-    return kernels.resample_from_moments(mean, variance, noise, impl=impl)
+    return kernels.resample_from_moments(mean, variance, noise)
 
 
 def resample_head(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
@@ -108,7 +105,6 @@ class GaussianResampling(NoResampling):
     """
 
     statistics: Literal["global", "local"] = "global"
-    impl: kernels.Impl = "auto"
     members: int = 1
 
     @property
@@ -125,7 +121,7 @@ class GaussianResampling(NoResampling):
             noise.reshape(-1, columns).split(MAX_OUTCOMES, dim=1),
             strict=True,
         )
-        resampled = [resample_gaussian(x, e, self.statistics, self.impl) for x, e in parts]
+        resampled = [resample_gaussian(x, e, self.statistics) for x, e in parts]
         return torch.cat(resampled, dim=1).reshape(output.shape)
 
     def fused_inputs(

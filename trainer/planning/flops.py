@@ -14,6 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from realness import kernels
 from realness.trainer.config import TrainConfig
 from realness.trainer.planning.trial import Trial
 
@@ -60,8 +61,9 @@ class Flops:
 
 def count_flops(config: TrainConfig) -> Flops:
     """Operations of training one image with `config`, over all ranks."""
-    d, g = _count(without_penalties(config))
-    d_penalised, g_penalised = _count(with_penalties(config))
+    with kernels.implementation("reference"):
+        d, g = _count(without_penalties(config))
+        d_penalised, g_penalised = _count(with_penalties(config))
     share_d, share_g = penalised_shares(config)
     iteration = config.optimizer.k_d * (d + share_d * (d_penalised - d))
     iteration += config.optimizer.k_g * (g + share_g * (g_penalised - g))
@@ -88,8 +90,8 @@ def penalised_shares(config: TrainConfig) -> tuple[float, float]:
 
 def _count(config: TrainConfig) -> tuple[float, float]:
     """Operations per image of one update of D and one of G."""
-    plain = dict(impl="reference", micro_batch=0, precision="fp32", checkpoint_activations=False)
-    config = replace(config, engine=replace(config.engine, **plain))
+    engine = replace(config.engine, micro_batch=0, precision="fp32", checkpoint_activations=False)
+    config = replace(config, engine=engine)
     with META:
         trial = Trial(config, 1, META)
     counts: dict[str, float] = {}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from realness import kernels
 from realness.trainer.config import TrainConfig
 from realness.trainer.distributed.ranks import alone
 from realness.trainer.engines.deepspeed_config import deepspeed_config
@@ -103,10 +104,10 @@ def _optimizer_bytes(count: int, stage: int, num_ranks: int, num_moments: int) -
 
 def _activations(config: TrainConfig, num_ranks: int) -> dict[str, int]:
     """Bytes that autograd keeps in the update of each network, by part, for one pass."""
-    engine = replace(config.engine, impl="reference", micro_batch=0, checkpoint_activations=False)
+    engine = replace(config.engine, micro_batch=0, checkpoint_activations=False)
     num_shares = num_ranks * config.num_passes(num_ranks)
     # Not the meta device, which autocast passes by.
-    with alone(), FakeTensorMode():
+    with alone(), kernels.implementation("reference"), FakeTensorMode():
         trial = Trial(replace(config, engine=engine), num_shares, torch.device("cpu"))
         saved = _SavedTensors((trial.gan.g.module, trial.gan.d.module))
         with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from realness import kernels
 from realness.data_pipeline.check import describe_readers
 from realness.data_pipeline.sources.prepared import is_packed, read_manifest
 from realness.trainer.config import ConfigError, TrainConfig, flag, flatten
@@ -33,9 +34,10 @@ def dry_run(config: TrainConfig) -> int:
         ranks, is_leader = world_size(), rank() == 0
         config.check_ranks(ranks)
         num_parts = together(lambda: _count_parts(config), failure=ConfigError)
-        config = choose_micro_batch(config, device)
-        memory = estimate_memory(config, ranks)
-        gan = build_gan(config, device)
+        with kernels.implementation(config.engine.impl):
+            config = choose_micro_batch(config, device)
+            memory = estimate_memory(config, ranks)
+            gan = build_gan(config, device)
         counts = {engine.name: engine.num_weights for engine in (gan.g, gan.d)}
         gan.close()
     finally:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from realness import kernels
 from realness.data_pipeline import Catalog, ImageStream
 from realness.trainer import checkpoint
 from realness.trainer.checkpoint import Retention, Saver
@@ -59,6 +60,7 @@ def train(config: TrainConfig) -> int:
         check_same_images(catalog)
         stop = StopRequest()
         with ExitStack() as cleanup, Watch(config.engine.rank_timeout_s):
+            cleanup.enter_context(kernels.implementation(config.engine.impl))
             cleanup.enter_context(capturing_stream(config, device))
             cleanup.enter_context(together(lambda: _lock(folder), failure=ConfigError))
             config = choose_micro_batch(config, device)

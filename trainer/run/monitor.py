@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from realness import kernels
 from realness.data_pipeline import Catalog
 from realness.trainer.config import TrainConfig
 from realness.trainer.distributed.ranks import rank, world_size
@@ -62,7 +63,9 @@ class Monitor:
     def scores(self, generator: TrainedGenerator, reporter: Reporter) -> list[Score]:
         """All scores of a generator, with its progress on the reporter's line; collective."""
         self._reporter = reporter
-        return self._evaluator.scores(generator)
+        # The draws are evaluate.py's, some on the CPU; the generator keeps to the run's --impl.
+        with kernels.implementation("auto"):
+            return self._evaluator.scores(generator)
 
     def measure(
         self, generator: TrainedGenerator, reporter: Reporter, folder: Path, images: int

@@ -82,7 +82,7 @@ def build_experiment(
 
     Member m is exactly (up to rounding) the experiment with the one seed seeds[m].
     """
-    objective = build_objective(config.objective, config.engine.impl, len(seeds))
+    objective = build_objective(config.objective, len(seeds))
     generator, discriminator = _networks(networks, objective.num_outputs, seeds)
 
     def player(module: nn.Module, lr: float) -> PlainEngine:

@@ -25,12 +25,12 @@ def build_networks(config: TrainConfig) -> tuple[nn.Module, nn.Module, Objective
 
     Activations have the layout of `config.engine.memory_format`.
     """
-    objective = build_objective(config.objective, impl=config.engine.impl)
+    objective = build_objective(config.objective)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        size, impl = config.data.resolution, config.engine.impl
-        generator = build_generator(config.g, size, impl, code_dim=objective.code_dim)
-        discriminator = build_discriminator(config.d, size, objective.num_outputs, impl)
+        size = config.data.resolution
+        generator = build_generator(config.g, size, objective.code_dim)
+        discriminator = build_discriminator(config.d, size, objective.num_outputs)
     for network in (generator, discriminator):
         cast(ImageNetwork, network).memory_format = choose_layout(config.engine.memory_format)
     return generator, discriminator, objective

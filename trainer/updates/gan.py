@@ -59,7 +59,6 @@ class Gan:
             rank=rank(),
             seeds=self.seeds,
             device=self.device,
-            impl=self.config.engine.impl,
         )
 
     def normalise(self, images: Tensor, stream: Stream, first: int) -> Tensor:

@@ -165,7 +165,7 @@ def gradient_penalty(gan: Gan, real: Tensor, fake: Tensor, draws: Draws) -> tupl
         return gan.objective.score(gan.d.module(points).float())
 
     if config.r1 == "exact":
-        squared_norms = gradient_squared_norm(score(points), points, impl=gan.config.engine.impl)
+        squared_norms = gradient_squared_norm(score(points), points)
     else:
         squared_norms = finite_difference_squared_norm(score, points)
     total, stats = squared_norms.new_zeros(()), {}

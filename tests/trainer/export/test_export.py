@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from realness import kernels
 from realness.launch import export
 from realness.trainer.checkpoint.choosing import choose_checkpoints
 from realness.trainer.export import ExportError, Graph, load, write_graph
@@ -23,6 +24,7 @@ from realness.trainer.inference.trained import load_discriminator, load_generato
 from realness.trainer.storage.scores import Record, append_records
 from realness.trainer.storage.weights import WeightsError, read_weights, write_weights
 from tests.helpers import ROOT
+from tests.helpers.kernel_calls import Recorder
 from tests.helpers.run_folders import write_run
 from tests.helpers.systems import systems
 
@@ -79,6 +81,22 @@ def test_what_is_exported_computes_what_the_run_does(kind: str, tmp_path: Path) 
     assert (about["images_seen"], about["data_digest"]) == ("80", "digest")
     assert ("code_mean" in about) == ("posterior code" in (out / "README.md").read_text())
     assert ("code_mean" in about) == ("code" in others)
+
+
+def test_a_loaded_model_keeps_its_implementation(tmp_path: Path) -> None:
+    """Whatever the process has chosen when it is used."""
+    run, out, index = run_of("p2gan-stylegan2", tmp_path), tmp_path / "out", torch.arange(2)
+    assert export.main([str(run), str(out), "--formats", ""]) == 0
+    cases: list[tuple[kernels.Impl, kernels.Impl]] = [("reference", "cpu"), ("cpu", "reference")]
+    for impl, around in cases:
+        model = load(out, impl=impl)
+        inputs = model.generator.latents(index, 0), model.generator.inputs(index, 0)
+        with kernels.implementation(around):
+            with Recorder() as rendering:
+                images = model.generator.render(*inputs)
+            with Recorder() as scoring:
+                model.discriminator.score(images)
+        assert [bool(seen.calls) for seen in (rendering, scoring)] == [impl == "cpu"] * 2
 
 
 def test_the_card_tells_what_it_is(tmp_path: Path) -> None:

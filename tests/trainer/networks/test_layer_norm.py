@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from realness import kernels
 from realness.trainer.config import DiscriminatorConfig
 from realness.trainer.networks import LayerNorm, SpectralConv2d, build_discriminator
 from realness.trainer.objectives.penalties import gradient_squared_norm
@@ -73,6 +74,7 @@ def test_discriminator_is_the_torch_sequential():
     torch.testing.assert_close(network(images), head(x.flatten(1)))
 
 
+@kernels.implementation("reference")
 def test_gradient_of_the_penalty_against_a_finite_difference_along_it():
     """R1 is a first derivative of the network, and its gradient a second one."""
     network = small_discriminator().double()
@@ -82,7 +84,7 @@ def test_gradient_of_the_penalty_against_a_finite_difference_along_it():
 
     def penalty() -> torch.Tensor:
         score = network(images).squeeze(1)
-        return gradient_squared_norm(score, images, impl="reference").mean()
+        return gradient_squared_norm(score, images).mean()
 
     parameters = list(network.parameters())
     gradients = torch.autograd.grad(penalty(), parameters)

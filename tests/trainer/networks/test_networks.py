@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from realness import kernels
 from realness.trainer.config import DiscriminatorConfig, GeneratorConfig
 from realness.trainer.distributed import collectives, ranks
 from realness.trainer.networks import (
@@ -174,11 +175,12 @@ def torch_discriminator(network: nn.Module, num_outputs: int, spectral: bool) ->
 
 
 @pytest.mark.parametrize("norm", ["spectral", "none"])
+@kernels.implementation("reference")
 def test_discriminator_is_the_torch_sequential(norm):
     """Outputs and gradients of images and weights, at torch's spectral_norm with our u and v."""
     torch.manual_seed(0)
     config = DiscriminatorConfig(d_width=4, d_norm=norm)
-    network = build_discriminator(config, 32, 5, "reference").double()
+    network = build_discriminator(config, 32, 5).double()
     expected = torch_discriminator(network, 5, norm == "spectral")
     images = torch.randn(3, 3, 32, 32, dtype=torch.float64, requires_grad=True)
     output, reference = network(images), expected(images)

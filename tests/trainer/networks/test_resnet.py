@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from realness import kernels
 from realness.trainer.config import DiscriminatorConfig, GeneratorConfig
 from realness.trainer.networks import build_discriminator, build_generator
 from realness.trainer.networks.resnet import ResBlock
@@ -236,6 +237,7 @@ def test_gradients_reach_every_parameter():
 
 
 @pytest.mark.parametrize("blocks", [1, 2])
+@kernels.implementation("reference")
 def test_gradient_of_the_penalty_against_a_finite_difference_along_it(blocks):
     """R1 is a first derivative of the network, and its gradient a second one."""
     _, network = small_networks(32, blocks, num_outputs=1)
@@ -245,7 +247,7 @@ def test_gradient_of_the_penalty_against_a_finite_difference_along_it(blocks):
 
     def penalty() -> Tensor:
         points = images.clone().requires_grad_()
-        return gradient_squared_norm(network(points).squeeze(1), points, impl="reference").mean()
+        return gradient_squared_norm(network(points).squeeze(1), points).mean()
 
     # The penalty does not depend on the bias of the head.
     gradients = torch.autograd.grad(

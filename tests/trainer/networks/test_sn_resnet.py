@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from realness import kernels
 from realness.trainer.config import DiscriminatorConfig, GeneratorConfig
 from realness.trainer.networks import (
     BatchNormGenerator,
@@ -24,6 +27,13 @@ from realness.trainer.objectives.penalties import gradient_squared_norm
 RESOLUTIONS = [32, 64, 128, 256, 512, 1024]
 
 
+@pytest.fixture(autouse=True)
+def plain_operations() -> Iterator[None]:
+    """PyTorch's operations: the fused ones have tests of their own."""
+    with kernels.implementation("reference"):
+        yield
+
+
 def make_generator(width: int, resolution: int, code_dim: int = 0, **options) -> BatchNormGenerator:
     torch.manual_seed(0)
     config = GeneratorConfig(generator="sn-resnet", g_width=width, **options)
@@ -37,7 +47,7 @@ def make_discriminator(
 ) -> nn.Module:
     torch.manual_seed(0)
     config = DiscriminatorConfig(discriminator="sn-resnet", d_width=width, d_norm=norm)  # type: ignore[arg-type]
-    return build_discriminator(config, resolution, num_outputs, "reference")
+    return build_discriminator(config, resolution, num_outputs)
 
 
 def num_parameters(module: nn.Module) -> int:
@@ -109,9 +119,7 @@ def test_up_block_in_the_order_of_the_paper(leak):
 def test_discriminator_block_in_the_order_of_the_paper(norm, in_channels, first, halve):
     """Pooling comes last in the paper, after the shortcut's convolution too."""
     torch.manual_seed(0)
-    block = DiscriminatorBlock(
-        in_channels, 4, first=first, halve=halve, norm=norm, impl="reference"
-    ).double()
+    block = DiscriminatorBlock(in_channels, 4, first=first, halve=halve, norm=norm).double()
     for layer in block.modules():
         if isinstance(layer, nn.Conv2d | LayerNorm):
             assert layer.bias is not None
@@ -217,7 +225,7 @@ def test_gradient_of_the_penalty_against_a_finite_difference_along_it(norm):
 
     def penalty() -> Tensor:
         points = images.clone().requires_grad_()
-        return gradient_squared_norm(network(points).squeeze(1), points, impl="reference").mean()
+        return gradient_squared_norm(network(points).squeeze(1), points).mean()
 
     # The penalty does not depend on the bias of the head.
     gradients = torch.autograd.grad(
@@ -257,7 +265,7 @@ def test_bf16(norm):
         images = generator(z)
         points = images.float().detach().requires_grad_()
         score = discriminator(points).squeeze(1)
-        penalty = gradient_squared_norm(score.float(), points, impl="reference").mean()
+        penalty = gradient_squared_norm(score.float(), points).mean()
         loss = discriminator(images).float().sum() + penalty
     assert images.dtype == score.dtype == torch.bfloat16
     error = (images.float() - expected).square().mean().sqrt()

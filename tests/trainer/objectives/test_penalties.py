@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from realness import kernels
 from realness.trainer.config import (
     ConfigError,
     DiscriminatorConfig,
@@ -53,11 +54,12 @@ def test_quadratic_score_in_closed_form():
 
 @pytest.mark.parametrize("form", [zero_centered, one_centered])
 @pytest.mark.parametrize("norm", ["spectral", "none"])
+@kernels.implementation("reference")
 def test_parameter_gradient_against_finite_differences(norm, form):
     """d/dt of the penalty along a random direction of all of D's weights, in float64."""
     torch.manual_seed(0)
     config = DiscriminatorConfig(d_width=2, d_norm=norm)
-    network = build_discriminator(config, 32, OBJECTIVE.num_outputs, "reference").double()
+    network = build_discriminator(config, 32, OBJECTIVE.num_outputs).double()
     if norm == "none":  # at N(0, 0.02) five layers leave a penalty of 1e-9
         for parameter in network.parameters():
             parameter.data.mul_(10)
@@ -172,11 +174,12 @@ def test_lazy_terms_weigh_what_they_would_without_laziness(interval: int, batch:
         assert (weight > 0) == (due or interval <= batch)
 
 
+@kernels.implementation("reference")
 def difference_error(activation, norm, dtype, form, **step) -> float:
     """Of the weights' gradient of a penalty by a central difference, relative to the exact one."""
     torch.manual_seed(0)
     config = DiscriminatorConfig(d_width=4, d_norm=norm, d_activation=activation)
-    network = build_discriminator(config, 32, OBJECTIVE.num_outputs, "reference").to(dtype)
+    network = build_discriminator(config, 32, OBJECTIVE.num_outputs).to(dtype)
     if norm != "spectral":
         for parameter in network.parameters():
             parameter.data.mul_(5)

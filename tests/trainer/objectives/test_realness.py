@@ -74,10 +74,10 @@ def test_realness_losses_and_gradients_follow_their_equations(name, dtype):
 
 
 @pytest.mark.parametrize("g_objective", [1, 2, 3])
+@kernels.implementation("reference")
 def test_objective_chooses_the_equation(g_objective):
-    objective = RealnessObjective(
-        FixedAnchors(skewnorm_pair(N, 5, -5)), NoResampling(N), g_objective, impl="reference"
-    )
+    anchors = FixedAnchors(skewnorm_pair(N, 5, -5))
+    objective = RealnessObjective(anchors, NoResampling(N), g_objective)
     assert objective.needs_real_in_g_step == (g_objective == 2)
     real_draws, fake_draws = both_draws()
     d_loss = objective.d_loss(REAL, FAKE, real_draws, fake_draws)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from realness import kernels
 from realness.trainer.config import TrainConfig
 from realness.trainer.config.presets import preset
 from realness.trainer.planning.memory import (
@@ -38,10 +39,10 @@ def test_weights_and_moments_follow_from_the_counts() -> None:
     assert checkpoint_bytes(config) == 4 * (4 * counts[0] + 3 * counts[1])
 
 
+@kernels.implementation("reference")
 def test_activations_are_what_autograd_keeps() -> None:
     """A real D step on real tensors keeps as many bytes as the estimate says."""
-    config = preset("cifar10-standard-dcgan")
-    config = replace(config, engine=replace(config.engine, impl="reference"), batch_size=4)
+    config = replace(preset("cifar10-standard-dcgan"), batch_size=4)
     _, d, _ = build_networks(config)
     known = {weight.untyped_storage().data_ptr() for weight in d.parameters()}
     saved: dict[int, torch.Tensor] = {}

@@ -14,6 +14,7 @@ import torch._dynamo
 import torch._inductor.config
 from torch import Tensor, nn
 
+from realness import kernels
 from realness.trainer.config import ConfigError, TrainConfig
 from realness.trainer.distributed.ranks import rank
 from realness.trainer.engines import compiled as compiling
@@ -40,19 +41,20 @@ def losses_of(
     """[2, steps]: D's and G's on made-up images, with R1 and path lengths in every other step."""
     # Adam's division turns rounding of near-zero gradients into steps of full size.
     config = replace(config, optimizer=replace(config.optimizer, optimizer_eps=1e-3))
-    gan = build_gan(config, torch.device("cpu"))
-    rows = slice(rank() * gan.local_batch, (rank() + 1) * gan.local_batch)
-    losses: list[list[float]] = [[], []]
-    for step in range(steps):
-        generator = torch.Generator().manual_seed(step)
-        images = torch.randint(0, 256, (2, BATCH, 3, 32, 32), generator=generator)
-        images = images.to(torch.uint8)[:, rows]
-        real_d = gan.normalise(images[0], Stream.D_REAL, step * BATCH)
-        real_g = gan.normalise(images[1], Stream.G_REAL, step * BATCH)
-        losses[0].append(update_d(gan, real_d, step * BATCH)["loss_d"].item())
-        losses[1].append(update_g(gan, real_g, step * BATCH)["loss_g"].item())
-        after_step()
-    gan.close()
+    with kernels.implementation(config.engine.impl):
+        gan = build_gan(config, torch.device("cpu"))
+        rows = slice(rank() * gan.local_batch, (rank() + 1) * gan.local_batch)
+        losses: list[list[float]] = [[], []]
+        for step in range(steps):
+            generator = torch.Generator().manual_seed(step)
+            images = torch.randint(0, 256, (2, BATCH, 3, 32, 32), generator=generator)
+            images = images.to(torch.uint8)[:, rows]
+            real_d = gan.normalise(images[0], Stream.D_REAL, step * BATCH)
+            real_g = gan.normalise(images[1], Stream.G_REAL, step * BATCH)
+            losses[0].append(update_d(gan, real_d, step * BATCH)["loss_d"].item())
+            losses[1].append(update_g(gan, real_g, step * BATCH)["loss_g"].item())
+            after_step()
+        gan.close()
     return np.array(losses)
 
 

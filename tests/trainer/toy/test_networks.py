@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from realness import kernels
 from realness.trainer.objectives.penalties import gradient_squared_norm
 from realness.trainer.toy.networks import (
     EnsembleBatchNorm,
@@ -148,12 +149,13 @@ def test_discriminator_ensemble_is_its_members(name):
 
 
 @pytest.mark.parametrize("name", ["toy", "far"])
+@kernels.implementation("reference")
 def test_gradient_penalty_of_an_ensemble_is_its_members(name):
     """R1 and its gradient, a second derivative of the networks."""
 
     def penalty(network: nn.Module, rows: Tensor) -> Tensor:
         points = rows.clone().requires_grad_()
-        return gradient_squared_norm((network(points) ** 2).sum(1), points, impl="reference")
+        return gradient_squared_norm((network(points) ** 2).sum(1), points)
 
     assert_members_match(DISCRIMINATORS[name], penalty, 2)
 

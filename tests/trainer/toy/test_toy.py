@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from realness import kernels
 from realness.launch.train_toy import main
 from realness.trainer.config import AnchorConfig, ConfigError, TrainConfig, from_dict
 from realness.trainer.engines.plain_engine import PlainEngine
@@ -117,7 +118,7 @@ def plain_run(config: TrainConfig, *, pinned: bool) -> Experiment:
     gan = Gan(
         config,
         torch.device("cpu"),
-        build_objective(config.objective, impl="reference"),
+        build_objective(config.objective),
         PlainEngine(generator, lr=config.optimizer.lr_g, optimizer=config.optimizer),
         PlainEngine(
             PinnedOutcome(discriminator) if pinned else discriminator,
@@ -128,6 +129,7 @@ def plain_run(config: TrainConfig, *, pinned: bool) -> Experiment:
     return Experiment(gan, build_data("grid9").training_points())
 
 
+@kernels.implementation("reference")
 def test_two_outcomes_with_one_hot_anchors_are_the_standard_gan() -> None:
     """50 iterations of both, up to rounding, which grows on the way.
 

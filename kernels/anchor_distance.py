@@ -8,17 +8,15 @@ from typing import Any
 from torch import Tensor
 
 from .checks import accumulation_dtype, check_anchor, check_floating, check_logits
-from .library import Impl, Operator, mark_internal, select
+from .library import Operator, mark_internal, select
 
 
-def distance(
-    name: str, reference: Callable[..., Tensor], logits: Tensor, anchor: Tensor, impl: Impl
-) -> Tensor:
+def distance(name: str, reference: Callable[..., Tensor], logits: Tensor, anchor: Tensor) -> Tensor:
     """Checks the arguments and calls the compiled operator `name`, or the reference."""
     check_floating(logits=logits, anchor=anchor)
     check_logits("logits", logits)
     check_anchor("anchor", anchor, logits)
-    ops = select(impl, logits)
+    ops = select(logits)
     if ops is None:
         return reference(logits, anchor)
     return getattr(ops, name)(logits, anchor.to(accumulation_dtype(logits.dtype)))[0]
