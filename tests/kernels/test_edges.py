@@ -213,6 +213,7 @@ class Recorder(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ONE_CASE_EACH)
 def test_opcheck(name: str, impl: str, device: torch.device) -> None:
     """Schema, fake kernel and autograd registration of every operator that a case calls."""
