@@ -14,7 +14,7 @@ RANKS ?= $(if $(filter 1,$(shell nvidia-smi --list-gpus 2>/dev/null | wc -l)),1,
 # One thread a rank: the ranks of the demo share the machine's cores.
 DEMO_ENVIRONMENT := OMP_NUM_THREADS=1
 
-.PHONY: demo test gpu lint install clean
+.PHONY: demo test test-fast gpu lint install clean
 
 install: $(INSTALLED)
 
@@ -40,8 +40,14 @@ demo: $(INSTALLED) $(FACES_64)
 	@echo "report:      $(RUN)/report.html"
 
 # Whole files go to workers, because tests of one file share what is dear to make.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(PYTEST)
+
+# What takes seconds each is left out: under 3 minutes on 2 cores.
+test-fast: $(INSTALLED)
+	$(PYTEST) -m "not slow"
 
 # On a machine with a GPU: tests, sanitizers and benchmarks, with the interpreter $(PYTHON) as it is.
 gpu:

@@ -120,6 +120,7 @@ def test_what_the_arrow_allows(path: str, source: str) -> None:
     assert import_faults(path, source) == []
 
 
+@pytest.mark.slow
 def test_importing_the_packages_is_light() -> None:
     code = (
         f"import importlib, sys\nfor name in {package_names()!r}: importlib.import_module(name)\n"

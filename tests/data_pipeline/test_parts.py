@@ -320,6 +320,7 @@ def why_not(folders: list[str]) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow
 def test_nodes_with_a_part_each_read_what_one_with_everything_does(
     source: Path, tmp_path: Path
 ) -> None:

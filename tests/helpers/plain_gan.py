@@ -17,6 +17,20 @@ from realness.trainer.updates.build import build_networks
 State = dict[str, np.ndarray]
 """Flat arrays under the names that checkpoints use."""
 
+ANOTHER_ORDER = 2e-2
+"""How far a tensor may be off, relative to its norm, where nothing but the order of sums differs.
+
+Rounding alone leaves some 1e-5: float32's eps times the square root of 1e4 terms. But a rectifier
+whose input is within rounding of 0 takes its other slope, and with it one term of a sum changes by
+0.8 of itself. Of the 12 * 256 terms of D's last layer that is 0.8 / 3,072 = 3e-4 of a sum whose
+terms add up, and 0.8 / sqrt(3,072) = 1.4e-2 of one whose terms cancel. A run has some 1e6 such
+inputs; so one within 1e-7 of 0 is to be expected, and which one it is depends on the processor. A
+mistake is larger: one of 12 images left out, or counted twice, changes a sum by 1/12.
+"""
+ANOTHER_ORDER_LOSS = 2e-4
+"""The same for losses of order 1, which such an input reaches by way of the updates only: they move
+the losses by 0.01 to 0.1 each, and of that it changes 1e-2 at most. Seen: 1.3e-5."""
+
 
 def tiny(batch_size: int, *, generator: str = "dcgan", clip: float = 0.0) -> TrainConfig:
     """RealnessGAN with R1 in every other step; "resnet" is a generator without batch norm."""

@@ -29,11 +29,20 @@ class RankDied(RuntimeError):
     """A rank ended without an answer, by a signal for example."""
 
 
+_reserved: list[socket.socket] = []
+
+
 def free_port() -> int:
-    """A TCP port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A TCP port that no other process gets while this one lives.
+
+    A socket that is bound and does not listen keeps the port from all who ask for any; the store of
+    a group, which asks for this very one and allows the address to be shared, may still listen.
+    """
+    probe = socket.socket()
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    probe.bind(("127.0.0.1", 0))
+    _reserved.append(probe)
+    return probe.getsockname()[1]
 
 
 def rank_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
@@ -108,7 +117,7 @@ class Ranks:
         for tasks in self._tasks:
             tasks.put(None)
         for process in self._processes:
-            process.join(timeout=5)
+            process.join(timeout=30)
             process.kill()
             process.join()
 
@@ -159,7 +168,7 @@ def run_command(arguments: list[str], prepare: Callable[[], None] | None = None)
     process.start()
     process.join(timeout=TIMEOUT_SECONDS)
     assert process.exitcode == 0, f"the command's process ended with {process.exitcode}"
-    return answers.get(timeout=5)
+    return answers.get(timeout=TIMEOUT_SECONDS)
 
 
 def start_training(

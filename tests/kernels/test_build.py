@@ -142,6 +142,7 @@ def test_the_build_file_imports_no_torch() -> None:
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_never_means_the_reference() -> None:
     code = "import torch, realness.kernels as k; print(k.squared_norm(torch.ones(2, 3)).tolist())"
     result = python("-c", code, REALNESS_BUILD="never")
@@ -165,6 +166,7 @@ def test_require_wants_kernels_for_the_device_that_is_there(
     assert library.find_library("auto") == path
 
 
+@pytest.mark.slow
 def test_the_report_names_the_library() -> None:
     result = python("-m", "realness.kernels")
     assert result.returncode == 0, result.stderr

@@ -212,6 +212,7 @@ def compiled_ops() -> Any:
     return torch.ops.realness
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ONE_CASE_EACH)
 def test_opcheck(name: str, impl: kernels.Impl, device: torch.device) -> None:
     """Schema, fake kernel and autograd registration of every operator that a case calls."""

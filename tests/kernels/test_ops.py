@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,6 +11,8 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from realness import kernels
 from tests.helpers.kernel_cases import BY_NAME, CASES, Case, variants
+
+SLOW = pytest.mark.slow
 
 
 def results(case: Case, impl: kernels.Impl, inputs: list[Tensor]) -> list[Tensor]:
@@ -30,8 +34,16 @@ def error(actual: Tensor, exact: Tensor) -> float:
     return (actual.double().cpu() - exact).abs().max().item() if exact.numel() else 0.0
 
 
+def all_variants() -> list[Any]:
+    """Those of `variants`, of which all but the plainest are marked as slow: there are 2,000."""
+    return [
+        pytest.param(*variant, marks=() if variant[1:] == (torch.float32, "contiguous") else SLOW)
+        for variant in variants()
+    ]
+
+
 @pytest.mark.parametrize(
-    ("name", "dtype", "layout"), variants(), ids=lambda x: str(x).replace("torch.", "")
+    ("name", "dtype", "layout"), all_variants(), ids=lambda x: str(x).replace("torch.", "")
 )
 def test_matches_float64_reference(
     name: str, dtype: torch.dtype, layout: str, impl: kernels.Impl, device: torch.device
@@ -46,8 +58,10 @@ def test_matches_float64_reference(
         assert ours.dtype == theirs.dtype
         assert ours.shape == truth.shape
         scale = truth.abs().max().item() if truth.numel() else 0.0
-        # For float64 the reference is the truth, and its own error is unknown.
-        roundings = 256 if ours.dtype == torch.float64 else 8
+        # For float64 the reference is the truth, and its own error is unknown. In float32 sums of
+        # up to 1,024 terms in another order are sqrt(1024) roundings apart; narrower types sum in
+        # float32, and round once.
+        roundings = {torch.float64: 256, torch.float32: 32}.get(ours.dtype, 8)
         allowed = 2 * error(theirs, truth) + roundings * torch.finfo(ours.dtype).eps * scale
         assert error(ours, truth) <= allowed, f"result {i}"
 

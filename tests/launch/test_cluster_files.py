@@ -72,7 +72,7 @@ def test_a_pod_passes_sigterm_to_its_ranks_and_their_code_on(tmp_path: Path) -> 
     ready, rank = tmp_path / "ready", tmp_path / "rank.py"
     rank.write_text(RANK.format(ready=str(ready)))
     launcher = tmp_path / "deepspeed"
-    tag = f"pod-{os.getpid()}"  # no other test's ranks may get the signal
+    tag = f"pod-{os.getpid()}-"  # no other test's ranks may get the signal
     launcher.write_text(LAUNCHER.format(python=sys.executable, rank=str(rank), tag=tag))
     launcher.chmod(0o755)
     script = pod_script().replace("local_rank=", f"local_rank={tag}").replace("/tmp", str(tmp_path))

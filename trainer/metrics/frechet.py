@@ -79,8 +79,9 @@ class GaussianMoments:
 def frechet_distance(first: GaussianMoments, second: GaussianMoments) -> float:
     """The squared distance d^2 of the formula above, which is what is called FID.
 
-    Tr((C1 C2)^(1/2)) = Tr((C1^(1/2) C2 C1^(1/2))^(1/2)) needs symmetric eigenvalues only, so that
-    covariances of fewer images than dimensions, which are singular, give no complex numbers.
+    With C1 = A A^T and C2 = B B^T, Tr((C1 C2)^(1/2)) is the sum of the singular values of A^T B:
+    no root of a rounding error is taken after the product, and covariances of fewer images than
+    dimensions, which are singular, give no complex numbers.
 
     Raises:
         ValueError: for sets of different dimension or fewer than 2 rows.
@@ -91,9 +92,17 @@ def frechet_distance(first: GaussianMoments, second: GaussianMoments) -> float:
             "networks"
         )
     c1, c2 = first.covariance, second.covariance
-    values, vectors = torch.linalg.eigh(c1)
-    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-    product = torch.linalg.eigvalsh(root @ c2 @ root)
-    overlap = product.clamp(min=0).sqrt().sum()
+    overlap = torch.linalg.svdvals(_factor(c1).T @ _factor(c2)).sum()
     squared = (first.mean - second.mean).square().sum() + c1.trace() + c2.trace() - 2 * overlap
     return max(0.0, squared.item())
+
+
+def _factor(covariance: Tensor) -> Tensor:
+    """A [dim, rank] with A A^T = covariance [dim, dim], by its eigenvalues.
+
+    An eigenvalue of 0 comes out as up to dim * eps * the largest one, and its root would be a
+    deviation of 1e-8 where there is none; so small ones count as 0, as in `matrix_rank`.
+    """
+    values, vectors = torch.linalg.eigh(covariance)
+    kept = values > len(values) * torch.finfo(values.dtype).eps * values[-1]
+    return vectors[:, kept] * values[kept].sqrt()

@@ -2,28 +2,76 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from realness.data_pipeline import Catalog, ImageStream, open_catalog
-from realness.data_pipeline.decoding.starvation import StarvationWatch
+from realness.data_pipeline.decoding import starvation
+from realness.data_pipeline.decoding.starvation import StarvationWatch, WaitClock
+from realness.trainer.run import throughput
 from realness.trainer.run.throughput import Pace
 from tests.helpers.data_images import image_files, write_folder
 
-READ_SECONDS = 0.01
+PATIENCE_SECONDS = 60
+READ_SECONDS, STEP_SECONDS = 1.0, 4.0
+
+
+class Clock:
+    """A clock that moves on with steps, and with reads, which are made only while waited for.
+
+    So no machine is too slow, and all that reads take is what the stream is waited for.
+    """
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._is_waiting = False
+        self._changed = threading.Condition()
+
+    def wait_for_data(self, is_waiting: bool) -> None:
+        """Whether reads may be made."""
+        with self._changed:
+            self._is_waiting = is_waiting
+            self._changed.notify_all()
+
+    def read(self) -> None:
+        """One read, as soon as it is waited for."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._is_waiting, PATIENCE_SECONDS)
+            self.now += READ_SECONDS
 
 
 @pytest.fixture
-def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Catalog:
-    """A set on a disk that takes 10 ms an image."""
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of whatever measures waiting."""
+    clock, start, stop = Clock(), WaitClock.start, WaitClock.stop
+
+    def start_and_read(self: WaitClock) -> None:
+        start(self)
+        clock.wait_for_data(True)
+
+    def stop_reading(self: WaitClock) -> None:
+        clock.wait_for_data(False)
+        stop(self)
+
+    monkeypatch.setattr(WaitClock, "start", start_and_read)
+    monkeypatch.setattr(WaitClock, "stop", stop_reading)
+    monkeypatch.setattr(starvation, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(throughput, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    return clock
+
+
+@pytest.fixture
+def slow(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Catalog:
+    """A set on a disk that takes a second an image."""
     catalog = open_catalog(write_folder(tmp_path, image_files(24)))
     read = Catalog.read
 
     def slow_read(self: Catalog, index: int) -> bytes:
-        time.sleep(READ_SECONDS)
+        clock.read()
         return read(self, index)
 
     monkeypatch.setattr(Catalog, "read", slow_read)
@@ -38,57 +86,54 @@ def open_stream(catalog: Catalog, batch: int, purpose: int = 1) -> ImageStream:
 
 
 @pytest.fixture
-def stream(slow: Catalog) -> Iterator[ImageStream]:
+def stream(slow: Catalog, clock: Clock) -> Iterator[ImageStream]:
     with open_stream(slow, 8) as stream:
         yield stream
+        clock.wait_for_data(True)  # for the thread that reads ahead, or it could not end
 
 
-def test_wait_seconds_is_the_time_the_consumer_waited(stream: ImageStream) -> None:
-    started = time.perf_counter()
+def test_wait_seconds_is_the_time_the_consumer_waited(stream: ImageStream, clock: Clock) -> None:
     for _ in range(4):
         next(stream)
-    elapsed = time.perf_counter() - started
-    starved = stream.wait_seconds
-    # One thread at 10 ms an image: a consumer that does nothing waits nearly all the time.
-    assert 0.8 * elapsed < starved <= elapsed
-    time.sleep(0.5)
+    # A consumer that does nothing waits all the time, for 32 images or, with those ahead, more.
+    assert stream.wait_seconds == clock.now >= 32 * READ_SECONDS
+    clock.now += STEP_SECONDS
     next(stream)
-    assert stream.wait_seconds - starved < 0.05
+    assert stream.wait_seconds == clock.now - STEP_SECONDS
 
 
 def test_progress_line_shows_the_share_of_the_time_waited(
-    slow: Catalog, stream: ImageStream
+    slow: Catalog, stream: ImageStream, clock: Clock
 ) -> None:
-    """Batches take 80 ms to read beside steps of 40 ms: about half of the time is spent waiting."""
+    """Batches that take 8 s to read beside steps of 4 s."""
     pace = Pace(slow, [stream])
     next(stream)
     pace.read(0)
-    started, waited = time.perf_counter(), 0.0
+    started = clock.now
     for _ in range(10):
-        time.sleep(4 * READ_SECONDS)
-        asked = time.perf_counter()
+        clock.now += STEP_SECONDS
         next(stream)
-        waited += time.perf_counter() - asked
         pace.add(8)
+    seconds = clock.now - started
     shown = pace.read(0)["data_wait_percent"]
-    assert shown == pytest.approx(100 * waited / (time.perf_counter() - started), abs=2)
-    assert 30 < shown < 90
-    # A step longer than the reading waits for nothing.
-    for _ in range(3):
-        time.sleep(0.2)
-        next(stream)
-    assert pace.read(0)["data_wait_percent"] < 10
+    assert shown == pytest.approx(100 * (1 - 10 * STEP_SECONDS / seconds))
+    assert 50 < shown < 75
+    clock.now += STEP_SECONDS
+    assert pace.read(0)["data_wait_percent"] == 0
 
 
 def test_a_starved_run_says_so_once(
-    slow: Catalog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    slow: Catalog,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(StarvationWatch, "WINDOW_SECONDS", 0.3)
     monkeypatch.setattr(StarvationWatch, "WINDOW_BATCHES", 3)
     for purpose in (1, 2):
         with open_stream(slow, 4, purpose) as stream:
             for _ in range(20):
                 next(stream)
+            clock.wait_for_data(True)
     (message,) = [record.getMessage() for record in caplog.records]
     assert "waits for data" in message
     assert "--format raw" in message
@@ -100,7 +145,7 @@ def test_starvation_is_a_share_of_the_time_after_the_first_batches(
 ) -> None:
     """Steps of one second, each waiting `waited` of it, after a start of 100 s of waiting."""
     now = 0.0
-    monkeypatch.setattr("realness.data_pipeline.decoding.starvation.time.perf_counter", lambda: now)
+    monkeypatch.setattr(starvation, "time", SimpleNamespace(perf_counter=lambda: now))
     messages: list[str] = []
     watch = StarvationWatch(messages.append, "help", num_first=3)
     now = total = 100.0

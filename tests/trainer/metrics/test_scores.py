@@ -92,7 +92,7 @@ def test_distance_with_fewer_rows_than_dimensions() -> None:
     overlap = np.linalg.norm(factors[0].T @ factors[1], ord="nuc")
     traces = sum((factor**2).sum() for factor in factors)
     expected = float((a.mean(0) - b.mean(0)).square().sum()) + traces - 2 * overlap
-    assert frechet_distance(moments_of(a), moments_of(b)) == pytest.approx(expected, rel=1e-6)
+    assert frechet_distance(moments_of(a), moments_of(b)) == pytest.approx(expected, rel=1e-10)
 
 
 def test_distance_to_itself_is_zero_and_to_others_symmetric() -> None:

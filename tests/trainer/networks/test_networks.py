@@ -206,7 +206,8 @@ def test_spectral_norm_converges_to_the_svd(layer):
     """From the constructor's iterations on sigma is a lower bound, and it climbs to the SVD's."""
     exact = top_singular_value(layer.weight)
     started = (layer.weight / layer.normalized_weight(torch.float32)).mean().item()
-    assert 0.7 * exact < started <= exact * (1 + 1e-6)
+    # A sum of some hundred products in float32 is right to 1e-6 at best.
+    assert 0.7 * exact < started <= exact * (1 + 1e-5)
     for _ in range(200):
         update_spectral_norm(layer)
     assert top_singular_value(layer.normalized_weight(torch.float32)) == pytest.approx(1, abs=1e-4)
@@ -329,7 +330,8 @@ def test_batch_norm_of_bf16_has_fp32_statistics():
     x = (torch.randn(8, 6, 16, 16) + 30).bfloat16()
     y = ours(x)
     assert y.dtype == torch.bfloat16
-    torch.testing.assert_close(y.float(), theirs(x.float()), atol=0, rtol=2**-8)
+    # One rounding is 2^-8; where float32 sums in another order cross a tie it is a little more.
+    torch.testing.assert_close(y.float(), theirs(x.float()), atol=0, rtol=2**-8 + 1e-5)
     torch.testing.assert_close(ours.running_var, theirs.running_var)
 
 

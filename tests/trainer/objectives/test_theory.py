@@ -139,7 +139,9 @@ def far_optimum(
     start = np.random.default_rng(0).normal(size=m0 + 1)
     assert optimize.check_grad(loss, slope, start) < 1e-5
     result = optimize.minimize(loss, start, jac=slope, method="BFGS", options={"gtol": 1e-9})
-    assert np.abs(slope(result.x)).max() < 1e-7
+    # The search ends where the loss no longer changes, by eps = 2e-16: at slopes of sqrt(eps * a
+    # curvature of up to 100) = 1.5e-7 and more.
+    assert np.abs(slope(result.x)).max() < 1e-6
     assert np.ptp(result.x[1:]) < 1e-5
     return float(result.x[0]), float(result.x[1:].mean())
 

@@ -317,6 +317,7 @@ def _set_available(size: int) -> None:
     rank_memory.available_memory = lambda: math.ceil(needed / (1 - MARGIN))
 
 
+@pytest.mark.slow
 def test_a_run_records_what_was_found_and_resumes_with_it(tmp_path: Path) -> None:
     data, run = write_images(tmp_path / "data", 16), tmp_path / "run"
     arguments = tiny_arguments(data, run, "--auto-batch", "--device", "cpu")

@@ -30,6 +30,7 @@ from tests.helpers.ranks import run_command, run_on_ranks, tiny_arguments, write
 from tests.helpers.reporting_runs import captured_console
 
 PATIENCE_SECONDS = 60
+WRITE_SECONDS = 5.0
 write_share = writer._write_share
 
 
@@ -137,19 +138,33 @@ def write_only_after_64_images() -> None:
 
 
 def write_only_when_waited_for() -> None:
-    """And then for a moment longer than is worth saying."""
-    waiting, wait, pause = threading.Event(), Saver.wait, threading.Event()
+    """A checkpoint is not written before the loop stands waiting; each writing takes 5 s.
+
+    The seconds are those of a clock that only a writing moves on.
+    """
+    wait, waits, stands, now = Saver.wait, [False], threading.Event(), [0.0]
 
     def wait_and_say(self: Saver) -> Any:
-        waiting.set()
-        return wait(self)
+        waits[0] = True
+        outcome = wait(self)
+        waits[0] = False
+        stands.clear()
+        return outcome
+
+    def monotonic() -> float:
+        """The time; a loop that waits looks at the clock first, and only then the writing ends."""
+        seconds = now[0]
+        if waits[0]:
+            stands.set()
+        return seconds
 
     def slow(*arguments: Any) -> Any:
-        assert waiting.wait(PATIENCE_SECONDS)
-        pause.wait(1.2 * saving.WAIT_WORTH_SAYING_SECONDS)
+        assert stands.wait(PATIENCE_SECONDS), "nobody waited"
+        now[0] += WRITE_SECONDS
         return write_share(*arguments)
 
     Saver.wait, writer._write_share = wait_and_say, slow
+    checkpoint.saver.time = SimpleNamespace(monotonic=monotonic)  # type: ignore[assignment]
 
 
 @pytest.mark.slow
@@ -162,7 +177,10 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
     assert run_command(straight) == 0
     assert run_command(held_up, write_only_after_64_images) == 0
     assert run_command(slow, write_only_when_waited_for) == 0
-    assert max(record["checkpoint_stall_s"] for record in records(tmp_path / "slow")) > 1
+    stalls = {r["images"]: r["checkpoint_stall_s"] for r in records(tmp_path / "slow")}
+    # The loop waits at 80 images for what began at 40, and says so in the next record. It waits
+    # for the other two at its end, after the last record.
+    assert {images: stall for images, stall in stalls.items() if stall} == {88: WRITE_SECONDS}
 
     folders = [tmp_path / name / "checkpoints" for name in ("straight", "held-up", "slow")]
     manifests = [

@@ -58,6 +58,7 @@ def play(config: TrainConfig) -> dict[str, Any]:
     return {"weights": weights, "updates": updates, "skips": skips}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stages", [(0, 0), (1, 2), (3, 3)])
 @pytest.mark.parametrize("clip", [0.0, 0.1])
 def test_every_rank_leaves_the_update_out(stages: tuple[int, int], clip: float) -> None:

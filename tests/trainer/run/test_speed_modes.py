@@ -25,6 +25,7 @@ from realness.trainer.randomness import Stream
 from realness.trainer.updates.build import build_networks
 from realness.trainer.updates.sharded_gan import build_gan
 from realness.trainer.updates.step import update_d, update_g
+from tests.helpers.plain_gan import ANOTHER_ORDER_LOSS
 from tests.helpers.ranks import run_on_ranks
 from tests.helpers.systems import BATCH, systems
 
@@ -61,16 +62,20 @@ def losses_of(
 SLOW = {"impl": "reference", "micro_batch": BATCH // 2, "zero_g": 0, "zero_d": 0}
 """The plainest code: PyTorch's operations in place of the fused ones, two passes an update."""
 MODES: dict[str, tuple[dict[str, Any], float]] = {
-    "fused": ({"impl": "auto"}, 1e-5),
-    "contiguous": ({"memory_format": "contiguous"}, 1e-5),
-    "recomputed": ({"checkpoint_activations": True}, 1e-5),
-    "recomputed at ZeRO 3": ({"checkpoint_activations": True, "zero_g": 3, "zero_d": 3}, 1e-5),
-    "bf16": ({"precision": "bf16"}, 2e-2),
+    "fused": ({"impl": "auto"}, ANOTHER_ORDER_LOSS),
+    "contiguous": ({"memory_format": "contiguous"}, ANOTHER_ORDER_LOSS),
+    "recomputed": ({"checkpoint_activations": True}, ANOTHER_ORDER_LOSS),
+    "recomputed at ZeRO 3": (
+        {"checkpoint_activations": True, "zero_g": 3, "zero_d": 3},
+        ANOTHER_ORDER_LOSS,
+    ),
+    "bf16": ({"precision": "bf16"}, 4e-2),
 }
 """What differs from the defaults, and the greatest difference of a loss, of order 1, that it may
-make: rounding of fp32 in another order, or of 8 bits of mantissa over ten updates."""
+make: rounding of fp32 in another order, or one rounding to 8 bits in each of ten updates."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "lr"), [("stylegan2", 2.5e-3), ("relativistic-r1-r2", 2e-2)])
 def test_ten_losses_agree_in_every_mode(name: str, lr: float) -> None:
     config = systems()[name]
@@ -164,7 +169,7 @@ def test_compiled_losses_agree(
     compiled = with_engine(config, compile=True)
     found = run_on_ranks(num_ranks, compiled_losses, compiled, backend)
     for (losses, graphs, breaks), expected in zip(found, eager, strict=True):
-        assert np.abs(losses - expected).max() < 1e-5
+        assert np.abs(losses - expected).max() < ANOTHER_ORDER_LOSS
         assert breaks == 0
         # G with and without gradients; D to be trained and frozen; what tests the compiler.
         assert 5 <= graphs[0] <= 10

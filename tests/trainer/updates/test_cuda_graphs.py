@@ -97,6 +97,7 @@ CONFIGS = {
 """Every optimiser, every kind of plan, and networks with each kind of state."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_replays_are_updates(name: str) -> None:
     """Losses, weights, buffers and skips; other rates, positions, images and plans each time."""

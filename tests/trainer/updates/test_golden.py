@@ -1,5 +1,10 @@
 """Ten pinned losses: a refactoring must not move them.
 
+The bound is what another processor may change. Its other order of sums moves a loss by 1e-6; an
+input of a rectifier within rounding of 0, which takes its other slope there, by 5e-6 (measured with
+weights that were moved by one ulp). A refactoring that draws or weighs otherwise moves them by
+1e-2.
+
 `REALNESS_UPDATE_GOLDEN=1 pytest tests/trainer/updates/test_golden.py` rewrites them; say in the
 commit why.
 """
@@ -64,4 +69,4 @@ def test_losses_are_the_pinned_ones(world_size: int) -> None:
         GOLDEN.write_text(json.dumps(mean, indent=1) + "\n")
     pinned = json.loads(GOLDEN.read_text())
     for name, values in mean.items():
-        assert values == pytest.approx(pinned[name], rel=1e-4, abs=1e-5), name
+        assert values == pytest.approx(pinned[name], rel=1e-4, abs=1e-4), name

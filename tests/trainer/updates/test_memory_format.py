@@ -70,6 +70,7 @@ def convolutions_of_two_updates(name: str, setting: str) -> tuple[int, list[str]
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", FORMATS)
 @pytest.mark.parametrize(
     "name", ["realness-r1", "layer-norm-wgan-gp", "far", "p2gan-resnet", "stylegan2"]

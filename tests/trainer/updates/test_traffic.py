@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from realness.trainer.config import TrainConfig
@@ -67,6 +68,7 @@ def at_stage(stage: int, clip: float, deepspeed_config: str) -> TrainConfig:
     return replace(config, engine=engine)
 
 
+@pytest.mark.slow
 def test_no_step_waits_for_the_device(shard_all: Path) -> None:
     """But for one look of ZeRO 3 at the norm of the gradients."""
     stages = [(stage, clip) for stage in range(4) for clip in (0.0, 0.05)]
@@ -78,6 +80,7 @@ def test_no_step_waits_for_the_device(shard_all: Path) -> None:
             assert seen["G"].waits == allowed
 
 
+@pytest.mark.slow
 def test_no_system_waits_for_the_device() -> None:
     """But for FAR-GAN's selection, which must know how many rows go where."""
     names = ("standard", "p2gan", "relativistic-r1-r2", "wgan-gp", "realness-far")

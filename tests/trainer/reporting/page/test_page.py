@@ -141,6 +141,7 @@ def test_not_a_run_folder(tmp_path: Path) -> None:
         load_run(tmp_path / "file")
 
 
+@pytest.mark.slow
 def test_command(tmp_path: Path) -> None:
     run = make_run(tmp_path / "faces", records(5, 160))
 
