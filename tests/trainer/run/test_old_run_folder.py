@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.helpers import ROOT
+from tests.helpers import DATA
 from tests.helpers.ranks import finish, start_training, tiny_arguments
 
 pytestmark = pytest.mark.slow
 
-OLD = ROOT / "tests" / "data" / "run_0_1_0"
+OLD = DATA / "run_0_1_0"
 """A run on 2 ranks at ZeRO 2, 8 images per iteration: its only checkpoint is the one at 32 images,
 and stats.jsonl holds what the same process logged from there to 64."""
 
@@ -23,8 +23,8 @@ RESUMED_AT = 32
 NUMBERS = ("loss_d", "loss_g", "r1", "score_real", "score_fake")
 
 TOLERANCE = 32 * float(np.finfo(np.float32).eps)
-"""An update passes through 16 layers (4 of G and 4 of D, forward and backward). Another order of the
-sums may change the numbers, which are near 1, by one epsilon per layer, and the numbers logged
+"""An update passes through 16 layers (4 of G and 4 of D, forward and backward). Another order of
+the sums may change the numbers, which are near 1, by one epsilon per layer, and the numbers logged
 depend on two updates each.
 
 Measured: 7e-8. With the optimisers' moments set to zero: 1e-5 after one iteration, 1e-2 after four.
