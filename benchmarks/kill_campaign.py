@@ -39,6 +39,12 @@ from rich.table import Table
 from realness.trainer import checkpoint
 from realness.trainer.checkpoint.format import file_entry
 from realness.trainer.reporting import describe_environment, read_stats
+from realness.trainer.storage.checkpoint_folder import (
+    checkpoint_root,
+    folder_name,
+    is_being_written,
+    read_latest,
+)
 
 RESULTS = Path(__file__).parent / "results"
 KINDS = ("one rank", "all ranks", "launcher")
@@ -163,17 +169,14 @@ def training_command(data: Path, run: Path) -> list[str]:
 
 def newest_checkpoint(run: Path) -> int:
     """Images seen at the checkpoint that `latest` names; 0 before the first one."""
-    try:
-        return int((run / "checkpoints" / "latest").read_text())
-    except OSError:
-        return 0
+    return int(read_latest(checkpoint_root(run)) or 0)
 
 
 def verified_checkpoint(run: Path) -> int:
     """The same, after a look at every byte of it. Raises RunLost where it is not whole."""
     images = newest_checkpoint(run)
     if images:
-        folder = run / "checkpoints" / f"{images:012d}"
+        folder = checkpoint_root(run) / folder_name(images)
         try:
             files = checkpoint.read_manifest(folder)["files"]
             whole = all(file_entry(folder / name) == entry for name, entry in files.items())
@@ -186,7 +189,7 @@ def verified_checkpoint(run: Path) -> int:
 
 def is_saving(run: Path) -> bool:
     """Whether a checkpoint is half-written."""
-    return any((run / "checkpoints").glob(".staging-0*"))
+    return is_being_written(checkpoint_root(run))
 
 
 def kill_once(command: list[str], run: Path, log: Path, kind: str, chance: random.Random) -> Any:
@@ -221,8 +224,8 @@ def kill_once(command: list[str], run: Path, log: Path, kind: str, chance: rando
 
 def outcome(run: Path) -> dict[str, Any]:
     """All that must not depend on the kills."""
-    name = f"{verified_checkpoint(run):012d}"
-    manifest = checkpoint.read_manifest(run / "checkpoints" / name)
+    name = folder_name(verified_checkpoint(run))
+    manifest = checkpoint.read_manifest(checkpoint_root(run) / name)
     records = read_stats(run / "stats.jsonl")
     keys = ("images", "loss_d", "loss_g", "score_real", "score_fake")
     return {

@@ -23,6 +23,7 @@ from types import FrameType
 from realness.trainer.config import ConfigError
 from realness.trainer.distributed.exit_codes import EXIT_OK, EXIT_STOPPED, EXIT_USAGE
 from realness.trainer.distributed.launcher import SUPERVISOR_PIPE, Launcher
+from realness.trainer.storage.checkpoint_folder import checkpoint_root, read_latest
 
 # What a repetition would not change.
 FINAL = (EXIT_OK, EXIT_USAGE, EXIT_STOPPED)
@@ -48,13 +49,13 @@ def supervise(command: Sequence[str], max_restarts: int, run_dir: Path, silence_
     if "TORCHELASTIC_RESTART_COUNT" in os.environ:
         raise ConfigError("--max-restarts: under torchrun, give it to torchrun instead")
     stop, launcher = _StopSignals(), Launcher()
-    failures = 0
+    root, failures = checkpoint_root(run_dir), 0
     while True:
-        latest = _latest(run_dir)
+        latest = read_latest(root)
         code = _Training(command, silence_s).wait(stop, launcher)
         if code in FINAL or stop.asked:
             return code
-        failures = failures + 1 if _latest(run_dir) == latest else 1
+        failures = failures + 1 if read_latest(root) == latest else 1
         if failures > max_restarts:
             log.warning("giving up after %d restarts without a new checkpoint", max_restarts)
             return code
@@ -128,9 +129,3 @@ def _wait_for_the_end_of_rank_0() -> None:
         while time.monotonic() < deadline:
             socket.create_connection(address, timeout=LOOK_SECONDS).close()
             time.sleep(LOOK_SECONDS)
-
-
-def _latest(run_dir: Path) -> str:
-    """The newest checkpoint's name; empty where there is none."""
-    pointer = run_dir / "checkpoints" / "latest"
-    return pointer.read_text() if pointer.is_file() else ""

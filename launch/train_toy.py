@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from realness.trainer.config import ConfigError, TrainConfig, to_json
+from realness.trainer.config import ConfigError, TrainConfig
 from realness.trainer.distributed.exit_codes import EXIT_OK, EXIT_USAGE
+from realness.trainer.storage.run_folder import write_config
 from realness.trainer.toy import METHODS, NETWORKS_OF, DataName, Networks, method_config
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def run(command: ToyCommand) -> None:
         command.data, spacing=command.spacing, std=command.std, num_points=command.num_points
     )
     command.out.mkdir(parents=True, exist_ok=True)
-    (command.out / "config.json").write_text(to_json(config))
+    write_config(command.out, config)
     experiment = build_experiment(config, data, range(command.seeds), command.chosen_networks)
     with ExitStack() as cleanup:
         line = IterationLine(command.iterations, cleanup)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from realness.trainer.checkpoint.format import read_latest
 from realness.trainer.config import ConfigError
-
-
-def list_checkpoints(run: Path) -> list[Path]:
-    """The checkpoints of a run folder, oldest first."""
-    found = [path for path in (run / "checkpoints").glob("[0-9]*") if path.is_dir()]
-    return sorted(found, key=lambda path: int(path.name))
+from realness.trainer.storage.checkpoint_folder import (
+    checkpoint_root,
+    list_checkpoints,
+    read_latest,
+)
 
 
 def choose_checkpoints(run: Path, which: str) -> list[Path]:
@@ -20,13 +18,14 @@ def choose_checkpoints(run: Path, which: str) -> list[Path]:
     Raises:
         ConfigError: where there is none, or not that one.
     """
-    found = list_checkpoints(run)
+    root = checkpoint_root(run)
+    found = list_checkpoints(root)
     if not found:
         raise ConfigError(f"{run} holds no checkpoint; train the run first, or name another folder")
     if which == "all":
         return found
     if which == "latest":
-        named = read_latest(run / "checkpoints")
+        named = read_latest(root)
         return [path for path in found if path.name == named] or found[-1:]
     wanted = [path for path in found if which.isdigit() and int(path.name) == int(which)]
     if not wanted:

@@ -1,18 +1,16 @@
-"""What a checkpoint looks like on disk: names, manifest, checksums."""
+"""What a checkpoint says about itself: manifest, position, checksums."""
 
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from realness.trainer.storage.checkpoint_folder import MANIFEST
+
 FORMAT = 1
-MANIFEST = "checkpoint.json"
-LATEST = "latest"
-STAGING = ".staging-"
 READ_BLOCK = 1 << 24
 
 
@@ -31,28 +29,6 @@ class Position:
     images: int
     num_updates: dict[str, int]
     data_digest: str
-
-
-def folder_name(images: int) -> str:
-    """The name of the checkpoint made after so many images."""
-    return f"{images:012d}"
-
-
-def candidates(root: Path) -> list[str]:
-    """Checkpoints in the order to try: where `latest` points, then older ones, then newer."""
-    names = sorted(
-        (path.name for path in root.glob("[0-9]*") if path.is_dir()), key=int, reverse=True
-    )
-    latest = read_latest(root)
-    if latest not in names:
-        return names
-    return sorted(names, key=lambda name: (int(name) > int(latest), -int(name)))
-
-
-def read_latest(root: Path) -> str:
-    """The name that `latest` holds; empty where there is none."""
-    pointer = root / LATEST
-    return pointer.read_text(errors="replace").strip() if pointer.is_file() else ""
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -85,12 +61,3 @@ def file_entry(path: Path) -> dict[str, int]:
 def text_checksum(manifest: dict[str, Any]) -> int:
     """CRC-32 of a manifest's canonical JSON."""
     return zlib.crc32(json.dumps(manifest, sort_keys=True).encode())
-
-
-def sync(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

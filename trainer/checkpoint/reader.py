@@ -11,13 +11,13 @@ from safetensors import SafetensorError, safe_open
 from realness.trainer.checkpoint.format import (
     CheckpointError,
     Position,
-    candidates,
     file_entry,
     read_manifest,
 )
 from realness.trainer.checkpoint.fragments import Fragment
 from realness.trainer.distributed.collectives import gather, together
 from realness.trainer.distributed.ranks import rank, world_size
+from realness.trainer.storage.checkpoint_folder import by_preference
 
 
 def restore(root: Path, targets: list[Fragment], report: Callable[[str], None]) -> Position | None:
@@ -27,7 +27,7 @@ def restore(root: Path, targets: list[Fragment], report: Callable[[str], None]) 
     message through `report(str)`; CheckpointError is raised when all are damaged, or when a tensor
     differs in size or type.
     """
-    names = gather(candidates(root))[0]
+    names = gather(by_preference(root))[0]
     for name in names:
         folder = root / name
         problems = [problem for problem in gather(_damage(folder)) if problem]

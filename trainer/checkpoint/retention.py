@@ -1,4 +1,4 @@
-"""Which checkpoints stay, and removing the others."""
+"""Which checkpoints stay, and whether the disk can take the next ones."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from realness.trainer.checkpoint.format import STAGING, candidates, read_latest
 from realness.trainer.config import ConfigError
 from realness.trainer.distributed.ranks import rank
+from realness.trainer.storage.checkpoint_folder import (
+    by_preference,
+    checkpoint_root,
+    list_checkpoints,
+    read_latest,
+    remove_checkpoint,
+)
 
 log = logging.getLogger("realness.trainer")
 
@@ -32,7 +38,7 @@ class Retention:
 
     def doomed(self, root: Path) -> list[str]:
         """The folders under `root` that may go; never what `latest` names."""
-        names = candidates(root)
+        names = by_preference(root)
         forever = self.milestones(map(int, names))
         latest = read_latest(root)
         return [name for name in names[self.keep :] if name != latest and int(name) not in forever]
@@ -42,17 +48,9 @@ def prune(root: Path, retention: Retention) -> None:
     """Remove what `retention` does not keep; what cannot be removed is named, and tried again."""
     for name in retention.doomed(root):
         try:
-            remove(root / name)
+            remove_checkpoint(root / name)
         except OSError as error:
             log.warning("the old checkpoint %s cannot be removed: %s", root / name, error)
-
-
-def remove(folder: Path) -> None:
-    """Remove a checkpoint, under a staging name first: a kill must not leave a part of it."""
-    removed = folder.with_name(f"{STAGING}removed-{folder.name}")
-    shutil.rmtree(removed, ignore_errors=True)
-    folder.rename(removed)
-    shutil.rmtree(removed, ignore_errors=True)
 
 
 def check_free_space(
@@ -63,7 +61,7 @@ def check_free_space(
     checkpoint_bytes: size of one checkpoint; num_images: length of the run. A disk that will be too
     small for the checkpoints that stay for good gets a warning: there is time to move them away.
     """
-    existing = {int(path.name) for path in folder.glob("checkpoints/[0-9]*") if path.is_dir()}
+    existing = {int(path.name) for path in list_checkpoints(checkpoint_root(folder))}
     milestones = retention.milestones(existing)
     wanted = checkpoint_bytes * max(1, retention.keep + 1 - len(existing - milestones))
     free = shutil.disk_usage(folder).free

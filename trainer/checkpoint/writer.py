@@ -12,20 +12,25 @@ import torch.distributed as dist
 
 from realness.trainer.checkpoint.format import (
     FORMAT,
-    LATEST,
-    MANIFEST,
-    STAGING,
     CheckpointError,
     Position,
     file_entry,
-    folder_name,
-    sync,
     text_checksum,
 )
 from realness.trainer.checkpoint.fragments import Fragment
-from realness.trainer.checkpoint.retention import Retention, prune, remove
+from realness.trainer.checkpoint.retention import Retention, prune
 from realness.trainer.distributed.collectives import Result, gather, together
 from realness.trainer.distributed.ranks import rank, world_size
+from realness.trainer.storage.checkpoint_folder import (
+    MANIFEST,
+    folder_name,
+    new_staging,
+    remove_checkpoint,
+    share_name,
+    staging_path,
+    write_latest,
+)
+from realness.trainer.storage.files import sync, write_text
 from realness.trainer.storage.weights import save_tensors
 
 
@@ -49,9 +54,9 @@ def write(
         return together(action, failure=CheckpointError, what=what, group=group)
 
     name = folder_name(position.images)
-    staging, final = root / (STAGING + name), root / name
+    staging, final = staging_path(root, name), root / name
     try:
-        all_ranks("prepare", lambda: _prepare(root, staging) if rank() == 0 else None)
+        all_ranks("prepare", lambda: new_staging(root, name) if rank() == 0 else None)
         written = gather(all_ranks("write", lambda: _write_share(staging, fragments)), group)
         manifest = {
             "format": FORMAT,
@@ -72,17 +77,9 @@ def write(
     return final
 
 
-def _prepare(root: Path, staging: Path) -> None:
-    """Make an empty staging folder; remove what a killed run left half-written."""
-    root.mkdir(parents=True, exist_ok=True)
-    for leftover in root.glob(STAGING + "*"):
-        shutil.rmtree(leftover)
-    staging.mkdir()
-
-
 def _write_share(staging: Path, fragments: list[Fragment]) -> tuple[str, dict[str, int], Any]:
     """Write this rank's file; returns (file name, {size, crc32}, {tensor: (dtype, numel, ...)})."""
-    name = f"rank-{rank():05d}-of-{world_size():05d}.safetensors"
+    name = share_name(rank(), world_size())
     owned = [fragment for fragment in fragments if fragment.data.numel()]
     save_tensors(staging / name, {item.name: item.data for item in owned}, {})
     sync(staging / name)
@@ -103,16 +100,11 @@ def _tensor_table(tables: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _commit(staging: Path, final: Path, manifest: dict[str, Any]) -> None:
-    path = staging / MANIFEST
-    path.write_text(json.dumps({**manifest, "checksum": text_checksum(manifest)}))
-    sync(path)
+    text = json.dumps({**manifest, "checksum": text_checksum(manifest)})
+    write_text(staging / MANIFEST, text)
     sync(staging)
     if final.exists():
-        remove(final)
+        remove_checkpoint(final)
     staging.rename(final)
     sync(final.parent)
-    pointer = final.parent / f".{LATEST}"
-    pointer.write_text(final.name + "\n")
-    sync(pointer)
-    pointer.rename(final.parent / LATEST)
-    sync(final.parent)
+    write_latest(final.parent, final.name)

@@ -37,7 +37,7 @@ class MainThread:
 
 
 def _own_place(frame: FrameType) -> str:
-    """`trainer.step, line 57 (train_d)`, or nothing for a frame of another package."""
+    """`trainer.updates.step, line 57 (update_d)`, or nothing for a frame of another package."""
     package, _, module = frame.f_globals.get("__name__", "").partition(".")
     return (
         f"{module}, line {frame.f_lineno} ({frame.f_code.co_name})" if package == "realness" else ""

@@ -12,11 +12,10 @@ from realness.trainer import checkpoint
 from realness.trainer.checkpoint.fragments import replicated
 from realness.trainer.config import ConfigError
 from realness.trainer.config.tree import portable_config
-from realness.trainer.storage.run_folder import read_config, write_config
+from realness.trainer.storage.run_folder import CONFIG_FILE, read_config, write_config
 from realness.trainer.storage.weights import write_weights
 from realness.trainer.updates.build import build_networks
 
-CONFIG_FILE = "config.json"
 NETWORK_FILES = {"G": "G.safetensors", "EMA": "G-ema.safetensors", "D": "D.safetensors"}
 """File of each network by its name in a checkpoint."""
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from realness.trainer.checkpoint.choosing import choose_checkpoints, list_checkpoints
+from realness.trainer.checkpoint.choosing import choose_checkpoints
 from realness.trainer.config import ConfigError
+from realness.trainer.storage.checkpoint_folder import checkpoint_root, list_checkpoints
 from realness.trainer.storage.scores import METRICS_FILE, Record, read_records
 
 RANKING = ("fid", "kid", "swd", "is", "pr", "ppl")
@@ -57,7 +58,7 @@ def choose(run: Path, which: str) -> list[Path]:
     """
     if which != "best":
         return choose_checkpoints(run, which)
-    there = {int(path.name): path for path in list_checkpoints(run)}
+    there = {int(path.name): path for path in list_checkpoints(checkpoint_root(run))}
     records = [record for record in read_records(run) if record.images in there]
     for metric in RANKING:
         best = best_record(records, metric)

@@ -33,7 +33,7 @@ from realness.trainer.distributed.exit_codes import RunFailed
 from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.planning.memory import GIB, estimate_memory
 from realness.trainer.planning.rank_memory import MARGIN, DeviceMemory, HostMemory, Memory
-from realness.trainer.storage.run_folder import read_pass
+from realness.trainer.storage.run_folder import holds_run, read_pass
 from realness.trainer.updates.build import Blueprint
 
 log = logging.getLogger("realness.trainer")
@@ -133,12 +133,10 @@ def _try(memory: Memory, config: TrainConfig) -> dict[str, int]:
 def _recorded_size(config: TrainConfig, num_ranks: int) -> int:
     """The micro-batch that keeps a run's batch statistics what they were; 0 for any."""
     folder = Path(config.run_dir)
-    is_resumed = config.run_dir and (folder / "config.json").exists()
-    if (
-        not is_resumed
-        or config.accept_config_change
-        or not Blueprint.of(config).has_batch_statistics
-    ):
+    is_resumed = config.run_dir and holds_run(folder)
+    if not is_resumed or config.accept_config_change:
+        return 0
+    if not Blueprint.of(config).has_batch_statistics:
         return 0
     size_then, ranks = read_pass(folder)
     # Statistics are over a pass on all ranks, or over one rank's part of it.

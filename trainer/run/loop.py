@@ -38,6 +38,7 @@ from realness.trainer.run.recovery import Diverged, go_back, raise_if_diverged
 from realness.trainer.run.saving import await_checkpoint, retry_is_due, save_checkpoint
 from realness.trainer.run.state import Run, open_reporter
 from realness.trainer.run.throughput import Pace
+from realness.trainer.storage.checkpoint_folder import checkpoint_root
 from realness.trainer.storage.run_folder import lock_run_folder, open_run_folder, write_config
 from realness.trainer.updates.cuda_graphs import capturing_stream
 from realness.trainer.updates.iteration import choose_updates, run_iteration
@@ -68,7 +69,7 @@ def train(config: TrainConfig) -> int:
             gan = build_gan(config, device)
             cleanup.callback(gan.close)
             images = _restore(config, folder, catalog, gan)
-            saver = Saver(folder / "checkpoints", _retention(config))
+            saver = Saver(checkpoint_root(folder), _retention(config))
             cleanup.callback(saver.close)
             reporter = open_reporter(config, folder, images)
             run = Run(config, folder, catalog, gan, saver, reporter, images, monitor)
@@ -105,7 +106,7 @@ def _lock(folder: Path) -> AbstractContextManager[object]:
 
 def _restore(config: TrainConfig, folder: Path, catalog: Catalog, gan: ShardedGan) -> int:
     """Take up the newest good checkpoint, if any; returns the images seen so far."""
-    position = checkpoint.restore(folder / "checkpoints", gan.target_state(), log.warning)
+    position = checkpoint.restore(checkpoint_root(folder), gan.target_state(), log.warning)
     if position is None:
         log.info("starting a new run in %s", folder)
     else:

@@ -6,6 +6,7 @@ from realness.trainer import checkpoint
 from realness.trainer.distributed.exit_codes import RunFailed
 from realness.trainer.run.saving import await_checkpoint
 from realness.trainer.run.state import Run, open_reporter
+from realness.trainer.storage.checkpoint_folder import checkpoint_root
 
 
 class Diverged(RuntimeError):
@@ -43,7 +44,7 @@ def go_back(run: Run, error: Diverged) -> None:
     run.reporter.warn(str(error))
     await_checkpoint(run)
     position = checkpoint.restore(
-        run.folder / "checkpoints", run.gan.target_state(), run.reporter.warn
+        checkpoint_root(run.folder), run.gan.target_state(), run.reporter.warn
     )
     if position is None or position.images == run.went_back_to:
         # The same images and draws led here twice, so it is no fault of a machine.

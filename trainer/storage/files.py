@@ -10,27 +10,41 @@ from typing import BinaryIO
 
 
 @contextmanager
-def atomic_writer(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that becomes `path` when the block ends, and leaves nothing where it raises.
+def staged_path(path: Path) -> Iterator[Path]:
+    """A path to write to, which becomes `path` when the block ends, and is removed where it raises.
 
     The bytes reach the disk before the name does, so a power cut cannot leave an empty file.
     """
     staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(staged, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        yield staged
+        sync(staged)
         os.replace(staged, path)
     except BaseException:
         staged.unlink(missing_ok=True)
         raise
 
 
+@contextmanager
+def atomic_writer(path: Path) -> Iterator[BinaryIO]:
+    """A binary file that becomes `path` when the block ends, as `staged_path` does."""
+    with staged_path(path) as staged, open(staged, "wb") as file:
+        yield file
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace `path` by `text` (UTF-8), atomically."""
     with atomic_writer(path) as file:
         file.write(text.encode())
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def remove_staged(folder: Path) -> None:

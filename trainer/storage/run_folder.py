@@ -22,6 +22,7 @@ from realness.trainer.storage.files import write_text
 
 log = logging.getLogger("realness.trainer")
 
+CONFIG_FILE = "config.json"
 PROBE_BYTES = 1 << 20
 LOCK_WAIT_SECONDS = 30
 
@@ -40,8 +41,7 @@ def open_run_folder(config: TrainConfig) -> Path:
         _probe(folder)
     except OSError as error:
         raise ConfigError(f"--run-dir={folder} cannot be written: {error.strerror}") from error
-    recorded = folder / "config.json"
-    if recorded.exists():
+    if holds_run(folder):
         _check_same_run(config, read_config(folder))
     return folder
 
@@ -68,9 +68,14 @@ def lock_run_folder(folder: Path) -> IO[str]:
             time.sleep(1)
 
 
+def holds_run(folder: Path) -> bool:
+    """Whether a run was started in this folder."""
+    return (folder / CONFIG_FILE).exists()
+
+
 def read_config(folder: Path) -> TrainConfig:
     """The configuration in a run folder. Raises ConfigError when it is missing or unreadable."""
-    path = folder / "config.json"
+    path = folder / CONFIG_FILE
     try:
         values = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -100,7 +105,7 @@ def claim_empty_folder(folder: Path) -> None:
 
 def write_config(folder: Path, config: TrainConfig) -> None:
     """Record the configuration that the run goes on with."""
-    write_text(folder / "config.json", to_json(config))
+    write_text(folder / CONFIG_FILE, to_json(config))
 
 
 def _probe(folder: Path) -> None:

@@ -5,13 +5,14 @@ Safetensors hold numbers and nothing that could be executed, whoever wrote them.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from realness.trainer.storage.files import staged_path
 
 
 class WeightsError(ValueError):
@@ -23,16 +24,9 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
 
     Raises OSError where the disk is full; `path` then stays as it is.
     """
-    staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    try:
+    with staged_path(path) as staged:
         save_tensors(staged, whole, about)
-        with staged.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(staged, path)
-    except BaseException:
-        staged.unlink(missing_ok=True)
-        raise
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], about: Mapping[str, str]) -> None:

@@ -127,14 +127,14 @@ def test_sigkill_while_saving_leaves_a_loadable_checkpoint(
 def kill_before_pointer(root: Path) -> None:
     """Die between the rename of the folder and that of the pointer."""
     save(root, 1)
-    original = Path.rename
+    original = os.replace
 
-    def deadly(self: Path, target: Any) -> Path:
-        if self.name == ".latest":
+    def deadly(source: Any, target: Any) -> None:
+        if Path(target).name == "latest":
             os.kill(os.getpid(), signal.SIGKILL)
-        return original(self, target)
+        original(source, target)
 
-    Path.rename = deadly  # type: ignore[method-assign]
+    os.replace = deadly
     save(root, 2)
 
 
@@ -143,6 +143,8 @@ def test_sigkill_before_the_pointer_moves_resumes_from_the_previous(tmp_path: Pa
     with pytest.raises(RankDied):
         run_on_ranks(1, kill_before_pointer, tmp_path)
     assert restore(tmp_path) == (1, True, [])
+    save(tmp_path, 3)
+    assert not list(tmp_path.glob(".*")), "the next save leaves nothing of the killed one"
 
 
 def damage_byte(folder: Path) -> None:

@@ -17,7 +17,6 @@ import torch
 
 from realness.trainer import checkpoint
 from realness.trainer.checkpoint import Outcome, Position, Retention, Saver, writer
-from realness.trainer.checkpoint.format import folder_name
 from realness.trainer.checkpoint.fragments import Fragment, share_of
 from realness.trainer.checkpoint.retention import check_free_space, prune
 from realness.trainer.config import ConfigError
@@ -25,6 +24,7 @@ from realness.trainer.distributed.collectives import gather
 from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.reporting import Reporter
 from realness.trainer.run import saving
+from realness.trainer.storage.checkpoint_folder import folder_name
 from realness.trainer.updates import iteration
 from tests.helpers.ranks import run_command, run_on_ranks, tiny_arguments, write_images
 from tests.helpers.reporting_runs import captured_console

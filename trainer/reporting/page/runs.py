@@ -18,9 +18,9 @@ from realness.trainer.reporting.realness import REALNESS_FILE, Realness, read_re
 from realness.trainer.reporting.stats import STATS_FILE, read_stats
 from realness.trainer.reporting.stats import Record as StatsRecord
 from realness.trainer.storage.environment import ENVIRONMENT_FILE
+from realness.trainer.storage.run_folder import CONFIG_FILE, holds_run
 from realness.trainer.storage.scores import Record, read_records
 
-CONFIG_FILE = "config.json"
 QUIET_SECONDS = 600.0
 """A run whose statistics have not grown for so long counts as interrupted."""
 
@@ -113,7 +113,7 @@ def load_run(run_dir: Path) -> Run:
         what = "is a file" if run_dir.exists() else "does not exist"
         raise RunFolderError(f"{run_dir} {what}; give the folder of a run (its --run-dir)")
     stats = run_dir / STATS_FILE
-    if not (run_dir / CONFIG_FILE).exists() and not stats.exists():
+    if not holds_run(run_dir) and not stats.exists():
         raise RunFolderError(
             f"{run_dir} is not a run folder: it holds neither {CONFIG_FILE} nor {STATS_FILE}; "
             f"give the folder that was passed as --run-dir"

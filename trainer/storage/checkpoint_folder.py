@@ -1,0 +1,97 @@
+"""Where the checkpoints of a run lie: their names, which ones there are, which one is the latest.
+
+    RUN/checkpoints/                         the root, which most functions here take
+      000000012800/                          named by images seen
+        rank-00000-of-00002.safetensors
+        checkpoint.json
+      latest                                 the name of the checkpoint to resume from
+      .staging-000000025600/                 being written
+      .staging-removed-000000006400/         being removed
+
+Nothing here imports torch: a supervisor that only looks which checkpoint is the latest starts fast.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from realness.trainer.storage.files import remove_staged, sync, write_text
+
+MANIFEST = "checkpoint.json"
+LATEST = "latest"
+STAGING = ".staging-"
+
+
+def checkpoint_root(run: Path) -> Path:
+    """The folder that holds the checkpoints of a run."""
+    return run / "checkpoints"
+
+
+def folder_name(images: int) -> str:
+    """The name of the checkpoint made after `images` images."""
+    return f"{images:012d}"
+
+
+def share_name(rank: int, num_ranks: int) -> str:
+    """The name of the file that one of the ranks writes."""
+    return f"rank-{rank:05d}-of-{num_ranks:05d}.safetensors"
+
+
+def list_checkpoints(root: Path) -> list[Path]:
+    """The checkpoints below `root`, oldest first."""
+    found = (path for path in root.glob("[0-9]*") if path.is_dir())
+    return sorted(found, key=lambda path: int(path.name))
+
+
+def by_preference(root: Path) -> list[str]:
+    """Names of checkpoints in the order to try: the one `latest` names, then older, then newer."""
+    names = [path.name for path in reversed(list_checkpoints(root))]
+    latest = read_latest(root)
+    if latest not in names:
+        return names
+    return sorted(names, key=lambda name: (int(name) > int(latest), -int(name)))
+
+
+def read_latest(root: Path) -> str:
+    """The name that `latest` holds; empty where there is none."""
+    pointer = root / LATEST
+    return pointer.read_text(errors="replace").strip() if pointer.is_file() else ""
+
+
+def write_latest(root: Path, name: str) -> None:
+    """Make `latest` name this checkpoint, atomically and synced to disk."""
+    write_text(root / LATEST, name + "\n")
+    sync(root)
+
+
+def is_being_written(root: Path) -> bool:
+    """Whether a checkpoint is half-written."""
+    return any(root.glob(STAGING + "[0-9]*"))
+
+
+def new_staging(root: Path, name: str) -> Path:
+    """Make and return the empty folder in which checkpoint `name` is to be filled.
+
+    Removes what a killed run left half-written.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    remove_staged(root)
+    for leftover in root.glob(STAGING + "*"):
+        shutil.rmtree(leftover)
+    staging = staging_path(root, name)
+    staging.mkdir()
+    return staging
+
+
+def staging_path(root: Path, name: str) -> Path:
+    """Where checkpoint `name` lies while it is written."""
+    return root / (STAGING + name)
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Remove a checkpoint, under a staging name first: a kill must not leave a part of it."""
+    removed = folder.with_name(f"{STAGING}removed-{folder.name}")
+    shutil.rmtree(removed, ignore_errors=True)
+    folder.rename(removed)
+    shutil.rmtree(removed, ignore_errors=True)
