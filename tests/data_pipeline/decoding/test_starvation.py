@@ -12,6 +12,7 @@ from realness.data_pipeline import Catalog, ImageStream, open_catalog
 from realness.data_pipeline.decoding.starvation import StarvationWatch
 from realness.trainer.run.throughput import Pace
 from tests.helpers.data_images import image_files, write_folder
+from tests.helpers.streams import stream_of
 
 READ_SECONDS = 0.01
 
@@ -31,9 +32,9 @@ def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Catalog:
 
 
 def open_stream(catalog: Catalog, batch: int, purpose: int = 1) -> ImageStream:
-    return ImageStream(
+    return stream_of(
         catalog, resolution=32, global_batch=batch, seed=7, purpose=purpose, mirror=True,
-        decoder="threads", num_threads=1, prefetch=1,
+        decoder="threads", decode_threads=1, prefetch=1,
     )  # fmt: skip
 
 
