@@ -25,7 +25,7 @@ import psutil
 import torch
 from PIL import Image
 
-from realness.data_pipeline import ImageStream, open_catalog
+from realness.data_pipeline import BatchShare, ImageStream, StreamSettings, open_catalog
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,19 @@ class Figures:
 
 
 def _ours(case: Case, decoder: str) -> Iterator[torch.Tensor]:
-    with ImageStream(
-        open_catalog(case.packed),
-        resolution=case.resolution,
-        global_batch=case.batch,
-        seed=1,
-        purpose=1,
+    settings = StreamSettings(
+        case.resolution,
         mirror=True,
         decoder=decoder,  # type: ignore[arg-type]
+        decode_threads=case.threads,
+    )
+    with ImageStream(
+        open_catalog(case.packed),
+        settings,
+        BatchShare(case.batch),
+        seed=1,
+        purpose=1,
         device=case.device,
-        num_threads=case.threads,
     ) as stream:
         yield from stream
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from realness import kernels
-from realness.data_pipeline import ImageStream, open_catalog
+from realness.data_pipeline import open_catalog
 from realness.launch.train_ffhq import parse
 from realness.trainer.config import TrainConfig
 from realness.trainer.distributed.collectives import mean_over_ranks
@@ -32,8 +32,8 @@ from realness.trainer.distributed.ranks import (
     rank,
     start_process_group,
     stop_process_group,
-    world_size,
 )
+from realness.trainer.distributed.streams import open_stream, rank_share
 from realness.trainer.planning.flops import with_penalties, without_penalties
 from realness.trainer.randomness import Stream
 from realness.trainer.updates.cuda_graphs import (
@@ -97,18 +97,13 @@ class Level:
         if wants_real:
             batches[Stream.G_REAL] = (optimizer.k_g, config.batch_size)
         self.streams = {
-            stream: ImageStream(
+            stream: open_stream(
+                config.data,
                 catalog,
-                resolution=config.data.resolution,
-                global_batch=batch,
-                rank=rank(),
-                world_size=world_size(),
+                stream,
+                rank_share(batch),
                 seed=config.seed,
-                purpose=int(stream),
-                mirror=config.data.mirror,
                 device=device,
-                num_threads=config.data.decode_threads,
-                decoder=config.data.decoder,
             )
             for stream, (_, batch) in batches.items()
         }

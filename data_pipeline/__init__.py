@@ -12,17 +12,20 @@ from typing import TYPE_CHECKING, Any
 from realness.data_pipeline.catalog import Catalog
 from realness.data_pipeline.check import DEFAULT_MAX_BAD_IMAGES, check_images, check_shards
 from realness.data_pipeline.errors import BadImage, DataError
+from realness.data_pipeline.order import BatchShare
 from realness.data_pipeline.sources import open_catalog
 
 if TYPE_CHECKING:
-    from realness.data_pipeline.stream import ImageStream
+    from realness.data_pipeline.stream import ImageStream, StreamSettings
 
 __all__ = [
     "DEFAULT_MAX_BAD_IMAGES",
     "BadImage",
+    "BatchShare",
     "Catalog",
     "DataError",
     "ImageStream",
+    "StreamSettings",
     "check_images",
     "check_shards",
     "open_catalog",
@@ -30,8 +33,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "ImageStream":
-        from realness.data_pipeline.stream import ImageStream
+    if name in ("ImageStream", "StreamSettings"):
+        from realness.data_pipeline import stream
 
-        return ImageStream
+        return getattr(stream, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

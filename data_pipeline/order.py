@@ -17,6 +17,7 @@ Every function here is vectorised over numpy int64 arrays of any shape.
 from __future__ import annotations
 
 import enum
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -142,6 +143,38 @@ def batch_rows(global_batch: int, num_parts: int) -> Int64Array:
             f"use {nearest}"
         )
     return np.arange(global_batch).reshape(-1, num_parts).T.ravel()
+
+
+@dataclass(frozen=True)
+class BatchShare:
+    """One rank's share of every global batch.
+
+    Raises ValueError for a rank outside the world, or a batch that the ranks do not divide.
+    """
+
+    global_batch: int
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.world_size < 1 or not 0 <= self.rank < self.world_size:
+            raise ValueError(f"rank={self.rank} is not one of world_size={self.world_size} ranks")
+        if self.global_batch < 1 or self.global_batch % self.world_size:
+            nearest = max(1, -(-self.global_batch // self.world_size)) * self.world_size
+            raise ValueError(
+                f"global_batch={self.global_batch} is not divisible by "
+                f"world_size={self.world_size}; use {nearest}"
+            )
+
+    @property
+    def local_batch(self) -> int:
+        """Images of this rank in a global batch."""
+        return self.global_batch // self.world_size
+
+    def rows(self, num_parts: int) -> Int64Array:
+        """Which samples of a global batch are this rank's: int64 [local_batch]; see batch_rows."""
+        first = self.rank * self.local_batch
+        return batch_rows(self.global_batch, num_parts)[first : first + self.local_batch]
 
 
 def parts_of_rank(rank: int, world_size: int, num_parts: int) -> range:

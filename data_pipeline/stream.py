@@ -5,25 +5,56 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import os
 from collections import deque
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import torch
 
 from realness.data_pipeline.catalog import Catalog
+from realness.data_pipeline.check import DEFAULT_MAX_BAD_IMAGES
 from realness.data_pipeline.decoding.dali import DaliDecoder, why_not_available
 from realness.data_pipeline.decoding.sample_reader import BatchPlan, SampleReader
-from realness.data_pipeline.decoding.starvation import StarvationWatch, WaitClock
+from realness.data_pipeline.decoding.starvation import (
+    StarvationWatch,
+    WaitClock,
+    starvation_remedy,
+)
 from realness.data_pipeline.decoding.threads import ThreadDecoder
 from realness.data_pipeline.errors import BadImage, DataError
 from realness.data_pipeline.headers import JPEG_SIGNATURE
-from realness.data_pipeline.order import batch_rows
+from realness.data_pipeline.order import BatchShare
 
 logger = logging.getLogger("realness.data")
 DecoderName = Literal["auto", "dali", "threads"]
 _NUM_PROBES = 16
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """Which images a stream yields, and how they are decoded.
+
+    resolution: side in pixels. mirror: whether half of the samples are flipped left-right. decoder:
+    "auto" is DALI where it runs, but threads for raw pixels and, without a GPU, for JPEG: there
+    DALI costs more CPU time (benchmarks/loader.py). The images are the same. max_bad_images: how
+    many distinct images may be bad (named, replaced) before the stream raises DataError.
+
+    Raises ValueError for an unknown decoder, or without a decoding thread.
+    """
+
+    resolution: int
+    mirror: bool
+    decoder: DecoderName = "auto"
+    decode_threads: int = 2
+    max_bad_images: int = DEFAULT_MAX_BAD_IMAGES
+
+    def __post_init__(self) -> None:
+        if self.decoder not in get_args(DecoderName):
+            known = " or ".join(map(repr, get_args(DecoderName)))
+            raise ValueError(f"decoder={self.decoder!r} is unknown; use {known}")
+        if self.decode_threads < 1:
+            raise ValueError(f"decode_threads={self.decode_threads} must be at least 1")
 
 
 class Decoder(Protocol):
@@ -41,19 +72,17 @@ class Decoder(Protocol):
 class ImageStream:
     """An endless iterator over one rank's share of each global batch.
 
-    Yields uint8 [global_batch // world_size, 3, R, R] on `device`, in memory channels last (NHWC,
+    Yields uint8 [share.local_batch, 3, R, R] on `device`, in memory channels last (NHWC,
     torch.channels_last), as decoders write images and convolutions like them. Sample k, counted
     over all ranks, is image permutation(seed, purpose, k // n)(k % n), flipped left-right for half
-    of all k if `mirror`; rank r takes rows r * b .. (r + 1) * b - 1 of each global batch. The
-    stream starts at sample `first_sample` and keeps no other state: resuming is opening it there.
-    Of a set in parts each global batch shows equally many of each, part after part (see order).
+    of all k if settings.mirror; rank r takes rows r * b .. (r + 1) * b - 1 of each global batch.
+    The stream starts at sample `first_sample` and keeps no other state: resuming is opening it
+    there. Of a set in parts each global batch shows equally many of each, part after part (see
+    order).
 
     catalog: what open_catalog gave; it must hold 8-bit RGB JPEG or PNG images (or raw pixels) of
     resolution x resolution. purpose: keeps streams of one seed apart. prefetch: batches in the
-    making besides the one handed out. decoder: "auto" is DALI where it runs, but threads for raw
-    pixels and, without a GPU, for JPEG: there DALI costs more CPU time (benchmarks/loader.py). The
-    images are the same. max_bad_images: how many distinct images may be bad (named,
-    replaced) before the stream raises DataError.
+    making besides the one handed out.
 
     Raises ValueError for arguments that do not fit together and DataError for the data.
     """
@@ -61,44 +90,28 @@ class ImageStream:
     def __init__(
         self,
         catalog: Catalog,
+        settings: StreamSettings,
+        share: BatchShare,
         *,
-        resolution: int,
-        global_batch: int,
-        rank: int = 0,
-        world_size: int = 1,
         seed: int,
         purpose: int,
-        mirror: bool,
         first_sample: int = 0,
-        decoder: DecoderName = "auto",
         device: torch.device | str = "cpu",
-        num_threads: int = 2,
         prefetch: int = 2,
-        max_bad_images: int = 100,
     ) -> None:
-        _check_arguments(global_batch, rank, world_size, first_sample, num_threads, prefetch)
-        if catalog.raw is not None and catalog.raw.shape != (3, resolution, resolution):
-            raise DataError(
-                f"{catalog.source} holds raw images of shape {catalog.raw.shape}, training wants "
-                f"resolution={resolution}; prepare it again with --resolution {resolution}"
-            )
+        _check_start(catalog, settings.resolution, first_sample)
+        if prefetch < 1:
+            raise ValueError(f"prefetch={prefetch} must be at least 1")
         self._reader = SampleReader(
             catalog,
-            resolution=resolution,
+            resolution=settings.resolution,
             seed=seed,
             purpose=purpose,
-            mirror=mirror,
-            max_bad_images=max_bad_images,
+            mirror=settings.mirror,
+            max_bad_images=settings.max_bad_images,
         )
-        if first_sample % catalog.num_parts:
-            raise ValueError(
-                f"first_sample={first_sample} is not divisible by the {catalog.num_parts} parts of "
-                f"{catalog.source}; start at a whole batch"
-            )
-        self._global_batch = global_batch
-        self._local_batch = global_batch // world_size
-        rows = batch_rows(global_batch, catalog.num_parts)
-        self._rows = rows[rank * self._local_batch : (rank + 1) * self._local_batch]
+        self._share = share
+        self._rows = share.rows(catalog.num_parts)
         self._position = self._next_first = first_sample
         self._planned: deque[BatchPlan] = deque()
         self._plan: BatchPlan | None = None
@@ -107,10 +120,12 @@ class ImageStream:
         self._clock = WaitClock(self._device)
         self._watch = StarvationWatch(
             catalog.warn_once,
-            _starvation_remedy(catalog, resolution, num_threads),
+            starvation_remedy(catalog, settings.resolution, settings.decode_threads),
             num_first=prefetch + 2,
         )
-        self._decoder, num_ahead = self._make_decoder(decoder, num_threads, prefetch)
+        self._decoder, num_ahead = self._make_decoder(
+            settings.decoder, settings.decode_threads, prefetch
+        )
         for _ in range(num_ahead):
             self._submit()
 
@@ -125,7 +140,7 @@ class ImageStream:
         images, self._plan = self._decoder.receive()
         self._clock.stop()
         self._watch.look(self._clock.seconds)
-        self._position += self._global_batch
+        self._position += self._share.global_batch
         return images
 
     @property
@@ -166,7 +181,8 @@ class ImageStream:
     def labels(self) -> torch.Tensor | None:
         """One-hot classes of the batch handed out last: float32 [b, num_classes] on the device.
 
-        None where the catalog has no labels.
+        None where the catalog has no labels. No network of this program is conditional yet: the
+        classes are read, checked and stored for those that will be.
         """
         labels = self._reader.catalog.labels
         if labels is None or self._plan is None:
@@ -194,16 +210,15 @@ class ImageStream:
 
     def _submit(self) -> None:
         if not self._planned:
-            self._planned += self._reader.plans(self._next_first, self._rows, self._global_batch)
-            self._next_first += len(self._planned) * self._global_batch
+            stride = self._share.global_batch
+            self._planned += self._reader.plans(self._next_first, self._rows, stride)
+            self._next_first += len(self._planned) * stride
         self._decoder.submit(self._planned.popleft())
 
     def _make_decoder(
         self, wanted: DecoderName, num_threads: int, prefetch: int
     ) -> tuple[Decoder, int]:
         """The decoder and the number of batches to submit to it before the first is asked for."""
-        if wanted not in ("auto", "dali", "threads"):
-            raise ValueError(f"decoder={wanted!r} is unknown; use 'auto', 'dali' or 'threads'")
         on_cpu = self._device.type == "cpu"
         threads_are_cheaper = wanted == "auto" and on_cpu and _mostly_jpeg(self._reader.catalog)
         if threads_are_cheaper:
@@ -234,7 +249,7 @@ class ImageStream:
             self._reader,
             device=self._device,
             num_threads=num_threads,
-            batch=self._local_batch,
+            batch=self._share.local_batch,
             depth=depth,
         )
         _log_choice(logging.INFO, f"decoding with DALI ({dali.name})")
@@ -244,6 +259,21 @@ class ImageStream:
         if self._reader.catalog.raw is not None:
             return "raw pixels need no decoder"
         return why_not_available()
+
+
+def _check_start(catalog: Catalog, resolution: int, first_sample: int) -> None:
+    if catalog.raw is not None and catalog.raw.shape != (3, resolution, resolution):
+        raise DataError(
+            f"{catalog.source} holds raw images of shape {catalog.raw.shape}, training wants "
+            f"resolution={resolution}; prepare it again with --resolution {resolution}"
+        )
+    if first_sample < 0:
+        raise ValueError(f"first_sample={first_sample} must not be negative")
+    if first_sample % catalog.num_parts:
+        raise ValueError(
+            f"first_sample={first_sample} is not divisible by the {catalog.num_parts} parts of "
+            f"{catalog.source}; start at a whole batch"
+        )
 
 
 def _mostly_jpeg(catalog: Catalog) -> bool:
@@ -259,42 +289,3 @@ def _mostly_jpeg(catalog: Catalog) -> bool:
 def _log_choice(level: int, message: str) -> None:
     """Once a process for each message: a run opens several streams."""
     logger.log(level, message)
-
-
-def _starvation_remedy(catalog: Catalog, resolution: int, num_threads: int) -> str:
-    remedies = []
-    num_cores = len(os.sched_getaffinity(0))
-    if num_threads < num_cores:
-        remedies.append(
-            f"use more decoding threads than {num_threads} (this process has {num_cores} cores)"
-        )
-    if catalog.raw is None:
-        remedies.append(
-            "store the images raw, which need no decoding, with `python launch/prepare.py "
-            f"{catalog.source} OUT --resolution {resolution} --format raw`"
-        )
-    else:
-        remedies.append("move the data to a faster disk")
-    return " or ".join(remedies)
-
-
-def _check_arguments(
-    global_batch: int,
-    rank: int,
-    world_size: int,
-    first_sample: int,
-    num_threads: int,
-    prefetch: int,
-) -> None:
-    if world_size < 1 or not 0 <= rank < world_size:
-        raise ValueError(f"rank={rank} is not one of world_size={world_size} ranks")
-    if global_batch < 1 or global_batch % world_size:
-        nearest = max(1, -(-global_batch // world_size)) * world_size
-        raise ValueError(
-            f"global_batch={global_batch} is not divisible by world_size={world_size}; "
-            f"use {nearest}"
-        )
-    if first_sample < 0:
-        raise ValueError(f"first_sample={first_sample} must not be negative")
-    if num_threads < 1 or prefetch < 1:
-        raise ValueError(f"num_threads={num_threads} and prefetch={prefetch} must be at least 1")

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -50,6 +50,8 @@ class Command:
     """Images a process works on at a time."""
     data: str = ""
     """Real images; by default those of the run."""
+    decoder: Literal["run", "auto", "dali", "threads"] = "run"
+    """Who decodes them; run is what the run was trained with."""
     network: Literal["inception", "efflite0"] = "inception"
     """Feature network: the Inception of FID, downloaded once, or EfficientNet-lite0, which the
     extra offline-features installs."""
@@ -227,9 +229,10 @@ def _prepare(
             seed=command.seed,
         )
         network = _open_network(command, device) if plan.needs_network else None
-        real = RealImages(
-            catalog, config.data.resolution, plan.batch_size, config.data.decode_threads
-        )
+        data = config.data
+        if command.decoder != "run":
+            data = replace(data, decoder=command.decoder)
+        real = RealImages(catalog, data, plan.batch_size)
         return Evaluator(plan, real, network, progress), catalog.digest
 
     return together(prepare, failure=ConfigError)

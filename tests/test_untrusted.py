@@ -25,6 +25,7 @@ from PIL import Image
 
 from realness.data_pipeline import open_catalog
 from realness.launch import consolidate, evaluate, export, generate, report
+from realness.trainer.config import DataConfig
 from realness.trainer.export import load
 from realness.trainer.metrics import FeatureNetworkError, NetworkFile, RealImages, open_network
 from realness.trainer.metrics.samples import Wanted
@@ -280,7 +281,8 @@ def test_cached_statistics_that_are_a_pickle_are_computed_anew(
     kind: str, template: Path, tmp_path: Path, trace: Path
 ) -> None:
     catalog = open_catalog(str(template / "data"))
-    real = RealImages(catalog, 32, 8, decode_threads=1, decoder="threads", cache=tmp_path / "cache")
+    data = DataConfig(resolution=32, decode_threads=1, decoder="threads")
+    real = RealImages(catalog, data, 8, cache=tmp_path / "cache")
     network: Any = Means()
     stages: list[str] = []
 

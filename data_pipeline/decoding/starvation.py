@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable
 
 import torch
+
+from realness.data_pipeline.catalog import Catalog
 
 
 class WaitClock:
@@ -78,3 +81,21 @@ class StarvationWatch:
             if share > self.MAX_SHARE:
                 self._warn_once(f"training waits for data {share:.0%} of the time; {self._remedy}")
             self._num_batches, self._started, self._waited = 0, now, waited
+
+
+def starvation_remedy(catalog: Catalog, resolution: int, num_threads: int) -> str:
+    """What the user can do about a stream that `num_threads` threads of this process feed."""
+    remedies = []
+    num_cores = len(os.sched_getaffinity(0))
+    if num_threads < num_cores:
+        remedies.append(
+            f"use more decoding threads than {num_threads} (this process has {num_cores} cores)"
+        )
+    if catalog.raw is None:
+        remedies.append(
+            "store the images raw, which need no decoding, with `python launch/prepare.py "
+            f"{catalog.source} OUT --resolution {resolution} --format raw`"
+        )
+    else:
+        remedies.append("move the data to a faster disk")
+    return " or ".join(remedies)

@@ -28,6 +28,7 @@ from tests.helpers.data_images import (
     write_tar,
     write_zip,
 )
+from tests.helpers.streams import stream_of
 
 SIZE = 32
 NUM_GOOD = 30
@@ -98,10 +99,10 @@ BAD_FILES: dict[str, tuple[str, Callable[[], bytes], str]] = {
 def open_stream(
     catalog: Catalog, decoder: str = "threads", rank: int = 0, world_size: int = 1, cap: int = 10
 ) -> ImageStream:
-    return ImageStream(
+    return stream_of(
         catalog, resolution=SIZE, global_batch=8, rank=rank, world_size=world_size, seed=3,
         purpose=1, mirror=True, first_sample=0, decoder=decoder,  # type: ignore[arg-type]
-        device=torch.device("cpu"), num_threads=2, max_bad_images=cap,
+        device=torch.device("cpu"), decode_threads=2, max_bad_images=cap,
     )  # fmt: skip
 
 

@@ -30,6 +30,7 @@ from realness.trainer.run.outputs import _shown_reals
 from realness.trainer.run.state import Run
 from tests.helpers.data_images import encoded, image_files, write_folder
 from tests.helpers.ranks import run_on_ranks
+from tests.helpers.streams import stream_of
 
 SIZE = 32
 NUM_IMAGES = 22
@@ -76,9 +77,9 @@ def on_node(whole: Path, node: Path, parts: Sequence[int]) -> Path:
 
 
 def open_stream(catalog: Catalog, number: int, num_ranks: int, **changes: Any) -> ImageStream:
-    return ImageStream(
+    return stream_of(
         catalog, resolution=SIZE, global_batch=changes.pop("batch", BATCH), rank=number,
-        world_size=num_ranks, seed=7, purpose=1, mirror=True, decoder="threads", num_threads=1,
+        world_size=num_ranks, seed=7, purpose=1, mirror=True, decoder="threads", decode_threads=1,
         max_bad_images=2, **changes,
     )  # fmt: skip
 
@@ -297,14 +298,16 @@ def test_batches_that_the_parts_do_not_divide_are_refused_with_a_remedy() -> Non
 def read_on_a_node(folders: list[str]) -> tuple[torch.Tensor, list[tuple[int, ...]], torch.Tensor]:
     """What a rank reads of its own folder: for training, as references, and to be shown."""
     config = TrainConfig()
-    data = replace(config.data, data=folders[rank()], resolution=SIZE)
+    data = replace(
+        config.data, data=folders[rank()], resolution=SIZE, decode_threads=1, decoder="threads"
+    )
     config = replace(config, data=data, num_samples=5)
     catalog = together(lambda: open_data(config), failure=ConfigError)
     check_same_images(catalog)
     images, _ = run(catalog, rank(), world_size())
     seen = []
     for count in (NUM_IMAGES, 9):
-        real = RealImages(catalog, SIZE, 5, decode_threads=1, decoder="threads")
+        real = RealImages(catalog, data, 5)
         for pictures, index in real.batches(count):
             sums = [zlib.crc32(picture.numpy().tobytes()) for picture in pictures]
             seen += zip([count] * len(index), index.tolist(), sums, strict=True)

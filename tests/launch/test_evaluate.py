@@ -167,7 +167,7 @@ def measure(
     stages: list[str] = []
     evaluator = Evaluator(
         plan,
-        RealImages(catalog, 32, plan.batch_size, decode_threads=1, cache=cache),
+        RealImages(catalog, tiny_config(Path()).data, plan.batch_size, cache=cache),
         open_network("inception", file=file, size=32),
         lambda what, done, total: stages.append(what),
     )

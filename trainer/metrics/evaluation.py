@@ -186,7 +186,7 @@ class Evaluator:
         plan, fake = self._plan, self._wanted_of_fakes
         patches = None
         if plan.has("swd"):
-            patches = PatchSet(self._real.resolution, plan.seed, Stream.EVALUATED)
+            patches = PatchSet(self._real.data.resolution, plan.seed, Stream.EVALUATED)
         embedder = Embedder(self._network, fake) if self._network is not None and fake else None
         total = plan.num_images if embedder else plan.num_patch_images
         if not embedder and not patches:

@@ -15,10 +15,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from realness.data_pipeline import DEFAULT_MAX_BAD_IMAGES, Catalog, ImageStream
-from realness.data_pipeline.stream import DecoderName
+from realness.data_pipeline import Catalog
+from realness.trainer.config import DataConfig
 from realness.trainer.distributed.collectives import gather, together
 from realness.trainer.distributed.ranks import rank, world_size
+from realness.trainer.distributed.streams import open_stream, rank_share
 from realness.trainer.metrics.features import FeatureNetwork
 from realness.trainer.metrics.frechet import GaussianMoments
 from realness.trainer.metrics.network_file import cache_folder
@@ -45,14 +46,13 @@ ORDER_SEED = 0
 class RealImages:
     """The images of a catalog at their training resolution, not mirrored, in a fixed order.
 
-    Each rank reads those of the parts that it trains on, in batches of at least `batch_size`.
+    data: the run's settings of its images. Each rank reads those of the parts that it trains on, in
+    batches of at least `batch_size`.
     """
 
     catalog: Catalog
-    resolution: int
+    data: DataConfig
     batch_size: int
-    decode_threads: int = 2
-    decoder: DecoderName = "auto"
     cache: Path = field(default_factory=cache_folder)
 
     @property
@@ -66,18 +66,12 @@ class RealImages:
 
         Every rank takes the same number of turns; the last batches may be short or empty.
         """
-        with ImageStream(
+        with open_stream(
+            self.data,
             self.catalog,
-            resolution=self.resolution,
-            global_batch=self.global_batch,
-            rank=rank(),
-            world_size=world_size(),
+            Stream.REFERENCE,
+            rank_share(self.global_batch),
             seed=ORDER_SEED,
-            purpose=int(Stream.REFERENCE),
-            mirror=False,
-            decoder=self.decoder,
-            num_threads=self.decode_threads,
-            max_bad_images=DEFAULT_MAX_BAD_IMAGES,
         ) as stream:
             for _ in range(0, count, self.global_batch):
                 images, index = next(stream), stream.samples
@@ -86,7 +80,7 @@ class RealImages:
 
     def patches(self, count: int, seed: int, progress: Progress) -> PatchSet:
         """The patches of the first `count` images; collective. Raises MeasureFailed."""
-        patches = PatchSet(self.resolution, seed, Stream.REFERENCE)
+        patches = PatchSet(self.data.resolution, seed, Stream.REFERENCE)
         self._go_through("real patches", count, progress, patches.add)
         return patches
 
@@ -112,7 +106,7 @@ class RealImages:
         """
         key = {
             "digest": self.catalog.digest,
-            "resolution": self.resolution,
+            "resolution": self.data.resolution,
             "network": network.sha256,
             "resize": network.resize,
             "count": count,

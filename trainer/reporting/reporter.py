@@ -29,8 +29,8 @@ EVENTS = "TensorBoard events"
 class Reporter:
     """Progress line, stats.jsonl, TensorBoard events, sample grids and report.html of one run.
 
-    Rank 0 gets an enabled one; the others a disabled one, whose methods do nothing at all. Once
-    training runs, a full disk never ends it: what fails is named once and tried again later.
+    Rank 0 gets an enabled one; the others a disabled one, whose methods neither print nor write.
+    Once training runs, a full disk never ends it: what fails is named once and tried again later.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class Reporter:
         folder cannot be written: better now than after the first hour.
         """
         self.enabled = enabled
+        self._faults = FaultLog(self.warn)
         if not enabled:
             return
         self._run_dir = run_dir
@@ -55,7 +56,6 @@ class Reporter:
         self._samples.mkdir(parents=True, exist_ok=True)
         remove_staged(self._samples)
         self._progress = ProgressLine(total_images, console)
-        self._faults = FaultLog(self.warn)
         self._images = start_images
         self._stats = StatsLog(run_dir / STATS_FILE, start_images)
         cut_back(run_dir / REALNESS_FILE, start_images)
@@ -126,7 +126,10 @@ class Reporter:
             self._progress.working(text)
 
     def hold(self, output: str, remedy: str) -> AbstractContextManager[None]:
-        """Run a block that writes `output`: a full disk is said once and does not end the run."""
+        """Run a block that writes `output`: a full disk does not end the run, and is reported once.
+
+        A disabled reporter runs the block too, and reports nothing.
+        """
         return self._faults.hold(output, remedy)
 
     def message(self, text: str) -> None:

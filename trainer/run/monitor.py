@@ -49,13 +49,7 @@ class Monitor:
             network = open_network(
                 metrics.metrics_network, resize=metrics.metrics_resize, device=device
             )
-        real = RealImages(
-            catalog,
-            config.data.resolution,
-            plan.batch_size,
-            config.data.decode_threads,
-            config.data.decoder,
-        )
+        real = RealImages(catalog, config.data, plan.batch_size)
         self._evaluator = Evaluator(plan, real, network, self._show)
         self._digest = catalog.digest
         self._reporter: Reporter | None = None

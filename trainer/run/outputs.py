@@ -7,9 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from realness.data_pipeline import ImageStream
+from realness.data_pipeline import BatchShare
 from realness.data_pipeline.order import parts_of_rank
 from realness.trainer.distributed.ranks import rank, world_size
+from realness.trainer.distributed.streams import open_stream
 from realness.trainer.inference.trained import TrainedGenerator, trained_generator
 from realness.trainer.objectives import RealnessObjective
 from realness.trainer.randomness import Stream
@@ -41,17 +42,14 @@ def _shown_reals(run: Run) -> Tensor:
 
     All are of the first part that this rank reads; that is part 0 on rank 0, whose grid is shown.
     """
-    data, count, num_parts = run.config.data, run.config.num_samples, run.catalog.num_parts
-    with ImageStream(
+    count, num_parts = run.config.num_samples, run.catalog.num_parts
+    part = parts_of_rank(rank(), world_size(), num_parts)[0]
+    with open_stream(
+        run.config.data,
         run.catalog,
-        resolution=data.resolution,
-        global_batch=count * num_parts,
-        rank=parts_of_rank(rank(), world_size(), num_parts)[0],
-        world_size=num_parts,
+        Stream.SHOWN,
+        BatchShare(count * num_parts, part, num_parts),
         seed=run.config.seed,
-        purpose=int(Stream.SHOWN),
-        mirror=False,
-        max_bad_images=data.max_bad_images,
     ) as stream:
         return next(stream) / 127.5 - 1
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from realness.data_pipeline import Catalog, ImageStream
 from realness.trainer.checkpoint import Saver
 from realness.trainer.config import TrainConfig
-from realness.trainer.distributed.ranks import rank, world_size
+from realness.trainer.distributed.ranks import rank
+from realness.trainer.distributed.streams import open_stream, rank_share
 from realness.trainer.randomness import Stream
 from realness.trainer.reporting import Reporter
 from realness.trainer.run.monitor import Monitor
@@ -38,22 +39,15 @@ class Run:
 
     def stream(self, stream: Stream, updates: int, batch: int) -> ImageStream:
         """Real images for `updates` updates of `batch` an iteration, from where the run stands."""
-        data = self.config.data
         iteration = self.images // self.config.batch_size
-        return ImageStream(
+        return open_stream(
+            self.config.data,
             self.catalog,
-            resolution=data.resolution,
-            global_batch=batch,
-            rank=rank(),
-            world_size=world_size(),
+            stream,
+            rank_share(batch),
             seed=self.config.seed,
-            purpose=int(stream),
-            mirror=data.mirror,
             first_sample=iteration * updates * batch,
-            decoder=data.decoder,
             device=self.gan.device,
-            num_threads=data.decode_threads,
-            max_bad_images=data.max_bad_images,
         )
 
 

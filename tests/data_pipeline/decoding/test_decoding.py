@@ -27,6 +27,7 @@ from tests.helpers.data_images import (
     write_tar,
     write_zip,
 )
+from tests.helpers.streams import stream_of
 
 SIZE = 32
 needs_dali = pytest.mark.skipif(
@@ -40,9 +41,9 @@ def open_stream(catalog: Catalog, **changes: object) -> ImageStream:
     arguments: dict[str, object] = {
         "resolution": SIZE, "global_batch": 8, "rank": 0, "world_size": 1, "seed": 7,
         "purpose": 1, "mirror": True, "first_sample": 0, "decoder": "threads",
-        "device": torch.device("cpu"), "num_threads": 2, "max_bad_images": 0,
+        "device": torch.device("cpu"), "decode_threads": 2, "max_bad_images": 0,
     }  # fmt: skip
-    return ImageStream(catalog, **(arguments | changes))  # type: ignore[arg-type]
+    return stream_of(catalog, **(arguments | changes))  # type: ignore[arg-type]
 
 
 def take(stream: ImageStream, count: int) -> torch.Tensor:
@@ -295,7 +296,7 @@ def num_system_threads() -> int:
 def test_closing_leaves_no_thread_and_is_idempotent(mixed: Catalog, decoder: str) -> None:
     take(open_stream(mixed, decoder=decoder), 1)  # libraries start threads of their own, once
     before, native_before = set(threading.enumerate()), num_system_threads()
-    stream = open_stream(mixed, num_threads=4, decoder=decoder)
+    stream = open_stream(mixed, decode_threads=4, decoder=decoder)
     next(stream)
     assert set(threading.enumerate()) != before
     stream.close()
@@ -315,7 +316,7 @@ def test_closing_leaves_no_thread_and_is_idempotent(mixed: Catalog, decoder: str
         ({"global_batch": 30, "world_size": 8}, "global_batch=30 is not divisible.*use 32"),
         ({"rank": 2, "world_size": 2}, "rank=2"),
         ({"first_sample": -1}, "first_sample=-1"),
-        ({"num_threads": 0}, "num_threads=0"),
+        ({"decode_threads": 0}, "decode_threads=0"),
         ({"decoder": "magic"}, "decoder='magic'"),
     ],
 )

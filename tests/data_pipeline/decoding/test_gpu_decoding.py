@@ -24,6 +24,7 @@ from realness.data_pipeline import Catalog, DataError, ImageStream, open_catalog
 from realness.data_pipeline.decoding.dali import why_not_available
 from realness.data_pipeline.order import mirror_flags
 from tests.helpers.data_images import encoded, picture, short_of_pixels, write_folder
+from tests.helpers.streams import stream_of
 
 pytestmark = pytest.mark.gpu
 DEVICE = torch.device("cuda")
@@ -41,9 +42,9 @@ def open_stream(
 ) -> ImageStream:
     arguments: dict[str, object] = {
         "resolution": SIZE, "global_batch": 8, "seed": 7, "purpose": 1, "mirror": True,
-        "num_threads": 4, "max_bad_images": 0,
+        "decode_threads": 4, "max_bad_images": 0,
     }  # fmt: skip
-    return ImageStream(catalog, decoder=decoder, device=device, **(arguments | changes))  # type: ignore[arg-type]
+    return stream_of(catalog, decoder=decoder, device=device, **(arguments | changes))  # type: ignore[arg-type]
 
 
 def textured(seed: int) -> Image.Image:
@@ -224,9 +225,11 @@ def test_closing_leaves_no_thread(mixed: Catalog, decoder: str) -> None:
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_a_process_that_never_closes_its_stream_ends_well(mixed: Catalog, decoder: str) -> None:
     code = (
-        "import sys; from realness.data_pipeline import ImageStream, open_catalog\n"
-        f"stream = ImageStream(open_catalog(sys.argv[1]), resolution={SIZE}, global_batch=8,"
-        f" seed=1, purpose=1, mirror=True, decoder={decoder!r}, device={str(DEVICE)!r})\n"
+        "import sys\n"
+        "from realness.data_pipeline import BatchShare, ImageStream, StreamSettings, open_catalog\n"
+        f"settings = StreamSettings({SIZE}, mirror=True, decoder={decoder!r})\n"
+        "stream = ImageStream(open_catalog(sys.argv[1]), settings, BatchShare(8),"
+        f" seed=1, purpose=1, device={str(DEVICE)!r})\n"
         "batch = next(stream); print(int(batch.sum()) > 0)\n"
     )
     command = [sys.executable, "-c", code, mixed.source]
@@ -265,7 +268,7 @@ def test_wait_is_the_time_in_which_the_device_stood_still(
         torch.cuda.synchronize()
         return (stream.wait_seconds - waited) / (time.perf_counter() - started)
 
-    with open_stream(mixed, decoder, num_threads=1) as stream:
+    with open_stream(mixed, decoder, decode_threads=1) as stream:
         for _ in range(4):
             next(stream)
         beside_steps = share_waited(cycles)

@@ -15,6 +15,7 @@ from realness.data_pipeline.decoding.starvation import StarvationWatch, WaitCloc
 from realness.trainer.run import throughput
 from realness.trainer.run.throughput import Pace
 from tests.helpers.data_images import image_files, write_folder
+from tests.helpers.streams import stream_of
 
 PATIENCE_SECONDS = 60
 READ_SECONDS, STEP_SECONDS = 1.0, 4.0
@@ -79,9 +80,9 @@ def slow(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Catal
 
 
 def open_stream(catalog: Catalog, batch: int, purpose: int = 1) -> ImageStream:
-    return ImageStream(
+    return stream_of(
         catalog, resolution=32, global_batch=batch, seed=7, purpose=purpose, mirror=True,
-        decoder="threads", num_threads=1, prefetch=1,
+        decoder="threads", decode_threads=1, prefetch=1,
     )  # fmt: skip
 
 

@@ -19,13 +19,14 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from realness.data_pipeline import DataError, ImageStream, check_images, open_catalog
+from realness.data_pipeline import DataError, check_images, open_catalog
 from realness.data_pipeline.prepare import convert
 from realness.data_pipeline.prepare import prepare as pack
 from realness.data_pipeline.prepare.prepare import prepare
 from realness.launch.prepare import main
 from tests.helpers import ROOT
 from tests.helpers.data_images import encoded, image_files, picture, write_folder, write_zip
+from tests.helpers.streams import stream_of
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -105,7 +106,7 @@ def test_prepared_set_trains_and_keeps_labels(tmp_path: Path, image_format: str)
     check_images(catalog, 32)
     with pytest.raises(DataError, match="resolution 32, training wants resolution=64"):
         check_images(catalog, 64)
-    with ImageStream(
+    with stream_of(
         catalog, resolution=32, global_batch=9, seed=1, purpose=1, mirror=False
     ) as stream:
         images = next(stream)

@@ -22,13 +22,13 @@ from realness.data_pipeline import (
     BadImage,
     Catalog,
     DataError,
-    ImageStream,
     check_images,
     open_catalog,
 )
 from realness.data_pipeline.prepare.prepare import prepare
 from realness.data_pipeline.sources.crc32c import crc32c, masked_crc32c
 from tests.helpers import DATA
+from tests.helpers.streams import stream_of
 
 
 def pixels(count: int, size: int, seed: int = 0) -> np.ndarray:
@@ -38,7 +38,7 @@ def pixels(count: int, size: int, seed: int = 0) -> np.ndarray:
 
 def stream_pixels(catalog: Catalog, count: int, size: int) -> dict[int, np.ndarray]:
     """One epoch through the training stream, unflipped, by index."""
-    with ImageStream(
+    with stream_of(
         catalog, resolution=size, global_batch=count, seed=1, purpose=1, mirror=False
     ) as stream:
         batch = next(stream)
@@ -320,7 +320,7 @@ def test_raw_sources_report_a_wrong_resolution(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"resolution 16, training wants resolution=32.*prepare"):
         check_images(open_catalog(path), 32)
     with pytest.raises(DataError, match="--resolution 32"):
-        ImageStream(
+        stream_of(
             open_catalog(path), resolution=32, global_batch=2, seed=1, purpose=1, mirror=True,
             device=torch.device("cpu"),
         )  # fmt: skip

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from realness.data_pipeline import DataError, ImageStream, open_catalog
+from realness.data_pipeline import DataError, open_catalog
 from realness.data_pipeline.prepare.prepare import prepare
 from realness.data_pipeline.prepare.shard_writer import ShardWriter, locked_workplace, publish
 from tests.helpers.data_images import image_files, picture, write_folder
+from tests.helpers.streams import stream_of
 
 
 def write_raw_chw(out: Path, images: list[tuple[str, np.ndarray]]) -> Path:
@@ -43,7 +44,7 @@ def test_raw_flips_and_wrong_resolution(tmp_path: Path) -> None:
     prepare(tmp_path / "planes", tmp_path / "again", resolution=32, format="raw")
     catalogs.append(open_catalog(tmp_path / "again"))
     streams = [
-        ImageStream(
+        stream_of(
             catalog, resolution=32, global_batch=6, seed=1, purpose=1, mirror=True,
             decoder="threads",
         )
@@ -57,7 +58,7 @@ def test_raw_flips_and_wrong_resolution(tmp_path: Path) -> None:
     for stream in streams:
         stream.close()
     with pytest.raises(DataError, match="--resolution 64"):
-        ImageStream(
+        stream_of(
             open_catalog(tmp_path / "raw"), resolution=64, global_batch=2, seed=1, purpose=1,
             mirror=True,
         )  # fmt: skip
@@ -84,14 +85,14 @@ class TestDamagedPreparedSets:
 
     @staticmethod
     def run(folder: Path, cap: int) -> tuple[int, torch.Tensor]:
-        with ImageStream(
+        with stream_of(
             open_catalog(folder), resolution=32, global_batch=8, seed=1, purpose=1, mirror=True,
             max_bad_images=cap,
         ) as stream:  # fmt: skip
             images = torch.cat([next(stream) for _ in range(10)])
             num_bad = stream.num_bad_images
         for rank in range(2):
-            with ImageStream(
+            with stream_of(
                 open_catalog(folder), resolution=32, global_batch=8, rank=rank, world_size=2,
                 seed=1, purpose=1, mirror=True, max_bad_images=cap, decoder="threads",
             ) as stream:  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
@@ -9,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,7 @@ from realness.trainer.reporting import (
 from realness.trainer.reporting import reporter as reporter_module
 from realness.trainer.reporting.faults import FaultLog
 from realness.trainer.reporting.progress import ProgressLine, duration, fields
+from realness.trainer.reporting.realness import Realness
 from tests.helpers.reporting_runs import captured_console, run_python
 
 RECORD = {
@@ -96,18 +99,45 @@ def test_progress_is_sparse_where_there_is_no_terminal(monkeypatch: pytest.Monke
     assert shown == [1, 6, 11, 16, 20]
 
 
+def _write_to_a_full_disk(reporter: Reporter) -> None:
+    with reporter.hold("metrics.csv", "the scores are lost."):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+CALLS: dict[str, Callable[[Reporter], object]] = {
+    "log": lambda reporter: reporter.log({}),
+    "log_scores": lambda reporter: reporter.log_scores(1, {"FID": 1.0}, 2.0),
+    "save_grid": lambda reporter: reporter.save_grid(torch.zeros(0), "x"),
+    "save_realness": lambda reporter: reporter.save_realness(
+        Realness(1, [0.5, 0.5], [0.5, 0.5], [0.5, 0.5], [0.5, 0.5])
+    ),
+    "working": lambda reporter: reporter.working("x"),
+    "hold": _write_to_a_full_disk,
+    "message": lambda reporter: reporter.message("x"),
+    "warn": lambda reporter: reporter.warn("x"),
+    "write_report": lambda reporter: reporter.write_report(),
+    "close": lambda reporter: reporter.close(),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in vars(Reporter) if not name.startswith("_")])
 def test_a_disabled_reporter_does_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """In every public method, before and after it is closed."""
     reporter = Reporter(tmp_path / "run", total_images=1000, enabled=False)
-    reporter.log({})
-    reporter.save_grid(torch.zeros(0), "x")
-    reporter.message("x")
-    reporter.warn("x")
-    assert reporter.write_report() is None
+    assert CALLS[name](reporter) is None
     reporter.close()
+    assert CALLS[name](reporter) is None
     assert os.listdir(tmp_path) == []
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_disabled_reporter_runs_the_block_that_it_holds(tmp_path: Path) -> None:
+    """Only a failing disk is held back: a fault of the program still ends the run."""
+    reporter = Reporter(tmp_path / "run", total_images=1000, enabled=False)
+    with pytest.raises(ZeroDivisionError), reporter.hold("metrics.csv", "they are lost."):
+        raise ZeroDivisionError
 
 
 def test_a_fault_in_the_report_does_not_end_the_run(
