@@ -47,10 +47,11 @@ def test_an_ensemble_is_its_members_runs(method: str) -> None:
     """Two seeds side by side give the two single runs, to rounding.
 
     Adam's first steps have the length of the rate whatever the gradient, so that rounding shows
-    more than it does later; members that mixed would be apart by as much as seeds are.
+    more than it does later; members that mixed would be apart by as much as seeds are. Few
+    iterations: after 20 of WGAN-GP, weights that are moved by one ulp end 0.08 of that apart.
     """
     data: DataName = "grid9" if method == "realness-resampled" else "gauss-finite"
-    iterations = 3 if data == "grid9" else 20
+    iterations = 3 if data == "grid9" else 4
     both = trained(method, SEEDS, iterations, data).sample(300)
     apart = (both[0] - both[1]).abs().max()
     assert apart > 0.3
@@ -131,7 +132,10 @@ def plain_run(config: TrainConfig, *, pinned: bool) -> Experiment:
 
 @kernels.implementation("reference")
 def test_two_outcomes_with_one_hot_anchors_are_the_standard_gan() -> None:
-    """50 iterations of both, up to rounding, which grows on the way.
+    """20 iterations of both, up to rounding, which grows on the way.
+
+    Weights that are moved by one ulp end 0.006 apart, of 2.2 that they move; after 50 iterations
+    it would be 0.035.
 
     Objective 1 (eq. 18) is the saturating loss of G. So steep a skew leaves 1e-30 outside of one
     outcome, which is nothing in fp32.
@@ -143,7 +147,7 @@ def test_two_outcomes_with_one_hot_anchors_are_the_standard_gan() -> None:
     standard = plain_run(method_config("std-saturating", k_g=1), pinned=False)
     other = plain_run(method_config("std", k_g=1), pinned=False)
     start = ours.sample(500)
-    for _ in range(50):
+    for _ in range(20):
         here, there = ours.iterate(), standard.iterate()
         other.iterate()
         assert torch.allclose(here["loss_d"], there["loss_d"], atol=1e-3)
