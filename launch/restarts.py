@@ -30,6 +30,8 @@ FINAL = (EXIT_OK, EXIT_USAGE, EXIT_STOPPED)
 PAUSE_SECONDS = 2.0
 LOOK_SECONDS = 0.5
 STORE_SECONDS = 30.0
+# A supervisor that did not look for this part of the silence allowed stood still itself.
+STANDSTILL_PART = 1 / 2
 
 log = logging.getLogger("realness.launch")
 
@@ -93,8 +95,8 @@ class _Training:
             if self._beats_within(LOOK_SECONDS):
                 heard = time.monotonic()
             now = time.monotonic()
-            if now - looked > self._silence_s / 2:
-                heard = now if heard else 0.0  # this process stood still itself
+            if now - looked > STANDSTILL_PART * self._silence_s:
+                heard = now if heard else 0.0
             looked = now
             if heard and now - heard > self._silence_s:
                 log.warning("no sign of life for %.0f s: killing the process", now - heard)

@@ -1,16 +1,10 @@
-"""Sharded checkpoints that any number of ranks can read, written while training goes on.
+"""Sharded checkpoints that any number of ranks can read, written while training continues.
 
-    checkpoints/
-      000000012800/                        named by images seen
-        rank-00000-of-00002.safetensors    the fragments that rank 0 owns
-        rank-00001-of-00002.safetensors
-        checkpoint.json                    which file holds which stretch of which tensor; checksums
-      latest                               the folder to resume from, written last
-
-Every rank writes its own share. A folder is filled under a staging name, synced to disk and
-renamed once all ranks have written; it is renamed again before it is removed. So whatever bears a
-final name is whole. Tensors are safetensors and the rest is JSON: nothing is unpickled.
-(torch.distributed.checkpoint keeps its metadata in a pickle, hence this format.)
+`trainer/storage/checkpoint_folder.py` shows the files. Every rank writes its own share. A folder is
+filled under a staging name, synced to disk and renamed once all ranks have written; it is renamed
+again before it is removed. So whatever has a final name is whole. Tensors are safetensors and the
+rest is JSON: nothing is unpickled. (torch.distributed.checkpoint keeps its metadata in a pickle,
+hence this format.)
 """
 
 from realness.trainer.checkpoint.format import CheckpointError, Position, read_manifest

@@ -29,6 +29,24 @@ from realness.trainer.distributed.heartbeats import MainThread, Report, Roster
 from realness.trainer.distributed.launcher import beat_for_supervisor
 from realness.trainer.distributed.ranks import rank, world_size
 
+# As parts of the process group's limit for one collective:
+SILENCE_PART = 1 / 2  # a rank not heard of for this long is given up
+STALL_PART = 0.9  # so is a run in which no main thread moves; just before the collective gives up
+STORE_PART = 2.0  # the store itself gives up well after all these verdicts
+REPORT_PART = 1 / 20  # reports are this far apart, so at least ten are missed before that
+MOST_REPORT_SECONDS = 2.0
+# A process that did not look for this part of the silence allowed stood still itself.
+STANDSTILL_PART = 1 / 2
+
+# As numbers of reporting intervals:
+PATIENCE_OF_RANK_0 = 3  # for a verdict after a collective failed
+PATIENCE_OF_OTHERS = 5  # rank 0 reaches its verdict first, then they read it
+MISSED_REPORTS = 2  # after a failed collective, a rank that missed these is the lost one
+LINGER_REPORTS = 2  # enough for every rank to read the verdict once
+CLEANUP_REPORTS = 6  # more than the patience and the lingering of any rank, whose ends come first
+
+LOOKS_PER_INTERVAL = 4  # while waiting for a verdict
+
 VERDICT = "verdict"
 # After a failure the ends of threads, streams and groups may themselves hang.
 CLEANUP_SECONDS = 5.0
@@ -39,8 +57,8 @@ PEER_ERRORS = ("gloo", "nccl", "connection", "timed out")
 class Watch(AbstractContextManager["Watch"]):
     """While entered, this rank reports to the others, and ends when one of them fails or hangs.
 
-    timeout_s: the process group's limit for one collective. A rank that is silent for half of it is
-    given up, and so is a run in which no main thread has moved for nine tenths of it.
+    timeout_s: the process group's limit for one collective. A rank that is silent for SILENCE_PART
+    of it is given up, and so is a run in which no main thread has moved for STALL_PART of it.
 
     An exception that leaves the block is announced to all ranks, which end within seconds: the rank
     that failed first prints its traceback, and all raise RunFailed naming it. ConfigError and
@@ -49,9 +67,10 @@ class Watch(AbstractContextManager["Watch"]):
     """
 
     def __init__(self, timeout_s: float) -> None:
-        self._silence_s = timeout_s / 2
-        self._interval_s = min(2.0, timeout_s / 20)
-        self._roster = Roster(self._silence_s, 0.9 * timeout_s)
+        self._timeout_s = timeout_s
+        self._silence_s = SILENCE_PART * timeout_s
+        self._interval_s = min(MOST_REPORT_SECONDS, REPORT_PART * timeout_s)
+        self._roster = Roster(self._silence_s, STALL_PART * timeout_s)
         self._watched_thread = threading.get_ident()
         self._main_thread = MainThread()
         self._beats = itertools.count()
@@ -63,7 +82,7 @@ class Watch(AbstractContextManager["Watch"]):
     def __enter__(self) -> Watch:
         if world_size() == 1:
             return self
-        self._store = _connect(timedelta(seconds=4 * self._silence_s))
+        self._store = _connect(timedelta(seconds=STORE_PART * self._timeout_s))
         self._report(self._store)
         gather(None)  # from here on there is a report of every rank
         for task in (self._exchange, self._guard):
@@ -103,16 +122,18 @@ class Watch(AbstractContextManager["Watch"]):
 
     def _wait_for_verdict(self, store: dist.Store) -> str:
         """What ended the collective that this rank was in, where that can be told."""
-        patience = (3 if rank() == 0 else 5) * self._interval_s
-        deadline = time.monotonic() + patience
+        patience = PATIENCE_OF_RANK_0 if rank() == 0 else PATIENCE_OF_OTHERS
+        deadline = time.monotonic() + patience * self._interval_s
         while time.monotonic() < deadline:
             try:
                 if store.check([VERDICT]):
                     return store.get(VERDICT).decode()
             except RuntimeError:
                 return f"rank 0 at {_host()} has ended"
-            time.sleep(self._interval_s / 4)
-        lost = self._roster.silent(time.monotonic(), 2 * self._interval_s) if rank() == 0 else ""
+            time.sleep(self._interval_s / LOOKS_PER_INTERVAL)
+        if rank() != 0:
+            return ""
+        lost = self._roster.silent(time.monotonic(), MISSED_REPORTS * self._interval_s)
         return _settle(store, lost) if lost else ""
 
     def _exchange(self, store: dist.Store) -> None:
@@ -137,7 +158,7 @@ class Watch(AbstractContextManager["Watch"]):
         looked = time.monotonic()
         while not self._over.wait(self._interval_s):
             now = time.monotonic()
-            if now - looked > self._silence_s / 2:
+            if now - looked > STANDSTILL_PART * self._silence_s:
                 # It was this process that stood still (a suspended job): nobody is to blame.
                 self._contact = now
                 self._roster.forgive(now)
@@ -170,10 +191,10 @@ class Watch(AbstractContextManager["Watch"]):
     def _linger(self) -> None:
         """Give the others the time to read the verdict where the store ends with this process."""
         if rank() == 0:
-            time.sleep(2 * self._interval_s)
+            time.sleep(LINGER_REPORTS * self._interval_s)
 
     def _end_cleanup(self) -> None:
-        time.sleep(CLEANUP_SECONDS + 6 * self._interval_s)
+        time.sleep(CLEANUP_SECONDS + CLEANUP_REPORTS * self._interval_s)
         os._exit(EXIT_FAILED)
 
 

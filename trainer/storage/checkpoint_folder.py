@@ -1,14 +1,15 @@
 """Where the checkpoints of a run lie: their names, which ones there are, which one is the latest.
 
-    RUN/checkpoints/                         the root, which most functions here take
-      000000012800/                          named by images seen
-        rank-00000-of-00002.safetensors
-        checkpoint.json
-      latest                                 the name of the checkpoint to resume from
-      .staging-000000025600/                 being written
-      .staging-removed-000000006400/         being removed
+    RUN/checkpoints/                       the root, which most functions here take
+      000000012800/                        named by images seen
+        rank-00000-of-00002.safetensors    the fragments that rank 0 owns
+        rank-00001-of-00002.safetensors
+        checkpoint.json                    which file holds which stretch of which tensor; checksums
+      latest                               the name of the checkpoint to resume from, written last
+      .staging-000000025600/               being written
+      .staging-removed-000000006400/       being removed
 
-Nothing here imports torch: a supervisor that only looks which checkpoint is the latest starts fast.
+Nothing here imports torch: a supervisor that only asks which checkpoint is the latest starts fast.
 """
 
 from __future__ import annotations

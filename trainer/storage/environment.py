@@ -51,7 +51,7 @@ def describe_environment(*, num_ranks: int = 1) -> dict[str, Any]:
 def write_environment(run_dir: Path, *, num_ranks: int) -> dict[str, Any]:
     """Write `environment.json` into the run folder; returns what it holds.
 
-    On resume it is replaced: it describes the machine that the run went on with.
+    On resume it is replaced: it describes the machine that the run resumed on.
     """
     environment = describe_environment(num_ranks=num_ranks)
     write_text(run_dir / ENVIRONMENT_FILE, json.dumps(environment, indent=2) + "\n")

@@ -18,7 +18,7 @@ from realness.trainer.config import (
     trajectory_differences,
 )
 from realness.trainer.storage.environment import ENVIRONMENT_FILE
-from realness.trainer.storage.files import write_text
+from realness.trainer.storage.files import sync, write_text
 
 log = logging.getLogger("realness.trainer")
 
@@ -104,7 +104,7 @@ def claim_empty_folder(folder: Path) -> None:
 
 
 def write_config(folder: Path, config: TrainConfig) -> None:
-    """Record the configuration that the run goes on with."""
+    """Record the configuration that the run continues with."""
     write_text(folder / CONFIG_FILE, to_json(config))
 
 
@@ -112,10 +112,8 @@ def _probe(folder: Path) -> None:
     """Write and remove a small file: free space as reported says nothing about quotas."""
     probe = folder / f".probe-{os.getpid()}"
     try:
-        with probe.open("wb") as file:
-            file.write(bytes(PROBE_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
+        probe.write_bytes(bytes(PROBE_BYTES))
+        sync(probe)
     finally:
         probe.unlink(missing_ok=True)
 
