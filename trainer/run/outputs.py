@@ -25,7 +25,11 @@ def write_record(run: Run, means: dict[str, float], pace: Pace) -> None:
     """Report one interval. Raises Diverged for too many losses in a row that are not finite."""
     record = {"images": run.images, "kimg": run.images / 1000, **means}
     record |= pace.read(run.config.num_images - run.images)
-    record |= {"lr_g": run.gan.g.lr, "lr_d": run.gan.d.lr}
+    for engine in (run.gan.g, run.gan.d):
+        name = engine.name.lower()
+        record[f"lr_{name}"] = engine.lr
+        if engine.grad_norm is not None:
+            record[f"grad_norm_{name}"] = engine.grad_norm.read()
     record["checkpoint_stall_s"] = run.saver.take_stalled_seconds()
     record |= check_skips(run, means)
     run.reporter.log(record)
