@@ -60,7 +60,7 @@ def prepare(
     The result depends on the source and the settings only, byte for byte, not on num_workers
     (default: the cores this process may use). Interrupted, it leaves OUT.partial, and the same
     call goes on from there. The images are dealt out to `parts` in turn, each of which has shards
-    of its own (see sources.packed). `progress` is called with (done, total, rejected) counts.
+    of its own (see sources.prepared). `progress` is called with (done, total, rejected) counts.
 
     Raises ValueError for settings that make no sense, and DataError for a source that cannot be
     opened, one without a usable image for every part or whose own parts are not all here, an `out`
