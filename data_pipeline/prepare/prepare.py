@@ -23,7 +23,7 @@ from realness.data_pipeline.prepare.shard_writer import (
     publish,
 )
 from realness.data_pipeline.sources import open_catalog
-from realness.data_pipeline.sources.prepared import RAW_LAYOUTS, is_packed, read_manifest
+from realness.data_pipeline.sources.prepared import RAW_LAYOUTS, is_prepared, read_manifest
 
 DEFAULT_SHARD_MIB = 256
 MAX_PARTS = 512  # each keeps a file open while it is written
@@ -115,7 +115,7 @@ def _describe(catalog: Catalog, settings: Conversion, shard_mib: int, parts: int
 def _already_there(out: Path, described: dict[str, Any]) -> PrepareReport | None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
-    if not out.is_dir() or not is_packed(out):
+    if not out.is_dir() or not is_prepared(out):
         raise DataError(f"{out} exists and is no prepared set; choose another name or remove it")
     manifest = read_manifest(out)
     changed = [

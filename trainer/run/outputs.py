@@ -7,8 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from realness.data_pipeline import BatchShare
-from realness.data_pipeline.order import parts_of_rank
+from realness.data_pipeline import BatchShare, parts_of_rank
 from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.distributed.streams import open_stream
 from realness.trainer.inference.trained import trained_generator
