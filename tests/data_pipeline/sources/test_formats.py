@@ -25,6 +25,7 @@ from realness.data_pipeline import (
     check_images,
     open_catalog,
 )
+from realness.data_pipeline.prepare.convert import Conversion
 from realness.data_pipeline.prepare.prepare import prepare
 from realness.data_pipeline.sources.tfrecord import masked_crc32c
 from tests.helpers import DATA
@@ -125,7 +126,7 @@ class TestTFRecord:
 
     def test_is_prepared_losslessly(self, tmp_path: Path) -> None:
         path = self.write(tmp_path / "set.tfrecords", pixels(5, 16))
-        prepare(path, tmp_path / "out", resolution=16)
+        prepare(path, tmp_path / "out", Conversion(16))
         found = stream_pixels(open_catalog(tmp_path / "out"), 5, 16)
         for index, image in enumerate(pixels(5, 16)):
             assert np.array_equal(found[index], image)
