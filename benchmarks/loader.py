@@ -32,6 +32,7 @@ from loader_candidates import LOADERS, Case, Figures
 from PIL import Image
 
 from realness.data_pipeline import open_catalog
+from realness.data_pipeline.prepare.convert import Conversion
 from realness.data_pipeline.prepare.prepare import prepare
 
 ROOT = Path(__file__).parents[1]
@@ -72,7 +73,7 @@ def make_sets(source: str, work: Path, resolutions: list[int]) -> dict[tuple[int
     for resolution in resolutions:
         for image_format in FORMATS:
             out = work / f"{resolution}-{image_format}"
-            prepare(source, out, resolution=resolution, format=image_format)
+            prepare(source, out, Conversion(resolution, format=image_format))
             catalog = open_catalog(out)
             files = out.with_name(out.name + "-files")
             files.mkdir()

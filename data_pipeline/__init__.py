@@ -10,10 +10,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from realness.data_pipeline.catalog import Catalog
-from realness.data_pipeline.check import DEFAULT_MAX_BAD_IMAGES, check_images, check_shards
+from realness.data_pipeline.check import (
+    DEFAULT_MAX_BAD_IMAGES,
+    check_images,
+    check_shards,
+    describe_readers,
+)
 from realness.data_pipeline.errors import BadImage, DataError
-from realness.data_pipeline.order import BatchShare
+from realness.data_pipeline.order import BatchShare, parts_of_rank
 from realness.data_pipeline.sources import open_catalog
+from realness.data_pipeline.sources.prepared import is_prepared, read_manifest
 
 if TYPE_CHECKING:
     from realness.data_pipeline.stream import ImageStream, StreamSettings
@@ -28,7 +34,11 @@ __all__ = [
     "StreamSettings",
     "check_images",
     "check_shards",
+    "describe_readers",
+    "is_prepared",
     "open_catalog",
+    "parts_of_rank",
+    "read_manifest",
 ]
 
 

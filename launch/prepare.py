@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from realness.data_pipeline.prepare.convert import Conversion
 from realness.data_pipeline.prepare.prepare import DEFAULT_SHARD_MIB, PrepareReport, prepare
 
 EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
@@ -78,12 +79,14 @@ def _prepare(command: Command) -> PrepareReport:
         return prepare(
             command.source,
             command.out,
-            resolution=command.resolution,
-            crop=command.crop,
-            resize=command.resize,
-            format=command.format,
-            quality=command.quality,
-            upscale=command.upscale,
+            Conversion(
+                command.resolution,
+                crop=command.crop,
+                resize=command.resize,
+                format=command.format,
+                quality=command.quality,
+                upscale=command.upscale,
+            ),
             num_workers=command.num_workers,
             shard_mib=command.shard_mib,
             parts=command.parts,

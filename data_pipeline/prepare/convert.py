@@ -35,6 +35,8 @@ class Conversion:
     resolution: side of the square result in pixels. crop: "centre" cuts the largest centred
     square, "none" refuses what is not square. resize: the filter that shrinks. quality: of JPEG.
     upscale: whether smaller images are enlarged rather than refused.
+
+    Raises ValueError for a resolution or quality out of range, and for an unknown choice.
     """
 
     resolution: int

@@ -14,7 +14,7 @@ from typing import Any
 from realness.data_pipeline.catalog import Catalog
 from realness.data_pipeline.check import check_shards
 from realness.data_pipeline.errors import BadImage, DataError
-from realness.data_pipeline.prepare.convert import Conversion, Crop, Format, Resize, convert
+from realness.data_pipeline.prepare.convert import Conversion, convert
 from realness.data_pipeline.prepare.shard_writer import (
     ShardWriter,
     discard,
@@ -23,7 +23,7 @@ from realness.data_pipeline.prepare.shard_writer import (
     publish,
 )
 from realness.data_pipeline.sources import open_catalog
-from realness.data_pipeline.sources.prepared import RAW_LAYOUTS, is_packed, read_manifest
+from realness.data_pipeline.sources.prepared import RAW_LAYOUTS, is_prepared, read_manifest
 
 DEFAULT_SHARD_MIB = 256
 MAX_PARTS = 512  # each keeps a file open while it is written
@@ -43,13 +43,8 @@ class PrepareReport:
 def prepare(
     source: str | Path,
     out: str | Path,
+    settings: Conversion,
     *,
-    resolution: int,
-    crop: Crop = "centre",
-    resize: Resize = "lanczos",
-    format: Format = "png",
-    quality: int = 95,
-    upscale: bool = False,
     num_workers: int | None = None,
     shard_mib: int = DEFAULT_SHARD_MIB,
     parts: int = 1,
@@ -57,16 +52,16 @@ def prepare(
 ) -> PrepareReport:
     """Packs the images of a source into `out`: tar shards, index, manifest and rejects.csv.
 
-    The result depends on the source and the settings only, byte for byte, not on num_workers
-    (default: the cores this process may use). Interrupted, it leaves OUT.partial, and the same
-    call goes on from there. The images are dealt out to `parts` in turn, each of which has shards
-    of its own (see sources.packed). `progress` is called with (done, total, rejected) counts.
+    The result depends on the source, `settings`, shard_mib and parts only, byte for byte, not on
+    num_workers (default: the cores this process may use). Interrupted, it leaves OUT.partial, and
+    the same call continues from there. The images are dealt out to `parts` in turn, each of which
+    has shards of its own (see sources.prepared). `progress` is called with (done, total, rejected)
+    counts.
 
-    Raises ValueError for settings that make no sense, and DataError for a source that cannot be
+    Raises ValueError for arguments that make no sense, and DataError for a source that cannot be
     opened, one without a usable image for every part or whose own parts are not all here, an `out`
     that holds something else, and a full disk.
     """
-    settings = Conversion(resolution, crop, resize, format, quality, upscale)
     if num_workers is None:
         num_workers = len(os.sched_getaffinity(0))
     if num_workers < 1 or shard_mib < 1:
@@ -115,7 +110,7 @@ def _describe(catalog: Catalog, settings: Conversion, shard_mib: int, parts: int
 def _already_there(out: Path, described: dict[str, Any]) -> PrepareReport | None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
-    if not out.is_dir() or not is_packed(out):
+    if not out.is_dir() or not is_prepared(out):
         raise DataError(f"{out} exists and is no prepared set; choose another name or remove it")
     manifest = read_manifest(out)
     changed = [

@@ -9,7 +9,7 @@ from realness.data_pipeline.errors import DataError
 from realness.data_pipeline.sources.cifar import open_cifar, training_files
 from realness.data_pipeline.sources.folder import open_folder
 from realness.data_pipeline.sources.lmdb import data_file, open_lmdb
-from realness.data_pipeline.sources.prepared import is_packed, open_packed
+from realness.data_pipeline.sources.prepared import is_prepared, open_prepared
 from realness.data_pipeline.sources.tar import open_tars
 from realness.data_pipeline.sources.tfrecord import SUFFIXES, largest_level, open_tfrecord
 from realness.data_pipeline.sources.zip import open_zip
@@ -50,8 +50,8 @@ def open_catalog(source: str | Path) -> Catalog:
 
 def _open(path: Path) -> Catalog:
     if path.is_dir():
-        if is_packed(path):
-            return open_packed(path)
+        if is_prepared(path):
+            return open_prepared(path)
         return _open_folder(path)
     suffix = path.suffix.lower()
     if suffix == ".zip":

@@ -57,7 +57,7 @@ def part_name(part: int) -> str:
     return f"part-{part:03d}"
 
 
-def is_packed(folder: Path) -> bool:
+def is_prepared(folder: Path) -> bool:
     """Whether a folder was written by prepare."""
     return (folder / MANIFEST).is_file() and (folder / INDEX).is_file()
 
@@ -78,7 +78,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return {"num_parts": 1, **manifest}
 
 
-def open_packed(folder: Path) -> Catalog:
+def open_prepared(folder: Path) -> Catalog:
     """The images of a prepared set, in its order. See open_catalog.
 
     Shards are not looked at here, since those of other parts need not be there: check_shards does.

@@ -15,13 +15,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
 from realness.data_pipeline.catalog import Catalog, NameTable, RawLayout
 from realness.data_pipeline.errors import BadImage, DataError
 from realness.data_pipeline.sources.common import MAX_ENTRY_BYTES, SpanReader
-from realness.data_pipeline.sources.crc32c import masked_crc32c
 
 _HEADER, _FOOTER = 12, 4
 _LEVEL = re.compile(r"-r(\d\d)\.tfrecords$")
@@ -36,6 +36,12 @@ class _Layout:
     prefix: bytes
     pixels_offset: int
     shape: tuple[int, int, int]
+
+
+def masked_crc32c(data: bytes) -> int:
+    """TFRecord's form of a CRC-32C: rotated right by 15 bits, plus a constant, modulo 2^32."""
+    crc = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 class TFRecordReader:

@@ -20,6 +20,7 @@ from PIL import Image
 from realness.data_pipeline import Catalog, DataError, ImageStream, check_shards, open_catalog
 from realness.data_pipeline import check as check_module
 from realness.data_pipeline.order import parts_of_rank, ranks_of_part
+from realness.data_pipeline.prepare.convert import Conversion
 from realness.data_pipeline.prepare.prepare import prepare
 from realness.trainer.config import ConfigError, TrainConfig
 from realness.trainer.distributed.collectives import together
@@ -63,7 +64,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def in_parts(source: Path, out: Path, parts: int) -> Path:
-    prepare(source, out, resolution=SIZE, num_workers=1, parts=parts)
+    prepare(source, out, Conversion(SIZE), num_workers=1, parts=parts)
     return out
 
 
@@ -100,7 +101,7 @@ def test_images_are_dealt_out_alike_by_any_number_of_workers(tmp_path: Path) -> 
     for workers in (1, 3):
         out = tmp_path / str(workers)
         report = prepare(
-            tmp_path / "in", out, resolution=128, num_workers=workers, shard_mib=1, parts=2
+            tmp_path / "in", out, Conversion(128), num_workers=workers, shard_mib=1, parts=2
         )
         assert (report.num_images, report.num_rejected) == (61, 2)
     assert tree(tmp_path / "1") == tree(tmp_path / "3")
@@ -116,7 +117,7 @@ def test_images_are_dealt_out_alike_by_any_number_of_workers(tmp_path: Path) -> 
     assert (manifest["num_parts"], manifest["num_shards"]) == (2, 4)
     good = sorted(name for name, data in files.items() if len(data) > 10)
     assert [catalog.name(i) for i in range(61)] == good
-    prepare(tmp_path / "in", tmp_path / "whole", resolution=128, shard_mib=1)
+    prepare(tmp_path / "in", tmp_path / "whole", Conversion(128), shard_mib=1)
     whole = open_catalog(tmp_path / "whole")
     assert all(catalog.read(i) == whole.read(i) for i in range(61))
     assert catalog.digest != whole.digest
@@ -134,7 +135,7 @@ def test_an_interrupted_set_in_parts_resumes_to_the_same_bytes(
 
     def pack(out: str, progress: object = None) -> int:
         report = prepare(
-            tmp_path / "in", tmp_path / out, resolution=128, shard_mib=1, parts=2, num_workers=1,
+            tmp_path / "in", tmp_path / out, Conversion(128), shard_mib=1, parts=2, num_workers=1,
             progress=progress,  # type: ignore[arg-type]
         )  # fmt: skip
         return report.num_resumed
@@ -148,9 +149,9 @@ def test_an_interrupted_set_in_parts_resumes_to_the_same_bytes(
 
 def test_other_numbers_of_parts_are_refused(source: Path, tmp_path: Path) -> None:
     out = in_parts(source, tmp_path / "out", 2)
-    assert prepare(source, out, resolution=SIZE, parts=2).was_complete
+    assert prepare(source, out, Conversion(SIZE), parts=2).was_complete
     with pytest.raises(DataError, match="num_parts is 2 there, 1 here"):
-        prepare(source, out, resolution=SIZE)
+        prepare(source, out, Conversion(SIZE))
     with pytest.raises(DataError, match=f"{NUM_IMAGES} usable .* 23 parts; use --parts 22"):
         in_parts(source, tmp_path / "many", 23)
     assert not (tmp_path / "many.partial").exists()
@@ -169,7 +170,7 @@ def test_a_set_from_before_there_were_parts_is_complete(source: Path, tmp_path: 
     del manifest["num_parts"]
     (out / "manifest.json").write_text(json.dumps(manifest))
     assert open_catalog(out).digest == digest
-    assert prepare(source, out, resolution=SIZE).was_complete
+    assert prepare(source, out, Conversion(SIZE)).was_complete
 
 
 @pytest.mark.parametrize(("parts", "worlds"), [(1, (2, 3)), (2, (2, 4)), (4, (2, 3, 4, 6, 12))])
@@ -264,7 +265,7 @@ def test_missing_and_short_shards_are_named(
     with pytest.raises(DataError, match="a multiple of 3 ranks, which read one part each"):
         check_shards(catalog, 1, 2)
     with pytest.raises(DataError, match="part-001"):
-        prepare(node, tmp_path / "again", resolution=SIZE)
+        prepare(node, tmp_path / "again", Conversion(SIZE))
     shard = node / "part-002" / "shard-00000.tar"
     shard.write_bytes(shard.read_bytes()[:5000])
     with pytest.raises(DataError, match=r"part-002.* is cut short \(5,000 bytes instead of"):

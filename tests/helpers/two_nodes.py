@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from realness.data_pipeline.prepare.convert import Conversion
 from realness.data_pipeline.prepare.prepare import prepare
 from tests.helpers import ROOT
 from tests.helpers.ranks import TRAIN, tiny_arguments, write_images
@@ -119,7 +120,7 @@ def require(condition: bool, what: str, log: Path) -> None:
 def data_of_nodes(folder: Path) -> list[Path]:
     """A set in two parts, as each node holds it: index and all, but only its own shards."""
     images, whole = write_images(folder / "images"), folder / "whole"
-    prepare(images, whole, resolution=32, parts=2, num_workers=1)
+    prepare(images, whole, Conversion(32), parts=2, num_workers=1)
     nodes = [folder / f"data{node}" for node in range(2)]
     for node, data in enumerate(nodes):
         shutil.copytree(whole, data, ignore=shutil.ignore_patterns(f"part-00{1 - node}"))

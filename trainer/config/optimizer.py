@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from realness.trainer.config.base import flag, not_negative, positive, require
+from realness.trainer.config.base import any_time, flag, not_negative, positive, require
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,9 @@ class OptimizerConfig:
     where this program makes k: without it both move as far."""
     clip_grad_norm: float = 0.0
     """Clip each network's gradient to this norm; 0 switches it off."""
+    log_grad_norm: bool = any_time(False)
+    """Log the norm of each network's gradient, the mean over the interval. It is logged wherever
+    --clip-grad-norm computes it; without clipping it costs one pass over the gradients a step."""
     lr_warmup_kimg: float = 0.0
     """Raise the learning rates linearly from 0 over so many thousand images."""
     lr_decay: Literal["none", "linear", "cosine", "step"] = "none"

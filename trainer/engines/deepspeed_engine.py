@@ -31,10 +31,10 @@ from realness.trainer.engines.deepspeed_state import (
 )
 from realness.trainer.engines.optimizers import (
     MOMENTS,
+    GradientNorm,
     SkipCount,
     allocate_state,
     build_optimizer,
-    clip_before_steps,
 )
 
 # Stands among the modules that use a weight, so that DeepSpeed's hooks do not release it.
@@ -104,9 +104,14 @@ class Engine:
         optimized = self._state.optimized()
         allocate_state(self._optimizer, optimized, self._moments)
         self.skips = SkipCount(self._optimizer, device, optimized[0].device)
-        if optimizer.clip_grad_norm:
-            sharded = not self._state.moments_are_whole
-            clip_before_steps(self._optimizer, optimizer.clip_grad_norm, sharded=sharded)
+        self.grad_norm: GradientNorm | None = None
+        if optimizer.clip_grad_norm or optimizer.log_grad_norm:
+            self.grad_norm = GradientNorm(
+                self._optimizer,
+                max_norm=optimizer.clip_grad_norm,
+                sharded=not self._state.moments_are_whole,
+                device=optimized[0].device,
+            )
 
     def __call__(self, *inputs: Any) -> Tensor:
         return self._engine(*inputs)
@@ -177,6 +182,8 @@ class Engine:
     def finish_loading(self, num_updates: int) -> None:
         """Take over filled `target_state` views and the optimiser's count of updates."""
         self.skips.reset()
+        if self.grad_norm is not None:
+            self.grad_norm.read()  # Forgets the updates that the run goes back behind.
         for state in self._optimizer.state.values():
             state["step"].fill_(num_updates)
         self._state.finish_loading()

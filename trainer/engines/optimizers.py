@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, cast
@@ -87,23 +88,47 @@ class SkippingRMSprop(torch.optim.RMSprop):
         return None
 
 
-def clip_before_steps(optimizer: torch.optim.Optimizer, max_norm: float, *, sharded: bool) -> None:
-    """From now on scale gradients down to the norm `max_norm` over all weights, in every step.
+class GradientNorm:
+    """The norm of the gradient over all weights, computed and, if asked for, limited in every step.
 
-    sharded: whether each rank's optimiser has its own part of the gradients; a step is collective
-    then. It is DeepSpeed's and PyTorch's clipping, but nobody waits for the norm.
+    max_norm: gradients of a larger norm are scaled down to it, as DeepSpeed and PyTorch clip, but
+    nobody waits for the norm; 0 leaves them as they are. sharded: whether each rank's optimiser has
+    its own part of the gradients; a step is collective then. device: where the optimiser works.
     """
 
-    def clip(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        *,
+        max_norm: float,
+        sharded: bool,
+        device: torch.device,
+    ) -> None:
+        self._max_norm, self._sharded = max_norm, sharded
+        # The sum of the finite norms since the last `read`, and how many there were.
+        self._totals = torch.zeros(2, device=device)
+        optimizer.register_step_pre_hook(self._before_step)
+
+    def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         gradients = [weight.grad for weight in weights if weight.grad is not None]
         squared_norm = torch.stack(torch._foreach_norm(gradients)).square().sum()
-        if sharded and world_size() > 1:
+        if self._sharded and world_size() > 1:
             dist.all_reduce(squared_norm)
-        scale = (max_norm / (squared_norm.sqrt() + 1e-6)).clamp(max=1.0)
-        torch._foreach_mul_(gradients, scale)
+        norm = squared_norm.sqrt()
+        # In place, so that a captured update counts where an eager one does.
+        self._totals.add_(torch.stack([norm.nan_to_num(0.0, 0.0, 0.0), norm.isfinite().float()]))
+        if self._max_norm:
+            torch._foreach_mul_(gradients, (self._max_norm / (norm + 1e-6)).clamp(max=1.0))
 
-    optimizer.register_step_pre_hook(clip)
+    def read(self) -> float:
+        """The mean of the norms before clipping since the last call; waits for the device.
+
+        Norms that are not finite are left out; NaN where none was.
+        """
+        total, count = self._totals.tolist()
+        self._totals.zero_()
+        return total / count if count else math.nan
 
 
 class SkipCount:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-DEFAULT_NUM_IMAGES = 50_000
 NUM_SPLITS = 10
 
 

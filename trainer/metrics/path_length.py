@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 EPSILON = 1e-4
-DEFAULT_NUM_SAMPLES = 100_000
 TRIMMED_SHARE = 0.01
 
 

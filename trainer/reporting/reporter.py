@@ -75,8 +75,9 @@ class Reporter:
     def log(self, record: Mapping[str, float]) -> None:
         """Show and store one interval's numbers; the key `images` (images seen) is required.
 
-        Known keys are named in `progress.fields`, `tensorboard.tag` and `panels.PANELS`; others are
-        stored and plotted under their own name. Numbers that are not finite are stored as null.
+        Known keys are named in `progress.fields`, `tensorboard.tag` and `page.panels.PANELS`;
+        others are stored and plotted under their own name. Numbers that are not finite are stored
+        as null.
         """
         if not self.enabled:
             return

@@ -5,8 +5,13 @@ from __future__ import annotations
 import logging
 import math
 
-from realness.data_pipeline import Catalog, check_images, check_shards, open_catalog
-from realness.data_pipeline.order import parts_of_rank
+from realness.data_pipeline import (
+    Catalog,
+    check_images,
+    check_shards,
+    open_catalog,
+    parts_of_rank,
+)
 from realness.trainer.config import ConfigError, TrainConfig
 from realness.trainer.distributed.collectives import gather
 from realness.trainer.distributed.device import local_rank

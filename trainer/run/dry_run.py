@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 
 from realness import kernels
-from realness.data_pipeline.check import describe_readers
-from realness.data_pipeline.sources.prepared import is_packed, read_manifest
+from realness.data_pipeline import describe_readers, is_prepared, read_manifest
 from realness.trainer.config import ConfigError, TrainConfig, flag, flatten
 from realness.trainer.distributed.collectives import together
 from realness.trainer.distributed.device import pick_device
@@ -52,7 +51,7 @@ def _count_parts(config: TrainConfig) -> int:
     """Parts of the images, 1 where they are not at hand. Raises ConfigError if they do not fit."""
     folder = Path(config.data.data).expanduser()
     num_parts = 1
-    if config.data.data and is_packed(folder):
+    if config.data.data and is_prepared(folder):
         num_parts = read_manifest(folder)["num_parts"]
     check_parts(config, num_parts, world_size())
     return num_parts

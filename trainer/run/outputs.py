@@ -7,8 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from realness.data_pipeline import BatchShare
-from realness.data_pipeline.order import parts_of_rank
+from realness.data_pipeline import BatchShare, parts_of_rank
 from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.distributed.streams import open_stream
 from realness.trainer.inference.trained import TrainedGenerator, trained_generator
@@ -25,7 +24,11 @@ def write_record(run: Run, means: dict[str, float], pace: Pace) -> None:
     """Report one interval."""
     record = {"images": run.images, "kimg": run.images / 1000, **means}
     record |= pace.read(run.config.num_images - run.images)
-    record |= {"lr_g": run.gan.g.lr, "lr_d": run.gan.d.lr}
+    for engine in (run.gan.g, run.gan.d):
+        name = engine.name.lower()
+        record[f"lr_{name}"] = engine.lr
+        if engine.grad_norm is not None:
+            record[f"grad_norm_{name}"] = engine.grad_norm.read()
     record["checkpoint_stall_s"] = run.saver.take_stalled_seconds()
     record |= skip_counts(run)
     run.reporter.log(record)

@@ -22,6 +22,7 @@ from PIL import Image
 from realness.data_pipeline import DataError, check_images, open_catalog
 from realness.data_pipeline.prepare import convert
 from realness.data_pipeline.prepare import prepare as pack
+from realness.data_pipeline.prepare.convert import Conversion
 from realness.data_pipeline.prepare.prepare import prepare
 from realness.launch.prepare import main
 from tests.helpers import ROOT
@@ -62,7 +63,7 @@ def stored_images(folder: Path) -> list[np.ndarray]:
 
 def test_png_is_the_lanczos_shrunk_centre(tmp_path: Path) -> None:
     source = photographs(tmp_path / "in")
-    report = prepare(source, tmp_path / "out", resolution=32, num_workers=2)
+    report = prepare(source, tmp_path / "out", Conversion(32), num_workers=2)
     assert (report.num_images, report.num_rejected) == (12, 0)
     names = sorted(str(p.relative_to(source)) for p in source.rglob("*.*"))
     for name, found in zip(names, stored_images(tmp_path / "out"), strict=True):
@@ -77,7 +78,7 @@ def test_png_is_the_lanczos_shrunk_centre(tmp_path: Path) -> None:
 def test_box_filter_averages(tmp_path: Path) -> None:
     image = picture(3, 64)
     write_folder(tmp_path / "in", {"a.png": encoded(image, "PNG")})
-    prepare(tmp_path / "in", tmp_path / "out", resolution=32, resize="box")
+    prepare(tmp_path / "in", tmp_path / "out", Conversion(32, resize="box"))
     pixels = np.asarray(image).astype(float)
     means = pixels.reshape(32, 2, 32, 2, 3).mean(axis=(1, 3))
     # Pillow rounds to whole levels twice, after each of its two passes.
@@ -86,7 +87,7 @@ def test_box_filter_averages(tmp_path: Path) -> None:
 
 def test_images_of_the_right_size_pass_unchanged(tmp_path: Path) -> None:
     write_folder(tmp_path / "in", image_files(5, image_format="PNG"))
-    prepare(tmp_path / "in", tmp_path / "out", resolution=32, crop="none")
+    prepare(tmp_path / "in", tmp_path / "out", Conversion(32, crop="none"))
     for seed, found in enumerate(stored_images(tmp_path / "out")):
         name = sorted(image_files(5))[seed]
         assert np.array_equal(found, np.asarray(picture(int(name[5:10]))))
@@ -97,7 +98,7 @@ def test_prepared_set_trains_and_keeps_labels(tmp_path: Path, image_format: str)
     files = image_files(9, 40, "PNG")
     labels: list[list[object]] = [[name, i % 3] for i, name in enumerate(files)]
     source = write_zip(tmp_path / "set.zip", files, labels=labels)
-    prepare(source, tmp_path / "out", resolution=32, format=image_format)  # type: ignore[arg-type]
+    prepare(source, tmp_path / "out", Conversion(32, format=image_format))  # type: ignore[arg-type]
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["lossless"] is (image_format != "jpeg")
     catalog = open_catalog(tmp_path / "out")
@@ -145,7 +146,7 @@ def test_every_refusal_is_named_with_its_reason(
     }
     write_folder(tmp_path / "in", files)
     (tmp_path / "in" / "link.jpg").symlink_to("/etc/passwd")
-    report = prepare(tmp_path / "in", tmp_path / "out", resolution=32)
+    report = prepare(tmp_path / "in", tmp_path / "out", Conversion(32))
     assert report.num_images == 1
     assert report.num_rejected == len(files)
     reasons = rejects(tmp_path / "out")
@@ -178,7 +179,7 @@ def test_colour_kinds_come_out_as_rgb(tmp_path: Path) -> None:
             "g_scan.pgm": encoded(image.convert("L"), "PPM"),
         },
     )
-    assert prepare(tmp_path / "in", tmp_path / "out", resolution=32).num_rejected == 0
+    assert prepare(tmp_path / "in", tmp_path / "out", Conversion(32)).num_rejected == 0
     grey, opaque_found, palette, cmyk, sixteen_found, turned, scan = stored_images(tmp_path / "out")
     expected_grey = np.asarray(image.convert("L").convert("RGB"))
     assert np.array_equal(grey, expected_grey)
@@ -196,9 +197,9 @@ def test_crop_none_and_upscale(tmp_path: Path) -> None:
         tmp_path / "in",
         {"wide.png": encoded(picture(1, (40, 32)), "PNG"), "small.png": encoded(picture(2), "PNG")},
     )
-    prepare(tmp_path / "in", tmp_path / "none", resolution=32, crop="none")
+    prepare(tmp_path / "in", tmp_path / "none", Conversion(32, crop="none"))
     assert rejects(tmp_path / "none") == {"wide.png": "is 40x32, not square, and crop is 'none'"}
-    report = prepare(tmp_path / "in", tmp_path / "up", resolution=64, upscale=True)
+    report = prepare(tmp_path / "in", tmp_path / "up", Conversion(64, upscale=True))
     assert report.num_images == 2
     assert {image.shape for image in stored_images(tmp_path / "up")} == {(64, 64, 3)}
 
@@ -216,14 +217,14 @@ def big_source(root: Path, count: int = 60) -> Path:
 def test_result_is_the_same_for_any_number_of_workers(tmp_path: Path) -> None:
     source = big_source(tmp_path / "in")
     for workers in (1, 2, 5):
-        prepare(source, tmp_path / str(workers), resolution=128, num_workers=workers, shard_mib=1)
+        prepare(source, tmp_path / str(workers), Conversion(128), num_workers=workers, shard_mib=1)
     one = tree(tmp_path / "1")
     assert sum(name.endswith(".tar") for name in one) == 3
     assert one == tree(tmp_path / "2") == tree(tmp_path / "5")
 
 
 def test_index_points_at_the_stored_bytes(tmp_path: Path) -> None:
-    prepare(big_source(tmp_path / "in"), tmp_path / "out", resolution=128, shard_mib=1)
+    prepare(big_source(tmp_path / "in"), tmp_path / "out", Conversion(128), shard_mib=1)
     catalog = open_catalog(tmp_path / "out")
     for i, found in enumerate(stored_images(tmp_path / "out")):
         (tmp_path / "x.png").write_bytes(catalog.read(i))
@@ -237,7 +238,7 @@ def test_jpeg_keeps_its_colours_at_full_resolution_and_is_named_lossy(tmp_path: 
     stored = []
     for quality in (60, 95):
         out = tmp_path / str(quality)
-        prepare(tmp_path / "in", out, resolution=32, format="jpeg", quality=quality)
+        prepare(tmp_path / "in", out, Conversion(32, format="jpeg", quality=quality))
         manifest = json.loads((out / "manifest.json").read_text())
         assert (manifest["lossless"], manifest["quality"]) == (False, quality)
         stored.append(open_catalog(out).read(0))
@@ -276,21 +277,21 @@ def test_interrupted_run_resumes_to_the_same_bytes(tmp_path: Path, number: signa
     assert not (tmp_path / "out").exists()
     again = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "were there from an interrupted run" in again.stdout
-    prepare(source, tmp_path / "straight", resolution=128, shard_mib=1)
+    prepare(source, tmp_path / "straight", Conversion(128), shard_mib=1)
     assert tree(tmp_path / "out") == tree(tmp_path / "straight")
     assert not work.exists()
 
 
 def test_complete_set_is_left_alone_and_another_is_not_overwritten(tmp_path: Path) -> None:
     write_folder(tmp_path / "in", image_files(4))
-    prepare(tmp_path / "in", tmp_path / "out", resolution=32)
+    prepare(tmp_path / "in", tmp_path / "out", Conversion(32))
     before = tree(tmp_path / "out")
-    assert prepare(tmp_path / "in", tmp_path / "out", resolution=32).was_complete
+    assert prepare(tmp_path / "in", tmp_path / "out", Conversion(32)).was_complete
     with pytest.raises(DataError, match="resolution is 32 there, 16 here"):
-        prepare(tmp_path / "in", tmp_path / "out", resolution=16)
+        prepare(tmp_path / "in", tmp_path / "out", Conversion(16))
     assert tree(tmp_path / "out") == before
     with pytest.raises(DataError, match="is no prepared set"):
-        prepare(tmp_path / "in", tmp_path / "in", resolution=16)
+        prepare(tmp_path / "in", tmp_path / "in", Conversion(16))
 
 
 def test_begun_set_refuses_other_settings_and_a_second_run(tmp_path: Path) -> None:
@@ -299,29 +300,29 @@ def test_begun_set_refuses_other_settings_and_a_second_run(tmp_path: Path) -> No
 
     def interrupted(done: int, total: int, rejected: int) -> None:
         with pytest.raises(DataError, match="another process is preparing"):
-            prepare(tmp_path / "in", tmp_path / "out", resolution=32)
+            prepare(tmp_path / "in", tmp_path / "out", Conversion(32))
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        prepare(tmp_path / "in", tmp_path / "out", resolution=32, progress=interrupted)
+        prepare(tmp_path / "in", tmp_path / "out", Conversion(32), progress=interrupted)
     assert work.exists()
     with pytest.raises(DataError, match="resolution was 32, is 16"):
-        prepare(tmp_path / "in", tmp_path / "out", resolution=16)
-    assert prepare(tmp_path / "in", tmp_path / "out", resolution=32).num_images == 4
+        prepare(tmp_path / "in", tmp_path / "out", Conversion(16))
+    assert prepare(tmp_path / "in", tmp_path / "out", Conversion(32)).num_images == 4
     assert not work.exists()
 
 
 def test_nothing_usable_and_bad_settings(tmp_path: Path) -> None:
     write_folder(tmp_path / "in", {"a.jpg": b"text", "b.jpg": b""})
     with pytest.raises(DataError, match=r"none of the 2 images.*a\.jpg"):
-        prepare(tmp_path / "in", tmp_path / "out", resolution=32)
+        prepare(tmp_path / "in", tmp_path / "out", Conversion(32))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in"]
     with pytest.raises(ValueError, match="resolution=0"):
-        prepare(tmp_path / "in", tmp_path / "out", resolution=0)
+        prepare(tmp_path / "in", tmp_path / "out", Conversion(0))
     with pytest.raises(ValueError, match="quality=101"):
-        prepare(tmp_path / "in", tmp_path / "out", resolution=32, quality=101)
+        prepare(tmp_path / "in", tmp_path / "out", Conversion(32, quality=101))
     with pytest.raises(ValueError, match="crop='left'"):
-        prepare(tmp_path / "in", tmp_path / "out", resolution=32, crop="left")  # type: ignore[arg-type]
+        prepare(tmp_path / "in", tmp_path / "out", Conversion(32, crop="left"))  # type: ignore[arg-type]
 
 
 def test_full_disk_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,7 +333,7 @@ def test_full_disk_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(pack.ShardWriter, "add", full)
     with pytest.raises(DataError, match=r"disk that holds .* is full.*run the same command again"):
-        prepare(tmp_path / "in", tmp_path / "out", resolution=32)
+        prepare(tmp_path / "in", tmp_path / "out", Conversion(32))
 
 
 def test_command_line_errors_and_help(tmp_path: Path) -> None:

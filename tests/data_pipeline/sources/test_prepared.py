@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from realness.data_pipeline import DataError, open_catalog
+from realness.data_pipeline.prepare.convert import Conversion
 from realness.data_pipeline.prepare.prepare import prepare
 from realness.data_pipeline.prepare.shard_writer import ShardWriter, locked_workplace, publish
 from tests.helpers.data_images import image_files, picture, write_folder
@@ -32,8 +33,8 @@ def write_raw_chw(out: Path, images: list[tuple[str, np.ndarray]]) -> Path:
 
 def test_raw_flips_and_wrong_resolution(tmp_path: Path) -> None:
     write_folder(tmp_path / "in", image_files(6, image_format="PNG"))
-    prepare(tmp_path / "in", tmp_path / "png", resolution=32, format="png")
-    prepare(tmp_path / "in", tmp_path / "raw", resolution=32, format="raw")
+    prepare(tmp_path / "in", tmp_path / "png", Conversion(32, format="png"))
+    prepare(tmp_path / "in", tmp_path / "raw", Conversion(32, format="raw"))
     catalogs = [open_catalog(tmp_path / name) for name in ("png", "raw")]
     names = [catalogs[0].name(index) for index in range(6)]
     pixels = [np.asarray(picture(int(name[5:10]))) for name in names]
@@ -41,7 +42,7 @@ def test_raw_flips_and_wrong_resolution(tmp_path: Path) -> None:
     catalogs.append(open_catalog(tmp_path / "planes"))
     assert catalogs[1].read(0) == pixels[0].tobytes()
     assert catalogs[2].read(0) != catalogs[1].read(0)
-    prepare(tmp_path / "planes", tmp_path / "again", resolution=32, format="raw")
+    prepare(tmp_path / "planes", tmp_path / "again", Conversion(32, format="raw"))
     catalogs.append(open_catalog(tmp_path / "again"))
     streams = [
         stream_of(
@@ -66,11 +67,11 @@ def test_raw_flips_and_wrong_resolution(tmp_path: Path) -> None:
 
 def test_older_raw_layout_is_left_alone_and_an_unknown_one_refused(tmp_path: Path) -> None:
     write_folder(tmp_path / "in", image_files(2, image_format="PNG"))
-    prepare(tmp_path / "in", tmp_path / "raw", resolution=32, format="raw")
+    prepare(tmp_path / "in", tmp_path / "raw", Conversion(32, format="raw"))
     manifest = tmp_path / "raw" / "manifest.json"
     text = manifest.read_text()
     manifest.write_text(text.replace("HWC uint8", "CHW uint8"))
-    assert prepare(tmp_path / "in", tmp_path / "raw", resolution=32, format="raw").was_complete
+    assert prepare(tmp_path / "in", tmp_path / "raw", Conversion(32, format="raw")).was_complete
     manifest.write_text(text.replace("HWC uint8", "WHC uint8"))
     with pytest.raises(DataError, match="unknown layout 'WHC uint8'"):
         open_catalog(tmp_path / "raw")
@@ -80,7 +81,7 @@ class TestDamagedPreparedSets:
     @pytest.fixture
     def folder(self, tmp_path: Path) -> Path:
         write_folder(tmp_path / "in", image_files(40, image_format="PNG"))
-        prepare(tmp_path / "in", tmp_path / "out", resolution=32)
+        prepare(tmp_path / "in", tmp_path / "out", Conversion(32))
         return tmp_path / "out"
 
     @staticmethod
@@ -139,7 +140,7 @@ class TestDamagedPreparedSets:
         write_folder(
             tmp_path / "other", dict(list(image_files(60, image_format="PNG").items())[20:])
         )
-        prepare(tmp_path / "other", tmp_path / "other_out", resolution=32)
+        prepare(tmp_path / "other", tmp_path / "other_out", Conversion(32))
         (tmp_path / "other_out" / "shard-00000.tar").replace(folder / "shard-00000.tar")
         with pytest.raises(DataError, match="no good image found"):
             self.run(folder, cap=100)

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
+from realness.data_pipeline.prepare.convert import Conversion
 from realness.data_pipeline.prepare.prepare import prepare
 from tests.helpers import ROOT
 from tests.helpers.ranks import (
@@ -244,7 +245,7 @@ def test_a_corrupt_checkpoint_falls_back_to_the_previous_one(data: Path, tmp_pat
 
 
 def test_dry_run_on_two_ranks_tells_the_plan_and_who_reads_what(data: Path, tmp_path: Path) -> None:
-    prepare(data, tmp_path / "parts", resolution=32, parts=4)
+    prepare(data, tmp_path / "parts", Conversion(32), parts=4)
     arguments = tiny_arguments(tmp_path / "parts", tmp_path / "run", "--dry-run")
     codes, output = finish(start_training(arguments, 2))
     assert codes == [0, 0], output

@@ -62,7 +62,7 @@ PANELS = (
     PanelKind("R1", "Gradient penalty on real images.", (("r1", "R1", "a"),), from_zero=True),
     PanelKind(
         "Gradient norms",
-        "Norm of each network's gradient before clipping.",
+        "Norm of each network's gradient before clipping, averaged over the interval.",
         (("grad_norm_d", "D", "d"), ("grad_norm_g", "G", "g")),
         from_zero=True,
     ),

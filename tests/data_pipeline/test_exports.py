@@ -1,0 +1,59 @@
+"""The other folders import what `realness.data_pipeline` exports, and that loads no torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+
+from realness import data_pipeline
+from tests.helpers import ROOT
+
+PACKAGE = "realness.data_pipeline"
+MAY_PREPARE = ("launch/prepare.py", "benchmarks/loader.py")
+"""What packs collections of images, which nothing else has to do with."""
+
+
+def reached_into(source: str) -> set[str]:
+    """What the source of a module imports of the package, but for its exports."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.startswith(PACKAGE + ".")}
+        elif isinstance(node, ast.ImportFrom) and node.module == PACKAGE:
+            found |= {alias.name for alias in node.names} - set(data_pipeline.__all__)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PACKAGE + "."):
+            found.add(str(node.module))
+    return found
+
+
+def test_other_folders_import_only_what_is_exported() -> None:
+    files = [
+        path for room in ("trainer", "launch", "benchmarks") for path in (ROOT / room).rglob("*.py")
+    ]
+    assert len(files) > 100
+    found = {path.relative_to(ROOT).as_posix(): reached_into(path.read_text()) for path in files}
+    allowed = {f"{PACKAGE}.prepare.convert", f"{PACKAGE}.prepare.prepare"}
+    assert {path for path, names in found.items() if names} == set(MAY_PREPARE)
+    assert all(found[path] == allowed for path in MAY_PREPARE)
+
+
+def test_what_reaches_deeper_is_found() -> None:
+    assert reached_into("from realness.data_pipeline.order import parts_of_rank")
+    assert reached_into("import realness.data_pipeline.stream")
+    assert reached_into("def f():\n    from realness.data_pipeline import order")
+    assert not reached_into("from realness.data_pipeline import ImageStream, open_catalog")
+
+
+def test_only_the_stream_loads_torch() -> None:
+    code = (
+        "import sys\n"
+        "from realness import data_pipeline\n"
+        "lazy = {'ImageStream', 'StreamSettings'}\n"
+        "for name in sorted(set(data_pipeline.__all__) - lazy): getattr(data_pipeline, name)\n"
+        "assert 'torch' not in sys.modules\n"
+        "for name in lazy: getattr(data_pipeline, name)\n"
+        "assert 'torch' in sys.modules\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
