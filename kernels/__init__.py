@@ -13,7 +13,9 @@ if not __name__.startswith("realness."):
     )
 
 from .bias_act import bias_act
+from .checks import MAX_OUTCOMES
 from .demodulate import demodulate
+from .layout import format_of
 from .library import Impl, implementation
 from .philox import NormalDraws, philox_normal, philox_uint32, philox_uniform
 from .realness_divergence import realness_divergence
@@ -26,10 +28,12 @@ from .squared_norm import squared_norm
 from .upfirdn2d import upfirdn2d
 
 __all__ = [
+    "MAX_OUTCOMES",
     "Impl",
     "NormalDraws",
     "bias_act",
     "demodulate",
+    "format_of",
     "implementation",
     "logit_moments",
     "philox_normal",

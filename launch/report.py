@@ -29,7 +29,7 @@ class ReportCommand:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    command = tyro.cli(ReportCommand, args=arguments, prog="report.py")
+    command = tyro.cli(ReportCommand, args=arguments)
     from realness.trainer.reporting import RunFolderError, write_comparison, write_report
 
     try:

@@ -217,7 +217,6 @@ def main(arguments: Sequence[str]) -> int:
     command = tyro.cli(
         Annotated[ToyCommand, tyro.conf.arg(name="")],
         args=list(arguments),
-        prog="train_toy.py",
         description=f"{__doc__}\nMethods:\n{methods}",
     )
     try:

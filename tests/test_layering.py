@@ -54,18 +54,13 @@ ONLY_IN = {
 """What only these files or folders import. (Tests and benchmarks import what they like.)"""
 
 REACHED_INTO = {
-    "realness.data_pipeline.check.describe_readers",
-    "realness.data_pipeline.order.parts_of_rank",
+    "realness.data_pipeline.prepare.convert.Conversion",
     "realness.data_pipeline.prepare.prepare.DEFAULT_SHARD_MIB",
     "realness.data_pipeline.prepare.prepare.PrepareReport",
     "realness.data_pipeline.prepare.prepare.prepare",
-    "realness.data_pipeline.sources.prepared.is_packed",
-    "realness.data_pipeline.sources.prepared.read_manifest",
-    "realness.data_pipeline.stream.DecoderName",
-    "realness.kernels.checks.MAX_OUTCOMES",
-    "realness.kernels.layout.format_of",
 }
-"""What other folders take from the inside of data_pipeline and kernels, not from `__init__`."""
+"""What other folders take from the inside of data_pipeline, not from its `__init__`: the work of
+`prepare`, which no training loads."""
 
 PRIVATE_IMPORTS = {
     "tests/data_pipeline/test_parts.py": "realness.trainer.run.outputs._shown_reals",

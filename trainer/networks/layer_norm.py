@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from realness.kernels.layout import format_of
+from realness.kernels import format_of
 
 
 class LayerNorm(nn.GroupNorm):

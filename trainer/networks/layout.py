@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from realness.kernels.layout import format_of
+from realness.kernels import format_of
 
 Setting = Literal["auto", "channels_last", "contiguous"]
 

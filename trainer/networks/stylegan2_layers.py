@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from realness import kernels
-from realness.kernels.layout import format_of
+from realness.kernels import format_of
 from realness.trainer.networks.buffers import Float32Buffers
 from realness.trainer.networks.common import LEAK, without_autocast
 from realness.trainer.networks.layout import hold_layout

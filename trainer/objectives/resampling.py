@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from realness import kernels
-from realness.kernels.checks import MAX_OUTCOMES
+from realness.kernels import MAX_OUTCOMES
 from realness.trainer.distributed import collectives, ranks
 from realness.trainer.randomness import Draws, Purpose
 

@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from realness.kernels.layout import format_of
+from realness.kernels import format_of
 from realness.trainer.distributed.collectives import mean_over_ranks
 from realness.trainer.networks import StyleGAN2Generator
 from realness.trainer.randomness import Draws, Purpose

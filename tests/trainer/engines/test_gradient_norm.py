@@ -17,7 +17,7 @@ from realness.trainer.engines.optimizers import GradientNorm, build_optimizer
 from realness.trainer.randomness import Stream
 from realness.trainer.reporting import write_report
 from realness.trainer.updates.sharded_gan import build_gan
-from realness.trainer.updates.step import train_d, train_g
+from realness.trainer.updates.step import update_d, update_g
 from tests.helpers.engine_runs import play
 from tests.helpers.plain_gan import PlainGan, images, tiny
 from tests.helpers.ranks import run_command, run_on_ranks, tiny_arguments, write_images
@@ -117,8 +117,8 @@ def watch(cases: list[Case], num_ranks: int, deepspeed_config: str) -> list[dict
         gan = build_gan(case.config(num_ranks, deepspeed_config), torch.device("cpu"))
         for step in range(2):
             with Watch() as seen:
-                train_d(gan, images(Stream.D_REAL, step, BATCH)[: gan.local_batch], step * BATCH)
-                train_g(gan, images(Stream.G_REAL, step, BATCH)[: gan.local_batch], step * BATCH)
+                update_d(gan, images(Stream.D_REAL, step, BATCH)[: gan.local_batch], step * BATCH)
+                update_g(gan, images(Stream.G_REAL, step, BATCH)[: gan.local_batch], step * BATCH)
             results.append(dict(seen.waits))
         gan.close()
     return results[1::2]

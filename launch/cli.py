@@ -1,0 +1,60 @@
+"""The command `realness`: the scripts of this folder as subcommands, from an installed package.
+
+`python -m realness.launch` is the same; launchers take it as a module:
+`torchrun -m realness.launch train ...` and `deepspeed --module realness.launch train ...`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from realness.trainer.distributed.exit_codes import EXIT_OK, EXIT_USAGE
+
+COMMANDS = {
+    "train": ("train_ffhq", "train a GAN, or resume a run"),
+    "toy": ("train_toy", "train GANs on points in the plane: the papers' 2-D experiments"),
+    "prepare": ("prepare", "turn any image collection into validated, packed shards"),
+    "evaluate": ("evaluate", "measure a run's generator against its real images"),
+    "generate": ("generate", "make images with a trained generator"),
+    "export": ("export", "export a trained model: safetensors, ONNX, torch.export"),
+    "consolidate": ("consolidate", "merge a sharded checkpoint into one file per network"),
+    "report": ("report", "build the HTML report of one run or several"),
+    "fetch-faces": ("fetch_faces", "fetch 400 photographs of faces to try the system on"),
+}
+"""Module and description of each subcommand."""
+
+
+def usage() -> str:
+    """The text of `realness --help`."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {text}" for name, (_, text) in COMMANDS.items()]
+    head = "usage: realness COMMAND [ARGUMENTS]\n\nDistributed training of GANs at high resolution."
+    tail = "`realness COMMAND --help` lists the arguments of a command."
+    return "\n".join([head, "", *lines, "", tail])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand with its arguments, by default the process's; returns the exit code."""
+    name, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]
+    if name in ("-h", "--help"):
+        print(usage())
+        return EXIT_OK
+    if name == "--version":
+        print(f"realness {version('realness')}")
+        return EXIT_OK
+    # The DeepSpeed launcher puts --local_rank=N first; the subcommand takes it behind its name.
+    if name.startswith("--local_rank") and rest:
+        name, rest = rest[0], [*rest[1:], name]
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        print(f"error: {name!r} is not a command{hint}\n\n{usage()}", file=sys.stderr)
+        return EXIT_USAGE
+    # What a subcommand's help and errors call the program.
+    sys.argv = [f"realness {name}", *rest]
+    module = importlib.import_module(f"realness.launch.{COMMANDS[name][0]}")
+    return module.main(rest)
