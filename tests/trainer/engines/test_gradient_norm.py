@@ -12,15 +12,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from realness.trainer.config import OptimizerConfig, TrainConfig
+from realness.trainer.config import EngineConfig, OptimizerConfig, TrainConfig
 from realness.trainer.engines.optimizers import GradientNorm, build_optimizer
 from realness.trainer.randomness import Stream
 from realness.trainer.reporting import write_report
+from realness.trainer.updates.cuda_graphs import NUM_WARM_UPDATES, CapturedUpdate
+from realness.trainer.updates.schedule import plan_d
 from realness.trainer.updates.sharded_gan import build_gan
-from realness.trainer.updates.step import update_d, update_g
+from realness.trainer.updates.step import update_d, update_g, update_d
 from tests.helpers.engine_runs import play
 from tests.helpers.plain_gan import PlainGan, images, tiny
 from tests.helpers.ranks import run_command, run_on_ranks, tiny_arguments, write_images
+from tests.helpers.recorded_graph import RecordedGraph
+from tests.helpers.systems import systems
 from tests.helpers.watching import Watch
 
 BATCH = 8
@@ -129,6 +133,31 @@ def test_logging_the_norm_waits_for_nothing(shard_all: Path) -> None:
     cases = [Case(stage) for stage in range(4)]
     for answer in run_on_ranks(2, watch, cases, 2, str(shard_all)):
         assert answer == [{}, {}, {}, {"utils.py:is_invalid_grad_norm": 2}]
+
+
+def norms_of_captured_updates(captured: bool) -> list[float]:
+    """D's norm in each of several updates, of which the later ones are replays if `captured`."""
+    config = systems()["standard"]
+    config = replace(
+        config,
+        optimizer=replace(config.optimizer, log_grad_norm=True),
+        engine=EngineConfig(device="cpu", zero_g=0, zero_d=0, cuda_graphs=True),
+    )
+    gan = build_gan(config, torch.device("cpu"))
+    update = CapturedUpdate(update_d, plan_d, RecordedGraph) if captured else train_d
+    norms = []
+    for step in range(NUM_WARM_UPDATES + 3):
+        update(gan, images(Stream.D_REAL, step, config.num_real), step * config.batch_size)
+        assert gan.d.grad_norm is not None
+        norms.append(gan.d.grad_norm.read())
+    gan.close()
+    return norms
+
+
+def test_captured_updates_report_their_norms() -> None:
+    (eager,), (replayed,) = (run_on_ranks(1, norms_of_captured_updates, on) for on in (False, True))
+    assert len(set(eager)) == len(eager)
+    assert replayed == eager
 
 
 def test_norms_that_are_not_finite_are_left_out() -> None:
