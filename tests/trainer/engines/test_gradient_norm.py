@@ -19,7 +19,7 @@ from realness.trainer.reporting import write_report
 from realness.trainer.updates.cuda_graphs import NUM_WARM_UPDATES, CapturedUpdate
 from realness.trainer.updates.schedule import plan_d
 from realness.trainer.updates.sharded_gan import build_gan
-from realness.trainer.updates.step import update_d, update_g, update_d
+from realness.trainer.updates.step import update_d, update_g
 from tests.helpers.engine_runs import play
 from tests.helpers.plain_gan import PlainGan, images, tiny
 from tests.helpers.ranks import run_command, run_on_ranks, tiny_arguments, write_images
@@ -144,7 +144,7 @@ def norms_of_captured_updates(captured: bool) -> list[float]:
         engine=EngineConfig(device="cpu", zero_g=0, zero_d=0, cuda_graphs=True),
     )
     gan = build_gan(config, torch.device("cpu"))
-    update = CapturedUpdate(update_d, plan_d, RecordedGraph) if captured else train_d
+    update = CapturedUpdate(update_d, plan_d, RecordedGraph) if captured else update_d
     norms = []
     for step in range(NUM_WARM_UPDATES + 3):
         update(gan, images(Stream.D_REAL, step, config.num_real), step * config.batch_size)
