@@ -135,6 +135,7 @@ print(len(catalog), catalog.name(len(catalog) - 1), (after - before) / 1024)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tar", "zip", "prepared"])
 def test_opening_70000_images_takes_little_memory(tmp_path: Path, kind: str) -> None:
     names = [f"{i // 1000:05d}/img{i:08d}.png" for i in range(70_000)]

@@ -190,6 +190,7 @@ def chosen_and_played(
     return chosen, memory.tried, state
 
 
+@pytest.mark.slow
 def test_a_rank_that_runs_out_decides_for_all_and_leaves_no_trace() -> None:
     """Batch and spectral normalisation, R1 and Adam: bit for bit as with --micro-batch."""
     config, ample, scarce = automatic(tiny(2 * BATCH)), 1e9, 1.2e6

@@ -124,6 +124,7 @@ def updates(config: TrainConfig) -> list[tuple[float, dict[str, float]]]:
     return seen
 
 
+@pytest.mark.slow
 def test_the_average_follows_lazily_on_any_number_of_ranks_and_passes() -> None:
     """Every other update; two ranks, and two passes a rank, agree with one."""
     config = configuration()
