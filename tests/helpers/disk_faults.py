@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,10 @@ def at_images(events: dict[int, Callable[[], object]]) -> None:
 
     def train(gan: Any, real: Any, images: int) -> Any:
         if images in events:
+            # A checkpoint meets the disk as it was when its write began, however busy the machine.
+            for thread in threading.enumerate():
+                if thread.name == "checkpoint":
+                    thread.join()
             events.pop(images)()
         return update_d(gan, real, images)
 
