@@ -11,17 +11,20 @@ from torch import Tensor, nn
 
 from realness.trainer.randomness import Draws, Purpose
 
+Mixing = tuple[Tensor, Tensor]
+"""For style mixing: second latents [B, z_dim], and the layers [B] from which on they hold."""
+
 
 @runtime_checkable
 class Styled(Protocol):
-    """A generator called as `generator(z, noise, code, share, mixed, crossover)`."""
+    """A generator called as `generator(z, noise, code, share, mixing)`."""
 
     def draw_noise(self, draws: Draws) -> Tensor:
         """Noise of each sample, [B, noise_dim]."""
         ...
 
-    def draw_mixing(self, draws: Draws) -> tuple[Tensor, Tensor]:
-        """Second latents [B, z_dim], and the layers [B] from which on they hold."""
+    def draw_mixing(self, draws: Draws) -> Mixing:
+        """Second latents and crossovers of each sample."""
         ...
 
 
@@ -38,8 +41,8 @@ def training_inputs(
     latents = draws.normal(Purpose.LATENT, z_dim)
     if not isinstance(generator, Styled):
         return latents, *(coded or ())
-    mixing = generator.draw_mixing(draws)
-    return latents, generator.draw_noise(draws), *(coded or (None, 1.0)), *mixing
+    code, share = coded or (None, 1.0)
+    return latents, generator.draw_noise(draws), code, share, generator.draw_mixing(draws)
 
 
 def sampling_inputs(generator: nn.Module, draws: Draws) -> dict[str, Tensor]:

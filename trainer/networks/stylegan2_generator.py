@@ -17,6 +17,7 @@ from realness.trainer.networks.common import (
     count_doublings,
     without_autocast,
 )
+from realness.trainer.networks.inputs import Mixing
 from realness.trainer.networks.posterior import CodedGenerator, posterior_module, scale_and_shift
 from realness.trainer.networks.stylegan2_layers import (
     GAIN,
@@ -161,8 +162,8 @@ class SynthesisBlock(nn.Module):
 class StyleGAN2Generator(CodedGenerator):
     """z [B, z_dim] and noise [B, noise_dim] -> images [B, 3, R, R], real ones being in [-1, 1].
 
-    Beside them it takes, for style mixing, second latents `mixed` [B, z_dim] and the layer
-    `crossover` [B] from which on each sample follows those ([1], section 3.1), and with `code_dim`
+    For style mixing it also takes `mixing`: second latents [B, z_dim], and the layer [B] from which
+    on each sample follows those ([1], section 3.1), and with `code_dim`
     a posterior code with its `share` (see `CodedGenerator`). `centre` [w_dim] and `truncation` psi
     move styles to centre + psi (w - centre) ([1], section 2.1 and appendix B). `offset`
     [B, num_styles, w_dim] is added to the styles: what path lengths differentiate by.
@@ -218,7 +219,7 @@ class StyleGAN2Generator(CodedGenerator):
         """The noise of these samples, [B, noise_dim] fp32: the same on any number of ranks."""
         return draws.normal(Purpose.NOISE, self.noise_dim)
 
-    def draw_mixing(self, draws: Draws) -> tuple[Tensor, Tensor]:
+    def draw_mixing(self, draws: Draws) -> Mixing:
         """Second latents [B, z_dim] and crossovers int64 [B], uniform over 1 .. num_styles - 1.
 
         A share 1 - `style_mixing` of the samples crosses over at num_styles: never.
@@ -239,8 +240,7 @@ class StyleGAN2Generator(CodedGenerator):
         noise: Tensor,
         code: Tensor | None = None,
         share: float = 1.0,
-        mixed: Tensor | None = None,
-        crossover: Tensor | None = None,
+        mixing: Mixing | None = None,
         *,
         centre: Tensor | None = None,
         truncation: float = 1.0,
@@ -250,19 +250,18 @@ class StyleGAN2Generator(CodedGenerator):
         expected = (z.shape[0], self.noise_dim)
         if tuple(noise.shape) != expected:
             raise ValueError(f"noise has shape {tuple(noise.shape)}, expected {expected}")
-        w = self.styles(z, mixed, crossover)
+        w = self.styles(z, mixing)
         if centre is not None:
             w = torch.lerp(centre, w, truncation)
         if offset is not None:
             w = w + offset
         return self._synthesize(w, noise, code, share)
 
-    def styles(
-        self, z: Tensor, mixed: Tensor | None = None, crossover: Tensor | None = None
-    ) -> Tensor:
+    def styles(self, z: Tensor, mixing: Mixing | None = None) -> Tensor:
         """The styles of each sample, [B, num_styles, w_dim], before truncation."""
-        if mixed is None or crossover is None:
+        if mixing is None:
             return self.mapping(z)[:, None].repeat(1, self.num_styles, 1)
+        mixed, crossover = mixing
         first, second = self.mapping(torch.cat([z, mixed])).chunk(2)
         layers = torch.arange(self.num_styles, device=z.device)
         before = (layers < crossover[:, None])[:, :, None]

@@ -309,8 +309,10 @@ def test_noise_belongs_to_the_sample() -> None:
         training_inputs(generator, batch_draws(0, Stream.G_FAKE, 8, 2, rank=rank), 6)
         for rank in range(2)
     ]
-    for number in (0, 1, 4, 5):  # z, noise, mixed, crossover
+    for number in (0, 1):  # z, noise
         assert torch.equal(whole[number], torch.cat([rank[number] for rank in ranks]))
+    for number in (0, 1):  # of the mixing: second latents, crossovers
+        assert torch.equal(whole[4][number], torch.cat([rank[4][number] for rank in ranks]))
     assert whole[2:4] == (None, 1.0)
     noise = whole[1]
     assert noise.shape == (4, 16 + 2 * (64 + 256 + 1024))
@@ -340,12 +342,12 @@ def test_style_mixing() -> None:
     z, noise = inputs_of(generator, 3)
     mixed = z.flip(0) + 1
     crossover = torch.tensor([1, 5, generator.num_styles])
-    w = generator.styles(z, mixed, crossover)
+    w = generator.styles(z, (mixed, crossover))
     for row, layer in enumerate(crossover):
         first, second = generator.mapping(torch.stack([z[row], mixed[row]]))
         torch.testing.assert_close(w[row, :layer], first.expand(layer, -1))
         torch.testing.assert_close(w[row, layer:], second.expand(len(w[row, layer:]), -1))
-    plain, images = generator(z, noise), generator(z, noise, None, 1.0, mixed, crossover)
+    plain, images = generator(z, noise), generator(z, noise, None, 1.0, (mixed, crossover))
     torch.testing.assert_close(images[2], plain[2])
     assert not torch.allclose(images[0], plain[0])
 

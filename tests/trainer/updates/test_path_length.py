@@ -40,7 +40,7 @@ def brute_force(generator: StyleGAN2Generator, config: TrainConfig, average: flo
         rows = [row] * len(directions)
 
         def images(step: float, rows: list[int] = rows) -> Tensor:
-            inputs = (z[rows], noise[rows], None, 1.0, mixed[rows].double(), crossover[rows])
+            inputs = (z[rows], noise[rows], None, 1.0, (mixed[rows].double(), crossover[rows]))
             return generator(*inputs, offset=step * directions).flatten(1)
 
         columns = (images(1e-6) - images(-1e-6)) / 2e-6
@@ -74,7 +74,7 @@ class _Doubles:
         generator = self.module
         mixed, crossover = generator.draw_mixing(draws)
         z = draws.normal(Purpose.LATENT, self.config.g.z_dim).double()
-        return z, generator.draw_noise(draws).double(), None, 1.0, mixed.double(), crossover
+        return z, generator.draw_noise(draws).double(), None, 1.0, (mixed.double(), crossover)
 
 
 def test_its_gradient_by_central_differences() -> None:
