@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from tests.helpers.ranks import TIMEOUT_SECONDS
 
 SBATCH = ROOT / "launch" / "cluster" / "slurm.sbatch"
 KUBERNETES = ROOT / "launch" / "cluster" / "kubernetes.yaml"
+DOCKERFILE = ROOT / "Dockerfile"
 
 # Stands for the launcher: starts one rank, and ends with that rank's code.
 LAUNCHER = """#!{python}
@@ -86,3 +88,37 @@ def test_a_pod_passes_sigterm_to_its_ranks_and_their_code_on(tmp_path: Path) -> 
         time.sleep(0.05)
     pod.terminate()
     assert pod.wait(timeout=TIMEOUT_SECONDS) == EXIT_STOPPED
+
+
+def instructions() -> list[tuple[str, str]]:
+    """The Dockerfile's instructions with their arguments, continued lines joined."""
+    lines = [line for line in DOCKERFILE.read_text().splitlines() if not line.startswith("#")]
+    joined = "\n".join(lines).replace("\\\n", " ")
+    pairs = (line.split(maxsplit=1) for line in joined.splitlines() if line.strip())
+    return [(word, " ".join(rest.split())) for word, rest in pairs]
+
+
+def test_the_image_has_what_the_pod_needs() -> None:
+    steps = instructions()
+    runs = " ".join(arguments for word, arguments in steps if word == "RUN")
+    (directory,) = [arguments for word, arguments in steps if word == "WORKDIR"]
+    assert f"workingDir: {directory}\n" in KUBERNETES.read_text()
+    assert "pkill" in pod_script()
+    assert " procps " in runs
+    copied = [arguments.split() for word, arguments in steps if word == "COPY"]
+    assert [path for *sources, _ in copied for path in sources if not (ROOT / path).exists()] == []
+    # The repository is there before it is installed, and torch before the repository.
+    order = [steps.index(("COPY", ". ."))]
+    order.insert(0, next(n for n, step in enumerate(steps) if " torch==" in step[1]))
+    order.append(next(n for n, step in enumerate(steps) if '".[dali]"' in step[1]))
+    assert order == sorted(order)
+
+
+def test_the_image_has_the_locked_versions() -> None:
+    lock = (ROOT / "requirements.lock").read_text().splitlines()
+    runs = [arguments for word, arguments in instructions() if word == "RUN"]
+    pinned = re.findall(r"[\w-]+==[\w.]+", " ".join(runs))
+    assert pinned
+    assert [pin for pin in pinned if pin not in lock] == []
+    installs = [part for run in runs for part in run.split("&&") if "pip install" in part]
+    assert [part for part in installs if "-c requirements.lock" not in part] == []
