@@ -11,7 +11,7 @@ import pytest
 
 from realness.launch import cli
 from realness.trainer.distributed.exit_codes import EXIT_OK, EXIT_USAGE
-from tests.helpers import ROOT
+from tests.helpers import ROOT, flags_page
 
 
 def test_every_script_is_a_subcommand() -> None:
@@ -55,3 +55,14 @@ def test_a_subcommand_runs_under_its_own_name(tmp_path: Path) -> None:
         timeout=120,
     )
     assert "usage: realness report" in done.stdout, done.stderr
+
+
+def words(text: str) -> list[str]:
+    """A page's words, without the boxes and line breaks, which follow tyro's version."""
+    return [word for word in text.split() if not set(word) <= set("╭╮╰╯│─")]
+
+
+@pytest.mark.slow
+def test_the_page_of_flags_is_what_help_prints() -> None:
+    """`python -m tests.helpers.flags_page` rewrites it."""
+    assert words(flags_page.PAGE.read_text()) == words(flags_page.page())
