@@ -159,7 +159,7 @@ def test_other_numbers_of_parts_are_refused(source: Path, tmp_path: Path) -> Non
         in_parts(source, tmp_path / "none", 0)
     manifest = out / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"num_parts": 2', '"num_parts": 3'))
-    with pytest.raises(DataError, match="does not fit its manifest"):
+    with pytest.raises(DataError, match="does not match its manifest"):
         open_catalog(out)
 
 
@@ -258,8 +258,8 @@ def test_missing_and_short_shards_are_named(
     for said in (
         f"{node}/part-001/shard-00000.tar cannot be read (No such file or directory) on node-b",
         "of the 3 parts this rank needs part 1 (read by ranks 2 to 3)",
-        "copy what is missing here, or start the nodes in the order of their parts: here lies "
-        "part 0 (read by ranks 0 to 1), part 2 (read by ranks 4 to 5)",
+        "copy the missing parts here, or start the nodes in the order of their parts: this "
+        "node has part 0 (read by ranks 0 to 1), part 2 (read by ranks 4 to 5)",
     ):
         assert said in str(caught.value)
     with pytest.raises(DataError, match="a multiple of 3 ranks, which read one part each"):

@@ -105,7 +105,7 @@ def test_prepared_set_trains_and_keeps_labels(tmp_path: Path, image_format: str)
     assert catalog.digest == manifest["digest"]
     assert {catalog.name(i): catalog.label(i) for i in range(9)} == {str(n): c for n, c in labels}
     check_images(catalog, 32)
-    with pytest.raises(DataError, match="resolution 32, training wants resolution=64"):
+    with pytest.raises(DataError, match="resolution 32, training needs resolution=64"):
         check_images(catalog, 64)
     with stream_of(
         catalog, resolution=32, global_batch=9, seed=1, purpose=1, mirror=False
@@ -153,7 +153,8 @@ def test_every_refusal_is_named_with_its_reason(
     expected = {
         "link.jpg": "symbolic link", "cut.jpg": "does not decode", "cut.png": "truncated PNG",
         "crc.png": "wrong CRC", "scan.jpg": "does not decode", "empty.jpg": "empty",
-        "page.jpg": "no image", "small.png": "smaller than 32x32", "huge.png": "more than the",
+        "page.jpg": "not a readable image",
+        "small.png": "smaller than 32x32", "huge.png": "more than the",
         "clear.png": "transparent", "moving.gif": "3 frames", "float.tif": "floating-point",
     }  # fmt: skip
     assert reasons.keys() == expected.keys()
@@ -290,7 +291,7 @@ def test_complete_set_is_left_alone_and_another_is_not_overwritten(tmp_path: Pat
     with pytest.raises(DataError, match="resolution is 32 there, 16 here"):
         prepare(tmp_path / "in", tmp_path / "out", Conversion(16))
     assert tree(tmp_path / "out") == before
-    with pytest.raises(DataError, match="is no prepared set"):
+    with pytest.raises(DataError, match="is not a prepared set"):
         prepare(tmp_path / "in", tmp_path / "in", Conversion(16))
 
 

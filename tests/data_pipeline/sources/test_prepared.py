@@ -149,7 +149,7 @@ class TestDamagedPreparedSets:
         index = np.load(folder / "index.npy")
         index["crc32"][3] += 1
         np.save(folder / "index.npy", index)
-        with pytest.raises(DataError, match="does not fit its manifest"):
+        with pytest.raises(DataError, match="does not match its manifest"):
             open_catalog(folder)
 
     def test_index_damaged(self, folder: Path) -> None:
