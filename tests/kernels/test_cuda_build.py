@@ -16,7 +16,7 @@ from realness.kernels.library import OPS
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(build.find_nvcc() is None, reason="there is no nvcc"),
+    pytest.mark.skipif(build.find_nvcc() is None, reason="nvcc not found"),
 ]
 GATE = ("-Xptxas", "-warn-spills,-warn-lmem-usage", "-Werror", "all-warnings")
 

@@ -131,7 +131,7 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
     (lambda: kernels.realness_emd(Z, A[None]), r"anchor has shape \(1, 4\)"),
     (lambda: kernels.realness_divergence(Z, Z[:2]), "expected equal shapes"),
     (lambda: kernels.realness_divergence(Z, Z.double()), "convert one of them"),
-    (lambda: kernels.realness_d_loss(Z, Z[:, :3], A, A), "as many outcomes"),
+    (lambda: kernels.realness_d_loss(Z, Z[:, :3], A, A), "expected equal dtypes and outcomes"),
     (lambda: kernels.realness_d_loss(Z[:0], Z, A, A), "empty batch"),
     (lambda: kernels.realness_d_loss(Z, Z, A, A, Z[:2]), "noise_real has shape"),
     (
