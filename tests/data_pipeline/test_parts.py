@@ -1,4 +1,4 @@
-"""Prepared sets in parts: who reads which images, in which order; nodes that hold a part each."""
+"""Prepared sets in parts: which rank reads which images, in which order; nodes with one part."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def test_every_image_of_a_part_is_shown_once_in_each_of_its_epochs(
         assert len(epochs) == 66 // len(images)
         assert all(sorted(epoch) == images for epoch in epochs.tolist())
         assert len({tuple(epoch) for epoch in epochs.tolist()}) > 6
-    # Parts have orders of their own, not one that they share.
+    # Each part has its own order.
     orders = {tuple((indices[indices % 4 == part] // 4)[:5].tolist()) for part in range(4)}
     assert len(orders) == 4
 
@@ -214,7 +214,7 @@ def test_a_stream_in_parts_resumes_within_an_epoch(source: Path, tmp_path: Path)
     again = run(catalog, steps=4, first_sample=3 * BATCH)
     assert torch.equal(again[0], images[3:])
     assert torch.equal(again[1], indices[3:])
-    # Another batch size goes on with the same samples, in batches of another size.
+    # Another batch size continues with the same samples, in batches of another size.
     other = run(catalog, steps=8, first_sample=3 * BATCH, batch=6)
     assert torch.equal(other[1].reshape(4, 2, 2, 3).transpose(1, 2).reshape(4, 12), indices[3:])
     with pytest.raises(ValueError, match="first_sample=3 is not divisible by the 2 parts"):
@@ -291,13 +291,13 @@ def test_batches_that_the_parts_do_not_divide_are_refused_with_a_remedy() -> Non
         check_parts(config, 5, 8)
     with pytest.raises(ConfigError, match=r"32 less --far-fakes=8 .* 16 parts.*--batch-size 40"):
         check_parts(far(config, 8), 16, 4)
-    # Its G sees whole batches of real images too, and no batch size suits both.
+    # Its G sees whole batches of real images too, and no batch size fits both.
     with pytest.raises(ConfigError, match="use a multiple of 12 as --far-fakes"):
         check_parts(far(relativistic, 8), 12, 4)
 
 
 def read_on_a_node(folders: list[str]) -> tuple[torch.Tensor, list[tuple[int, ...]], torch.Tensor]:
-    """What a rank reads of its own folder: for training, as references, and to be shown."""
+    """The images that a rank reads from its folder: for training, as references, and to show."""
     config = TrainConfig()
     data = replace(
         config.data, data=folders[rank()], resolution=SIZE, decode_threads=1, decoder="threads"

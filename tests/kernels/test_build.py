@@ -1,4 +1,4 @@
-"""The build: its settings, its cache, its memory of failures, and how the package reports it."""
+"""The build: its settings, its cache, remembered failures, and how the package reports it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TINY = 'extern "C" int realness_answer() { return 42; }\n'
 
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A source that compiles in no time, and an empty cache."""
+    """A source that compiles quickly, and an empty cache."""
     monkeypatch.setenv("REALNESS_CACHE", str(tmp_path / "cache"))
     source = tmp_path / "tiny.cu"
     source.write_text(TINY)
@@ -156,7 +156,7 @@ def test_never_means_the_reference() -> None:
 def test_require_wants_kernels_for_the_device_that_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without nvcc a machine with a GPU would run the reference there, and nobody would know."""
+    """Without nvcc, a machine with a GPU would silently run the reference."""
     path = tmp_path / build.LIBRARY_NAME
     path.with_suffix(".json").write_text(json.dumps({"cuda": False}))
     monkeypatch.setattr(build, "cached_library", lambda plan, retry: path)

@@ -1,4 +1,4 @@
-"""prepare: what is stored, what is refused, and that neither workers nor kills change a byte."""
+"""prepare: stored and rejected images, and that neither workers nor kills change a byte."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_colour_kinds_come_out_as_rgb(tmp_path: Path) -> None:
     assert np.array_equal(opaque_found, np.asarray(image))
     assert np.array_equal(palette, np.asarray(image.convert("P").convert("RGB")))
     assert np.array_equal(cmyk, np.asarray(image))
-    # Orientation 6: the camera was turned, so the stored rows run from the right-hand side.
+    # Orientation 6: the camera was rotated, so the stored rows start at the right-hand side.
     assert np.array_equal(turned, np.rot90(np.asarray(image), -1))
 
 
@@ -206,7 +206,7 @@ def test_crop_none_and_upscale(tmp_path: Path) -> None:
 
 
 def big_source(root: Path, count: int = 60) -> Path:
-    """Noise, which no codec shrinks: several shards of 1 MiB at resolution 128."""
+    """Noise, which no codec can compress: several shards of 1 MiB at resolution 128."""
     rng = np.random.default_rng(0)
     files = {}
     for i in range(count):

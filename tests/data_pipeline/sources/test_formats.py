@@ -47,7 +47,7 @@ def stream_pixels(catalog: Catalog, count: int, size: int) -> dict[int, np.ndarr
 
 
 def test_checksums_of_records_are_tensorflows() -> None:
-    """On the test vectors of RFC 3720, appendix B.4, and on bytes of any number."""
+    """On the test vectors of RFC 3720, appendix B.4, and on inputs of any length."""
     # CRC-32C 0x8A9136AA and 0x62A8AB43, masked by hand.
     assert masked_crc32c(bytes(32)) == 0x0FD7FFFA
     assert masked_crc32c(b"\xff" * 32) == 0xF909B029
@@ -57,7 +57,7 @@ def test_checksums_of_records_are_tensorflows() -> None:
 
 
 def test_checksums_are_computed_in_c() -> None:
-    """Without its extension the package falls back to Python, which is far slower."""
+    """Without its C extension the package falls back to Python, which is far slower."""
     assert google_crc32c.implementation == "c"
 
 
