@@ -47,7 +47,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Replaces the clock of the code that measures waiting."""
+    """A clock that reads whenever a WaitClock measures waiting."""
     clock, start, stop = Clock(), WaitClock.start, WaitClock.stop
 
     def start_and_read(self: WaitClock) -> None:
