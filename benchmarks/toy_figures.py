@@ -59,7 +59,7 @@ def draw_main(finished: Finished, path: Path) -> None:
             continue
         ends = checkpoints(tasks)
         for end in sorted({min(PAPER_ITERATIONS, ends[-1]), ends[-1]}):
-            row = [Panel("data", f"beside: {end} iterations, k_G = {k_g}")]
+            row = [Panel("data", f"to the right: {end} iterations, k_G = {k_g}")]
             row += [panel(t, a, end, METHODS[t.method].label) for t, a in tasks.items()]
             columns = max(columns, len(row))
             panels += row

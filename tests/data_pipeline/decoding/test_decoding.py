@@ -337,4 +337,4 @@ def test_memory_stays_flat_over_2000_batches(mixed: Catalog, decoder: str) -> No
                 sizes.append(process.memory_info().rss)
     # The first batches still fill pools; after that a leak of one image per batch (3 KiB) shows.
     growth = np.polyfit(np.arange(15), sizes[5:], 1)[0] / 100
-    assert growth < 1024, f"{growth:.0f} bytes a batch: {sizes}"
+    assert growth < 1024, f"{growth:.0f} bytes per batch: {sizes}"

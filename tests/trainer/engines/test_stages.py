@@ -199,7 +199,7 @@ def test_bf16_is_as_near_to_fp32_at_every_stage(shard_all: Path) -> None:
         for network, bound in (("G", 0.3), ("D", 0.1)):
             wide, narrow, first = (first_moments(s, network) for s in (plain, state, states[0]))
             assert relative(narrow, wide) < bound
-            assert relative(narrow, wide) > 1e-4, "this is no bf16"
+            assert relative(narrow, wide) > 1e-4, "this is not bf16"
             assert relative(narrow, first) < 1e-5
 
 
