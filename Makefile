@@ -1,4 +1,4 @@
-# Two commands: `make demo` and `make test`. Both work on a fresh machine with Python and venv.
+# Main targets: `make demo` and `make test`. Both work on a fresh machine with Python and venv.
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,17 +9,17 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c requi
 FACES := data/orl-faces
 FACES_64 := data/orl-faces-64
 RUN := runs/demo
-# One rank a GPU, two at most; two on the CPU of a machine without.
+# One rank per GPU, at most two; two on the CPU if there is no GPU.
 RANKS ?= $(if $(filter 1,$(shell nvidia-smi --list-gpus 2>/dev/null | wc -l)),1,2)
-# One thread a rank: the ranks of the demo share the machine's cores.
+# One thread per rank: the ranks of the demo share the machine's cores.
 DEMO_ENVIRONMENT := OMP_NUM_THREADS=1
 
 .PHONY: demo test test-fast gpu lint install clean
 
 install: $(INSTALLED)
 
-# torch comes first: with it in place nothing else pulls another build of it, and the kernels can
-# be compiled against it (hence no build isolation).
+# torch comes first, so that no other package pulls another build of it and the kernels can be
+# compiled against it (hence no build isolation).
 $(INSTALLED): requirements.lock pyproject.toml setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) torch==2.13.0
@@ -39,13 +39,13 @@ demo: $(INSTALLED) $(FACES_64)
 	@echo "sample grid: $$(ls $(RUN)/samples/0*.png | tail -n 1)"
 	@echo "report:      $(RUN)/report.html"
 
-# Whole files go to workers, because tests of one file share what is dear to make.
+# Workers get whole files, because tests of one file share expensive fixtures.
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test: $(INSTALLED)
 	$(PYTEST)
 
-# What takes seconds each is left out: under 3 minutes on 2 cores.
+# Leaves out tests that take several seconds each: under 3 minutes on 2 cores.
 test-fast: $(INSTALLED)
 	$(PYTEST) -m "not slow"
 

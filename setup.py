@@ -1,6 +1,6 @@
-"""Maps the top-level folders to the package `realness` and compiles the kernels where it can.
+"""Maps the top-level folders to the package `realness` and compiles the kernels if possible.
 
-`trainer`, `kernels` and `launch` are names that others use too, so the folders are imported as
+Other projects also use names like `trainer`, `kernels` and `launch`, so the folders are imported as
 `realness.trainer`, `realness.kernels`, and so on. Everything else is declared in pyproject.toml.
 """
 
@@ -29,7 +29,7 @@ def _inside(folder: str) -> list[str]:
 
 
 class BuildWithKernels(build_py):
-    """Puts the compiled kernels beside the modules; an editable install compiles on first use."""
+    """Adds the compiled kernels to the package; an editable install compiles on first use."""
 
     def run(self) -> None:
         super().run()
@@ -38,14 +38,14 @@ class BuildWithKernels(build_py):
 
 
 class PlatformWheel(bdist_wheel):
-    """The library speaks torch's stable ABI and no Python: any Python 3, this platform."""
+    """The library uses torch's stable ABI and not Python's: any Python 3, this platform."""
 
     def get_tag(self) -> tuple[str, str, str]:
         return ("py3", "none", super().get_tag()[2])
 
 
 class PlatformDistribution(Distribution):
-    """Says that the wheel holds compiled code, which setuptools cannot see for itself."""
+    """Declares that the wheel holds compiled code, which setuptools cannot detect."""
 
     def has_ext_modules(self) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""What benchmarks/kernels.py times: every operator at the shapes of real training runs."""
+"""Workloads of benchmarks/kernels.py: every operator at the shapes of real training runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FILTER_TAPS = (1.0, 3.0, 3.0, 1.0)
 
 @dataclass(frozen=True)
 class Workload:
-    """One operator at one shape. `call(*inputs)` is ours; `library(*inputs)` the closest rival."""
+    """One operator at one shape: `call(*inputs)`, and its closest rival, `library(*inputs)`."""
 
     op: str
     shape: str
@@ -29,7 +29,7 @@ class Workload:
 
     @property
     def has_layouts(self) -> bool:
-        """Whether channels_last is a case of its own."""
+        """Whether channels_last is timed separately."""
         return self.op.startswith(("squared_norm", "bias_act", "upfirdn2d", "demodulate"))
 
 
@@ -103,7 +103,7 @@ def image_workloads(side: int) -> list[Workload]:
     square = torch.outer(taps, taps)
 
     def depthwise(x: Tensor) -> dict[str, Any]:
-        """The filter for one convolution a channel: it is symmetric, and needs no flip."""
+        """The filter, for one convolution per channel; it is symmetric, so it needs no flip."""
         weight = square.to(x).expand(x.shape[1], 1, -1, -1)
         return dict(weight=weight, groups=x.shape[1])
 
@@ -206,7 +206,7 @@ def weight_workloads(widest: int) -> list[Workload]:
 
 
 def workloads(small: bool) -> list[Workload]:
-    """All of them; `small` for a quick look or a CPU."""
+    """All workloads; `small` for a quick run or a CPU."""
     if small:
         return [*loss_workloads((4, 32)), *image_workloads(128), *weight_workloads(64)]
     return [*loss_workloads((4, 32, 256)), *image_workloads(1024), *weight_workloads(512)]

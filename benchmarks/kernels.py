@@ -2,15 +2,15 @@
 
     python benchmarks/kernels.py [--op squared_norm] [--impl ours eager] [--quick]
 
-Each candidate is first compared with the float64 reference; a wrong one is not timed. Between runs
-the last-level cache is flushed. ms is the device's time: on a GPU the calls wait in the queue
-behind a pause that is longer than the host takes to issue them. call_ms is the wall-clock time of a
-call among many, the host's share included. Bytes are the least that the operation must move: every
-input and output once; for the backward pass also the saved input, the incoming and the outgoing
-gradient. GB/s and the share of the copy bandwidth, which is measured first, follow from them. Rows
-are appended to a CSV file as they are measured; a candidate that fails is named and makes the exit
-status 1. On the CPU shapes are small (as with --quick): that part is about correctness and trend,
-not speed.
+Each candidate is first compared with the float64 reference; a wrong one is not timed. The
+last-level cache is flushed between runs. ms is the device's time: on a GPU the calls wait in the
+queue behind a pause that is longer than the host takes to issue them. call_ms is the wall-clock
+time per call in a series of calls, including the host's share. Bytes are the least that the
+operation must move: every input and output once; for the backward pass also the saved input, the
+incoming and the outgoing gradient. GB/s and the share of the copy bandwidth, which is measured
+first, follow from them. Rows are appended to a CSV file as they are measured; a candidate that
+fails is named and makes the exit status 1. On the CPU shapes are small (as with --quick): that part
+shows correctness and trend, not speed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from realness import kernels
 
 RESULTS = Path(__file__).parent / "results" / "kernels.csv"
 FLUSH_BYTES = 256 << 20
-CYCLES_PER_SECOND = 2e9  # at least as many as a GPU's clock makes
+CYCLES_PER_SECOND = 2e9  # an upper bound of a GPU's clock rate
 CANDIDATES = ("ours", "eager", "compile", "library")
 
 
@@ -96,7 +96,7 @@ def measure(function: Callable[[], Any], device: torch.device, repeats: int) -> 
 
 
 def call_ms(function: Callable[[], Any], device: torch.device, repeats: int) -> float:
-    """Wall-clock milliseconds of a call, when one follows the other."""
+    """Wall-clock milliseconds per call, for calls in immediate succession."""
     synchronize(device)
     begin = time.perf_counter()
     for _ in range(repeats):
@@ -106,7 +106,7 @@ def call_ms(function: Callable[[], Any], device: torch.device, repeats: int) -> 
 
 
 def count_launches(function: Callable[[], Any], device: torch.device) -> int | None:
-    """Device kernels a call, where there is a device."""
+    """Number of device kernels per call, if there is a device."""
     if device.type != "cuda":
         return None
     with torch.profiler.profile(activities=list(torch.profiler.supported_activities())) as profile:
@@ -128,13 +128,13 @@ def copy_bandwidth(device: torch.device, repeats: int) -> float:
 
 
 def is_right(found: list[Tensor], plain: list[Tensor], exact: list[Tensor]) -> bool:
-    """No further from float64 than twice the eager reference, plus rounding."""
+    """Whether the error against float64 is at most twice the eager reference's, plus rounding."""
     for ours, theirs, truth in zip(found, plain, exact, strict=True):
         # A scalar loss is a difference of terms of order one.
         scale = max(truth.abs().max().item(), 1.0 if truth.dim() == 0 else 0.0)
         reference_error = (theirs.double() - truth).abs().max().item()
         eps = max(torch.finfo(ours.dtype).eps, torch.finfo(theirs.dtype).eps)
-        # A bias gradient sums 10^5 values: another order of a float32 sum is no mistake.
+        # A bias gradient sums 10^5 values: a different summation order in float32 is not an error.
         sum_error = 1024 * torch.finfo(torch.float32).eps
         allowed = 2 * reference_error + (16 * eps + sum_error) * scale
         if not (ours.double() - truth).abs().max().item() <= allowed:
@@ -143,12 +143,12 @@ def is_right(found: list[Tensor], plain: list[Tensor], exact: list[Tensor]) -> b
 
 
 def candidates(workload: Workload, names: list[str]) -> dict[str, Callable[..., Any]]:
-    """What to call; all but "ours" in the context of the reference."""
+    """The function to call; all but "ours" run in the context of the reference."""
 
     def eager(*x: Tensor) -> Any:
         return workload.call(*x)
 
-    # Every workload compiles this same function anew; past a limit torch would run it uncompiled.
+    # Every workload recompiles this function; beyond a limit torch would run it uncompiled.
     torch.compiler.reset()
     every = {
         "ours": workload.call,
@@ -162,7 +162,7 @@ def candidates(workload: Workload, names: list[str]) -> dict[str, Callable[..., 
 def prepare(
     workload: Workload, dtype: torch.dtype, device: torch.device, layout: str
 ) -> list[Tensor]:
-    """The same values for every candidate."""
+    """Makes the inputs, with the same values for every candidate."""
     torch.manual_seed(0)
     inputs = []
     for x in workload.make():
@@ -174,9 +174,9 @@ def prepare(
 
 
 def least_bytes(inputs: list[Tensor], results: list[Tensor], leaves: list[Tensor]) -> int:
-    """Every input and result once; with a backward, leaves and cotangents are read as well."""
+    """Bytes of every input and result once; with a backward, leaves and cotangents are read too."""
     moved = sum(x.nbytes for x in inputs) + sum(y.nbytes for y in results)
-    if leaves:  # the results are then the outputs and one gradient a leaf
+    if leaves:  # the results are then the outputs and one gradient per leaf
         moved += sum(x.nbytes for x in leaves)
         moved += sum(y.nbytes for y in results[: -len(leaves)])
     return moved
@@ -184,7 +184,7 @@ def least_bytes(inputs: list[Tensor], results: list[Tensor], leaves: list[Tensor
 
 @dataclass
 class Bench:
-    """Settings of a whole run, and the rows it has produced."""
+    """Settings of a run, and the rows it has produced."""
 
     device: torch.device
     bandwidth: float
@@ -194,11 +194,11 @@ class Bench:
 
     @property
     def choice(self) -> kernels.Impl:
-        """The implementation that is timed as ours."""
+        """The implementation that is timed as "ours"."""
         return "cuda" if self.device.type == "cuda" else "cpu"
 
     def rows(self, workload: Workload, dtype: torch.dtype, layout: str) -> list[dict[str, Any]]:
-        """Every candidate of a workload, forward and forward + backward."""
+        """Runs every candidate of a workload, forward and forward + backward."""
         inputs = prepare(workload, dtype, self.device, layout)
         found = self.direction(workload, inputs, [], layout)
         if workload.differentiable:
@@ -237,7 +237,7 @@ class Bench:
                     timing = measure(call, self.device, self.repeats)
                     milliseconds = call_ms(call, self.device, self.repeats)
                     launches = count_launches(call, self.device)
-            except RuntimeError as error:  # out of memory, or a compiler's: the others go on
+            except RuntimeError as error:  # out of memory, or the compiler failed: run the others
                 print(f"failed: {row}: {error}")
                 self.failures += 1
                 continue
@@ -269,7 +269,7 @@ def print_row(row: dict[str, Any]) -> None:
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
-    """Where and on what the numbers were taken."""
+    """The machine and the versions with which the numbers were measured."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"],
         capture_output=True,
@@ -300,7 +300,7 @@ def append_csv(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def plot(path: Path, rows: list[dict[str, Any]]) -> None:
-    """How many times faster than eager each other candidate is, on a logarithmic axis."""
+    """Plots the speed of each candidate relative to eager, on a logarithmic axis."""
     import matplotlib.pyplot as plt
 
     def name(row: dict[str, Any]) -> str:
@@ -344,7 +344,9 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--op", nargs="*", default=[""], help="only ops that start so")
+    parser.add_argument(
+        "--op", nargs="*", default=[""], help="only ops whose names start with this"
+    )
     parser.add_argument("--impl", nargs="*", default=list(CANDIDATES), choices=CANDIDATES)
     parser.add_argument(
         "--dtype", nargs="*", default=["float32", "bfloat16"], choices=("float32", "bfloat16")
@@ -379,7 +381,7 @@ def main() -> None:
                 append_csv(arguments.csv, [origin | row for row in found])
                 rows += found
     if not rows:
-        raise SystemExit(f"no operator starts with {arguments.op}, or none was right")
+        raise SystemExit(f"no operator starts with {arguments.op}, or none was correct")
     if arguments.plot:
         plot(arguments.plot, rows)
     if bench.failures:

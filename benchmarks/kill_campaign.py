@@ -1,13 +1,13 @@
-"""Kill training again and again: `python benchmarks/kill_campaign.py [--kills 100]`.
+"""Kill training repeatedly: `python benchmarks/kill_campaign.py [--kills 100]`.
 
-Runs of a tiny network on two ranks are killed by SIGKILL, at random instants and while a checkpoint
-is being written: one rank, all ranks, or the launcher above them. The same command then goes on.
-After each kill the newest checkpoint on the disk is verified; at its end a run must be, to the bit,
-what it would have been without the kills.
+Runs of a tiny network on two ranks are killed by SIGKILL, at random times and while a checkpoint is
+being written: one rank, all ranks, or their launcher. The same command then resumes the run. After
+each kill the newest checkpoint on the disk is verified; at the end a run must be bit for bit the
+same as without kills.
 
-The ranks are real processes with the real training command; to save time they and their launcher
-(a process that stands where `deepspeed` would) are forked from one that has imported everything.
-Prints a table, and appends a row a kind to kill_campaign.csv in --out. Exit codes: 0 nothing lost,
+The ranks are real processes with the real training command; to save time, they and their launcher
+(a process in place of `deepspeed`) are forked from a process that has imported everything. Prints a
+table, and appends one row per kind to kill_campaign.csv in --out. Exit codes: 0 nothing lost,
 1 a run or an image lost.
 """
 
@@ -50,30 +50,30 @@ RESULTS = Path(__file__).parent / "results"
 KINDS = ("one rank", "all ranks", "launcher")
 BATCH, TOTAL, RANKS = 8, 640, 2
 KILLS_A_RUN = 8
-# From the start of the processes: the longest wait for an instant, and what counts as hanging.
+# Seconds from the start of the processes: the longest delay of a kill, and the limit for a hang.
 LATEST_KILL_SECONDS, PATIENCE_SECONDS = 8.0, 180.0
 
 
 @dataclass
 class Tally:
-    """What came of the kills of one kind."""
+    """Results of the kills of one kind."""
 
     kills: int = 0
     during_saving: int = 0
     runs_lost: int = 0
     images_lost: int = 0
-    """Beyond the newest checkpoint that was complete."""
+    """Images in `latest` before the kill that the newest complete checkpoint lacks."""
     images_repeated: int = 0
-    """Trained on again, because they came after that checkpoint."""
+    """Images trained on again, because they came after that checkpoint."""
     seconds: float = 0.0
 
 
 class RunLost(Exception):
-    """A run that does not go on, or is no longer what it would have been."""
+    """A run does not resume, or differs from the uninterrupted run."""
 
 
 class Attempt:
-    """The training command on two ranks below a launcher."""
+    """The training command on two ranks under a launcher."""
 
     def __init__(self, arguments: list[str], log: Path) -> None:
         context = multiprocessing.get_context("forkserver")
@@ -84,11 +84,11 @@ class Attempt:
         self.ranks: list[int] = receiver.recv()
 
     def is_running(self) -> bool:
-        """Whether the launcher lives, which ends with its last rank."""
+        """Whether the launcher is alive; it ends with its last rank."""
         return self._process.is_alive()
 
     def kill(self, kind: str, chance: random.Random) -> None:
-        """Send SIGKILL to what `kind` names."""
+        """Send SIGKILL to the processes that `kind` names."""
         launcher = self._process.pid
         assert launcher is not None
         victims = {"one rank": [chance.choice(self.ranks)], "all ranks": self.ranks}
@@ -97,13 +97,13 @@ class Attempt:
                 os.kill(pid, signal.SIGKILL)
 
     def finish(self) -> int | None:
-        """Wait until all is over; the launcher's exit code. Raises RunLost for what hangs."""
+        """Wait for all processes; returns the launcher's exit code. Raises RunLost for a hang."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while self.is_running() or any(map(_is_alive, self.ranks)):
             if time.monotonic() > deadline:
                 for pid in filter(_is_alive, self.ranks):
                     os.kill(pid, signal.SIGKILL)
-                raise RunLost(f"processes lived on for {PATIENCE_SECONDS:.0f} s")
+                raise RunLost(f"processes were still alive after {PATIENCE_SECONDS:.0f} s")
             time.sleep(0.02)
         self._process.join()
         return self._process.exitcode
@@ -117,7 +117,7 @@ def _is_alive(pid: int) -> bool:
 
 
 def _launch(arguments: list[str], log: Path, sender: Any) -> None:
-    """Start the ranks, say their numbers, end the others when one fails: what launchers do."""
+    """Act as a launcher: start the ranks, report their ids, end the others when one fails."""
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -132,7 +132,7 @@ def _launch(arguments: list[str], log: Path, sender: Any) -> None:
         running.discard(pid)
         if (code := os.waitstatus_to_exitcode(status)) and not first_failure:
             first_failure = code
-            # A rank that is still waiting for the dead one to join would wait for minutes.
+            # Otherwise a rank that waits for the dead one to join would wait for minutes.
             for other in running:
                 os.kill(other, signal.SIGTERM)
     sys.exit(first_failure)
@@ -157,7 +157,7 @@ def _be_rank(rank: int, port: int, arguments: list[str]) -> int:
 
 
 def training_command(data: Path, run: Path) -> list[str]:
-    """A run of seconds that saves every fifth iteration."""
+    """Flags of a run that takes seconds and saves every fifth iteration."""
     return [
         *("--preset", "cifar10-realness-dcgan", "--data", str(data), "--run-dir", str(run)),
         *("--g-width", "4", "--d-width", "4", "--z-dim", "16", "--batch-size", str(BATCH)),
@@ -168,12 +168,12 @@ def training_command(data: Path, run: Path) -> list[str]:
 
 
 def newest_checkpoint(run: Path) -> int:
-    """Images seen at the checkpoint that `latest` names; 0 before the first one."""
+    """Images seen at the checkpoint that `latest` names; 0 if there is none yet."""
     return int(read_latest(checkpoint_root(run)) or 0)
 
 
 def verified_checkpoint(run: Path) -> int:
-    """The same, after a look at every byte of it. Raises RunLost where it is not whole."""
+    """The same, after checking every byte of it. Raises RunLost if it is not complete."""
     images = newest_checkpoint(run)
     if images:
         folder = checkpoint_root(run) / folder_name(images)
@@ -193,7 +193,7 @@ def is_saving(run: Path) -> bool:
 
 
 def kill_once(command: list[str], run: Path, log: Path, kind: str, chance: random.Random) -> Any:
-    """Start the command and kill it; returns its part of the tally, None where it ended first."""
+    """Start the command and kill it; returns its part of the tally, None if it ended first."""
     started, tally = time.monotonic(), Tally(kills=1)
     before, wait_for_save = newest_checkpoint(run), chance.random() < 0.5
     instant = started + chance.uniform(0, LATEST_KILL_SECONDS)
@@ -223,7 +223,7 @@ def kill_once(command: list[str], run: Path, log: Path, kind: str, chance: rando
 
 
 def outcome(run: Path) -> dict[str, Any]:
-    """All that must not depend on the kills."""
+    """Everything in a run that must not depend on the kills."""
     name = folder_name(verified_checkpoint(run))
     manifest = checkpoint.read_manifest(checkpoint_root(run) / name)
     records = read_stats(run / "stats.jsonl")
@@ -236,7 +236,7 @@ def outcome(run: Path) -> dict[str, Any]:
 
 
 def finish_run(command: list[str], run: Path, log: Path) -> dict[str, Any]:
-    """Let a run end; its outcome. Raises RunLost unless it ends well."""
+    """Let a run end; returns its outcome. Raises RunLost unless it succeeds."""
     attempt = Attempt(command, log)
     if (status := attempt.finish()) != 0:
         raise RunLost(f"ended with exit code {status}")
@@ -253,7 +253,7 @@ def compare(result: dict[str, Any], expected: dict[str, Any]) -> None:
 
 
 def campaign(kills: int, seed: int, work: Path, console: Console) -> dict[str, Tally]:
-    """Kill so many times, the kinds in turn; what came of it by kind."""
+    """Kill training `kills` times, alternating the kinds; returns the results by kind."""
     chance, tallies = random.Random(seed), {kind: Tally() for kind in KINDS}
     data = write_images(work / "images")
     done, number = 0, 0
@@ -332,8 +332,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kills", type=int, default=100, help="how many, over several runs")
-    parser.add_argument("--seed", type=int, default=0, help="of the instants and the victims")
+    parser.add_argument("--kills", type=int, default=100, help="number of kills, over several runs")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the times and the victims")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of kill_campaign.csv")
     options = parser.parse_args()
     os.environ.update(OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu")

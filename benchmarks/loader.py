@@ -1,12 +1,12 @@
 """Measure the data path against others: `python benchmarks/loader.py [--data SOURCE]`.
 
 For 256 and 1024 pixels, stored as PNG, JPEG (quality 95, 4:4:4) and raw, on the same images in one
-run: images/s, CPU-ms an image over all processes of the loader, memory (PSS); with --device cuda
-into the device's memory. Each case runs in a
-fresh process; rounds are interleaved and the least CPU time counts, so that a busy machine
-disturbs all alike. Writes benchmarks/results/loader.csv and loader.png and prints a table.
+run: images/s, CPU-ms per image over all processes of the loader, memory (PSS); with --device cuda,
+into the device's memory. Each case runs in a fresh process. Rounds are interleaved and the least
+CPU time counts, so that load on the machine affects all cases alike. Writes
+benchmarks/results/loader.csv and loader.png and prints a table.
 
-Without --data the images are made: coloured noise with the 1/f spectrum of photographs (Field,
+Without --data the images are synthetic: coloured noise with the 1/f spectrum of photographs (Field,
 1987), from a fixed seed, so that anyone can repeat the run without a data set.
 """
 
@@ -68,7 +68,7 @@ def make_images(folder: Path, count: int, side: int) -> Path:
 
 
 def make_sets(source: str, work: Path, resolutions: list[int]) -> dict[tuple[int, str], Path]:
-    """The images prepared in every format, and beside each set its images as files."""
+    """The images prepared in every format, and for each set a folder with its images as files."""
     sets: dict[tuple[int, str], Path] = {}
     for resolution in resolutions:
         for image_format in FORMATS:
@@ -84,7 +84,7 @@ def make_sets(source: str, work: Path, resolutions: list[int]) -> dict[tuple[int
 
 
 def available(loader: str, image_format: str) -> bool:
-    """Whether a loader is installed and made for the format."""
+    """Whether a loader is installed and supports the format."""
     if image_format not in APPLIES.get(loader, FORMATS):
         return False
     module = NEEDS.get(loader, "numpy")
@@ -107,7 +107,7 @@ def run_case(case: Case) -> Figures:
 def compare(
     packed: Path, resolution: int, image_format: str, options: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """One row a loader, for one set; ratio: its CPU-ms over the bare decoder's."""
+    """One row per loader, for one set; ratio: its CPU-ms over the bare decoder's."""
     loaders = [name for name in LOADERS if available(name, image_format)]
     rounds: dict[str, list[Figures]] = {name: [] for name in loaders}
     for _ in range(options.rounds):
@@ -139,7 +139,7 @@ def compare(
 
 
 def provenance(options: argparse.Namespace) -> dict[str, Any]:
-    """What a row must say to be compared with another day's."""
+    """The origin of a row, needed to compare it with rows of another day."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
     ).stdout.strip()
@@ -158,7 +158,7 @@ def provenance(options: argparse.Namespace) -> dict[str, Any]:
         "threads": options.threads,
         "batch": options.batch,
         "cores": os.cpu_count(),
-        "load_average": round(os.getloadavg()[1], 1),  # above the cores, others were at work too
+        "load_average": round(os.getloadavg()[1], 1),  # above the number of cores: others ran too
         "data": Path(options.data).name if options.data else "made (1/f noise)",
         "python": platform.python_version(),
         **versions,
@@ -166,7 +166,7 @@ def provenance(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """The processor's name, as the kernel gives it."""
+    """The processor's name, as the kernel reports it."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
@@ -174,7 +174,7 @@ def cpu_name() -> str:
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Writes the rows, in place of an earlier run's."""
+    """Writes the rows, replacing those of an earlier run."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -182,7 +182,7 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def write_plot(path: Path, rows: list[dict[str, Any]], origin: dict[str, Any]) -> None:
-    """CPU-ms an image, a panel for each resolution and format."""
+    """Draws CPU-ms per image, with one panel per resolution and format."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -202,7 +202,7 @@ def write_plot(path: Path, rows: list[dict[str, Any]], origin: dict[str, Any]) -
         axis.invert_yaxis()
         axis.margins(x=0.18)
         axis.set_title(f"{resolution} px, {image_format}", fontsize=10)
-        axis.set_xlabel("CPU-ms an image (less is better)", fontsize=8)
+        axis.set_xlabel("CPU-ms per image (less is better)", fontsize=8)
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
     memory = {"cpu": "main memory", "cuda": "a GPU's memory"}[origin["device"]]
@@ -217,7 +217,7 @@ def write_plot(path: Path, rows: list[dict[str, Any]], origin: dict[str, Any]) -
 
 
 def goals(rows: list[dict[str, Any]], device: str) -> list[str]:
-    """What JPEG at 1024 must reach, and what it reached here; nothing where it was not measured."""
+    """Goals for JPEG at 1024 and the measured values; empty if it was not measured."""
     found = {r["loader"]: r for r in rows if (r["resolution"], r["format"]) == (1024, "jpeg")}
     lines = []
     for name in [name for name in found if name.startswith("ours")]:
@@ -233,7 +233,7 @@ def goals(rows: list[dict[str, Any]], device: str) -> list[str]:
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """The rows for the eye."""
+    """Prints the rows as a table."""
     from rich.console import Console
     from rich.table import Table
 
@@ -247,8 +247,8 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--data", help="images to use (any source); default: made images")
-    parser.add_argument("--count", type=int, default=48, help="how many images to make")
+    parser.add_argument("--data", help="images to use (any source); default: synthetic")
+    parser.add_argument("--count", type=int, default=48, help="number of synthetic images")
     parser.add_argument("--resolutions", type=int, nargs="+", default=[256, 1024])
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--threads", type=int, default=cores, help="threads or worker processes")
@@ -256,9 +256,11 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=4.0, help="timed part of a case")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument(
-        "--device", choices=["cpu", "cuda"], default="cpu", help="where batches end"
+        "--device", choices=["cpu", "cuda"], default="cpu", help="destination of the batches"
     )
-    parser.add_argument("--name", default="loader", help="of the files under benchmarks/results")
+    parser.add_argument(
+        "--name", default="loader", help="name of the files under benchmarks/results"
+    )
     return parser.parse_args()
 
 

@@ -1,7 +1,7 @@
-"""The loaders that benchmarks/loader.py compares, each run in a process of its own.
+"""The loaders that benchmarks/loader.py compares, each run in a separate process.
 
 Every candidate yields uint8 [B, 3, R, R] batches, channels last, of the same images in some
-shuffled order, half of them flipped, each by the cheapest way that its library leaves.
+shuffled order, half of them flipped, each in the cheapest way that its library allows.
 `python benchmarks/loader_candidates.py JSON` runs one case and prints its figures.
 """
 
@@ -45,7 +45,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Figures:
-    """images/s of the clock, CPU milliseconds an image over all its processes, and their memory."""
+    """images/s (wall clock), CPU milliseconds per image over all processes, and their memory."""
 
     img_per_s: float
     cpu_ms: float
@@ -72,7 +72,7 @@ def _ours(case: Case, decoder: str) -> Iterator[torch.Tensor]:
 
 
 class FileDataset(torch.utils.data.Dataset[torch.Tensor]):
-    """What most training code does: one file, one image, decoded in a worker process."""
+    """The common way: one file per image, decoded in a worker process."""
 
     def __init__(self, case: Case, decode: Callable[[bytes], np.ndarray]) -> None:
         self._paths = sorted(Path(case.files).iterdir())
@@ -87,7 +87,7 @@ class FileDataset(torch.utils.data.Dataset[torch.Tensor]):
 
 
 def _flipped(pixels: np.ndarray) -> torch.Tensor:
-    """[R, R, 3], flipped or not: PyTorch's flip is many times quicker than NumPy's here."""
+    """[R, R, 3], flipped or not, by PyTorch, whose flip is many times faster than NumPy's here."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         image = torch.from_numpy(pixels)
@@ -95,7 +95,7 @@ def _flipped(pixels: np.ndarray) -> torch.Tensor:
 
 
 def _channels_first(batches: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
-    """[B, R, R, 3] seen as [B, 3, R, R]."""
+    """View [B, R, R, 3] as [B, 3, R, R]."""
     return (batch.permute(0, 3, 1, 2) for batch in batches)
 
 
@@ -171,7 +171,7 @@ def _streaming(case: Case) -> Iterator[torch.Tensor]:
 
 
 def _bare(case: Case) -> Iterator[list[None]]:
-    """The decoder alone: one thread, bytes in memory, pixels thrown away."""
+    """The decoder alone: one thread, bytes in memory, pixels discarded."""
     catalog = open_catalog(case.packed)
     encoded = [catalog.read(index) for index in range(len(catalog))]
     decoders = {"png": _decode_pillow, "jpeg": _decode_simplejpeg, "raw": bytearray}
@@ -196,10 +196,11 @@ LOADERS: dict[str, Callable[[Case], Iterator[Any]]] = {
 
 
 def measure(case: Case) -> Figures:
-    """Runs one case: warms up, then counts for about `seconds`, and checks what comes out.
+    """Runs one case: warms up, measures for about `seconds`, and checks the output.
 
-    With the device "cuda" every loader's batches end in the device's memory, the others' by a copy
-    from pinned memory behind the running loader; the bare decoder's stay where they are.
+    With the device "cuda" the batches of every loader end in the device's memory: for loaders that
+    yield CPU batches by a copy from pinned memory behind the running loader. The batches of the
+    bare decoder are not copied.
     """
     batches = LOADERS[case.loader](case)
     if case.device == "cuda" and case.loader != "bare decoder":
@@ -238,7 +239,7 @@ def _processes() -> list[psutil.Process]:
 
 
 def _cpu_seconds() -> float:
-    """User and system time of this process and its workers, those that have ended included."""
+    """User and system time of this process and its workers, including those that have ended."""
     times = [process.cpu_times() for process in _processes()]
     ended = times[0].children_user + times[0].children_system
     return ended + sum(t.user + t.system for t in times)

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Everything that wants a GPU, the most valuable first: each part within a time limit and with a log
-# of its own. A part that fails does not stop the next. Ends with a summary, and with 1 if any part
-# failed or was not reached within REALNESS_GPU_MINUTES (default 30).
+# Runs everything that needs a GPU, the most valuable parts first, each with a time limit and a
+# separate log. A part that fails does not stop the next. Ends with a summary, and exits with 1 if
+# any part failed or was not reached within REALNESS_GPU_MINUTES (default 30).
 # Usage: benchmarks/on_a_gpu.sh [PART ...]     (all parts, in the order of the list below)
-# PYTHON names the interpreter (default python3): it needs torch and pytest, for the last parts what
-# pyproject.toml lists as well. Nothing is installed. Logs, rows and figures go to runs/gpu/.
+# PYTHON names the interpreter (default python3): it needs torch and pytest, and for the last parts
+# the packages of pyproject.toml. Nothing is installed. Logs, rows and figures go to runs/gpu/.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 export PYTHON=${PYTHON:-python3}
@@ -52,7 +52,7 @@ part other-tests 120 "${pytest[@]}" tests --ignore=tests/kernels --continue-on-c
 part step 480 "$PYTHON" benchmarks/train_step.py --ranks 1 --rounds 5
 [[ ! -e data/orl-faces-64 ]] || part modes 300 "$PYTHON" benchmarks/speed_modes.py
 part loader 240 "$PYTHON" benchmarks/loader.py --device cuda
-# Pictures for it are named in REALNESS_GPU_IMAGES; FFHQ at 1024, or any of that size.
+# REALNESS_GPU_IMAGES names its images: FFHQ at 1024, or any of that size.
 [[ -z ${REALNESS_GPU_IMAGES:-} ]] ||
   part real-run 600 benchmarks/real_run.sh "$REALNESS_GPU_IMAGES" 6 --precision bf16 \
     --checkpoint-kimg 1 --log-kimg 0.25 --sample-kimg 1

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# A real run from end to end: trains, is killed with -9 after its first checkpoint, goes on from
-# there, and is asked to stop when its time is over. What it wrote (records, versions, the last grid
-# of samples) is kept as benchmarks/results/real_run.{jsonl,json,png}.
+# A real run from end to end: trains, is killed with -9 after its first checkpoint, resumes from it,
+# and is asked to stop when its time is over. Its records, versions and last grid of samples are
+# saved as benchmarks/results/real_run.{jsonl,json,png}.
 # Usage: benchmarks/real_run.sh IMAGES MINUTES [FLAG ...]     (flags of launch/train_ffhq.py)
 # PYTHON names the interpreter (default python3), RUN the run's folder (default runs/real).
 set -euo pipefail
@@ -24,7 +24,7 @@ wait "$training" || echo "killed after $(cat "$run/checkpoints/latest") images"
 
 code=0
 timeout --signal=TERM --kill-after=120 $((60 * minutes)) "${command[@]}" || code=$?
-# timeout says 124 where the run, having saved, ended with 75.
+# timeout exits with 124 although the run saved a checkpoint and exited with 75.
 ((code == 0 || code == 124)) || exit "$code"
 cp "$run/stats.jsonl" "$results/real_run.jsonl"
 cp "$run/environment.json" "$results/real_run.json"

@@ -1,13 +1,13 @@
 """Predict runs on 1 to 1,024 GPUs from measured parts: `python benchmarks/scaling.py`.
 
-    step = fixed + seconds an image * images a rank + bytes / rate + collectives * latency
+    step = fixed + seconds per image * images per rank + bytes / rate + collectives * latency
 
-The bytes follow from the networks and the ZeRO stages. First the formula is held against 1, 2 and 4
-gloo ranks of this machine, with compute measured in as many processes that do not communicate, and
-the network by all-reduces of 64 MiB and of 4 bytes; a table says how far off it is. Then it is used
-for a cluster, whose figures are flags: `--image-ms` and `--fixed-ms` come from
-benchmarks/train_step.py on the GPU in question. In the formula nothing overlaps, and no rank waits
-for a slower one. Writes benchmarks/results/scaling.csv (the check) and scaling.png.
+The bytes follow from the networks and the ZeRO stages. First the formula is compared with 1, 2 and
+4 gloo ranks of this machine. Compute is measured in the same number of processes without
+communication, and the network by all-reduces of 64 MiB and of 4 bytes; a table shows the error.
+Then the formula is applied to a cluster, whose figures are flags: `--image-ms` and `--fixed-ms`
+come from benchmarks/train_step.py on the GPU in question. The formula models neither overlap nor
+stragglers. Writes benchmarks/results/scaling.csv (the check) and scaling.png.
 """
 
 from __future__ import annotations
@@ -36,28 +36,28 @@ RANKS = (1, 8, 16, 64, 256, 1024)
 MEASURED_RANKS = (1, 2, 4)
 BYTES_64MIB = 1 << 26
 FUSED = ("--impl", "auto", "--no-tf32", "--precision", "fp32")
-"""What the parts are measured with."""
+"""Flags with which the parts are measured."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """rate: bytes a second that a rank sends and receives at once; latency_s: of one hop."""
+    """rate: bytes per second that a rank sends and receives at once; latency_s: of one hop."""
 
     rate: float
     latency_s: float
 
     def turn(self, num_bytes: float, num_ranks: int) -> float:
-        """Seconds of one turn of a ring (a reduce-scatter, or an all-gather) of `num_bytes`."""
+        """Seconds of one pass around a ring (a reduce-scatter or an all-gather) of `num_bytes`."""
         return (num_ranks - 1) / num_ranks * num_bytes / self.rate
 
     def wait(self, num_ranks: int) -> float:
-        """Seconds of a collective of next to no data: up a binary tree and down again."""
+        """Seconds of a collective with almost no data: up a binary tree and down again."""
         return 2 * math.log2(num_ranks) * self.latency_s
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What an iteration of one rank is made of, all measured."""
+    """The measured parts of an iteration of one rank."""
 
     fixed_s: float
     image_s: float
@@ -65,11 +65,11 @@ class Parts:
 
 
 def bytes_turned(config: TrainConfig) -> float:
-    """Bytes that go round the ring in an iteration, those of an all-reduce twice.
+    """Bytes that pass around the ring per iteration; an all-reduce counts twice.
 
-    fp32 gradients are all-reduced in every update, and at ZeRO 1 and 2 the new weights gathered
-    (docs/sharding.md has it measured). At ZeRO 3 gradients go round once, and the weights for every
-    pass: D's for four in an iteration (its own forward and backward, and G's), G's for three.
+    fp32 gradients are all-reduced in every update, and at ZeRO 1 and 2 new weights are gathered
+    (measured in docs/sharding.md). At ZeRO 3 gradients are sent once, and weights once per pass:
+    D's for four passes per iteration (its own forward and backward, and G's), G's for three.
     """
     blueprint = Blueprint.of(config)
     engine, optimizer = config.engine, config.optimizer
@@ -81,7 +81,7 @@ def bytes_turned(config: TrainConfig) -> float:
 
 
 def predict(parts: Parts, num_images: float, turned: float, num_ranks: int, net: Network) -> float:
-    """Seconds of an iteration with `num_images` a rank."""
+    """Seconds per iteration with `num_images` per rank."""
     compute = parts.fixed_s + parts.image_s * num_images
     if num_ranks == 1:
         return compute
@@ -90,16 +90,16 @@ def predict(parts: Parts, num_images: float, turned: float, num_ranks: int, net:
 
 
 def measure(flags: list[str], num_ranks: int, folder: Path, rounds: int) -> dict[str, Any]:
-    """One level on so many ranks of one thread each."""
+    """Measure one level on `num_ranks` ranks of one thread each."""
     task = {"title": f"measuring {num_ranks} rank(s)", "flags": flags, "rounds": rounds}
     task |= {"levels": [["fused operations", list(FUSED)]], "traces": str(folder)}
     return run_ranks(task, num_ranks, 1)[0]
 
 
 def compute_alone(flags: list[str], num_ranks: int, folder: Path, rounds: int) -> float:
-    """Seconds of an iteration in so many processes side by side that do not know of each other.
+    """Seconds per iteration in concurrent processes that do not communicate.
 
-    Cores and memory are then as busy as with ranks, and nothing is sent.
+    Cores and memory are then as busy as with ranks, but nothing is sent.
     """
     with ThreadPoolExecutor(num_ranks) as pool:
         results = pool.map(lambda _: measure(flags, 1, folder, rounds), range(num_ranks))
@@ -141,7 +141,7 @@ def check_here(rounds: int) -> list[dict[str, Any]]:
 
 
 def of_cluster(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Predictions for 1 to 1,024 GPUs, each with its own images (the global batch grows)."""
+    """Predictions for 1 to 1,024 GPUs at a fixed batch per GPU (the global batch grows)."""
     base = parse(["--preset", options.preset, *options.flags]).config
     rows = []
     for ranks in RANKS:
@@ -171,7 +171,7 @@ def of_cluster(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def print_table(title: str, rows: list[dict[str, Any]]) -> None:
-    """The rows for the eye."""
+    """Print the rows as a table."""
     table = Table(*rows[0], title=title)
     for row in rows:
         table.add_row(*map(str, row.values()))
@@ -179,7 +179,7 @@ def print_table(title: str, rows: list[dict[str, Any]]) -> None:
 
 
 def draw(path: Path, checked: list[dict[str, Any]], predicted: list[dict[str, Any]]) -> None:
-    """Left the check on this machine, right the cluster's efficiency."""
+    """Draw the check on this machine (left) and the cluster's efficiency (right)."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -189,7 +189,7 @@ def draw(path: Path, checked: list[dict[str, Any]], predicted: list[dict[str, An
     ranks = [str(row["ranks"]) for row in checked]
     left.plot(ranks, [row["measured_s"] for row in checked], "o", label="measured")
     left.plot(ranks, [row["predicted_s"] for row in checked], "x--", label="predicted")
-    left.set(xlabel="gloo ranks of this machine", ylabel="seconds an iteration", ylim=(0, None))
+    left.set(xlabel="gloo ranks of this machine", ylabel="seconds per iteration", ylim=(0, None))
     left.legend()
     right.plot([row["GPUs"] for row in predicted], [row["efficiency"] for row in predicted], "o-")
     right.set(xlabel="GPUs", ylabel="share of perfect scaling", xscale="log", ylim=(0, 1.05))
@@ -204,26 +204,30 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--preset", default="ffhq1024-realness-dcgan")
     parser.add_argument("--images-per-rank", type=int, default=32)
     parser.add_argument(
-        "--image-ms", type=float, default=1.67, help="compute an image; 1.67 is a goal (600 img/s)"
+        "--image-ms", type=float, default=1.67, help="compute per image; 1.67 is a goal (600 img/s)"
     )
-    parser.add_argument("--fixed-ms", type=float, default=5.0, help="compute an iteration besides")
-    parser.add_argument("--collectives", type=int, default=60, help="of an iteration")
+    parser.add_argument("--fixed-ms", type=float, default=5.0, help="further compute per iteration")
+    parser.add_argument("--collectives", type=int, default=60, help="number per iteration")
     parser.add_argument("--ranks-per-node", type=int, default=8)
-    parser.add_argument("--local-gbs", type=float, default=300.0, help="GB/s a rank in a node")
-    parser.add_argument("--remote-gbs", type=float, default=40.0, help="GB/s a rank between nodes")
-    parser.add_argument("--latency-us", type=float, default=8.0, help="of a hop")
-    parser.add_argument("--disk-gbs", type=float, default=2.0, help="GB/s a node writes")
+    parser.add_argument("--local-gbs", type=float, default=300.0, help="GB/s per rank in a node")
+    parser.add_argument(
+        "--remote-gbs", type=float, default=40.0, help="GB/s per rank between nodes"
+    )
+    parser.add_argument("--latency-us", type=float, default=8.0, help="per hop")
+    parser.add_argument("--disk-gbs", type=float, default=2.0, help="GB/s written per node")
     parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--flags", nargs=argparse.REMAINDER, default=[], help="over the preset")
+    parser.add_argument("--flags", nargs=argparse.REMAINDER, default=[], help="override the preset")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Check the formula here, then use it."""
+    """Check the formula on this machine, then apply it to the cluster."""
     options = parse_options()
     checked, predicted = check_here(options.rounds), of_cluster(options)
     print_table("gloo ranks of this machine", checked)
-    print_table(f"{options.preset}, {options.images_per_rank} images a GPU (predicted)", predicted)
+    print_table(
+        f"{options.preset}, {options.images_per_rank} images per GPU (predicted)", predicted
+    )
     with (RESULTS / "scaling.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(checked[0]), lineterminator="\n")
         writer.writeheader()

@@ -1,11 +1,11 @@
-"""Quality does not pay for speed: `python benchmarks/speed_modes.py [--data FACES]`.
+"""Check that speed modes keep training quality: `python benchmarks/speed_modes.py [--data FACES]`.
 
-Trains 200 updates at 64x64 in every mode that makes a run faster or smaller, by the training
+Trains 200 updates at 64x64 in every mode that makes a run faster or smaller, with the training
 command itself, and compares with the plainest mode: PyTorch's operations, fp32, contiguous, two
-passes an update. That one runs with four seeds, whose scatter says what a difference means: the
-mean loss of the last 50 updates of every other mode has to lie in the 99 % prediction interval of a
-fifth seed (Student's t), and so has its sliced Wasserstein distance. Exits with 1 otherwise.
-Appends rows to benchmarks/results/speed_modes.csv and draws speed_modes.png.
+passes per update. The plainest mode runs with four seeds, whose scatter gives the tolerance: for
+every other mode, the mean loss of the last 50 updates and the sliced Wasserstein distance must lie
+in the 99 % prediction interval of a fifth seed (Student's t). Exits with 1 otherwise. Appends rows
+to benchmarks/results/speed_modes.csv and draws speed_modes.png.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from train_step import RESULTS, ROOT, append
 
 NUM_UPDATES = 200
 NUM_COMPARED = 50
-"""Updates at the end whose mean loss is compared."""
+"""Number of final updates whose mean loss is compared."""
 SEEDS = range(4)
 CONFIDENCE = 0.99
 MEASURES = ("loss_d", "loss_g", "SWD")
@@ -54,7 +54,7 @@ MODES: dict[str, tuple[str, ...]] = {
         *("--tf32", "--compile", "--cuda-graphs"),
     ),
 }
-"""Flags over those of the plainest mode."""
+"""Flags added to those of the plainest mode."""
 ONLY_ON_CUDA = ("TF32", "CUDA graphs", "bf16, compiled, CUDA graphs")
 PLAIN = ("--no-tf32", "--memory-format", "contiguous", "--zero-g", "0", "--zero-d", "0")
 
@@ -69,11 +69,11 @@ SYSTEMS: dict[str, tuple[int, tuple[str, ...]]] = {
         ),
     ),
 }
-"""Batch size, and flags: small enough for a CPU."""
+"""Batch size and flags, small enough for a CPU."""
 
 
 def modes_of(system: str, device: str) -> list[str]:
-    """The modes that a system has on a device."""
+    """The modes that a system supports on a device."""
     without: set[str] = set() if device == "cuda" else set(ONLY_ON_CUDA)
     if system == "DCGAN":
         without.add("recomputed")  # it has no blocks
@@ -81,7 +81,7 @@ def modes_of(system: str, device: str) -> list[str]:
 
 
 def train(system: str, mode: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """One run: mean and scatter of the last losses, and the distance at the end."""
+    """Train one run; returns mean and scatter of the last losses, and the final distance."""
     batch, flags = SYSTEMS[system]
     kimg = NUM_UPDATES * batch / 1000
     with tempfile.TemporaryDirectory() as folder:
@@ -112,7 +112,7 @@ def train(system: str, mode: str, seed: int, options: argparse.Namespace) -> dic
 
 
 def band(values: list[float]) -> tuple[float, float]:
-    """The interval that one more value of a normal distribution lies in, known from `values`."""
+    """The prediction interval of one more draw from the normal distribution of `values`."""
     count = len(values)
     quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1))
     half = quantile * float(np.std(values, ddof=1)) * math.sqrt(1 + 1 / count)
@@ -121,7 +121,7 @@ def band(values: list[float]) -> tuple[float, float]:
 
 
 def judge(rows: list[dict[str, Any]]) -> None:
-    """Write its system's band, and whether it lies "inside", into every row."""
+    """Add the band of its system to every row, and whether the row lies "inside"."""
     for row in rows:
         plain = [r for r in rows if r["system"] == row["system"] and r["mode"] == SLOWEST]
         inside = []
@@ -133,7 +133,7 @@ def judge(rows: list[dict[str, Any]]) -> None:
 
 
 def draw(path: Path, rows: list[dict[str, Any]]) -> None:
-    """A panel a system and measure: a point a mode, over the band of the plainest one's seeds."""
+    """Draw a panel per system and measure: a point per mode, over the plainest mode's band."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -160,7 +160,7 @@ def draw(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """The rows for the eye."""
+    """Print the rows as a table."""
     table = Table("system", "mode", "seed", *MEASURES, "in the band")
     for row in rows:
         values = [f"{row[name]:.4g} ({row[f'{name}_low']:.4g} … {row[f'{name}_high']:.4g})"
@@ -173,17 +173,19 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
-    parser.add_argument("--data", type=Path, default=FACES, help="64x64 images, as `make demo` has")
+    parser.add_argument(
+        "--data", type=Path, default=FACES, help="64x64 images, such as those of `make demo`"
+    )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", choices=["cpu", "cuda"], default=device)
     options = parser.parse_args()
     if not options.data.exists():
-        parser.error(f"--data={options.data} is not there; run `make {FACES.relative_to(ROOT)}`")
+        parser.error(f"--data={options.data} does not exist; run `make {FACES.relative_to(ROOT)}`")
     return options
 
 
 def main() -> None:
-    """Train every mode, compare, and say what lies outside."""
+    """Train every mode, compare, and report modes outside the band."""
     options = parse_options()
     runs = [
         (system, mode, seed)
@@ -197,7 +199,7 @@ def main() -> None:
     append(RESULTS / "speed_modes.csv", rows)
     draw(RESULTS / "speed_modes.png", rows)
     if not all(row["inside"] for row in rows if row["mode"] != SLOWEST):
-        raise SystemExit("some modes lie outside of the band of the plainest one")
+        raise SystemExit("some modes lie outside the band of the plainest mode")
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ from typing import Any
 
 
 def draw(path: Path, rows: list[dict[str, Any]]) -> None:
-    """A panel a system: for each level and number of ranks a bar of milliseconds an image, by part.
+    """Draw a panel per system: a bar of milliseconds per image for each level and rank count.
 
-    Communication lies inside the other parts, so it is written beside the bar.
+    Communication is contained in the other parts, so it is written next to the bar.
     """
     import matplotlib
 
@@ -39,7 +39,7 @@ def draw(path: Path, rows: list[dict[str, Any]]) -> None:
         axis.invert_yaxis()
         axis.margins(x=0.3)
         axis.set_title(f"{system}, {own[0]['resolution']} px, batch {own[0]['batch_size']}")
-        axis.set_xlabel("milliseconds an image (less is better)")
+        axis.set_xlabel("milliseconds per image (less is better)")
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()

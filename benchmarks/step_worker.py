@@ -1,7 +1,7 @@
 """One rank of `benchmarks/train_step.py`.
 
-The task comes as JSON on standard input; rank 0 writes a JSON list of results to the file that the
-task names.
+The task is read as JSON from standard input; rank 0 writes a JSON list of results to the file that
+the task names.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Times = dict[str, list[float]]
 
 
 class Clock:
-    """Seconds between marks, with the device's work done."""
+    """Measures seconds between marks, waiting for the device at each."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -115,7 +115,7 @@ class Level:
         self.peak_bytes = 0
 
     def real(self, stream: Stream, first: int) -> Tensor | None:
-        """The next real batch, or None for an objective that wants none."""
+        """The next real batch, or None for an objective that needs none."""
         if stream not in self.streams:
             return None
         return self.gan.normalise(next(self.streams[stream]), stream, first)
@@ -133,13 +133,13 @@ class Level:
         return stats
 
     def warm_up(self) -> None:
-        """Rounds that do not count: libraries choose algorithms, updates are captured."""
+        """Run rounds that are not counted: libraries choose algorithms, updates are captured."""
         for _ in range(self._num_warm):
             self.play()
         self.seconds.clear()
 
     def play(self) -> None:
-        """One round: a whole iteration, then one without and one with penalties taken apart."""
+        """Run a round: a whole iteration, then one without and one with penalties, by part."""
         set_numerics(self.config.engine)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -162,7 +162,7 @@ class Level:
         clock, optimizer = Clock(self.device), self.config.optimizer
         first_d, first_g = self.images * optimizer.k_d, self.images * optimizer.k_g
         g, d = Timed(gan.g, self.device), Timed(gan.d, self.device)
-        if not self.config.engine.cuda_graphs:  # whose updates are one piece
+        if not self.config.engine.cuda_graphs:  # a captured update cannot be divided
             gan = replace(gan, g=cast(Any, g), d=cast(Any, d))
 
         def run(part: str, update: Callable[[], object]) -> None:
@@ -211,7 +211,7 @@ class Level:
         return total_us / 1e6, sum(event.count for event in events)
 
     def result(self, communication: tuple[float, int]) -> dict[str, Any]:
-        """What rank 0 reports; seconds are the least of the rounds."""
+        """The report of rank 0; seconds are the minimum over the rounds."""
         return {
             "level": self.name,
             "seconds": {name: min(values) for name, values in self.seconds.items()},
@@ -229,7 +229,7 @@ class Level:
 
 
 def matmul_rate(device: torch.device, config: TrainConfig) -> float:
-    """Operations a second of a big matrix product in the level's precision, the best of five."""
+    """Operations per second of a big matrix product in the level's precision, the best of five."""
     set_numerics(config.engine)
     side = 8192 if device.type == "cuda" else 1024
     dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
@@ -243,7 +243,7 @@ def matmul_rate(device: torch.device, config: TrainConfig) -> float:
 
 
 def reduce_seconds(device: torch.device, num_bytes: int) -> float:
-    """An all-reduce of so many bytes over all ranks, the best of ten."""
+    """Seconds of an all-reduce of `num_bytes` over all ranks, the best of ten."""
     data, clock, times = torch.zeros(num_bytes // 4, device=device), Clock(device), []
     for _ in range(10):
         clock.mark()
@@ -255,8 +255,8 @@ def reduce_seconds(device: torch.device, num_bytes: int) -> float:
 def measure(task: dict[str, Any], progress: Progress) -> list[dict[str, Any]]:
     """Measure all levels of a task.
 
-    On a CPU all stand ready at once and play in turn, round after round, so that whatever else the
-    machine does hits them alike. On a GPU they come one after the other, to fit into its memory.
+    On a CPU all levels are open at once and take turns, round by round, so that other load on the
+    machine affects them alike. On a GPU they run one after the other, to fit into its memory.
     """
     configs = {name: parse([*task["flags"], *flags]).config for name, flags in task["levels"]}
     device = pick_device(next(iter(configs.values())).engine.device)
@@ -283,7 +283,7 @@ def measure(task: dict[str, Any], progress: Progress) -> list[dict[str, Any]]:
 
 
 def measured(level: Level, traces: Path) -> dict[str, Any]:
-    """The result of a level that has played its rounds, which is closed with it."""
+    """The result of a level that has run its rounds; closes the level."""
     trace = traces / f"{level.name.replace(' ', '_')}.json.gz"
     with kernels.implementation(level.config.engine.impl):
         result = level.result(level.communication(trace))

@@ -1,13 +1,13 @@
 """The papers' 2-D experiments, all methods: `python benchmarks/toy.py [--quick | --full]`.
 
 Trains every method on the same data with the same networks and budget, several seeds as one batched
-network, and prints the tables of RealnessGAN's section 4.1 with the paper's numbers beside ours,
-the effect of the number of outcomes and of the anchors, and FAR-GAN's experiments (section 6.1).
---quick is the main table with one seed; --full is everything.
+network. Prints the tables of RealnessGAN's section 4.1 with the paper's numbers next to the
+measured ones, the effect of the number of outcomes and of the anchors, and FAR-GAN's experiments
+(section 6.1). --quick is the main table with one seed; --full is everything.
 
-Finished tasks are kept in --work and not run again: the same command goes on where it was stopped,
-and --report makes the tables of what is there. Writes toy.csv, toy.md and toy_*.png (toy_quick.*
-with --quick) to benchmarks/results.
+Finished tasks are kept in --work and not run again: the same command continues where it was
+stopped, and --report writes the tables of the finished tasks. Writes toy.csv, toy.md and toy_*.png
+(toy_quick.* with --quick) to benchmarks/results.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 def work(task: Task, folder: Path) -> Arrays:
-    """One task, in a worker process of one thread."""
+    """Run one task in a worker process with one thread."""
     import torch
 
     torch.set_num_threads(1)
@@ -41,7 +41,7 @@ def work(task: Task, folder: Path) -> Arrays:
 
 
 def run_all(tasks: list[Task], folder: Path, workers: int) -> None:
-    """Run what is not in `folder` yet, in the plan's order; a line for each task that ends."""
+    """Run the tasks that `folder` lacks, in the plan's order; print a line per finished task."""
     missing = [task for task in tasks if not (folder / task.file_name).exists()]
     start, total, done = time.monotonic(), sum(task.cost for task in missing), 0.0
     os.environ.update(ONE_THREAD)

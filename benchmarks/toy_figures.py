@@ -25,7 +25,7 @@ INK, SOFT, LINE = "#1c1d21", "#62646d", "#e4e3df"
 
 
 def samples_of_median(arrays: Arrays, iteration: int) -> tuple[Tensor, int]:
-    """The samples of the seed in the middle at a checkpoint, and its place among the seeds."""
+    """The samples of the median seed at a checkpoint, and its place among the seeds."""
     key = "high_quality" if "high_quality" in arrays else "distance"
     values = at(arrays, key, iteration)
     place = int(np.argsort(values)[len(values) // 2])
@@ -50,7 +50,7 @@ def real_points(name: DataName) -> Tensor:
 
 
 def draw_main(finished: Finished, path: Path) -> None:
-    """Fig. 2 of RealnessGAN: the data and every method, a row for each schedule and budget."""
+    """Fig. 2 of RealnessGAN: the data and every method, one row per schedule and budget."""
     panels: list[Panel] = []
     columns = 0
     for part, k_g in (("main-1", 1), ("main-3", 3)):
@@ -59,7 +59,7 @@ def draw_main(finished: Finished, path: Path) -> None:
             continue
         ends = checkpoints(tasks)
         for end in sorted({min(PAPER_ITERATIONS, ends[-1]), ends[-1]}):
-            row = [Panel("data", f"beside: {end} iterations, k_G = {k_g}")]
+            row = [Panel("data", f"to the right: {end} iterations, k_G = {k_g}")]
             row += [panel(t, a, end, METHODS[t.method].label) for t, a in tasks.items()]
             columns = max(columns, len(row))
             panels += row
@@ -119,7 +119,7 @@ def draw_outcomes(finished: Finished, path: Path) -> None:
 
 
 def draw_finite(finished: Finished, path: Path) -> None:
-    """Fig. 1 of FAR-GAN: a row a checkpoint, a column a method."""
+    """Fig. 1 of FAR-GAN: one row per checkpoint, one column per method."""
     tasks = of(finished, "finite")
     ends = checkpoints(tasks)
     chosen = [ends[len(ends) // 2 - 1], ends[-1]]
@@ -132,7 +132,7 @@ def draw_finite(finished: Finished, path: Path) -> None:
 
 
 def draw_evolution(finished: Finished, name: DataName, path: Path) -> None:
-    """Fig. 2 and 9 of FAR-GAN: a row a method, a column a checkpoint."""
+    """Fig. 2 and 9 of FAR-GAN: one row per method, one column per checkpoint."""
     tasks = {
         task: arrays
         for part in ("ring8", "more")
@@ -150,7 +150,7 @@ def draw_evolution(finished: Finished, name: DataName, path: Path) -> None:
 
 
 def draw_all(finished: Finished, folder: Path, stem: str) -> None:
-    """Every figure for which there are results."""
+    """Draw every figure for which there are results."""
     parts = {task.part for task in finished}
     names = {task.data for task in finished}
     if parts & {"main-1", "main-3"}:

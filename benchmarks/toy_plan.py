@@ -1,4 +1,4 @@
-"""What benchmarks/toy.py trains: every task of every part, and one task's run in one process."""
+"""The plan of benchmarks/toy.py: every task of every part, and running one task in a process."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from realness.trainer.config import TrainConfig
 from realness.trainer.toy import METHODS, NETWORKS_OF, DataName, method_config
 
 Arrays = dict[str, np.ndarray]
-"""high_quality, num_modes, sigma (for data with modes), distance, seed, iteration: one entry for
-every checkpoint and seed; samples, [entries, SHOWN_SAMPLES, 2]; cpu_seconds, one number."""
+"""high_quality, num_modes, sigma (for data with modes), distance, seed, iteration: one entry per
+checkpoint and seed; samples, [entries, SHOWN_SAMPLES, 2]; cpu_seconds, one number."""
 SHOWN_SAMPLES = 2000
-"""Samples a checkpoint that are kept for figures."""
+"""Samples per checkpoint that are kept for figures."""
 
 
 @dataclass(frozen=True)
 class Task:
     """One ensemble: a method on a distribution, S seeds, measured at `checkpoints` (iterations).
 
-    `part` is the experiment that it belongs to; `changes` are keywords of `method_config`, with
-    their values. `spacing` is the distance of neighbouring modes, `data_seed` another draw of the
-    training points; None is the usual one.
+    `part` is the experiment that it belongs to; `changes` are keywords of `method_config` with
+    their values. `spacing` is the distance between neighbouring modes, `data_seed` the seed of the
+    training points; None means the default.
     """
 
     part: str
@@ -48,13 +48,13 @@ class Task:
 
     @property
     def label(self) -> str:
-        """The method's name, and what was changed."""
+        """The method's name and its changes."""
         changed = ", ".join(f"{key}={value:g}" for key, value in self.changes)
         return METHODS[self.method].label + (f" ({changed})" if changed else "")
 
     @property
     def cost(self) -> float:
-        """Relative work, to tell the time that is left: updates times members times size."""
+        """Relative work, for the remaining time: updates times members times size."""
         optimizer, networks = self.config.optimizer, NETWORKS_OF[self.data]
         updates = optimizer.k_g + 1.6 * optimizer.k_d
         size = 1.0 if networks == "realness" else 0.1
@@ -62,14 +62,14 @@ class Task:
 
     @property
     def file_name(self) -> str:
-        """A name that changes with anything that changes the result."""
+        """A name that differs whenever anything that affects the result differs."""
         fields = dataclasses.asdict(self).items()
         described = json.dumps({key: v for key, v in fields if v is not None}, sort_keys=True)
         digest = hashlib.sha256(described.encode()).hexdigest()[:12]
         return f"{self.part}-{self.method}-{digest}.npz"
 
     def run(self) -> Arrays:
-        """Train and measure; arrays with one entry a (checkpoint, seed), and `samples`."""
+        """Train and measure; returns arrays with an entry per (checkpoint, seed), and `samples`."""
         from realness.trainer.toy.data import build_data
         from realness.trainer.toy.experiment import build_experiment
         from realness.trainer.toy.results import medians, train
@@ -91,7 +91,7 @@ class Task:
         }
 
     def run_once(self, folder: Path) -> Arrays:
-        """The stored result, or a new one, which is stored whole or not at all."""
+        """The stored result, or a new one, which is stored atomically."""
         path = folder / self.file_name
         if not path.exists():
             staged = path.with_suffix(".part")
@@ -113,7 +113,7 @@ OUTCOMES: tuple[tuple[int, int, tuple[int, ...]], ...] = (
     *((n, 1, (500, 1000)) for n in (2, 3, 10, 20)),
     *((n, k_g, (250, 500)) for n, k_g in ((3, 2), (10, 4), (20, 7))),
 )
-"""Number of outcomes, k_G and checkpoints; five outcomes stand in the main tables."""
+"""Number of outcomes, k_G and checkpoints; the main tables have five outcomes."""
 ANCHOR_KLS = (1.66, 7.81, 11.05, 33.88)
 """D_KL(A1 || A0) of the paper's table 2; the anchors at the default skews have 4.08."""
 
@@ -126,7 +126,7 @@ def quick_plan() -> list[Task]:
 
 
 def full_plan() -> list[Task]:
-    """Every experiment, the most telling ones first."""
+    """Every experiment, the most informative ones first."""
     return [
         *(
             Task("main-1", "grid9", name, 5, MAIN_ITERATIONS, (("k_g", 1),))

@@ -1,4 +1,4 @@
-"""Tables of benchmarks/toy.py, with the papers' numbers and what was left open beside ours."""
+"""Tables of benchmarks/toy.py, with the papers' numbers and the settings that they leave open."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def main_table(finished: Finished, part: str, title: str) -> str:
 
 
 def verdict(tasks: Finished, ends: Sequence[int]) -> str:
-    """Where RealnessGAN stands among the methods, and when it reaches the paper's numbers."""
+    """RealnessGAN's rank among the methods, and when it reaches the paper's numbers."""
     ours = next((arrays for task, arrays in tasks.items() if task.method == "realness"), None)
     if ours is None:
         return ""
@@ -139,7 +139,7 @@ def verdict(tasks: Finished, ends: Sequence[int]) -> str:
 
 
 def outcome_table(finished: Finished) -> str:
-    """The number of outcomes with k_G = 1 and with k_G raised."""
+    """The effect of the number of outcomes, with k_G = 1 and with k_G raised."""
     tasks = of(finished, "outcomes") | {
         task: arrays
         for part in ("main-1", "main-3")
@@ -171,7 +171,7 @@ def _outcomes_and_updates(item: tuple[Task, Arrays]) -> tuple[bool, int, int]:
 
 
 def anchor_table(finished: Finished) -> str:
-    """The divergence between the anchors."""
+    """The effect of the divergence between the anchors."""
     tasks = of(finished, "anchors")
     if not tasks:
         return ""
@@ -194,7 +194,7 @@ def anchor_table(finished: Finished) -> str:
 
 
 def finite_table(finished: Finished) -> str:
-    """FAR-GAN's Fig. 1 as distances to the Gaussian behind the training points."""
+    """FAR-GAN's Fig. 1 as distances to the Gaussian from which the training points are drawn."""
     tasks = of(finished, "finite") | of(finished, "samples")
     if not tasks:
         return ""
@@ -270,7 +270,7 @@ def other_table(finished: Finished) -> str:
 
 
 def report(finished: Finished, num_planned: int) -> str:
-    """All tables of what has been run."""
+    """All tables of the finished tasks."""
     seconds = sum(float(arrays["cpu_seconds"]) for arrays in finished.values())
     head = (
         "# The 2-D experiments\n\n"

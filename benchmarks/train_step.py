@@ -1,11 +1,12 @@
 """Measure a training step, from plain fp32 up: `python benchmarks/train_step.py [--quick]`.
 
-For the DCGAN and the StyleGAN2 of RealnessGAN at 1024x1024 (without a GPU at 64x64, where only
-ratios count): images/s, TFLOP/s and share of the device's matrix products, peak memory, and the
-time of each part (data, D, its penalties, G, its own, optimisers, moving average, communication),
-at rising levels of optimisation in one run, on 1 and more ranks. The first losses of all levels
-must agree with the plain one's. Appends rows to benchmarks/results/train_step.csv, draws
-train_step.png, and leaves torch.profiler traces (for perfetto) under runs/train_step/.
+For the DCGAN and the StyleGAN2 of RealnessGAN at 1024x1024 (64x64 without a GPU, where only ratios
+are meaningful): images/s, TFLOP/s and the share of the device's matrix-product speed, peak memory,
+and the time of each part (data, D and its penalties, G and its penalties, optimisers, moving
+average, communication), at rising levels of optimisation in one run, on 1 and more ranks. The first
+losses of all levels must agree with those of the plain level. Appends rows to
+benchmarks/results/train_step.csv, draws train_step.png, and writes torch.profiler traces (for
+perfetto) to runs/train_step/.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ PLAIN = (
     *("--impl", "reference", "--no-tf32", "--memory-format", "contiguous"),
     *("--precision", "fp32", "--no-compile"),
 )
-# Each with its flags over those of the levels before it, and how far its first losses may lie from
-# the plain ones, relative to 1 + their size.
+# Each level with its flags in addition to those of earlier levels, and the largest allowed
+# difference of its first losses from the plain ones, relative to 1 + their size.
 LEVELS: dict[str, tuple[tuple[str, ...], float]] = {
     "plain fp32": (PLAIN, 0.0),
     "fused operations": (("--impl", "auto"), 1e-4),
@@ -57,7 +58,7 @@ SYSTEMS = {
     "DCGAN": ("--preset", "ffhq1024-realness-dcgan"),
     "StyleGAN2": ("--preset", "ffhq1024-realness-stylegan2"),
 }
-# What a CPU can do in seconds.
+# Sizes that a CPU can run in seconds.
 SMALL = {
     "DCGAN": ("--resolution", "64", "--batch-size", "16", "--device", "cpu"),
     "StyleGAN2": (
@@ -65,17 +66,17 @@ SMALL = {
         *("--g-channel-base", "2048", "--d-channel-base", "2048"),
     ),
 }
-"""Flags over the preset where there is no GPU."""
+"""Flags that override the preset if there is no GPU."""
 
 
 def flags_of(level: str) -> list[str]:
-    """The flags of a level and of all before it; the last of a kind holds."""
+    """The flags of a level and of all earlier ones; the last value of a flag counts."""
     names = list(LEVELS)
     return [flag for name in names[: names.index(level) + 1] for flag in LEVELS[name][0]]
 
 
 def run_ranks(task: dict[str, Any], num_ranks: int, num_threads: int) -> list[dict[str, Any]]:
-    """Measure on `num_ranks` processes of this machine; the results of rank 0."""
+    """Measure on `num_ranks` processes of this machine; returns the results of rank 0."""
     with socket.socket() as probe, tempfile.TemporaryDirectory() as folder:
         probe.bind(("127.0.0.1", 0))
         port, result = probe.getsockname()[1], Path(folder) / "result.json"
@@ -103,7 +104,7 @@ def run_ranks(task: dict[str, Any], num_ranks: int, num_threads: int) -> list[di
 
 
 def check(levels: list[dict[str, Any]]) -> None:
-    """The first losses of every level agree with the plain level's, or SystemExit."""
+    """Raise SystemExit unless the first losses of every level agree with the plain level's."""
     plain = levels[0]["first_losses"]
     for level in levels:
         bound = LEVELS[level["level"]][1]
@@ -116,7 +117,7 @@ def check(levels: list[dict[str, Any]]) -> None:
 
 
 def parts_ms(config: TrainConfig, level: dict[str, Any]) -> dict[str, float]:
-    """Milliseconds an image of each part of an iteration, lazy penalties by their share."""
+    """Milliseconds per image of each part of an iteration, lazy penalties by their share."""
     seconds, optimizer = level["seconds"], config.optimizer
     share_d, share_g = penalised_shares(config)
     updates = {"D": (optimizer.k_d, share_d), "G": (optimizer.k_g, share_g)}
@@ -159,7 +160,7 @@ def row_of(
 def measure(system: str, num_ranks: int, options: argparse.Namespace) -> list[dict[str, Any]]:
     """The rows of one system on a number of ranks."""
     size = () if options.device == "cuda" else SMALL[system]
-    # One rank has nothing to shard, and would only keep DeepSpeed's books.
+    # One rank has nothing to shard; DeepSpeed would only add overhead.
     stages = ("--zero-g", "0", "--zero-d", "0") if num_ranks == 1 else ()
     flags = [*SYSTEMS[system], "--device", options.device, *size, *stages, *options.flags]
     levels = {name: flags_of(name) for name in LEVELS if name in options.levels}
@@ -182,7 +183,7 @@ def measure(system: str, num_ranks: int, options: argparse.Namespace) -> list[di
 
 
 def append(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Append rows with what they were measured on."""
+    """Append rows, with the machine and versions that they were measured on."""
     described = describe_environment()
     origin = {"date": datetime.datetime.now(datetime.timezone.utc).date().isoformat()}
     origin |= {name: described[name] for name in ("commit", "torch", "deepspeed", "python")}
@@ -199,7 +200,7 @@ def append(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """The rows for the eye, with ratios to the plain level of the same system on one rank."""
+    """Print the rows, with ratios to the plain level of the same system on one rank."""
     columns = ("system", "ranks", "level", "img_per_s", "tflop_per_s", "share_of_matmul")
     parts = [name for name in rows[0] if name.startswith("ms ")]
     table = Table(*columns, "ratio", *(name.replace("ms ", "ms/img ") for name in parts))
@@ -221,8 +222,10 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=10, help="timed rounds of all levels")
     parser.add_argument("--quick", action="store_true", help="3 rounds; writes no results")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if cuda else "cpu")
-    parser.add_argument("--data", help="images to train on (any source); default: made images")
-    parser.add_argument("--flags", nargs=argparse.REMAINDER, default=[], help="over the presets")
+    parser.add_argument("--data", help="images to train on (any source); default: synthetic")
+    parser.add_argument(
+        "--flags", nargs=argparse.REMAINDER, default=[], help="override the presets"
+    )
     return parser.parse_args()
 
 

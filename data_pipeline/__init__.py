@@ -1,8 +1,8 @@
-"""The data path: any image collection to batches on the device, every sample once an epoch.
+"""The data path: from any image collection to batches on the device, each sample once per epoch.
 
 A source opens as a Catalog; the order and the flips are pure functions of (seed, purpose, sample
-number); decoders only decode. PyTorch is loaded with ImageStream, not before, so that the
-commands which need no training stay quick.
+number); decoders only decode. PyTorch is imported only when ImageStream is first used, so that
+commands that do not train start quickly.
 """
 
 from __future__ import annotations

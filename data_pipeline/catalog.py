@@ -1,4 +1,4 @@
-"""A catalog: any source seen as a numbered list of images, each a span of bytes in some file."""
+"""A catalog: any source as a numbered list of images, each a span of bytes in some file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RawOrder = Literal["HWC", "CHW"]
 
 
 class NameTable:
-    """A list of names held as one UTF-8 block and its end offsets: about 30 bytes a name."""
+    """A list of names, stored as one UTF-8 block and its end offsets: about 30 bytes per name."""
 
     def __init__(self, blob: bytes | np.ndarray, ends: npt.NDArray[np.integer]) -> None:
         self.blob = blob
@@ -42,7 +42,7 @@ class NameTable:
 
 
 class Reader(Protocol):
-    """Gives the bytes of entry i. Raises BadImage where they cannot be had. Thread-safe."""
+    """Reads the bytes of entry i. Raises BadImage if they cannot be read. Thread-safe."""
 
     def read(self, index: int, limit: int | None = None) -> bytes:
         """All bytes of the entry, or its first `limit`."""
@@ -53,7 +53,7 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class RawLayout:
-    """Entries that are bare uint8 pixels: their shape, (3, R, R), and the order they lie in.
+    """Format of entries that are bare uint8 pixels: their shape (3, R, R) and memory order.
 
     HWC keeps the three values of a pixel together, as batches do; CHW is three planes.
     """
@@ -70,7 +70,7 @@ class RawLayout:
         return self.shape[0] * self.shape[1] * self.shape[2]
 
     def pixels(self, data: bytes) -> npt.NDArray[np.uint8]:
-        """An entry as uint8 [R, R, 3], a view of its bytes. Raises BadImage for another length."""
+        """View an entry's bytes as uint8 [R, R, 3]. Raises BadImage if the length differs."""
         if len(data) != self.num_bytes:
             raise BadImage(f"holds {len(data):,} bytes, not the {self.num_bytes:,} of {self.shape}")
         channels, height, width = self.shape
@@ -82,9 +82,9 @@ class RawLayout:
 
 @dataclass(frozen=True)
 class Shard:
-    """A file of a prepared set, the part it belongs to, and the bytes that it must have at least.
+    """A file of a prepared set, the part it belongs to, and its minimum size in bytes.
 
-    The shards of a part may lie on those nodes only that read it.
+    The shards of a part need to be present only on the nodes that read the part.
     """
 
     path: Path
@@ -96,10 +96,10 @@ class Shard:
 class Catalog:
     """Images 0 .. len - 1 of a source, read at random and from any thread.
 
-    source: where it was opened. kind: "folder", "zip", "tar", "packed", ... names, lengths
-    (bytes), crc32 (of the bytes; None where the source keeps none), labels (int, -1 for none).
-    raw: set when entries are pixels rather than encoded images. resolution: set when the source
-    promises one (a prepared set). refused: entries left out on opening, as (name, reason).
+    source: the path it was opened from. kind: "folder", "zip", "tar", "packed", ... names, lengths
+    (bytes), crc32 (of the bytes; None if the source stores none), labels (int, -1 for none).
+    raw: set if entries are pixels rather than encoded images. resolution: set if the source
+    guarantees one (a prepared set). refused: entries left out on opening, as (name, reason).
     num_parts: image i belongs to part i % num_parts. shards: the files of a prepared set.
     """
 
@@ -128,7 +128,7 @@ class Catalog:
         return self.names[index]
 
     def label(self, index: int) -> int | None:
-        """The entry's class, or None when it has none."""
+        """The entry's class, or None if it has none."""
         if self.labels is None or self.labels[index] < 0:
             return None
         return int(self.labels[index])
@@ -139,19 +139,19 @@ class Catalog:
         return 0 if self.labels is None or not len(self) else int(self.labels.max()) + 1
 
     def read(self, index: int) -> bytes:
-        """The entry's bytes, whole. Raises BadImage where they are missing or fail their CRC."""
+        """All bytes of the entry. Raises BadImage if they are missing or fail their CRC."""
         data = self.reader.read(index)
         if self.crc32 is not None and zlib.crc32(data) != int(self.crc32[index]):
             raise BadImage("its bytes do not match the CRC-32 in the index (damaged or replaced)")
         return data
 
     def read_head(self, index: int, limit: int) -> bytes:
-        """The entry's first `limit` bytes, unchecked."""
+        """The entry's first `limit` bytes, without a CRC check."""
         return self.reader.read(index, limit)
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) over names, lengths and, where there are any, CRCs, labels and parts."""
+        """SHA-256 (hex) over names, lengths and, if present, CRCs, labels and parts."""
         if self._digest is None:
             self._digest = content_digest(
                 self.names, self.lengths, self.crc32, self.labels, self.num_parts
@@ -159,7 +159,7 @@ class Catalog:
         return self._digest
 
     def report_bad(self, index: int, reason: str, *, level: int = logging.WARNING) -> None:
-        """Logs a bad image by name, once a process however often it is met."""
+        """Logs a bad image by name, once per process."""
         with self._lock:
             known = index in self._bad
             self._bad.setdefault(index, reason)
@@ -168,18 +168,18 @@ class Catalog:
 
     @property
     def num_bad_images(self) -> int:
-        """Distinct images reported bad in this process, by any stream."""
+        """Number of distinct images reported bad in this process, by any stream."""
         return len(self._bad)
 
     def warn_once(self, message: str) -> None:
-        """Logs a warning about the whole set, the first one only, however many streams ask."""
+        """Logs a warning about the whole set; only the first call logs, from whichever stream."""
         with self._lock:
             said, self._warned = self._warned, True
         if not said:
             logger.warning("%s", message)
 
     def close(self) -> None:
-        """Closes the files it holds open."""
+        """Closes all open files."""
         self.reader.close()
 
 
@@ -190,7 +190,7 @@ def content_digest(
     labels: npt.NDArray[np.integer] | None,
     num_parts: int,
 ) -> str:
-    """The digest of a catalog's contents and of what decides on their order; see Catalog.digest."""
+    """The digest of a catalog's contents and of what determines its order; see Catalog.digest."""
     state = hashlib.sha256(f"realness catalog, {len(names)} images\n".encode())
     if num_parts > 1:
         state.update(f"{num_parts} parts\n".encode())

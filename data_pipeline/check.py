@@ -1,4 +1,4 @@
-"""Looks at shards and at every image's header before training starts."""
+"""Checks of shards and of every image's header before training starts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from realness.data_pipeline.order import parts_of_rank, ranks_of_part
 
 logger = logging.getLogger("realness.data")
 DEFAULT_MAX_BAD_IMAGES = 100
-# More strays than this share are no accident but a set of mixed sizes.
+# A larger share of images of another size is not an accident but a set of mixed sizes.
 _MAX_STRAY_SHARE = 0.01
 _FIRST_READ_BYTES = 4096
 _PIECE = 256
@@ -33,9 +33,10 @@ def check_images(
 ) -> None:
     """Reads every header (not the pixels) and raises DataError unless the set can be trained on.
 
-    Raises DataError when images have another resolution or mixed sizes, or when more than
-    max_bad_images cannot be used. Fewer are logged by name at `level`, and not again by a stream,
-    which replaces them. Raw pixels and images that prepare validated are not read.
+    Raises DataError if images have another resolution or mixed sizes, or if more than
+    max_bad_images cannot be used. Up to that number are logged by name at `level`; a stream
+    replaces them without logging them again. Raw pixels and images that prepare validated are
+    not read.
     """
     known = catalog.raw.shape[-1] if catalog.raw is not None else catalog.resolution
     if known is not None:
@@ -60,15 +61,15 @@ def check_images(
         name, reason = catalog.refused[0]
         logger.log(
             level,
-            "%d entries of %s are left out, the first being %s: %s",
+            "%d entries of %s are left out; the first is %s: %s",
             len(catalog.refused), catalog.source, name, reason,
         )  # fmt: skip
 
 
 def check_shards(catalog: Catalog, rank: int = 0, world_size: int = 1) -> None:
-    """Raises DataError unless the shards that a rank reads are here and not cut short.
+    """Raises DataError unless the shards that a rank reads are on this node and complete.
 
-    Those of parts that only other ranks read need not be. Only prepared sets have shards.
+    Shards of parts that only other ranks read may be missing. Only prepared sets have shards.
     """
     num_parts = catalog.num_parts
     problems: dict[int, str] = {}
@@ -88,9 +89,9 @@ def check_shards(catalog: Catalog, rank: int = 0, world_size: int = 1) -> None:
             for part in parts
         )
 
-    remedy = "copy what is missing here"
+    remedy = "copy the missing parts here"
     if here := [part for part in range(num_parts) if part not in problems]:
-        remedy += f", or start the nodes in the order of their parts: here lies {listed(here)}"
+        remedy += f", or start the nodes in the order of their parts: this node has {listed(here)}"
     if world_size % num_parts:
         remedy += f", or start a multiple of {num_parts} ranks, which read one part each"
     raise DataError(
@@ -109,7 +110,7 @@ def _shard_problem(shard: Shard) -> str:
 
 
 def describe_readers(part: int, world_size: int, num_parts: int) -> str:
-    """Which ranks read a part, in words."""
+    """The ranks that read a part, in words."""
     ranks = ranks_of_part(part, world_size, num_parts)
     return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}"
 
@@ -131,7 +132,7 @@ def _check_sizes(
         counts = ", ".join(f"{n} of {w}x{h}" for (w, h), n in sizes.most_common(5))
         more = f" and {len(sizes) - 5} other sizes" if len(sizes) > 5 else ""
         raise DataError(
-            f"the images in {catalog.source} have mixed sizes ({counts}{more}), training wants "
+            f"the images in {catalog.source} have mixed sizes ({counts}{more}), training needs "
             f"resolution={resolution}; {remedy}"
         )
     num_bad = len(bad) + num_strays
@@ -139,14 +140,14 @@ def _check_sizes(
         index, reason = bad[0]
         raise DataError(
             f"{num_bad} of the {len(catalog)} images in {catalog.source} cannot be trained on "
-            f"(max_bad_images={max_bad_images}), the first being {catalog.name(index)}: {reason}; "
+            f"(max_bad_images={max_bad_images}); the first is {catalog.name(index)}: {reason}; "
             f"{remedy}"
         )
 
 
 def _wrong_resolution(catalog: Catalog, found: str, wanted: int) -> str:
     return (
-        f"the images in {catalog.source} have resolution {found}, training wants "
+        f"the images in {catalog.source} have resolution {found}, training needs "
         f"resolution={wanted}; {_prepare_command(catalog, wanted)}"
     )
 
@@ -159,7 +160,7 @@ def _prepare_command(catalog: Catalog, resolution: int) -> str:
 
 
 def _inspect(catalog: Catalog, num_threads: int) -> Iterator[tuple[int, Size | str]]:
-    """(index, size or what is wrong) for every image."""
+    """(index, size or problem) for every image."""
     starts = range(0, len(catalog), _PIECE)
     with ThreadPoolExecutor(num_threads, thread_name_prefix="realness-check") as pool:
         yield from (

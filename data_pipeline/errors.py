@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class DataError(ValueError):
-    """The data set cannot be used as it is; the message names the value and the remedy."""
+    """The data set cannot be used as it is; the message names the value and how to fix it."""
 
 
 class BadImage(ValueError):

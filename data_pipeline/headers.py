@@ -1,9 +1,9 @@
-"""What an encoded image says about itself, read without decoding it.
+"""Headers of encoded images, read without decoding the pixels.
 
-Training takes 8-bit RGB JPEG and PNG only: everything else (grey, palette, alpha, CMYK, 16-bit,
-EXIF-rotated) would be converted by the decoders in ways that differ or go unnoticed, so it is a
-BadImage here and the work of `launch/prepare.py`. Formats: ITU-T T.81 annex B (JPEG), the PNG
-specification (third edition) section 5, Exif 2.3 section 4.6 (orientation, tag 0x0112).
+Training accepts only 8-bit RGB JPEG and PNG. The decoders would convert everything else (grey,
+palette, alpha, CMYK, 16-bit, EXIF-rotated) in ways that differ or go unnoticed, so such an image is
+a BadImage here and `launch/prepare.py` has to convert it. Formats: ITU-T T.81 annex B (JPEG), the
+PNG specification (third edition) section 5, Exif 2.3 section 4.6 (orientation, tag 0x0112).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class ImageHeader:
 
 
 class HeaderIncomplete(Exception):
-    """The header goes on behind the bytes given; `needed` is the length to come back with."""
+    """The header is longer than the given bytes; retry with at least `needed` bytes."""
 
     def __init__(self, needed: int) -> None:
         super().__init__(f"needs {needed} bytes")
@@ -56,8 +56,8 @@ class HeaderIncomplete(Exception):
 def read_header(data: bytes) -> ImageHeader:
     """Header of an encoded image from its first bytes.
 
-    Raises BadImage for anything but an upright 8-bit RGB JPEG or PNG, and HeaderIncomplete when
-    the header is longer than `data`.
+    Raises BadImage for anything but an upright 8-bit RGB JPEG or PNG, and HeaderIncomplete if the
+    header is longer than `data`.
     """
     if data[:8] == PNG_SIGNATURE:
         return _read_png_header(data)
@@ -74,9 +74,9 @@ def read_header(data: bytes) -> ImageHeader:
 def check_complete(data: bytes) -> ImageHeader:
     """Header of a whole encoded image, after checking its container to the end.
 
-    PNG: every chunk is whole, its CRC right and IEND there. JPEG: an end-of-image marker follows
-    the first scan (in entropy-coded data 0xFF is always stuffed, so the marker cannot occur by
-    chance). Raises BadImage.
+    PNG: every chunk is complete with a correct CRC, and IEND is present. JPEG: an end-of-image
+    marker follows the first scan (in entropy-coded data 0xFF is always stuffed, so the marker
+    cannot occur by chance). Raises BadImage if a check fails.
     """
     try:
         if data[:8] == PNG_SIGNATURE:
@@ -106,13 +106,13 @@ def _read_png_header(data: bytes) -> ImageHeader:
     if colour != 2:
         raise BadImage(f"PNG is {_PNG_COLOUR.get(colour, f'colour type {colour}')}, not RGB")
     if depth != 8:
-        raise BadImage(f"PNG has {depth} bits a channel, not 8")
+        raise BadImage(f"PNG has {depth} bits per channel, not 8")
     _check_png_ancillary(data)
     return ImageHeader("png", width, height)
 
 
 def _check_png_ancillary(data: bytes) -> None:
-    """Refuses tRNS and a rotating eXIf in the chunks before the pixels."""
+    """Raises BadImage for tRNS, or an eXIf that rotates, in the chunks before the pixels."""
     offset = 33
     while offset + 8 <= len(data):
         length = int.from_bytes(data[offset : offset + 4], "big")
@@ -128,7 +128,7 @@ def _check_png_ancillary(data: bytes) -> None:
 
 
 def check_png_chunks(data: bytes) -> None:
-    """Raises BadImage unless every chunk of a PNG is whole, its CRC right, and IEND there."""
+    """Raises BadImage unless all chunks of a PNG are complete, with correct CRCs, up to IEND."""
     view = memoryview(data)
     offset = 8
     while True:
@@ -147,7 +147,7 @@ def check_png_chunks(data: bytes) -> None:
 
 
 def _read_jpeg_header(data: bytes) -> tuple[ImageHeader, int]:
-    """Header and the offset of the first scan; walks the marker segments up to it."""
+    """Header, and the offset of the first scan; walks the marker segments up to it."""
     offset, header = 2, None
     while True:
         if offset + 4 > len(data):
@@ -185,12 +185,12 @@ def _read_jpeg_frame(segment: bytes) -> ImageHeader:
         colour = {1: "grey", 4: "CMYK"}.get(num_components, f"{num_components}-channel")
         raise BadImage(f"JPEG is {colour}, not RGB")
     if depth != 8:
-        raise BadImage(f"JPEG has {depth} bits a channel, not 8")
+        raise BadImage(f"JPEG has {depth} bits per channel, not 8")
     return ImageHeader("jpeg", width, height)
 
 
 def _check_orientation(tiff: bytes) -> None:
-    """Raises BadImage when the TIFF block of an Exif segment asks for a rotation or a flip."""
+    """Raises BadImage if the TIFF block of an Exif segment specifies a rotation or a flip."""
     order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
     start = int.from_bytes(tiff[4:8], order)
     num_entries = int.from_bytes(tiff[start : start + 2], order)

@@ -1,4 +1,4 @@
-"""The order of a stream: stateless, in O(1) memory, a pure function of (seed, purpose, k).
+"""The order of a stream: stateless, O(1) memory, a pure function of (seed, purpose, k).
 
 Sample k of a stream, counted over all ranks, is image ``permutation(seed, purpose, epoch)(k % n)``
 with ``epoch = k // n``. The permutation is a keyed Feistel network (Luby and Rackoff, "How to
@@ -7,9 +7,9 @@ cycle walking (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002)
 images need no more memory than ten. Round keys, flips and substitutes come from one keyed mixer,
 the finaliser of SplitMix64 (Steele, Lea and Flood, 2014) chained over the words.
 
-A set in P parts deals its samples out in turn: sample k is of part k % P, whose images are
-part, part + P, part + 2P, ..., and which has permutations of its own. The rows of a global batch
-lie part after part, so that a rank meets few parts however many images the batch has.
+A set in P parts takes its samples from the parts in turn: sample k is of part k % P, whose images
+are part, part + P, part + 2P, ... Each part has its own permutations. The rows of a global batch
+are sorted by part, so that a rank reads few parts, whatever the batch size.
 
 Every function here is vectorised over numpy int64 arrays of any shape.
 """
@@ -28,15 +28,15 @@ UInt64Array = npt.NDArray[np.uint64]
 T = TypeVar("T", int, Int64Array)
 
 _NUM_ROUNDS = 12
-# Over 16 points and fewer a Feistel network's permutations are visibly not uniform, however many
-# its rounds: tiny sets walk in a domain of 64.
+# On 16 points or fewer, a Feistel network's permutations are visibly not uniform, whatever the
+# number of rounds. Tiny sets therefore walk in a domain of 64.
 _MIN_BITS = 6
 _MASK_64 = (1 << 64) - 1
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 class _Use(enum.IntEnum):
-    """Keeps the draws for different uses apart under one (seed, purpose)."""
+    """Separates the draws for different uses under one (seed, purpose)."""
 
     ORDER = 1
     MIRROR = 2
@@ -71,7 +71,7 @@ def permute(keys: UInt64Array, positions: Int64Array, size: int) -> Int64Array:
     """A bijection of [0, size) for each key, applied elementwise.
 
     keys: uint64, positions: int64 in [0, size), of shapes that broadcast. Returns int64 in
-    [0, size). Expected work: fewer than two Feistel passes an element from 33 images on.
+    [0, size). Expected work: fewer than two Feistel passes per element from 33 images up.
     """
     if size < 1:
         raise ValueError(f"size={size} must be at least 1 to permute [0, size)")
@@ -84,7 +84,7 @@ def permute(keys: UInt64Array, positions: Int64Array, size: int) -> Int64Array:
     with np.errstate(over="ignore"):
         while walking.size:
             values[walking] = _feistel(values[walking], round_keys[:, walking], num_bits)
-            # Cycle walking: points outside [0, size) go round again until they come back in.
+            # Cycle walking: points outside [0, size) are permuted again until they fall inside.
             walking = walking[values[walking] >= np.uint64(size)]
     return values.astype(np.int64).reshape(shape)
 
@@ -92,7 +92,7 @@ def permute(keys: UInt64Array, positions: Int64Array, size: int) -> Int64Array:
 def _feistel(values: UInt64Array, round_keys: UInt64Array, num_bits: int) -> UInt64Array:
     """The network over [0, 2^num_bits): values [n], round_keys [rounds, n].
 
-    Its two parts differ by a bit in length where num_bits is odd, so they do not swap places:
+    If num_bits is odd, its two parts differ in length by one bit, so they do not swap places:
     each is masked in turn with bits drawn from the other.
     """
     low_bits = np.uint64(num_bits // 2)
@@ -110,8 +110,9 @@ def sample_indices(
 ) -> Int64Array:
     """Images shown as samples k of a stream: int64 [...] in [0, size).
 
-    samples: int64 [...], counted over all ranks from 0. Of a part's samples, each block of as many
-    as it has images (an epoch) visits every one exactly once; so do the first `size` of all.
+    samples: int64 [...], counted over all ranks from 0. An epoch of a part is a block of as many
+    of its samples as it has images, and visits each image exactly once; so do the first `size`
+    samples of the whole set.
     """
     numbers, parts = np.divmod(samples.astype(np.int64), num_parts)
     sizes = _part_size(parts, size, num_parts)
@@ -119,22 +120,22 @@ def sample_indices(
     own_key = () if num_parts == 1 else (parts,)
     keys = keyed_bits(seed, purpose, _Use.ORDER, epochs, *own_key)
     indices = np.empty_like(numbers)
-    for part_size in np.unique(sizes):  # one, or two that differ by an image
+    for part_size in np.unique(sizes):  # one size, or two that differ by one image
         chosen = sizes == part_size
         indices[chosen] = permute(keys[chosen], positions[chosen], int(part_size))
     return indices * num_parts + parts
 
 
 def _part_size(parts: T, size: int, num_parts: int) -> T:
-    """How many of `size` images belong to a part."""
+    """Number of images, of `size` in all, that belong to a part."""
     return (size - 1 - parts) // num_parts + 1
 
 
 def batch_rows(global_batch: int, num_parts: int) -> Int64Array:
-    """Which of its samples a global batch shows in rows 0, 1, ...: int64 [global_batch].
+    """The samples that a global batch shows in rows 0, 1, ...: int64 [global_batch].
 
-    Row r is of part r * num_parts // global_batch, and samples of a part follow one another.
-    Raises ValueError where the parts do not divide the batch.
+    Row r is of part r * num_parts // global_batch, and the samples of a part are in order.
+    Raises ValueError if the batch is not divisible by the number of parts.
     """
     if global_batch % num_parts:
         nearest = -(-global_batch // num_parts) * num_parts
@@ -149,7 +150,7 @@ def batch_rows(global_batch: int, num_parts: int) -> Int64Array:
 class BatchShare:
     """One rank's share of every global batch.
 
-    Raises ValueError for a rank outside the world, or a batch that the ranks do not divide.
+    Raises ValueError for a rank outside the world, or a batch not divisible by world_size.
     """
 
     global_batch: int
@@ -172,18 +173,18 @@ class BatchShare:
         return self.global_batch // self.world_size
 
     def rows(self, num_parts: int) -> Int64Array:
-        """Which samples of a global batch are this rank's: int64 [local_batch]; see batch_rows."""
+        """This rank's samples of a global batch: int64 [local_batch]; see batch_rows."""
         first = self.rank * self.local_batch
         return batch_rows(self.global_batch, num_parts)[first : first + self.local_batch]
 
 
 def parts_of_rank(rank: int, world_size: int, num_parts: int) -> range:
-    """The parts that rank's rows of every global batch lie in."""
+    """The parts that contain a rank's rows of every global batch."""
     return range(rank * num_parts // world_size, -(-(rank + 1) * num_parts // world_size))
 
 
 def ranks_of_part(part: int, world_size: int, num_parts: int) -> range:
-    """The ranks with rows of a part: rows to parts and rows to ranks are the same rule."""
+    """The ranks with rows of a part: rows map to parts by the same rule as to ranks."""
     return parts_of_rank(part, num_parts, world_size)
 
 
@@ -195,10 +196,10 @@ def mirror_flags(samples: Int64Array, *, seed: int, purpose: int) -> npt.NDArray
 def substitute_index(
     sample: int, attempt: int, size: int, *, seed: int, purpose: int, num_parts: int = 1
 ) -> int:
-    """The image tried as substitute number `attempt` (from 1) when sample k's own is bad.
+    """The image tried as substitute number `attempt` (from 1) if the image of sample k is bad.
 
-    It is of the same part. Depends on the sample only, never on what a rank has met before, so any
-    number of ranks substitutes the same images.
+    It is of the same part. It depends only on the sample, not on what a rank has read before, so
+    any number of ranks substitutes the same images.
     """
     part = sample % num_parts
     bits = int(keyed_bits(seed, purpose, _Use.SUBSTITUTE, sample, attempt)[0])

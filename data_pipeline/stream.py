@@ -1,4 +1,4 @@
-"""The stream of real images that a training step consumes."""
+"""The stream of real images for training."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _NUM_PROBES = 16
 
 @dataclass(frozen=True)
 class StreamSettings:
-    """Which images a stream yields, and how they are decoded.
+    """Settings of a stream: its images and how they are decoded.
 
     resolution: side in pixels. mirror: whether half of the samples are flipped left-right. decoder:
-    "auto" is DALI where it runs, but threads for raw pixels and, without a GPU, for JPEG: there
+    "auto" is DALI where it runs, but threads for raw pixels and, without a GPU, for JPEG, where
     DALI costs more CPU time (benchmarks/loader.py). The images are the same. max_bad_images: how
-    many distinct images may be bad (named, replaced) before the stream raises DataError.
+    many distinct images may be bad (logged, replaced) before the stream raises DataError.
 
-    Raises ValueError for an unknown decoder, or without a decoding thread.
+    Raises ValueError for an unknown decoder, or for less than one decoding thread.
     """
 
     resolution: int
@@ -72,19 +72,19 @@ class Decoder(Protocol):
 class ImageStream:
     """An endless iterator over one rank's share of each global batch.
 
-    Yields uint8 [share.local_batch, 3, R, R] on `device`, in memory channels last (NHWC,
-    torch.channels_last), as decoders write images and convolutions like them. Sample k, counted
-    over all ranks, is image permutation(seed, purpose, k // n)(k % n), flipped left-right for half
-    of all k if settings.mirror; rank r takes rows r * b .. (r + 1) * b - 1 of each global batch.
-    The stream starts at sample `first_sample` and keeps no other state: resuming is opening it
-    there. Of a set in parts each global batch shows equally many of each, part after part (see
-    order).
+    Yields uint8 [share.local_batch, 3, R, R] on `device`, channels last in memory (NHWC,
+    torch.channels_last), as decoders write and convolutions prefer them. Sample k, counted over
+    all ranks, is image permutation(seed, purpose, k // n)(k % n), flipped left-right for half of
+    all k if settings.mirror; rank r takes rows r * b .. (r + 1) * b - 1 of each global batch. The
+    stream starts at sample `first_sample` and has no other state: to resume, open it at that
+    sample. For a set in parts, each global batch has the same number of rows from every part,
+    sorted by part (see order).
 
-    catalog: what open_catalog gave; it must hold 8-bit RGB JPEG or PNG images (or raw pixels) of
-    resolution x resolution. purpose: keeps streams of one seed apart. prefetch: batches in the
-    making besides the one handed out.
+    catalog: from open_catalog; it must hold 8-bit RGB JPEG or PNG images (or raw pixels) of
+    resolution x resolution. purpose: separates streams of the same seed. prefetch: number of
+    batches prepared ahead of the current one.
 
-    Raises ValueError for arguments that do not fit together and DataError for the data.
+    Raises ValueError for inconsistent arguments, and DataError for unusable data.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class ImageStream:
 
     @property
     def position(self) -> int:
-        """Samples handed out so far, counted over all ranks: the next first_sample."""
+        """Number of samples returned so far, over all ranks: the next first_sample."""
         return self._position
 
     @property
@@ -155,34 +155,34 @@ class ImageStream:
 
     @property
     def num_bad_images(self) -> int:
-        """Distinct bad images that this rank's stream has met."""
+        """Number of distinct bad images that this rank's stream has met."""
         return self._reader.num_bad_images
 
     @property
     def decoder_name(self) -> str:
-        """Which decoder runs: "threads", "dali-cpu" or "dali-mixed"."""
+        """The active decoder: "threads", "dali-cpu" or "dali-mixed"."""
         return self._decoder.name
 
     @property
     def indices(self) -> torch.Tensor:
-        """Catalog indices of the batch handed out last: int64 [b], substitutes included."""
+        """Catalog indices of the last batch: int64 [b], substitutes included."""
         if self._plan is None:
             raise ValueError("no batch has been handed out yet")
         return torch.from_numpy(self._plan.indices.copy())
 
     @property
     def samples(self) -> torch.Tensor:
-        """Numbers k of the batch handed out last: int64 [b]."""
+        """Sample numbers k of the last batch: int64 [b]."""
         if self._plan is None:
             raise ValueError("no batch has been handed out yet")
         return torch.from_numpy(self._plan.samples.copy())
 
     @property
     def labels(self) -> torch.Tensor | None:
-        """One-hot classes of the batch handed out last: float32 [b, num_classes] on the device.
+        """One-hot classes of the last batch: float32 [b, num_classes] on the device.
 
-        None where the catalog has no labels. No network of this program is conditional yet: the
-        classes are read, checked and stored for those that will be.
+        None if the catalog has no labels. No network uses classes yet; they are read, checked and
+        stored for future conditional networks.
         """
         labels = self._reader.catalog.labels
         if labels is None or self._plan is None:
@@ -192,7 +192,7 @@ class ImageStream:
         return one_hot.float().to(self._device)
 
     def close(self) -> None:
-        """Ends the decoder's threads. The catalog stays open; closing twice is fine."""
+        """Ends the decoder's threads. The catalog stays open; closing twice is allowed."""
         if not self._closed:
             self._closed = True
             self._decoder.close()
@@ -218,13 +218,13 @@ class ImageStream:
     def _make_decoder(
         self, wanted: DecoderName, num_threads: int, prefetch: int
     ) -> tuple[Decoder, int]:
-        """The decoder and the number of batches to submit to it before the first is asked for."""
+        """The decoder, and the number of batches to submit to it before the first is received."""
         on_cpu = self._device.type == "cpu"
         threads_are_cheaper = wanted == "auto" and on_cpu and _mostly_jpeg(self._reader.catalog)
         if threads_are_cheaper:
-            problem = "without a GPU that is the cheaper way for JPEG"
+            problem = "without a GPU they cost less CPU time for JPEG than DALI"
         elif wanted == "threads":
-            problem = "decoder='threads' was asked for"
+            problem = "decoder='threads' was requested"
         else:
             problem = self._why_not_dali()
         if problem is None:
@@ -243,7 +243,7 @@ class ImageStream:
         return threads, prefetch
 
     def _start_dali(self, num_threads: int, prefetch: int) -> tuple[Decoder, int]:
-        # One batch more than with threads: DALI decodes only what has been read.
+        # One batch more than with threads: DALI decodes only batches that have been read.
         depth = prefetch + 1
         dali = DaliDecoder(
             self._reader,
@@ -264,7 +264,7 @@ class ImageStream:
 def _check_start(catalog: Catalog, resolution: int, first_sample: int) -> None:
     if catalog.raw is not None and catalog.raw.shape != (3, resolution, resolution):
         raise DataError(
-            f"{catalog.source} holds raw images of shape {catalog.raw.shape}, training wants "
+            f"{catalog.source} holds raw images of shape {catalog.raw.shape}, training needs "
             f"resolution={resolution}; prepare it again with --resolution {resolution}"
         )
     if first_sample < 0:
@@ -277,7 +277,7 @@ def _check_start(catalog: Catalog, resolution: int, first_sample: int) -> None:
 
 
 def _mostly_jpeg(catalog: Catalog) -> bool:
-    """Whether most of a few images, spread over the set, are JPEG."""
+    """Whether most of a few images sampled across the set are JPEG."""
     starts = []
     for position in range(_NUM_PROBES):
         with contextlib.suppress(BadImage):
@@ -287,5 +287,5 @@ def _mostly_jpeg(catalog: Catalog) -> bool:
 
 @functools.cache
 def _log_choice(level: int, message: str) -> None:
-    """Once a process for each message: a run opens several streams."""
+    """Log each message once per process, since a run opens several streams."""
     logger.log(level, message)

@@ -1,7 +1,7 @@
 """Fused operators of RealnessGAN and StyleGAN2, with plain PyTorch references.
 
-The compiled library serves a call where it can, and the reference elsewhere; which one is logged
-once per device. `with implementation("reference"):` chooses another, for the whole process.
+Calls use the compiled library if it supports the device, and the reference otherwise; the choice is
+logged once per device. `with implementation("reference"):` overrides it for the whole process.
 """
 
 from __future__ import annotations

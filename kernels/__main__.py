@@ -1,4 +1,4 @@
-"""`python -m realness.kernels`: what is built, what is used, and why."""
+"""`python -m realness.kernels`: shows which kernels are built and used on this machine, and why."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from . import build, library
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m realness.kernels", description=__doc__)
-    parser.add_argument("--rebuild", action="store_true", help="retry a build that failed before")
+    parser.add_argument("--rebuild", action="store_true", help="retry a failed build")
     arguments = parser.parse_args()
     logging.basicConfig(format="%(message)s")
     found = library.status(rebuild=arguments.rebuild)

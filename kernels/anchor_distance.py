@@ -1,4 +1,4 @@
-"""Distances between every row of logits and an anchor: what the operators of one share."""
+"""Common part of the operators that compute a distance between rows of logits and an anchor."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def operators(
     save_backward: Callable[..., None] | None = None,
     backward_backward: Callable[..., Any] | None = None,
 ) -> tuple[Operator, Operator]:
-    """The forward operator `name` and its backward, which may have a derivative of its own."""
+    """The forward operator `name` and its backward, which may be differentiable too."""
 
     def backward(ops: Any, ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, None]:
         return getattr(ops, f"{name}_backward")(grad, *ctx.saved_tensors), None

@@ -1,11 +1,11 @@
-"""Finds the compilers, builds the one shared library and keeps it in a cache.
+"""Finds the compilers, builds the shared library and caches it.
 
 This file imports neither torch nor the rest of the package, so that setup.py can load it by path:
 
     build_for_wheel(Path("kernels"))   # -> True if kernels/lib/ now holds a library for the wheel
 
-It uses torch's headers where torch can be found (`--no-build-isolation`), and warns once where it
-cannot build. On first use, `cached_library` does the same into the cache. Environment:
+It uses torch's headers if torch can be found (`--no-build-isolation`), and warns once if it cannot
+build. On first use, `cached_library` does the same into the cache. Environment:
 
     REALNESS_BUILD        auto (default) | never | require (a failure raises; failures are retried)
     REALNESS_CACHE        the cache folder, by default realness/ in the user's cache folder
@@ -34,7 +34,7 @@ from pathlib import Path
 PACKAGE_DIR = Path(__file__).parent
 LIBRARY_NAME = "librealness.so"
 DEFAULT_ARCHITECTURES = "8.0 9.0+PTX"
-STABLE_ABI = "0x020a000000000000"  # torch 2.10, the oldest that has all we call
+STABLE_ABI = "0x020a000000000000"  # torch 2.10, the oldest that has every function used here
 NINJA_RULES = """
 rule compile
   command = $compiler $flags -MD -MF $out.d -c $in -o $out
@@ -48,11 +48,11 @@ rule link
 
 
 class BuildError(RuntimeError):
-    """The library could not be built; the message holds the reason and the remedy."""
+    """The library could not be built; the message gives the reason and the remedy."""
 
 
 class BuildInterrupted(BuildError):
-    """The build was stopped by a signal: it says nothing about the sources or the compilers."""
+    """The build was stopped by a signal, which says nothing about the sources or the compilers."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Torch:
 
 @dataclass(frozen=True)
 class Unit:
-    """One compiler call: the object's name, its source and the command without them."""
+    """One compiler call: the object's name, its source, and the command without these two."""
 
     name: str
     source: Path
@@ -92,7 +92,7 @@ class Plan:
 
 
 def build_mode() -> str:
-    """REALNESS_BUILD, checked."""
+    """The value of REALNESS_BUILD. Raises BuildError if it is not valid."""
     mode = os.environ.get("REALNESS_BUILD", "auto")
     if mode not in ("auto", "never", "require"):
         raise BuildError(f"REALNESS_BUILD={mode!r}; expected auto, never or require")
@@ -100,7 +100,7 @@ def build_mode() -> str:
 
 
 def sources(folder: Path = PACKAGE_DIR) -> list[Path]:
-    """The translation units, one an op."""
+    """The translation units, one per op."""
     return sorted(folder.glob("*/*.cu"))
 
 
@@ -114,7 +114,7 @@ def source_digest(folder: Path = PACKAGE_DIR) -> str:
 
 
 def find_torch() -> Torch:
-    """The torch of this interpreter. Raises BuildError where there is none."""
+    """The torch of this interpreter. Raises BuildError if there is none."""
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         raise BuildError("torch is not installed here; install it, or use --no-build-isolation")
@@ -128,15 +128,15 @@ def find_torch() -> Torch:
 
 
 def find_compiler() -> str:
-    """The C++ compiler. Raises BuildError where there is none."""
+    """The C++ compiler. Raises BuildError if there is none."""
     for name in (os.environ.get("CXX"), "g++", "c++"):
         if name and (path := shutil.which(name)):
             return path
-    raise BuildError("there is no C++ compiler; install g++ 11 or newer, or set CXX")
+    raise BuildError("no C++ compiler found; install g++ 11 or newer, or set CXX")
 
 
 def find_nvcc() -> str | None:
-    """nvcc from CUDA_HOME, the usual place, or PATH."""
+    """The path of nvcc: from CUDA_HOME, the usual place, or PATH."""
     for home in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"):
         if home and os.access(f"{home}/bin/nvcc", os.X_OK):
             return f"{home}/bin/nvcc"
@@ -144,7 +144,7 @@ def find_nvcc() -> str | None:
 
 
 def find_ninja() -> list[str]:
-    """The command that runs ninja. Raises BuildError where there is none."""
+    """The command that runs ninja. Raises BuildError if there is none."""
     if path := shutil.which("ninja"):
         return [path]
     if importlib.util.find_spec("ninja") is not None:
@@ -160,7 +160,7 @@ def architecture_flags() -> tuple[str, ...]:
             match = re.fullmatch(r"(\d+)\.(\d+[af]?)(\+PTX)?", name)
             if match is None:
                 raise BuildError(
-                    f"TORCH_CUDA_ARCH_LIST has {name!r}; expected such as 9.0 or 9.0+PTX"
+                    f"TORCH_CUDA_ARCH_LIST has {name!r}; expected a form like 9.0 or 9.0+PTX"
                 )
             number = match[1] + match[2]
             flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
@@ -176,10 +176,10 @@ def make_plan(
     extra_flags: tuple[str, ...] = (),
     units: list[Path] | None = None,
 ) -> Plan:
-    """What to compile. cuda: None uses nvcc where torch has CUDA; emulate: the tests' library.
+    """The compiler calls. cuda: None uses nvcc if torch has CUDA; emulate: the tests' library.
 
-    extra_flags go to every C++ compiler call (to nvcc where cuda is True) and, for sanitizers, to
-    the linker of the emulated library. units: other sources than the package's.
+    extra_flags go to every C++ compiler call (to nvcc if cuda is True) and, for sanitizers, to
+    the linker of the emulated library. units: sources other than the package's.
     """
     torch, compiler = find_torch(), find_compiler()
     common = (
@@ -191,7 +191,7 @@ def make_plan(
     host = (*common, "-x", "c++", "-fPIC", "-fvisibility=hidden")
     nvcc = find_nvcc() if cuda or (cuda is None and torch.has_cuda) else None
     if cuda and nvcc is None:
-        raise BuildError("there is no nvcc; install the CUDA toolkit or set CUDA_HOME")
+        raise BuildError("nvcc not found; install the CUDA toolkit or set CUDA_HOME")
     link = [f"-L{torch.folder / 'lib'}", "-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu"]
     made: list[Unit] = []
     for path in units or sources():
@@ -217,7 +217,7 @@ def make_plan(
 
 
 def write_ninja(plan: Plan, folder: Path) -> None:
-    """build.ninja for the plan, its objects and library in `folder`."""
+    """The text of build.ninja for the plan, with objects and library in `folder`."""
     lines = [NINJA_RULES]
     objects = []
     for unit in plan.units:
@@ -237,7 +237,7 @@ def write_ninja(plan: Plan, folder: Path) -> None:
 
 
 def compile_library(plan: Plan, folder: Path) -> Path:
-    """Compiles what has changed and links.
+    """Compiles changed sources and links.
 
     Raises BuildError with the compiler's output, or BuildInterrupted.
     """
@@ -246,7 +246,7 @@ def compile_library(plan: Plan, folder: Path) -> Path:
     jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
     command = [*find_ninja(), "-C", str(folder), "-j", jobs]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
-    # ninja catches SIGINT and SIGTERM and says so; versions differ in the code they end with.
+    # ninja catches SIGINT and SIGTERM and prints this; its exit code differs between versions.
     if result.returncode < 0 or "interrupted by user" in result.stdout:
         raise BuildInterrupted(f"{shlex.join(command)} was interrupted; run it again")
     if result.returncode != 0:
@@ -255,7 +255,7 @@ def compile_library(plan: Plan, folder: Path) -> Path:
 
 
 def publish(library: Path, target: Path, plan: Plan) -> None:
-    """Moves a copy of the library and its manifest into place; nobody sees half a file."""
+    """Moves a copy of the library and its manifest into place atomically."""
     target.parent.mkdir(parents=True, exist_ok=True)
     manifest = {"sources": source_digest(), "torch": plan.torch_version, "cuda": plan.has_cuda}
     staged = target.with_name(f"{target.name}.{os.getpid()}")
@@ -266,7 +266,7 @@ def publish(library: Path, target: Path, plan: Plan) -> None:
 
 
 def cache_folder() -> Path:
-    """Where built libraries live."""
+    """The folder of built libraries."""
     if folder := os.environ.get("REALNESS_CACHE"):
         return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "realness"
@@ -274,7 +274,7 @@ def cache_folder() -> Path:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds a file lock, which the kernel drops if this process dies."""
+    """Holds a file lock, which the operating system releases if this process dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -282,7 +282,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def cached_library(plan: Plan, *, retry: bool = False) -> Path:
-    """The plan's library from the cache, built first if it is not there.
+    """The plan's library from the cache, built first if it is missing.
 
     One process builds, others wait for it. A failure (not an interruption) is remembered until the
     sources, the flags or torch change; retry=True tries again. Raises BuildError.
@@ -295,7 +295,7 @@ def cached_library(plan: Plan, *, retry: bool = False) -> Path:
         if failure.exists() and not retry:
             raise BuildError(
                 f"an earlier build failed, see {failure}; "
-                "mend it and run `python -m realness.kernels --rebuild`"
+                "fix the cause and run `python -m realness.kernels --rebuild`"
             )
         try:
             publish(compile_library(plan, target.parent / "objects"), target, plan)
@@ -325,9 +325,9 @@ def has_cuda(library: Path) -> bool:
 
 
 def build_for_wheel(package_dir: Path) -> bool:
-    """Builds package_dir/lib/ for setup.py, with CUDA wherever nvcc is, also for a CPU torch.
+    """Builds package_dir/lib/ for setup.py, with CUDA if nvcc is found, even for a CPU-only torch.
 
-    Returns False, after one warning, where it cannot; raises BuildError for REALNESS_BUILD=require.
+    Returns False after one warning if it cannot; raises BuildError if REALNESS_BUILD=require.
     """
     shutil.rmtree(package_dir / "lib", ignore_errors=True)
     if build_mode() == "never":
@@ -339,7 +339,7 @@ def build_for_wheel(package_dir: Path) -> bool:
         if build_mode() == "require":
             raise
         warnings.warn(
-            f"no compiled kernels in this installation, the PyTorch reference will run: {error}",
+            f"no compiled kernels in this installation, the PyTorch reference is used: {error}",
             stacklevel=2,
         )
         return False

@@ -1,4 +1,4 @@
-"""Input checks of the public functions: they name what was wrong, the value and the remedy."""
+"""Input checks of the public functions; messages name the problem, the value and the remedy."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ MAX_OUTCOMES = 1024
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which statistics and losses are computed: float64 stays, all else is float32."""
+    """The dtype of statistics and losses: float64 for float64 input, else float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def check_floating(**tensors: Tensor | None) -> None:
-    """All are floating-point tensors of a supported dtype, on one device."""
+    """Check that all are floating-point tensors of a supported dtype, on one device."""
     device = None
     for name, tensor in tensors.items():
         if tensor is None:
@@ -36,7 +36,7 @@ def check_floating(**tensors: Tensor | None) -> None:
 
 
 def check_logits(name: str, logits: Tensor) -> None:
-    """`logits` is [B, N] with 1 <= N <= MAX_OUTCOMES."""
+    """Check that `logits` is [B, N] with 1 <= N <= MAX_OUTCOMES."""
     if logits.dim() != 2:
         raise ValueError(f"{name} has shape {tuple(logits.shape)}; expected [batch, outcomes]")
     if not 1 <= logits.shape[1] <= MAX_OUTCOMES:
@@ -46,7 +46,7 @@ def check_logits(name: str, logits: Tensor) -> None:
 
 
 def check_anchor(name: str, anchor: Tensor, logits: Tensor) -> None:
-    """`anchor` is a constant [N], or [B, N] like `logits`."""
+    """Check that `anchor` is a constant [N], or [B, N] like `logits`."""
     if anchor.shape not in (logits.shape[1:], logits.shape):
         raise ValueError(
             f"{name} has shape {tuple(anchor.shape)}; expected [{logits.shape[1]}] or "
@@ -60,7 +60,7 @@ def check_anchor(name: str, anchor: Tensor, logits: Tensor) -> None:
 
 
 def check_same_shape(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
-    """Both shapes are equal."""
+    """Check that both shapes are equal."""
     if tensor.shape != other.shape:
         raise ValueError(
             f"{name} has shape {tuple(tensor.shape)}, {other_name} has {tuple(other.shape)}; "

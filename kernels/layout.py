@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def format_of(x: Tensor) -> torch.memory_format:
-    """channels_last for 4-D tensors that have it and are not contiguous as well."""
+    """channels_last for 4-D tensors that are channels_last and not also contiguous."""
     channels_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
     if channels_last and not x.is_contiguous():
         return torch.channels_last

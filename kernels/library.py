@@ -16,7 +16,7 @@ from torch import Tensor
 
 from . import build
 
-# "emu" runs the CUDA kernels on the CPU, thread by thread: it exists for the tests.
+# "emu" runs the CUDA kernels on the CPU, thread by thread; only for the tests.
 Impl = Literal["auto", "cuda", "cpu", "reference", "emu"]
 
 OPS = (
@@ -69,9 +69,9 @@ class Operator:
 
 
 def mark_internal(ctx: Any, *outputs: Tensor) -> None:
-    """Outputs that only the backward kernel reads: no gradient comes for them.
+    """Mark outputs that only the backward kernel reads, so that no gradient is computed for them.
 
-    Autograd would otherwise fill zeros in its place, a launch for each.
+    Autograd would otherwise create gradients of zeros, at one launch each.
     """
     ctx.mark_non_differentiable(*outputs)
     ctx.set_materialize_grads(False)
@@ -80,7 +80,7 @@ def mark_internal(ctx: Any, *outputs: Tensor) -> None:
 def differentiate(
     formula: Callable[..., Any], inputs: Sequence[Tensor], gradients: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
-    """Gradients of a PyTorch formula, to any order: for derivatives too rare for a kernel."""
+    """Gradients of a PyTorch formula, to any order, for derivatives too rare for a kernel."""
     with torch.enable_grad():
         leaves = [x.view_as(x) if x.requires_grad else x for x in inputs]
         outputs = formula(*leaves)
@@ -110,7 +110,7 @@ def load(path: Path, namespace: str) -> None:
 
 
 class Status(NamedTuple):
-    """Which devices the compiled library serves, where it is, and why."""
+    """The devices that the compiled library serves, its path, and the reason."""
 
     devices: frozenset[str]
     library: Path | None
@@ -118,7 +118,7 @@ class Status(NamedTuple):
 
 
 def find_library(mode: str, *, rebuild: bool = False) -> Path:
-    """The library that came with the package, or the cache's, built now if need be."""
+    """The library that came with the package, or the cached one, built now if necessary."""
     bundled = build.bundled_library()
     cuda_is_missing = torch.version.cuda is not None and build.find_nvcc() is not None
     if bundled is not None and (build.has_cuda(bundled) or not cuda_is_missing):
@@ -127,14 +127,14 @@ def find_library(mode: str, *, rebuild: bool = False) -> Path:
         found = build.cached_library(build.make_plan(), retry=rebuild or mode == "require")
     if mode == "require" and lacks_cuda(found):
         raise build.BuildError(
-            f"there is a CUDA device, but {found} has no kernels for it, and there is no nvcc; "
+            f"there is a CUDA device, but {found} has no kernels for it, and nvcc was not found; "
             "install the CUDA toolkit or set CUDA_HOME"
         )
     return found
 
 
 def lacks_cuda(path: Path) -> bool:
-    """Whether there is a CUDA device that the library does not serve."""
+    """Whether there is a CUDA device that the library does not support."""
     return torch.cuda.is_available() and not build.has_cuda(path)
 
 
@@ -164,16 +164,16 @@ _choice: Impl = "auto"
 def implementation(choice: Impl) -> Iterator[None]:
     """Within the block, `choice` serves every call of an operator in this process.
 
-    "auto", the default, takes the compiled library where it serves the tensors' device and the
-    reference elsewhere, and logs which. "cuda" and "cpu" are the library's two halves; a call with
-    tensors that they cannot serve raises ValueError. "reference" is plain PyTorch.
+    "auto", the default, uses the compiled library if it supports the tensors' device and the
+    reference otherwise, and logs the choice. "cuda" and "cpu" are the two halves of the library; a
+    call with tensors that they do not support raises ValueError. "reference" is plain PyTorch.
 
     The choice belongs to the process, not to a thread or a context variable: autograd runs the
-    backward passes of CUDA tensors, and in them the forward passes that activation checkpointing
-    repeats, in threads of its own, which inherit neither. So threads must not make different
-    choices at the same time. A derivative comes from the implementation of its forward pass,
-    whatever the choice is by then. Contexts nest: each restores the choice before it, also when its
-    block raises.
+    backward passes of CUDA tensors, including the forward passes that activation checkpointing
+    repeats, in separate threads, which inherit neither. So threads must not make different choices
+    at the same time. A derivative always uses the implementation of its forward pass, even if the
+    choice has changed since. Contexts nest: each restores the previous choice, also when its block
+    raises.
 
     Raises:
         ValueError: for an unknown name.
@@ -228,6 +228,6 @@ def _compiled_namespace(impl: str, device: str) -> str | None:
 
 
 def select(tensor: Tensor) -> Any:
-    """The operators (a `torch.ops` namespace) that serve this tensor, or None: the reference."""
+    """The `torch.ops` namespace of operators for this tensor, or None for the reference."""
     namespace = _compiled_namespace(_choice, tensor.device.type)
     return None if namespace is None else getattr(torch.ops, namespace)

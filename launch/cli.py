@@ -22,7 +22,7 @@ COMMANDS = {
     "generate": ("generate", "make images with a trained generator"),
     "export": ("export", "export a trained model: safetensors, ONNX, torch.export"),
     "consolidate": ("consolidate", "merge a sharded checkpoint into one file per network"),
-    "report": ("report", "build the HTML report of one run or several"),
+    "report": ("report", "build the HTML report of one or more runs"),
     "fetch-faces": ("fetch_faces", "fetch 400 photographs of faces to try the system on"),
 }
 """Module and description of each subcommand."""
@@ -38,7 +38,7 @@ def usage() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a subcommand with its arguments, by default the process's; returns the exit code."""
+    """Run a subcommand and return its exit code; `arguments` default to those of the process."""
     name, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]
     if name in ("-h", "--help"):
         print(usage())
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name == "--version":
         print(f"realness {version('realness')}")
         return EXIT_OK
-    # The DeepSpeed launcher puts --local_rank=N first; the subcommand takes it behind its name.
+    # The DeepSpeed launcher puts --local_rank=N first; move it behind the subcommand's name.
     if name.startswith("--local_rank") and rest:
         name, rest = rest[0], [*rest[1:], name]
     if name not in COMMANDS:
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = f"; did you mean {close[0]!r}?" if close else ""
         print(f"error: {name!r} is not a command{hint}\n\n{usage()}", file=sys.stderr)
         return EXIT_USAGE
-    # What a subcommand's help and errors call the program.
+    # The program name in the subcommand's help and errors.
     sys.argv = [f"realness {name}", *rest]
     module = importlib.import_module(f"realness.launch.{COMMANDS[name][0]}")
     return module.main(rest)

@@ -1,8 +1,9 @@
-"""Make one file a network of a sharded checkpoint: `python launch/consolidate.py RUN OUT`.
+"""Merge a sharded checkpoint into one file per network: `python launch/consolidate.py RUN OUT`.
 
-Writes G.safetensors, G-ema.safetensors (the moving average) and D.safetensors as they were trained,
-and config.json, into OUT. One process, no DeepSpeed, one network in memory at a time. Exit codes: 0
-done, 1 the disk takes no more, 2 wrong input.
+Writes G.safetensors, G-ema.safetensors (the moving average), D.safetensors and config.json into
+OUT, with the weights exactly as trained. Runs in a single process without DeepSpeed and holds one
+network in memory at a time. Exit codes: 0 done, 1 OUT cannot be written (disk full), 2 invalid
+input.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ class Command:
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of the run (its --run-dir)."""
     out: Annotated[Path, tyro.conf.Positional]
-    """Folder for the files; made if it is not there."""
+    """Folder for the files; created if it does not exist."""
     checkpoint: str = "latest"
-    """latest, or the images seen by one of the run's checkpoints."""
+    """latest, or the number of images seen by one of the run's checkpoints."""
     force: bool = False
-    """Replace files of a former call."""
+    """Replace the files of an earlier call."""
 
 
 def main(arguments: Sequence[str]) -> int:

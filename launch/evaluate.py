@@ -1,9 +1,9 @@
 """Measure a run's generator against its real images: `python launch/evaluate.py RUN`.
 
-Works on one process, and shares the work out under `torchrun`. Scores go into RUN/metrics.csv;
-where there are several checkpoints, RUN/metrics_summary.csv has minimum, maximum, mean and SD over
-them, and RUN/metrics.png the curves. Exit codes: 0 done, 1 no checkpoint could be measured, 2 wrong
-input.
+Runs in a single process, or divides the work among the ranks under `torchrun`. Scores go to
+RUN/metrics.csv. With several checkpoints, RUN/metrics_summary.csv holds the minimum, maximum, mean
+and SD over them, and RUN/metrics.png the curves. Exit codes: 0 done, 1 no checkpoint could be
+measured, 2 invalid input.
 """
 
 from __future__ import annotations
@@ -40,36 +40,38 @@ class Command:
     """Comma-separated: swd, fid, kid, is (Inception Score), pr (precision and recall), ppl
     (perceptual path length). swd needs no feature network."""
     checkpoint: str = "latest"
-    """latest, all, best, or the images seen by one of them. best is the one with the best score of
-    the first of the --metrics (of pr: precision), which is measured where metrics.csv lacks it."""
+    """latest, all, best, or the number of images seen by one checkpoint. best is the checkpoint
+    with the best score in the first of the --metrics (for pr: precision); scores that metrics.csv
+    lacks are measured."""
     num_images: int = 50_000
-    """Images to generate. SWD takes 16,384 of them at most, and no more than there are real."""
+    """Images to generate. SWD uses at most 16,384 of them, and at most the number of real ones."""
     num_real: int = 0
-    """Real images to compare with; 0 takes all."""
+    """Number of real images to compare with; 0 uses all."""
     batch_size: int = 32
-    """Images a process works on at a time."""
+    """Images per process and batch."""
     data: str = ""
-    """Real images; by default those of the run."""
+    """Source of the real images; by default the run's training data."""
     decoder: Literal["run", "auto", "dali", "threads"] = "run"
-    """Who decodes them; run is what the run was trained with."""
+    """Decoder of the real images; run uses the decoder that the run was trained with."""
     network: Literal["inception", "efflite0"] = "inception"
-    """Feature network: the Inception of FID, downloaded once, or EfficientNet-lite0, which the
-    extra offline-features installs."""
+    """Feature network: the Inception network of FID, downloaded once, or EfficientNet-lite0, which
+    the extra offline-features installs."""
     network_file: str = ""
-    """Path or URL of a TorchScript file to use instead; its scores bear its name."""
+    """Path or URL of a TorchScript file to use instead; its name is recorded with the scores."""
     network_sha256: str = ""
-    """Its hash, by default Inception's. TorchScript is code: another hash is not loaded."""
+    """SHA-256 of the --network-file, by default that of Inception. TorchScript is code, so a file
+    with another hash is not loaded."""
     network_size: int = 299
-    """Side of the images that such a network takes."""
+    """Side in pixels of the images that the --network-file takes."""
     resize: Literal["clean", "bilinear", "network"] = "clean"
-    """How images come to its size: clean is antialiased bicubic, bilinear is not antialiased,
-    network leaves it to the network."""
+    """How images are resized for the --network-file: clean is antialiased bicubic, bilinear is not
+    antialiased, network leaves resizing to the network."""
     seed: int = 0
-    """Of latents, patches, directions and subsets: the same seed gives the same scores."""
+    """Seed of latents, patches, directions and subsets; the same seed gives the same scores."""
     from_iteration: int = 20_000
-    """Where the summary over checkpoints begins."""
+    """First iteration included in the summary over checkpoints."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
-    """auto takes CUDA where there is a device."""
+    """auto uses CUDA if a device is available."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -130,7 +132,7 @@ def _evaluate(command: Command, device: torch.device) -> int:
 
 
 def _folders(command: Command) -> list[Path]:
-    """The checkpoints to look at: for `best` all of them."""
+    """The checkpoints to consider: all of them for `best`."""
     from realness.trainer.checkpoint.choosing import choose_checkpoints
 
     return choose_checkpoints(
@@ -141,7 +143,7 @@ def _folders(command: Command) -> list[Path]:
 def _measure(
     command: Command, evaluator: Evaluator, folder: Path, digest: str, device: torch.device
 ) -> list[Record]:
-    """The scores of one checkpoint; none, with a message, where it is damaged."""
+    """The scores of one checkpoint; empty, with a message, if it is damaged."""
     from realness.trainer.checkpoint import CheckpointError
     from realness.trainer.inference.trained import load_generator
     from realness.trainer.metrics import Place
@@ -150,10 +152,10 @@ def _measure(
     try:
         generator = load_generator(command.run, folder, device)
     except CheckpointError as error:
-        _say(f"passed over: {error}")
+        _say(f"skipped: {error}")
         return []
     if generator.data_digest != digest:
-        _say(f"{folder.name} was trained on another set of images than it is compared with")
+        _say(f"{folder.name} was not trained on the images that it is compared with")
     scores = evaluator.scores(generator)
     seconds = time.monotonic() - started
     place = Place(generator.images_seen, generator.iteration, command.seed, digest, seconds)
@@ -169,7 +171,7 @@ def _find_best(
 ) -> tuple[list[Path], list[Record]]:
     """The checkpoint with the best score, and the scores that had to be measured to know it.
 
-    What metrics.csv holds with these settings is not measured again; all ranks read the same rows.
+    Scores in metrics.csv with the same settings are reused; all ranks read the same rows.
     """
     from realness.trainer.config import ConfigError
     from realness.trainer.distributed.collectives import together
@@ -206,7 +208,7 @@ def _prepare(
     cleanup: ExitStack,
     progress: Callable[[str, int, int], None],
 ) -> tuple[Evaluator, str]:
-    """The evaluator, and the digest of the real images; everything that can be wrong is checked."""
+    """The evaluator and the digest of the real images, after checking all inputs."""
     from realness.data_pipeline import check_images, check_shards, open_catalog
     from realness.trainer.config import ConfigError
     from realness.trainer.distributed.collectives import together
@@ -216,7 +218,7 @@ def _prepare(
     def prepare() -> tuple[Evaluator, str]:
         metrics = check_metrics(command.metrics)
         if not command.data and not config.data.data:
-            raise ConfigError("the run does not tell its images; name them with --data")
+            raise ConfigError("the run does not name its images; pass them with --data")
         catalog = open_catalog(command.data or config.data.data)
         cleanup.callback(catalog.close)
         check_shards(catalog, rank(), world_size())
@@ -254,7 +256,7 @@ def _open_network(command: Command, device: torch.device) -> FeatureNetwork:
 
 
 def _report(command: Command, records: list[Record]) -> None:
-    """Keep the scores; print and draw them, and those of the same settings from earlier."""
+    """Save the scores; print and plot them with earlier scores of the same settings."""
     from realness.trainer.metrics.show import (
         print_scores,
         print_summary,

@@ -1,4 +1,4 @@
-"""How the commands end that read a run and write to a folder."""
+"""Exit codes of commands that read a run and write a folder."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from realness.trainer.distributed.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_U
 
 
 def write_and_tell(write: Callable[[], str], out: Path, *failures: type[Exception]) -> int:
-    """Let `write` fill the folder `out`, and print what it says; returns the exit status.
+    """Call `write`, which fills the folder `out`, print its message and return the exit code.
 
-    Its own `failures` are no fault of the user's, who else has given a wrong input or has a disk
-    that takes no more.
+    `failures` map to EXIT_FAILED, ValueError and CheckpointError to EXIT_USAGE, and OSError (such
+    as a full disk) to EXIT_FAILED.
     """
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     from realness.trainer.checkpoint import CheckpointError

@@ -2,8 +2,8 @@
 
 Writes the moving average of G, and D, as safetensors with config.json (read back by
 `realness.trainer.export.load`), as ONNX and torch.export graphs that are checked against the
-networks, and a model card. One process, no DeepSpeed. Exit codes: 0 done, 1 a graph does not
-compute what its network does or the disk takes no more, 2 wrong input.
+networks, and a model card. Runs in a single process without DeepSpeed. Exit codes: 0 done, 1 a
+graph does not compute what its network does or OUT cannot be written (disk full), 2 invalid input.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ class Command:
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of the run (its --run-dir)."""
     out: Annotated[Path, tyro.conf.Positional]
-    """Folder for the export; made if it is not there, and empty if it is."""
+    """Folder for the export; created if it does not exist, must be empty otherwise."""
     checkpoint: str = "latest"
-    """latest, best (by the run's metrics.csv: FID where it has any, else KID, else SWD), or the
+    """latest, best (by the run's metrics.csv: FID if present, else KID, else SWD), or the number of
     images seen by one of the run's checkpoints."""
     formats: str = "onnx,pt2"
-    """Graphs beside the safetensors, comma-separated: onnx (needs the extra `export`), pt2
-    (torch.export); empty for none."""
+    """Graphs to write in addition to the safetensors, comma-separated: onnx (needs the extra
+    `export`), pt2 (torch.export); empty for none."""
     licence: str = "not stated"
-    """Licence of the weights, for the model card."""
+    """Licence of the weights, stated in the model card."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -45,13 +45,13 @@ def main(arguments: Sequence[str]) -> int:
     from realness import kernels
     from realness.trainer.export import ExportError
 
-    # Fused operations are not part of ONNX: the reference computes the same.
+    # ONNX has no fused operators; the reference computes the same function.
     with kernels.implementation("reference"):
         return write_and_tell(lambda: _export(command), command.out, ExportError)
 
 
 def _export(command: Command) -> str:
-    """Write everything, or nothing; returns what to tell the user."""
+    """Write everything or nothing; returns the message for the user."""
     import torch
 
     from realness.trainer.config import ConfigError
@@ -80,7 +80,7 @@ def _export(command: Command) -> str:
 
 
 def _write_rest(command: Command, staged: Path, formats: Sequence[str]) -> None:
-    """Graphs and model card, from the safetensors that were written: what users will load."""
+    """Write graphs and model card from the saved safetensors, which are what users will load."""
     from realness.trainer.export import (
         discriminator_graph,
         generator_graph,
@@ -90,7 +90,7 @@ def _write_rest(command: Command, staged: Path, formats: Sequence[str]) -> None:
     )
     from realness.trainer.storage.scores import read_records
 
-    # It tells at every export which packages it does without.
+    # It logs at every export which optional packages are missing.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     exported = load(staged, impl="reference")
     differences: dict[str, float] = {}
@@ -102,7 +102,7 @@ def _write_rest(command: Command, staged: Path, formats: Sequence[str]) -> None:
         _say(f"writing and checking {graph.name}: {', '.join(formats)}")
         differences |= write_graph(graph, staged, formats)
     for name, difference in differences.items():
-        _say(f"{name} differs from the network by {difference:.1e} of its greatest output")
+        _say(f"{name} differs from the network by {difference:.1e} of the network's largest output")
     write_card(exported, read_records(command.run), differences, staged, licence=command.licence)
 
 

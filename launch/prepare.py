@@ -1,8 +1,8 @@
 """Turn any image collection into validated, packed shards: `python launch/prepare.py SOURCE OUT`.
 
-Every image is decoded in full, turned upright, cropped, resized and stored; every refused file is
-named in OUT/rejects.csv. Interrupted, the same command goes on where it stopped. Exit codes:
-0 done, 2 wrong input, 130 interrupted.
+Every image is decoded in full, turned upright, cropped, resized and stored; every rejected file is
+listed in OUT/rejects.csv. After an interruption the same command continues where it stopped. Exit
+codes: 0 done, 2 invalid input, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ class Command:
     """The arguments of the command."""
 
     source: Annotated[str, tyro.conf.Positional]
-    """A folder of images, a zip (StyleGAN's dataset.zip too), tar shards (WebDataset's too), FFHQ's
-    TFRecords, CIFAR's batches or an LMDB."""
+    """A folder of images, a zip (also StyleGAN's dataset.zip), tar shards (also WebDataset's),
+    FFHQ's TFRecords, CIFAR's batches or an LMDB."""
     out: Annotated[str, tyro.conf.Positional]
-    """The folder to make."""
+    """The folder to create."""
     resolution: int
-    """Side of the square results in pixels."""
+    """Side of the square output images in pixels."""
     crop: Literal["centre", "none"] = "centre"
-    """centre cuts the largest centred square, none refuses images that are not square."""
+    """centre crops the largest centred square, none rejects images that are not square."""
     resize: Literal["lanczos", "box"] = "lanczos"
-    """The filter that shrinks the images."""
+    """Resampling filter for shrinking."""
     format: Literal["png", "jpeg", "raw"] = "png"
     """png is lossless; jpeg (4:4:4) is smaller and lossy, which can bias FID; raw is uncompressed
     and the fastest to read."""
     quality: int = 95
-    """Of JPEG, 1 to 100."""
+    """JPEG quality, 1 to 100."""
     upscale: bool = False
-    """Enlarge images smaller than the resolution rather than refuse them."""
+    """Enlarge images smaller than the resolution instead of rejecting them."""
     num_workers: int | None = None
-    """Threads. Default: every core. The result does not depend on it."""
+    """Threads. Default: one per core. The result does not depend on it."""
     shard_mib: int = DEFAULT_SHARD_MIB
     """Size of a shard in MiB."""
     parts: int = 1
-    """Deal the images out to so many parts, each with shards in a folder of its own, so that every
-    node needs the parts only that its ranks read. The batch size must be a multiple of it."""
+    """Split the images into this many parts, each with its own folder of shards, so that a node
+    needs only the parts that its ranks read. The batch size must be a multiple of it."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on from here", file=sys.stderr)
+        print("interrupted; run the same command again to continue from here", file=sys.stderr)
         return EXIT_INTERRUPTED
     print(_summary(report, command.parts))
     return 0
@@ -72,7 +72,7 @@ def _prepare(command: Command) -> PrepareReport:
 
     columns = (
         TextColumn("preparing"), BarColumn(), MofNCompleteColumn(), TextColumn("images"),
-        TextColumn("{task.fields[rejected]} refused"), TextColumn("remaining"), Remaining(),
+        TextColumn("{task.fields[rejected]} rejected"), TextColumn("remaining"), Remaining(),
     )  # fmt: skip
     with Progress(*columns, transient=True) as bar:
         task = bar.add_task("prepare", total=None, rejected=0)
@@ -101,11 +101,11 @@ def _summary(report: PrepareReport, num_parts: int) -> str:
     if num_parts > 1:
         lines[0] += f" in {num_parts} parts"
     if report.was_complete:
-        lines[0] += " (was complete already; nothing to do)"
+        lines[0] += " (already complete; nothing to do)"
     if report.num_resumed:
-        lines.append(f"{report.num_resumed:,} of them were there from an interrupted run")
+        lines.append(f"{report.num_resumed:,} of them come from an interrupted run")
     if report.num_rejected:
-        lines.append(f"{report.num_rejected:,} files were refused; see {report.out}/rejects.csv")
+        lines.append(f"{report.num_rejected:,} files were rejected; see {report.out}/rejects.csv")
     return "\n".join(lines)
 
 

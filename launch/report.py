@@ -1,4 +1,4 @@
-"""Builds the HTML report of runs from their folders: `python launch/report.py RUN [RUN …]`."""
+"""Builds the HTML report of one or more runs: `python launch/report.py RUN [RUN …]`."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ COMPARISON_FILE = "comparison.html"
 @dataclass(frozen=True)
 class ReportCommand:
     """Build a self-contained HTML report: curves, sample grids, realness distributions,
-    configuration. Of several runs one page with their curves over each other.
+    configuration. Several runs share one page with overlaid curves.
 
-    Only reads the run folders, so it works while a run goes on and on any machine.
+    It only reads the run folders, so it works on any machine and while a run is in progress.
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Folders of runs (their --run-dir)."""
+    """Folders of the runs (their --run-dir)."""
     out: Path | None = None
-    """Where the page goes; by default report.html in the run folder, and for several runs
+    """Path of the page; by default report.html in the run folder, or for several runs
     comparison.html in the current folder."""
 
 

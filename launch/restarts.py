@@ -1,9 +1,9 @@
-"""Starting a rank again after a failure, under whatever launcher started it.
+"""Restart of a rank after a failure, under any launcher.
 
-With `--max-restarts` each rank is two processes: this supervisor, which the launcher knows, and the
-training process below it. When one training process fails all of them end
-(`trainer/distributed/watchdog.py`), and each supervisor starts its own again; they meet where they
-met before and resume from the last checkpoint.
+With `--max-restarts` each rank is two processes: this supervisor, which the launcher started, and
+its child, the training process. When one training process fails, all of them end
+(`trainer/distributed/watchdog.py`) and each supervisor restarts its own. The new processes
+rendezvous at the same address and resume from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from realness.trainer.distributed.exit_codes import EXIT_OK, EXIT_STOPPED, EXIT_
 from realness.trainer.distributed.launcher import SUPERVISOR_PIPE, Launcher
 from realness.trainer.storage.checkpoint_folder import checkpoint_root, read_latest
 
-# What a repetition would not change.
+# Exit codes that a restart would not change.
 FINAL = (EXIT_OK, EXIT_USAGE, EXIT_STOPPED)
 PAUSE_SECONDS = 2.0
 LOOK_SECONDS = 0.5
 STORE_SECONDS = 30.0
-# A supervisor that did not look for this part of the silence allowed stood still itself.
+# If the supervisor did not check for this part of the allowed silence, it was itself suspended.
 STANDSTILL_PART = 1 / 2
 
 log = logging.getLogger("realness.launch")
 
 
 def is_supervised() -> bool:
-    """Whether this process is the training process below a supervisor."""
+    """Whether this process is the training process of a supervisor."""
     return SUPERVISOR_PIPE in os.environ
 
 
 def supervise(command: Sequence[str], max_restarts: int, run_dir: Path, silence_s: float) -> int:
     """Run `command` as this rank's training process until it needs no restart; its exit code.
 
-    max_restarts: failures in a row without a new checkpoint in `run_dir` after which to give up.
-    silence_s: a training process that was heard of once and then not for so long is killed.
+    max_restarts: consecutive failures without a new checkpoint in `run_dir` before giving up.
+    silence_s: kill a training process whose heartbeat has stopped for this many seconds.
     Raises ConfigError under torchrun, which restarts by itself.
     """
     if "TORCHELASTIC_RESTART_COUNT" in os.environ:
@@ -67,7 +67,7 @@ def supervise(command: Sequence[str], max_restarts: int, run_dir: Path, silence_
 
 
 class _StopSignals:
-    """Whether this process was asked to stop."""
+    """Records whether this process was asked to stop."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -79,7 +79,7 @@ class _StopSignals:
 
 
 class _Training:
-    """One training process, and the pipe through which it says that it is alive."""
+    """One training process, and the pipe through which it sends its heartbeat."""
 
     def __init__(self, command: Sequence[str], silence_s: float) -> None:
         self._beats, write_end = os.pipe()
@@ -89,7 +89,10 @@ class _Training:
         self._silence_s = silence_s
 
     def wait(self, stop: _StopSignals, launcher: Launcher) -> int:
-        """Its exit code; it is told when to stop, and killed when it no longer answers."""
+        """Wait for the process and return its exit code.
+
+        Forwards a request to stop, and kills the process if its heartbeat stops.
+        """
         told, heard, looked = False, 0.0, time.monotonic()
         while self._process.poll() is None:
             if self._beats_within(LOOK_SECONDS):
@@ -119,9 +122,9 @@ class _Training:
 
 
 def _wait_for_the_end_of_rank_0() -> None:
-    """Wait, within bounds, until the store that the failed ranks met in is gone.
+    """Wait, up to STORE_SECONDS, until the failed attempt's store is gone.
 
-    A rank that joins it instead of the next one costs everybody another attempt.
+    A rank that joins the old store instead of the new one costs all ranks another attempt.
     """
     if os.environ.get("RANK", "0") == "0":
         return

@@ -1,8 +1,8 @@
 """Train a GAN: `deepspeed launch/train_ffhq.py --data FFHQ --run-dir runs/ffhq`.
 
-Works under `deepspeed`, under `torchrun`, and as plain `python` with one process. To resume a run,
-give the same command again. Exit codes: 0 done, 1 failed, 2 wrong input, 75 stopped by SIGTERM,
-SIGUSR1 or Ctrl-C after writing a checkpoint.
+Works under `deepspeed`, under `torchrun`, and as plain `python` in a single process. To resume a
+run, give the same command again. Exit codes: 0 done, 1 failed, 2 invalid input, 75 stopped by
+SIGTERM, SIGUSR1 or Ctrl-C after writing a checkpoint.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from realness.trainer.distributed.exit_codes import EXIT_FAILED, EXIT_USAGE, Run
 
 @dataclass(frozen=True)
 class Command:
-    """The configuration, and what to do with it."""
+    """The arguments of the command: the configuration, and how to run it."""
 
     config: TrainConfig = field(default_factory=TrainConfig)
     dry_run: bool = False
-    """Build everything, print what would run and what it needs, and stop."""
+    """Build everything, print what would run and what it needs, then exit."""
     max_restarts: int = 0
-    """After a failure start again from the last checkpoint, up to so many times without a new
-    checkpoint in between."""
+    """After a failure, restart from the last checkpoint; give up after this many restarts without
+    a new checkpoint."""
 
 
 def parse(arguments: Sequence[str]) -> Command:
-    """Read the command line over the preset that it names.
+    """Parse the command line; flags override the preset that it names.
 
-    Raises ConfigError for an unknown preset; prints what is wrong with the flags or their values
-    and exits with code 2.
+    Raises ConfigError for an unknown preset. For invalid flags or values, prints the problem and
+    exits with code 2.
     """
-    # The DeepSpeed launcher appends --local_rank=N, which LOCAL_RANK says too.
+    # The DeepSpeed launcher appends --local_rank=N, which repeats LOCAL_RANK.
     own = [item for item in arguments if not item.startswith("--local_rank")]
     default = Command(config=preset(_preset_name(own)))
     description = f"{__doc__}\nPresets: {', '.join(PRESETS)}."
@@ -66,7 +66,7 @@ def _preset_name(arguments: Sequence[str]) -> str:
 
 
 def _is_leader() -> bool:
-    """Whether this process speaks for all ranks."""
+    """Whether this process prints for all ranks."""
     return os.environ.get("RANK", "0") == "0"
 
 

@@ -1,8 +1,8 @@
 """Train GANs on points in the plane: `python launch/train_toy.py --data grid9 --method realness`.
 
-The 2-D experiments of RealnessGAN (section 4.1) and FAR-GAN (section 6.1), through the objectives
-and the update code of images. Several seeds train side by side as one batched network. Prints a
-table, and writes samples.png, measures.csv and config.json to --out.
+The 2-D experiments of RealnessGAN (section 4.1) and FAR-GAN (section 6.1), run with the same
+objectives and update code as image training. Several seeds train side by side as one batched
+network. Prints a table, and writes samples.png, measures.csv and config.json to --out.
 """
 
 from __future__ import annotations
@@ -35,43 +35,43 @@ MAX_PANELS = 8
 
 @dataclass(frozen=True)
 class ToyCommand:
-    """What to train on, how, and where results go; None leaves a field at the paper's value."""
+    """Data, method and output folder of an experiment; None keeps the paper's value."""
 
     data: DataName = "grid9"
     """Distribution of the points."""
     method: str = "realness"
-    """Method; all names stand above."""
+    """Method; the names are listed above."""
     iterations: int = 2000
-    """Iterations of k_D updates of D and k_G of G."""
+    """Iterations, each with k_D updates of D and k_G updates of G."""
     seeds: int = 5
     """Independent runs, with seeds 0, 1, ..."""
     checkpoints: int = 4
-    """How often to measure, at equal distances up to the end."""
+    """Number of measurements, equally spaced up to the end."""
     networks: Networks | None = None
-    """Networks and optimiser of which paper; by default of the one that the data comes from."""
+    """Paper whose networks and optimiser to use; by default the paper that the data comes from."""
     num_outcomes: int | None = None
-    """Outcomes N of a realness method."""
+    """Number of outcomes N of a realness method."""
     anchor_kl: float | None = None
     """D_KL(A1 || A0) of a realness method."""
     k_g: int | None = None
-    """Updates of G an iteration."""
+    """Updates of G per iteration."""
     k_d: int | None = None
-    """Updates of D an iteration."""
+    """Updates of D per iteration."""
     lr: float | None = None
     """Learning rate of both networks."""
     optimizer: str | None = None
     """adam or rmsprop."""
     spacing: float | None = None
-    """Distance of neighbouring modes of grid9 and grid25."""
+    """Distance between neighbouring modes of grid9 and grid25."""
     std: float | None = None
     """Standard deviation of the modes of grid9 and grid25."""
     num_points: int | None = None
-    """Training points."""
+    """Number of training points."""
     out: Path = Path("runs/toy")
-    """Folder of the results."""
+    """Folder for the results."""
 
     def config(self) -> TrainConfig:
-        """The trainer's configuration. Raises ConfigError for what cannot be run."""
+        """The trainer's configuration. Raises ConfigError for invalid arguments."""
         for name in ("iterations", "seeds", "checkpoints"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name}={getattr(self, name)} must be 1 or more")
@@ -91,7 +91,7 @@ class ToyCommand:
 
     @property
     def chosen_networks(self) -> Networks:
-        """The networks asked for, or those of the data's paper."""
+        """The requested networks, or those of the data's paper."""
         return self.networks or NETWORKS_OF[self.data]
 
     def measured_at(self) -> list[int]:
@@ -101,7 +101,7 @@ class ToyCommand:
 
 
 class IterationLine:
-    """Progress with the time that is left: a bar on a terminal, a line now and then elsewhere."""
+    """Progress and remaining time: a bar on a terminal, a line every few seconds elsewhere."""
 
     def __init__(self, total: int, cleanup: ExitStack) -> None:
         from rich.console import Console
@@ -131,7 +131,7 @@ class IterationLine:
 
 
 def run(command: ToyCommand) -> None:
-    """Train, print the table, write the files. Raises ConfigError for what cannot be run."""
+    """Train, print the table, write the files. Raises ConfigError for invalid arguments."""
     config = command.config()
     from realness.trainer.toy.data import build_data
     from realness.trainer.toy.experiment import build_experiment
@@ -154,7 +154,7 @@ def run(command: ToyCommand) -> None:
 
 
 def table(results: Sequence[Result]) -> str:
-    """Every seed at the last iteration, and the medians at each."""
+    """The table: every seed at the last iteration, and the medians at each measurement."""
     from realness.trainer.toy.results import medians
 
     has_modes = results[0].modes is not None
@@ -178,7 +178,7 @@ def table(results: Sequence[Result]) -> str:
 
 
 def write_csv(path: Path, results: Sequence[Result]) -> None:
-    """One row a seed and checkpoint."""
+    """Write one row per seed and checkpoint."""
     from realness.trainer.toy.results import medians
 
     rows = [
@@ -192,7 +192,7 @@ def write_csv(path: Path, results: Sequence[Result]) -> None:
 
 
 def draw(command: ToyCommand, real: Tensor, results: Sequence[Result]) -> None:
-    """The data, and the samples of every seed at the end."""
+    """Draw the data, and the final samples of every seed."""
     from realness.trainer.toy.figures import Panel, draw_panels
 
     last = [result for result in results if result.iteration == results[-1].iteration]

@@ -1,4 +1,4 @@
-"""Marks: `gpu` tests are skipped where there is no device, unless one is required."""
+"""Marks: `gpu` tests are skipped if there is no device, unless one is required."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip, or with REALNESS_REQUIRE_GPU=1 fail, what needs a CUDA device that is not there."""
+    """Skip tests that need a missing CUDA device; fail them with REALNESS_REQUIRE_GPU=1."""
     if item.get_closest_marker("gpu") is None or torch.cuda.is_available():
         return
     if os.environ.get("REALNESS_REQUIRE_GPU") == "1":
@@ -21,7 +21,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def shard_all(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A DeepSpeed configuration with which ZeRO 3 shards weights as small as the tests' too."""
+    """A DeepSpeed configuration with which ZeRO 3 also shards weights as small as the tests'."""
     path = tmp_path_factory.mktemp("deepspeed") / "config.json"
     path.write_text(json.dumps({"zero_optimization": {"stage3_param_persistence_threshold": 0}}))
     return path

@@ -1,4 +1,4 @@
-"""The architecture: which way imports run, and which packages only one file may import."""
+"""The architecture: the direction of imports, and packages that only one file may import."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LAYERS = (
     ("metrics", "export"),
     ("run",),
 )
-"""The packages of trainer/: each imports packages of lower layers, and none other of its own."""
+"""The packages of trainer/: each imports only packages of lower layers, none of its own layer."""
 
 LAYER_OF = {name: number for number, layer in enumerate(LAYERS) for name in layer}
 
@@ -51,7 +51,7 @@ ONLY_IN = {
     "realness.trainer.run": ("trainer/run/", "launch/"),
     "realness.trainer.toy": ("trainer/toy/", "launch/train_toy.py"),
 }
-"""What only these files or folders import. (Tests and benchmarks import what they like.)"""
+"""Packages that only these files or folders import. (Tests and benchmarks may import any.)"""
 
 REACHED_INTO = {
     "realness.data_pipeline.prepare.convert.Conversion",
@@ -59,19 +59,19 @@ REACHED_INTO = {
     "realness.data_pipeline.prepare.prepare.PrepareReport",
     "realness.data_pipeline.prepare.prepare.prepare",
 }
-"""What other folders take from the inside of data_pipeline, not from its `__init__`: the work of
-`prepare`, which no training loads."""
+"""Modules of data_pipeline that other folders import directly, not through its `__init__`: those
+of `prepare`, which training does not load."""
 
 PRIVATE_IMPORTS = {
     "tests/data_pipeline/test_parts.py": "realness.trainer.run.outputs._shown_reals",
     "tests/trainer/reporting/test_reporter.py": "realness.trainer.storage.environment._commit",
 }
-"""Tests that import a private name; nothing else does."""
+"""Tests that may import a private name; no other file may."""
 
 MOST_PACKAGES, MOST_LEVELS, MOST_ARROWS = 16, 8, 65
 
 
-# --- what a file imports
+# --- imports of a file
 
 
 @cache
@@ -102,7 +102,7 @@ def layer_fault(path: str, name: str) -> bool:
 
 
 def import_faults(path: str, source: str) -> list[str]:
-    """What the imports of the product's file at `path` break, one fault per line."""
+    """The import rules that the product's file at `path` breaks, one fault per line."""
     folder = path.split("/")[0]
     faults = []
     for name, line in imported_names(path, source):

@@ -1,7 +1,7 @@
-"""A run folder from a stranger: every command refuses a planted pickle and never runs its code.
+"""An untrusted run folder: every command rejects a planted pickle and never runs its code.
 
-A pickle's `__reduce__` may call anything while it is read; ours makes a file, the trace, which must
-not be there afterwards. The commands run in this process, so a trace cannot be missed.
+A pickle's `__reduce__` may call anything while it is read. The one used here creates a file, the
+trace, which must not exist afterwards. The commands run in this process, so no trace is missed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from tests.launch.test_evaluate import tiny_config
 
 
 class Bomb:
-    """Makes a file when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace
@@ -52,7 +52,7 @@ def plain(trace: Path) -> bytes:
 
 
 def torch_file(trace: Path) -> bytes:
-    """What torch.save writes: a zip archive with a pickle in it."""
+    """The output of torch.save: a zip archive with a pickle in it."""
     file = io.BytesIO()
     torch.save({"weight": Bomb(trace)}, file)
     return file.getvalue()
@@ -86,7 +86,7 @@ def test_the_bombs_are_real(kind: str, trace: Path) -> None:
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with a checkpoint, and its images; the commands work on it as it is."""
+    """A valid run with a checkpoint and its images, which all commands accept."""
     root = tmp_path_factory.mktemp("stranger")
     (root / "data").mkdir()
     for number, image in enumerate(pictures(16).permute(0, 2, 3, 1).numpy()):
@@ -107,7 +107,7 @@ def plant_in_shard(run: Path, bomb: bytes) -> None:
 
 
 def plant_in_shard_with_its_checksum(run: Path, bomb: bytes) -> None:
-    """A stranger can compute checksums too."""
+    """An attacker can compute checksums too."""
     weights(run).write_bytes(bomb)
     path = weights(run).with_name("checkpoint.json")
     manifest = json.loads(path.read_text())
@@ -181,7 +181,7 @@ def test_a_planted_pickle_is_refused_by_every_command(
         assert "Traceback" not in message, name
         assert REFUSALS[place] in message, (name, message)
         assert len(message) < 500, name
-    # The report reads no checkpoint; a configuration that is none is named on the page.
+    # The report reads no checkpoint; it names an invalid configuration on the page.
     assert report.main([str(run)]) == 0
     page = (run / "report.html").read_text()
     assert ("config.json cannot be read" in page) == (place == "config")
@@ -235,7 +235,7 @@ def test_training_does_not_resume_from_a_pickle(
     assert not trace.exists()
 
 
-# --- what lies outside a run folder
+# --- files outside a run folder
 
 
 @pytest.mark.parametrize("kind", BOMBS)
@@ -253,7 +253,7 @@ def test_an_exported_folder_may_hold_a_pickle(
 
 @pytest.mark.parametrize("kind", BOMBS)
 def test_a_feature_network_that_is_a_pickle(kind: str, tmp_path: Path, trace: Path) -> None:
-    """Refused by its hash, and by what it is where the user states the pickle's own hash."""
+    """Rejected because of its hash, or its type if the user states the pickle's own hash."""
     path, bomb = tmp_path / "net.pt", BOMBS[kind](trace)
     path.write_bytes(bomb)
     with pytest.raises(FeatureNetworkError, match="is not loaded, because such a file is code"):
@@ -265,7 +265,7 @@ def test_a_feature_network_that_is_a_pickle(kind: str, tmp_path: Path, trace: Pa
 
 
 class Means:
-    """A feature network of one number an image."""
+    """A feature network with one output per image."""
 
     name, sha256, resize, is_inception = "means", "0" * 64, "clean", False
 
@@ -303,7 +303,7 @@ def test_cached_statistics_that_are_a_pickle_are_computed_anew(
 
 
 def test_a_torchscript_file_holds_code(tmp_path: Path) -> None:
-    """Why it takes a hash: what is loaded is a program."""
+    """The reason for the hash: loading the file executes it."""
     path = tmp_path / "net.pt"
     torch.jit.script(torch.nn.ReLU()).save(str(path))
     with zipfile.ZipFile(path) as archive:

@@ -1,1 +1,1 @@
-"""Encoded images to pixels: by threads (simplejpeg, Pillow) or by DALI."""
+"""Decoding of images to pixels, by threads (simplejpeg, Pillow) or by DALI."""

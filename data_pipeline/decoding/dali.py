@@ -1,20 +1,20 @@
 """Decoding by NVIDIA DALI: on the CPU, or `mixed` (JPEG on the GPU, PNG on the CPU and copied).
 
-DALI only decodes, and flips on the GPU. Order, position, bad images and reading are ours, so its
-state is never saved and both decoders give the same stream. Encoded bytes go in by `feed_input`,
-uint8 batches come out through DLPack without a copy, channels last as the decoders
-write them. A batch belongs to its holder: under DALI's default executor (exec_dynamic) its memory
-goes back to DALI when the tensor is dropped, not at release_outputs.
+DALI only decodes, and flips on the GPU. Order, position, bad images and reading are handled
+outside DALI, so its state is never saved and both decoders give the same stream. Encoded bytes go
+in through `feed_input`; uint8 batches come out through DLPack without a copy, channels last as the
+decoders write them. A batch belongs to its holder: under DALI's default executor (exec_dynamic) its
+memory returns to DALI when the tensor is dropped, not at release_outputs.
 
 On the CPU the pixels equal the thread decoder's bit for bit. nvJPEG rounds its inverse DCT and
-its chroma upsampling differently; `jpeg_fancy_upsampling` asks it for libjpeg's upsampling, and
-the bound that a test on a GPU holds it to is 4 of 255 levels at worst, 0.5 on average. All JPEGs
-that the GPU's decoding engine can read go there (hw_decoder_load 1): by default DALI gives a part
-of each batch to CUDA kernels, which round otherwise, so that an image's pixels would depend on the
-batch it is in, hence on the number of ranks.
+its chroma upsampling differently; `jpeg_fancy_upsampling` selects libjpeg's upsampling, and a test
+on a GPU checks that pixels differ by at most 4 of 255 levels, and by 0.5 on average. All JPEGs that
+the GPU's decoding engine can read go there (hw_decoder_load 1): by default DALI gives a part of
+each batch to CUDA kernels, which round differently, so that an image's pixels would depend on its
+batch and hence on the number of ranks.
 
-DALI decodes a JPEG damaged between intact markers without complaint where simplejpeg refuses it:
-sources with a CRC-32 (prepared shards, zip) are safe from that, plain folders are not.
+DALI decodes a JPEG that is damaged between intact markers without an error, where simplejpeg
+rejects it. Sources with a CRC-32 (prepared shards, zip) detect such damage; plain folders do not.
 """
 
 from __future__ import annotations
@@ -38,12 +38,13 @@ from realness.data_pipeline.decoding.sample_reader import BatchPlan, SampleReade
 logger = logging.getLogger("realness.data")
 _MAX_READ_THREADS = 4
 _STRIP_ROWS = 256
-# DALI may refuse an image that decodes elsewhere; several batches in a row mean that it is broken.
+# DALI may reject an image that decodes elsewhere; several failed batches in a row mean that DALI
+# itself is broken.
 _MAX_FAILURES_IN_A_ROW = 5
 
 
 def why_not_available() -> str | None:
-    """Why DALI cannot run here, or None where it can. Does not import it."""
+    """The reason why DALI cannot run here, or None if it can. Does not import DALI."""
     try:
         found = importlib.util.find_spec("nvidia.dali") is not None
     except ModuleNotFoundError:
@@ -53,7 +54,7 @@ def why_not_available() -> str | None:
 
 @dataclass
 class _Pending:
-    """A batch on its way: its plan and the encoded rows, being read piece by piece."""
+    """A batch in progress: its plan and its encoded rows, which are read in pieces."""
 
     plan: BatchPlan
     futures: list[Future[list[npt.NDArray[np.uint8]]]]
@@ -65,8 +66,8 @@ class _Pending:
 class DaliDecoder:
     """Reads ahead in threads and keeps DALI's queue filled. See the module's docstring.
 
-    submit adds a batch, receive gives the oldest; at least `depth` batches must be submitted
-    before the first receive, and one more before each.
+    submit adds a batch and receive returns the oldest. At least `depth` batches must be submitted
+    before the first receive, and one more before each later one.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class DaliDecoder:
         self.name = "dali-mixed" if self._mixed else "dali-cpu"
         self._batch, self._num_threads = batch, num_threads
         self._unfed: deque[_Pending] = deque()
-        # On the CPU DALI reads the arrays in place: they are kept here until the batch comes out.
+        # On the CPU DALI reads the arrays in place: they are kept until the batch is received.
         self._fed: deque[tuple[_Pending, list[npt.NDArray[np.uint8]]]] = deque()
         self._started = False
         self._failures_in_a_row = 0
@@ -105,11 +106,11 @@ class DaliDecoder:
     def receive(self) -> tuple[torch.Tensor, BatchPlan]:
         """The oldest batch: uint8 [b, 3, R, R], channels last.
 
-        Raises what reading raised, and RuntimeError where DALI fails batch after batch.
+        Raises any error from reading, and RuntimeError if DALI fails on several batches in a row.
         """
         self._feed()
-        # Bound to torch's stream, the batch's memory goes back to DALI only behind the kernels that
-        # read it; without the stream it would go back as soon as Python drops the tensor.
+        # With torch's stream, the batch's memory returns to DALI only after the kernels that read
+        # it; without the stream it would return as soon as Python drops the tensor.
         stream = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
         failure = ""
         try:
@@ -120,7 +121,7 @@ class DaliDecoder:
             failure = str(error)
         pending, _ = self._fed.popleft()
         if failure:
-            # Outside the handler: the traceback keeps the broken pipeline alive until then.
+            # Outside the handler, because the traceback keeps the broken pipeline alive until then.
             images = self._decode_elsewhere(pending.plan, failure)
             self._restart()
             return images, pending.plan
@@ -173,7 +174,7 @@ class DaliDecoder:
         return pipeline
 
     def _feed(self) -> None:
-        """Fills DALI's queue. The first schedule_run starts a whole queue, later ones a batch."""
+        """Fills DALI's queue. The first schedule_run starts a whole queue, later ones one batch."""
         while len(self._fed) < self._depth:
             pending = self._unfed[0]
             encoded = pending.encoded()
@@ -189,7 +190,7 @@ class DaliDecoder:
             self._pipeline.schedule_run()
 
     def _restart(self) -> None:
-        """A new pipeline in place of one that failed; what was in it is fed again."""
+        """Replaces a failed pipeline by a new one and feeds its batches again."""
         self._unfed.extendleft(pending for pending, _ in reversed(self._fed))
         self._fed.clear()
         self._pipeline = None
@@ -197,7 +198,7 @@ class DaliDecoder:
         self._pipeline = self._build()
 
     def _decode_elsewhere(self, plan: BatchPlan, failure: str) -> torch.Tensor:
-        """Decodes a batch that DALI refused, image by image: finds and replaces the culprit."""
+        """Decodes a batch that DALI rejected, image by image, and replaces the bad image."""
         known = self._reader.num_bad_images
         size = self._reader.resolution
         images = torch.empty((len(plan.samples), size, size, 3), dtype=torch.uint8)
@@ -213,7 +214,7 @@ class DaliDecoder:
                 )
             names = ", ".join(self._reader.catalog.name(int(index)) for index in plan.indices)
             logger.warning(
-                "DALI refused one of %s, which decode elsewhere: %s", names, failure.strip()
+                "DALI rejected one of %s, which decode elsewhere: %s", names, failure.strip()
             )
         return images.permute(0, 3, 1, 2).to(self._device)
 
@@ -228,8 +229,8 @@ class DaliDecoder:
 def _flip_rows(images: torch.Tensor, mirror: npt.NDArray[np.bool_]) -> None:
     """Flips rows of a batch in main memory in place.
 
-    DALI's own flip on the CPU copies the images that stay as they are too, and costs a quarter
-    of decoding. Strips of an image stay in the processor's cache between the two copies.
+    DALI's own flip on the CPU also copies the images that are not flipped, and costs a quarter of
+    the decoding time. Strips of an image stay in the processor's cache between the two copies.
     """
     for row in np.flatnonzero(mirror):
         for strip in images[row : row + 1].split(_STRIP_ROWS, dim=2):

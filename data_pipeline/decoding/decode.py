@@ -1,4 +1,4 @@
-"""Decodes one image into its row of a batch, on the CPU, in the calling thread."""
+"""Decoding of one image into its row of a batch, on the CPU, in the calling thread."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ def check_image(data: bytes, resolution: int) -> None:
 
 
 def decode_into(data: bytes, out: UInt8Array, mirror: bool) -> None:
-    """Decodes JPEG or PNG bytes into out: uint8 [R, R, 3], contiguous, flipped left-right if asked.
+    """Decodes JPEG or PNG bytes into out, uint8 [R, R, 3], contiguous; flips left-right on request.
 
-    Raises BadImage where the decoder finds the data damaged; out may then hold a part of it.
+    Raises BadImage if the decoder finds the data damaged; out may then hold a part of the image.
     """
     check_image(data, out.shape[0])
     decode = _decode_jpeg if data[:2] == JPEG_SIGNATURE else _decode_png
-    # The bytes of a row of BGR pixels, backwards, are the flipped row in RGB.
+    # The bytes of a row of BGR pixels in reverse order are the flipped row in RGB.
     decode(data, "BGR" if mirror else "RGB", out)
     if mirror:
         _reverse_rows(out)
 
 
 def copy_raw_into(data: bytes, out: UInt8Array, mirror: bool, layout: RawLayout) -> None:
-    """Copies bare pixels into out: uint8 [R, R, 3], flipped left-right if asked.
+    """Copies bare pixels into out, uint8 [R, R, 3]; flips left-right on request.
 
-    Raises BadImage where there are too few or too many.
+    Raises BadImage if there are too few or too many.
     """
     pixels = layout.pixels(data)
     if layout.order == "HWC" and not mirror:
@@ -51,16 +51,16 @@ def copy_raw_into(data: bytes, out: UInt8Array, mirror: bool, layout: RawLayout)
 
 
 def _reverse_rows(image: UInt8Array) -> None:
-    """Turns the bytes of each row of an image back to front, in place: uint8 [R, R, 3], contiguous.
+    """Reverses the bytes of each row of an image in place: uint8 [R, R, 3], contiguous.
 
-    Word by word, and in strips that stay in the processor's cache: the cost of a plain copy.
+    Works on words, in strips that stay in the processor's cache, so it costs as much as a copy.
     """
     num_rows, row_bytes = len(image), image.shape[1] * 3
     word = math.gcd(row_bytes, 8)
     rows = image.reshape(num_rows, row_bytes).view(f"<u{word}")
     strip_rows = min(num_rows, max(1, _STRIP_BYTES // row_bytes))
     copy = np.empty((strip_rows, row_bytes // word), rows.dtype)
-    # Read with the other byte order, the words themselves turn round as they are copied back.
+    # Reading with the other byte order reverses each word as it is copied back.
     backwards = copy.view(f">u{word}")[:, ::-1]
     for start in range(0, num_rows, strip_rows):
         strip = rows[start : start + strip_rows]
@@ -87,7 +87,7 @@ def _decode_png(data: bytes, channels: str, out: UInt8Array) -> None:
             pixels = image.tobytes("raw", channels)
             shape = (image.height, image.width, len(image.getbands()))
     except Exception as error:
-        # Pillow raises whatever its parser stumbles over, SyntaxError and struct.error included.
+        # Pillow's parsers raise errors of many kinds, including SyntaxError and struct.error.
         raise BadImage(f"PNG does not decode ({type(error).__name__}: {error})") from error
     if shape != out.shape:
         raise BadImage(f"decodes to {shape}, not {out.shape}")

@@ -1,4 +1,4 @@
-"""From sample numbers to image bytes: the order, and a substitute where an image is bad."""
+"""From sample numbers to image bytes: applies the order and substitutes bad images."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _PLANNED_SAMPLES = 1024
 class BatchPlan:
     """One rank's rows of a global batch.
 
-    samples: int64 [b], numbers k in the stream; indices: int64 [b], the images shown (a
-    substitute's where one steps in); mirror: bool [b].
+    samples: int64 [b], numbers k in the stream; indices: int64 [b], the images shown
+    (substitutes included); mirror: bool [b], whether to flip.
     """
 
     samples: npt.NDArray[np.int64]
@@ -54,13 +54,13 @@ class SampleReader:
 
     @property
     def num_bad_images(self) -> int:
-        """Distinct bad images met so far."""
+        """Number of distinct bad images met so far."""
         return len(self._bad)
 
     def plans(self, first: int, rows: npt.NDArray[np.int64], stride: int) -> list[BatchPlan]:
-        """Plans for several batches: samples first + rows, int64 [b], and the next `stride` on.
+        """Plans for several batches: samples first + rows, int64 [b], then `stride` later each.
 
-        Several, because the order costs as much time for thousands of samples as for a few.
+        Several at once, because the order takes as long for thousands of samples as for a few.
         """
         starts = first + stride * np.arange(max(1, _PLANNED_SAMPLES // len(rows)), dtype=np.int64)
         samples = starts[:, None] + rows
@@ -75,11 +75,11 @@ class SampleReader:
         return [BatchPlan(*rows) for rows in zip(samples, indices, mirror, strict=True)]
 
     def load(self, plan: BatchPlan, row: int, use: Callable[[bytes], T]) -> T:
-        """`use(bytes)` of the row's image, or of its first good substitute.
+        """Returns `use(bytes)` for the row's image or, if that is bad, its first good substitute.
 
-        `use` raises BadImage to refuse an image. plan.indices[row] becomes the image used. The
-        substitutes of sample k follow from (seed, purpose, k) alone. Raises DataError when more
-        than max_bad_images distinct images are bad.
+        `use` raises BadImage to reject an image. plan.indices[row] is set to the image used. The
+        substitutes of sample k depend on (seed, purpose, k) only. Raises DataError if more than
+        max_bad_images distinct images are bad.
         """
         sample, index = int(plan.samples[row]), int(plan.indices[row])
         for attempt in range(1, _MAX_ATTEMPTS + 1):

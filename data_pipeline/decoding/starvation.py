@@ -1,4 +1,4 @@
-"""How long the steps wait for their data, and a word to the user when it is too long."""
+"""Measures how long steps wait for their data, and warns the user if it is too long."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from realness.data_pipeline.catalog import Catalog
 class WaitClock:
     """Adds up the time between `start` and `stop`, in seconds.
 
-    On the CPU that is the caller's own waiting. On a GPU the caller runs ahead of the device, so
-    what counts is the time the device's current stream stood still in between: measured by
-    events, read when they have passed, so that nothing is synchronised for it.
+    On the CPU that is the caller's waiting time. On a GPU the caller runs ahead of the device, so
+    what counts is the time for which the device's current stream was idle in between. It is
+    measured by events that are read after they have completed, without any synchronisation.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -27,7 +27,7 @@ class WaitClock:
         self._events: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
 
     def start(self) -> None:
-        """Called before a batch is asked for."""
+        """Called before a batch is requested."""
         if self._device.type == "cuda":
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             begin.record(torch.cuda.current_stream(self._device))
@@ -36,7 +36,7 @@ class WaitClock:
             self._started = time.perf_counter()
 
     def stop(self) -> None:
-        """Called when the batch is there."""
+        """Called when the batch has arrived."""
         if self._device.type == "cuda":
             self._events[-1][1].record(torch.cuda.current_stream(self._device))
         else:
@@ -44,7 +44,7 @@ class WaitClock:
 
     @property
     def seconds(self) -> float:
-        """The sum so far; on a GPU without the batches that the device has not reached."""
+        """The sum so far; on a GPU it leaves out batches that the device has not reached."""
         while self._events and self._events[0][1].query():
             begin, end = self._events.popleft()
             self._seconds += begin.elapsed_time(end) / 1000
@@ -52,10 +52,10 @@ class WaitClock:
 
 
 class StarvationWatch:
-    """Says once when the steps stand waiting for data a good part of the time, and what helps.
+    """Warns once if steps spend a large part of their time waiting for data, and says what helps.
 
-    The share is taken over windows of at least WINDOW_SECONDS and WINDOW_BATCHES, the first of
-    which starts behind the first batches, that nothing could be ready for.
+    The share is computed over windows of at least WINDOW_SECONDS and WINDOW_BATCHES. The first
+    window leaves out the first batches, which cannot be ready in time.
     """
 
     WINDOW_SECONDS = 30.0
@@ -68,7 +68,7 @@ class StarvationWatch:
         self._started = self._waited = 0.0
 
     def look(self, waited: float) -> None:
-        """Called after each batch with the seconds waited so far."""
+        """Called after each batch with the total seconds waited so far."""
         now = time.perf_counter()
         self._num_batches += 1
         if self._num_batches < 0:
@@ -84,7 +84,7 @@ class StarvationWatch:
 
 
 def starvation_remedy(catalog: Catalog, resolution: int, num_threads: int) -> str:
-    """What the user can do about a stream that `num_threads` threads of this process feed."""
+    """Advice to the user for a slow stream that `num_threads` threads of this process feed."""
     remedies = []
     num_cores = len(os.sched_getaffinity(0))
     if num_threads < num_cores:

@@ -1,6 +1,6 @@
 """Decoding by a pool of threads: simplejpeg for JPEG, Pillow for PNG, a copy for raw pixels.
 
-Images are decoded straight into the batch's memory, which is channels last as decoders are.
+Images are decoded straight into the batch's memory, in the decoders' channels-last layout.
 
 The decoders release the interpreter's lock, so threads scale with the cores and need neither
 worker processes nor shared memory.
@@ -20,7 +20,7 @@ import torch
 from realness.data_pipeline.decoding.decode import copy_raw_into, decode_into
 from realness.data_pipeline.decoding.sample_reader import BatchPlan, SampleReader
 
-# A consumer that collects batches gets fresh memory beyond so many.
+# A consumer that keeps more batches than this gets newly allocated memory.
 _MAX_KEPT_BATCHES = 8
 
 
@@ -32,7 +32,7 @@ class _Pending:
 
 
 class ThreadDecoder:
-    """Keeps `prefetch` batches in the making; `submit` adds one, `receive` gives the oldest."""
+    """Decodes up to `prefetch` batches ahead; `submit` adds one, `receive` returns the oldest."""
 
     name = "threads"
 
@@ -50,8 +50,8 @@ class ThreadDecoder:
         count = len(plan.samples)
         images = self._empty_images(count)
         rows = images.numpy()
-        # A few pieces a thread: small enough to share the work evenly, large enough that tiny
-        # images are not swamped by the cost of a task.
+        # A few pieces per thread: small enough to share the work evenly, large enough that the
+        # overhead of a task does not dominate for tiny images.
         piece = max(1, count // (4 * self._num_threads))
         futures = [
             self._pool.submit(self._decode_rows, plan, rows, start, start + piece)
@@ -60,7 +60,7 @@ class ThreadDecoder:
         self._pending.append(_Pending(plan, images.permute(0, 3, 1, 2), futures))
 
     def receive(self) -> tuple[torch.Tensor, BatchPlan]:
-        """The oldest batch: uint8 [b, 3, R, R], channels last. Raises what decoding raised."""
+        """The oldest batch: uint8 [b, 3, R, R], channels last. Raises any error from decoding."""
         batch = self._pending.popleft()
         for future in batch.futures:
             future.result()
@@ -90,14 +90,14 @@ class ThreadDecoder:
 
 
 class _BufferPool:
-    """Memory for batches in main memory, used again once nobody holds a batch any more.
+    """A pool of main memory for batches, reused once the last reference to a batch is gone.
 
-    A fresh batch costs its page faults, at 1024x1024 half as much as decoding it. A torch tensor
-    made by from_numpy holds the array until the last tensor or view on it is gone, so an array
-    that only this pool refers to is free.
+    The page faults of new memory cost half as much as decoding the batch (at 1024x1024). A torch
+    tensor made by from_numpy holds the array until the last tensor or view on it is gone, so an
+    array that only this pool refers to is free.
     """
 
-    # The list's reference, the loop variable's and the argument of getrefcount.
+    # References of the list, the loop variable and the argument of getrefcount.
     _NUM_OWN_REFERENCES = 3
 
     def __init__(self, shape: tuple[int, int, int, int]) -> None:
@@ -105,7 +105,7 @@ class _BufferPool:
         self._arrays: list[np.ndarray] = []
 
     def take(self) -> torch.Tensor:
-        """A uint8 batch tensor with arbitrary contents that shares memory with no live tensor."""
+        """A uint8 batch tensor with arbitrary contents; shares no memory with any live tensor."""
         for array in self._arrays:
             if sys.getrefcount(array) <= self._NUM_OWN_REFERENCES:
                 return torch.from_numpy(array)

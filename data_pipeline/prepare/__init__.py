@@ -1,1 +1,1 @@
-"""Any image collection to validated, resized, packed shards."""
+"""Conversion of any image collection to validated, resized, packed shards."""

@@ -1,7 +1,7 @@
-"""One image of any kind to one validated training image: decode, upright, crop, resize, encode.
+"""Conversion of one image to a validated training image: decode, upright, crop, resize, encode.
 
-Whatever would change an image unnoticed is refused with a reason instead: transparency, several
-frames, enlarging, cropping that was not asked for.
+An image that could only be converted by changing it silently is rejected with a reason:
+transparency, several frames, enlarging, or cropping that was not requested.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ Format = Literal["png", "jpeg", "raw"]
 # 11585^2. Above it an image costs gigabytes to decode: a decompression bomb, or a gigapixel scan.
 MAX_PIXELS = 2**27
 _FILTERS = {"lanczos": Image.Resampling.LANCZOS, "box": Image.Resampling.BOX}
-# "JPEG" opens MPO too.
+# "JPEG" also opens MPO.
 _OPENERS = ["JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM"]
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What becomes of every image.
+    """How every image is converted.
 
-    resolution: side of the square result in pixels. crop: "centre" cuts the largest centred
-    square, "none" refuses what is not square. resize: the filter that shrinks. quality: of JPEG.
-    upscale: whether smaller images are enlarged rather than refused.
+    resolution: side of the square result in pixels. crop: "centre" crops the largest centred
+    square, "none" rejects images that are not square. resize: the filter for shrinking. quality:
+    of JPEG. upscale: whether smaller images are enlarged instead of rejected.
 
     Raises ValueError for a resolution or quality out of range, and for an unknown choice.
     """
@@ -61,15 +61,15 @@ class Conversion:
 
     @property
     def lossless(self) -> bool:
-        """Whether the stored pixels are exactly the resized ones."""
+        """Whether the stored pixels are exactly the resized pixels."""
         return self.format != "jpeg"
 
 
 def convert(data: bytes, settings: Conversion, raw: RawLayout | None = None) -> bytes:
-    """The encoded training image made from an image file's bytes (or from raw pixels [3, H, W]).
+    """Converts an image file's bytes (or raw pixels [3, H, W]) to an encoded training image.
 
-    Decodes it in full. Raises BadImage with the reason where it is damaged or would come out as
-    something else than it is.
+    Decodes it in full. Raises BadImage with the reason if the image is damaged or could only be
+    converted by changing it silently.
     """
     if raw is None:
         pixels = _fit(_to_rgb(_decode(data)), settings)
@@ -91,9 +91,9 @@ def _decode(data: bytes) -> Image.Image:
     except BadImage:
         raise
     except Image.UnidentifiedImageError as error:
-        raise BadImage(f"is no image that can be read (starts with {data[:8]!r})") from error
+        raise BadImage(f"is not a readable image (starts with {data[:8]!r})") from error
     except Exception as error:
-        # Pillow raises whatever its parsers stumble over, TypeError and struct.error included.
+        # Pillow's parsers raise errors of many kinds, including TypeError and struct.error.
         raise BadImage(f"does not decode ({type(error).__name__}: {error})") from error
 
 
@@ -108,7 +108,7 @@ def _refuse_absurd(image: Image.Image) -> None:
 
 
 def _check_strictly(data: bytes) -> None:
-    """Finds the damage that Pillow reads over: PNG CRCs and libjpeg's warnings."""
+    """Finds damage that Pillow ignores: wrong PNG CRCs and libjpeg's warnings."""
     if data[:8] == PNG_SIGNATURE:
         check_png_chunks(data)
     elif data[:2] == JPEG_SIGNATURE:
@@ -163,7 +163,7 @@ def _encode(image: Image.Image, settings: Conversion) -> bytes:
     if settings.format == "raw":
         return np.asarray(image).tobytes()
     buffer = io.BytesIO()
-    # Nothing but the pixels goes along: profiles and EXIF were applied or describe the old file.
+    # Only the pixels are kept: profiles and EXIF were applied or describe the old file.
     plain = Image.fromarray(np.asarray(image))
     if settings.format == "jpeg":
         plain.save(buffer, "JPEG", quality=settings.quality, subsampling=0)

@@ -1,4 +1,4 @@
-"""Prepares a set for training: every image validated, converted and packed into tar shards."""
+"""Preparation of a set for training: validates, converts and packs every image into tar shards."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MAX_PARTS = 512  # each keeps a file open while it is written
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What prepare did: images stored, files refused, images taken over from an earlier run."""
+    """Result of prepare: images stored, files rejected, images kept from an earlier run."""
 
     out: Path
     num_images: int
@@ -52,15 +52,15 @@ def prepare(
 ) -> PrepareReport:
     """Packs the images of a source into `out`: tar shards, index, manifest and rejects.csv.
 
-    The result depends on the source, `settings`, shard_mib and parts only, byte for byte, not on
-    num_workers (default: the cores this process may use). Interrupted, it leaves OUT.partial, and
-    the same call continues from there. The images are dealt out to `parts` in turn, each of which
-    has shards of its own (see sources.prepared). `progress` is called with (done, total, rejected)
-    counts.
+    Every byte of the result depends only on the source, `settings`, shard_mib and parts, not on
+    num_workers (default: the cores this process may use). If interrupted, it leaves OUT.partial,
+    and the same call continues from there. The images are distributed in turn over `parts`, each
+    with its own shards (see sources.prepared). `progress` is called with the counts (done, total,
+    rejected).
 
-    Raises ValueError for arguments that make no sense, and DataError for a source that cannot be
-    opened, one without a usable image for every part or whose own parts are not all here, an `out`
-    that holds something else, and a full disk.
+    Raises ValueError for invalid arguments. Raises DataError if the source cannot be opened, has
+    fewer usable images than parts or lacks some of its own parts, if `out` holds something else,
+    or if the disk is full.
     """
     if num_workers is None:
         num_workers = len(os.sched_getaffinity(0))
@@ -82,7 +82,7 @@ def prepare(
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DataError(
                 f"the disk that holds {out} is full; free some space and run the same command "
-                "again, it goes on where it stopped"
+                "again to continue where it stopped"
             ) from error
         raise
     finally:
@@ -90,7 +90,7 @@ def prepare(
 
 
 def _describe(catalog: Catalog, settings: Conversion, shard_mib: int, parts: int) -> dict[str, Any]:
-    """All that the result depends on; part of the manifest."""
+    """Everything that the result depends on; part of the manifest."""
     import PIL
 
     return {
@@ -111,17 +111,17 @@ def _already_there(out: Path, described: dict[str, Any]) -> PrepareReport | None
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     if not out.is_dir() or not is_prepared(out):
-        raise DataError(f"{out} exists and is no prepared set; choose another name or remove it")
+        raise DataError(f"{out} exists and is not a prepared set; choose another name or remove it")
     manifest = read_manifest(out)
     changed = [
         f"{key} is {manifest.get(key)!r} there, {value!r} here"
         for key, value in described.items()
-        # Another Pillow or another order of raw values makes other bytes, not another set.
+        # Another Pillow or another order of raw values changes bytes but not the set.
         if key not in ("pillow", "layout") and manifest.get(key) != value
     ]
     if changed:
         raise DataError(
-            f"{out} was prepared otherwise ({', '.join(changed)}); choose another name or remove it"
+            f"{out} was prepared differently ({', '.join(changed)}); use another name or remove it"
         )
     return PrepareReport(out, manifest["num_images"], manifest["num_rejected"], 0, True)
 
@@ -165,13 +165,13 @@ def _pack(
         name, reason = next(reject for journal in writer.journals for reject in journal.rejects)
         discard(work)
         raise DataError(
-            f"none of the {len(catalog)} images in {catalog.source} can be used, the first being "
+            f"none of the {len(catalog)} images in {catalog.source} can be used; the first is "
             f"{name}: {reason}"
         )
     if num_images < num_parts:
         discard(work)
         raise DataError(
-            f"the {num_images} usable images of {catalog.source} do not make {num_parts} parts; "
+            f"{catalog.source} has only {num_images} usable images for {num_parts} parts; "
             f"use --parts {num_images} or fewer"
         )
     publish(work, out, writer.journals, described, catalog.refused)
@@ -181,9 +181,9 @@ def _pack(
 def _convert_all(
     catalog: Catalog, settings: Conversion, first: int, num_workers: int
 ) -> Iterator[tuple[int, bytes | BadImage]]:
-    """Every entry from `first` on, converted in parallel, in order, a few in memory at a time.
+    """Converts the entries from `first` on in parallel and yields them in order, few at a time.
 
-    Threads, as Pillow releases the interpreter's lock while it decodes, resizes and encodes.
+    Uses threads, since Pillow releases the interpreter's lock to decode, resize and encode.
     """
 
     def work(index: int) -> bytes | BadImage:

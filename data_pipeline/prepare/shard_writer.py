@@ -1,9 +1,9 @@
-"""Writes the shards of a prepared set so that a crash at any instant loses one round at most.
+"""Writes the shards of a prepared set so that a crash at any time loses at most one round.
 
-A round is a shard of each part, which are filled in turn; most sets have one part. The set grows in
-OUT.partial. A round counts as done when its journal, written after its shards reached the disk,
-stands beside them; an interrupted run goes on behind the last one. At the end the journals become
-the index and the folder is renamed to OUT.
+A round is one shard per part, and the parts are filled in turn; most sets have one part. The set
+grows in OUT.partial. A round is done once its journal is in the folder, which is written after its
+shards have reached the disk; an interrupted run resumes after the last round that is done. At the
+end the journals become the index and the folder is renamed to OUT.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ _LOCK = "lock"
 
 @dataclass
 class Journal:
-    """What became of a run of source entries: images [crc32, offset, length, label, name] in one
-    round, rejects [name, reason], and the number of source entries dealt with up to its end.
+    """The result of one round: images [crc32, offset, length, label, name], rejects [name, reason],
+    and the number of source entries processed up to its end.
     """
 
     num_consumed: int = 0
@@ -55,9 +55,9 @@ class Journal:
 
 @contextlib.contextmanager
 def locked_workplace(out: Path, settings: dict[str, Any]) -> Iterator[Path]:
-    """OUT.partial, made or taken up again, held against a second run on it.
+    """OUT.partial: created or reopened, and locked against a second run.
 
-    Raises DataError when another run holds it or when it was begun with other settings.
+    Raises DataError if another run holds the lock or if it was begun with other settings.
     """
     work = out.with_name(out.name + ".partial")
     work.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def locked_workplace(out: Path, settings: dict[str, Any]) -> Iterator[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise DataError(f"another process is preparing {out} at this moment") from None
+            raise DataError(f"another process is preparing {out} right now") from None
         begun = work / _SETTINGS
         if begun.exists():
             _compare_settings(json.loads(begun.read_text(encoding="utf-8")), settings, work)
@@ -80,8 +80,8 @@ def _compare_settings(begun: dict[str, Any], now: dict[str, Any], work: Path) ->
     if changed:
         listing = ", ".join(f"{key} was {begun.get(key)!r}, is {now[key]!r}" for key in changed)
         raise DataError(
-            f"{work} was begun otherwise ({listing}); give the former settings to go on, or "
-            "delete it to start again"
+            f"{work} was begun with other settings ({listing}); use the former settings to "
+            "continue, or delete it to start again"
         )
 
 
@@ -103,7 +103,7 @@ def load_journals(work: Path) -> list[Journal]:
 
 
 class ShardWriter:
-    """Deals encoded images out to the parts, round after round, journalling each when it is full.
+    """Distributes encoded images over the parts, and writes a journal whenever a round is full.
 
     Image i of the set goes to part i % num_parts.
     """
@@ -130,7 +130,7 @@ class ShardWriter:
 
     @property
     def num_consumed(self) -> int:
-        """Source entries dealt with so far."""
+        """Number of source entries processed so far."""
         return self._current.num_consumed
 
     def _open_round(self) -> list[BinaryIO]:
@@ -142,7 +142,7 @@ class ShardWriter:
         ]
 
     def add(self, data: bytes, name: str, label: int) -> None:
-        """The next source entry, as an image."""
+        """Stores the next source entry as an image."""
         part = self._num_images % len(self._files)
         if 0 < self._files[part].tell() > self._shard_bytes - len(data):
             self._finish_round()
@@ -161,7 +161,7 @@ class ShardWriter:
         self._num_images += 1
 
     def reject(self, name: str, reason: str) -> None:
-        """The next source entry, as refused."""
+        """Records the next source entry as rejected."""
         self._current.rejects.append((name, reason))
         self._current.num_consumed += 1
 
@@ -170,7 +170,7 @@ class ShardWriter:
         self._finish_round()
 
     def abandon(self) -> None:
-        """Closes the files and leaves the round unfinished, to be written anew."""
+        """Closes the files and leaves the round unfinished; the next run writes it again."""
         for file in self._files:
             file.close()
 
@@ -232,12 +232,12 @@ def publish(
 
 
 def discard(work: Path) -> None:
-    """Removes the workplace of a run that has nothing to show."""
+    """Removes the work folder of a run that stored nothing."""
     shutil.rmtree(work)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file so that it is there whole or not at all, also after a power cut."""
+    """Writes a file atomically: complete or not at all, even after a power failure."""
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("wb") as file:
         file.write(data)
@@ -248,7 +248,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def _journal_path(work: Path, number: int) -> Path:
-    """The journal of a round."""
+    """The journal path of a round."""
     return work / f"{shard_name(number)}.json"
 
 

@@ -1,4 +1,4 @@
-"""Opens any image collection as one Catalog, whatever holds it."""
+"""Sources: opens any image collection, in any supported format, as one Catalog."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = ["open_catalog"]
 def open_catalog(source: str | Path) -> Catalog:
     """Opens a source of images without reading the images.
 
-    source: a folder (searched recursively), a zip (StyleGAN's dataset.zip layout too), a tar
-    shard or a folder of *.tar shards (WebDataset's too), an FFHQ TFRecord file or a folder of its
-    levels (the largest is taken), a folder of CIFAR's batches (the training ones are taken) or one
-    batch file, an LMDB of image files, or what `launch/prepare.py` wrote. Entries keep one order
-    for the same contents: sorted by name in folders and zips, as stored elsewhere.
+    source: a folder (searched recursively), a zip (also StyleGAN's dataset.zip), a tar shard or a
+    folder of *.tar shards (also WebDataset's), an FFHQ TFRecord file or a folder of its levels
+    (the largest is used), a folder of CIFAR's batches (the training batches are used) or one batch
+    file, an LMDB of image files, or the output of `launch/prepare.py`. The same contents always
+    give the same order: sorted by name in folders and zips, as stored elsewhere.
 
-    Raises DataError where there is nothing to open, no image in it, or its index is damaged.
+    Raises DataError if the source does not exist, holds no image, or has a damaged index.
     """
     if not str(source):  # an unset variable in a script: Path("") would be the current folder
         raise DataError("the data source is empty; give a folder of images, a zip or tar shards")
@@ -66,11 +66,11 @@ def _open(path: Path) -> Catalog:
         return open_cifar(path, [path])
     if path.suffixes[-2:-1] == [".tar"] or suffix == ".tgz":
         raise DataError(
-            f"{path} is a compressed tar, which cannot be read at random; "
+            f"{path} is a compressed tar, which does not allow random access; "
             "unpack it, or store the tar uncompressed (images gain nothing from it)"
         )
     raise DataError(
-        f"{path} is no known data source; give a folder of images, a .zip, .tar "
+        f"{path} is not a known data source; give a folder of images, a .zip, .tar "
         "shards, a .tfrecords file, CIFAR's batches or an LMDB"
     )
 
@@ -91,8 +91,8 @@ def _explain_empty(catalog: Catalog) -> str:
     if catalog.refused:
         name, reason = catalog.refused[0]
         return (
-            f"no images in {catalog.source}: {len(catalog.refused)} entries were refused, "
-            f"the first being {name!r}: {reason}"
+            f"no images in {catalog.source}: {len(catalog.refused)} entries were rejected; "
+            f"the first is {name!r}: {reason}"
         )
     return (
         f"no images in {catalog.source}: it holds no file named .jpg, .jpeg or .png "

@@ -2,8 +2,8 @@
 
 Binary (cs.toronto.edu/~kriz/cifar.html): records of one label byte (CIFAR-100: coarse, fine) and
 3072 bytes, 32x32 in the order C, H, W. Pickles hold the same pixels as one array. They are never
-unpickled as such: an unpickler that knows nothing but inert stand-ins finds out where the pixels
-lie in the file, and they are read from there.
+really unpickled: a restricted unpickler that builds only inert stand-ins locates the pixels in the
+file, and they are read from there.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _META_FILES = {"batches.meta", "batches.meta.txt", "meta", "fine_label_names.txt
 
 
 def training_files(folder: Path) -> list[Path]:
-    """The training batches in a folder of CIFAR's, or nothing where it is none."""
+    """The training batches in a CIFAR folder; empty if the folder is not one."""
     if not any((folder / name).is_file() for name in _META_FILES):
         return []
     for names in _TRAINING_FILES:
@@ -43,7 +43,7 @@ def training_files(folder: Path) -> list[Path]:
 
 
 def open_cifar(source: Path, files: Sequence[Path]) -> Catalog:
-    """The images of CIFAR batch files, in their order, with labels (CIFAR-100's fine ones).
+    """The images of CIFAR batch files, in their order, with labels (fine labels of CIFAR-100).
 
     Raises DataError for files that are damaged or of another kind. See open_catalog.
     """
@@ -77,7 +77,8 @@ def _locate_binary(path: Path) -> tuple[np.ndarray, np.ndarray]:
     size = path.stat().st_size
     if size == 0 or size % record:
         raise DataError(
-            f"{path} has {size:,} bytes, no multiple of {record}: it is no CIFAR batch or cut short"
+            f"{path} has {size:,} bytes, not a multiple of {record}: "
+            "it is not a CIFAR batch, or cut short"
         )
     starts = np.arange(0, size, record, dtype=np.int64) + label_bytes
     classes = np.memmap(path, np.uint8, "r")[starts - 1]
@@ -85,9 +86,9 @@ def _locate_binary(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _check_opcodes(content: bytes) -> None:
-    """Raises ValueError for lengths and memo slots that would make the unpickler fill the memory.
+    """Raises ValueError for lengths and memo slots that would exhaust memory in the unpickler.
 
-    A value cannot be longer than the file, nor can there be more memo slots than bytes.
+    A value cannot be longer than the file, and there cannot be more memo slots than bytes.
     """
     for opcode, argument, _ in pickletools.genops(content):
         if "PUT" in opcode.name and isinstance(argument, int) and argument > len(content):
@@ -95,7 +96,7 @@ def _check_opcodes(content: bytes) -> None:
 
 
 class _Inert:
-    """Stands for whatever a pickle wants to build; keeps the state it is given."""
+    """Inert stand-in for any object that a pickle builds; keeps the state it is given."""
 
     state: Any = None
 
@@ -123,7 +124,7 @@ class _InertUnpickler(pickle.Unpickler):
 
 def _locate_pickled(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if path.stat().st_size > MAX_ENTRY_BYTES:
-        raise DataError(f"{path} is no CIFAR batch: it has {path.stat().st_size:,} bytes")
+        raise DataError(f"{path} is not a CIFAR batch: it has {path.stat().st_size:,} bytes")
     content = path.read_bytes()
     try:
         _check_opcodes(content)
@@ -135,10 +136,10 @@ def _locate_pickled(path: Path) -> tuple[np.ndarray, np.ndarray]:
         labels = np.array(classes, np.int64)
     except (pickle.UnpicklingError, KeyError, ValueError, TypeError, AttributeError, EOFError,
             IndexError, OverflowError, RecursionError) as error:  # fmt: skip
-        raise DataError(f"{path} is no CIFAR pickle, or a damaged one ({error})") from error
+        raise DataError(f"{path} is not a CIFAR pickle, or is damaged ({error})") from error
     if not valid:
         raise DataError(
-            f"{path} holds no plain array of {len(classes)} images of {_PIXELS} bytes; use the "
-            "archive as published"
+            f"{path} does not hold a plain array of {len(classes)} images of {_PIXELS} bytes; use "
+            "the archive as published"
         )
     return start + np.arange(len(classes), dtype=np.int64) * _PIXELS, labels

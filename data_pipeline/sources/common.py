@@ -1,4 +1,4 @@
-"""What the sources share: which names are images, which are safe, and reading spans of files."""
+"""Shared by all sources: image and unsafe names, size limits, reading spans of files, labels."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ IMAGE_SUFFIXES = TRAINABLE_SUFFIXES | {
 }  # fmt: skip
 
 MAX_CLASSES = 1_000_000
-# No encoded photograph comes near it; more is a decompression bomb or a wrong file.
+# Far above any encoded photograph; a larger entry is a decompression bomb or a wrong file.
 MAX_ENTRY_BYTES = 512 * 1024**2
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a name's suffix says image, and it is no hidden file (macOS leaves ._x.jpg)."""
+    """Whether a name has an image suffix and is not hidden (macOS leaves ._x.jpg files)."""
     path = PurePosixPath(name)
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def unsafe_name(name: str) -> str | None:
-    """Why a name in an archive is refused, or None where it is fine."""
+    """The reason to reject a name in an archive, or None if it is safe."""
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or (len(name) > 1 and name[1] == ":"):
         return "its name is an absolute path"
@@ -42,7 +42,7 @@ def unsafe_name(name: str) -> str | None:
 
 
 def unsafe_size(num_bytes: int) -> str | None:
-    """Why an entry of this many bytes (unpacked) is refused, or None where it is fine."""
+    """The reason to reject an entry of this many bytes (unpacked), or None if it is acceptable."""
     if num_bytes > MAX_ENTRY_BYTES:
         return f"it unpacks to {num_bytes:,} bytes, more than the {MAX_ENTRY_BYTES:,} allowed"
     return None
@@ -51,8 +51,8 @@ def unsafe_size(num_bytes: int) -> str | None:
 class SpanReader:
     """Entries that are spans (offset, length) of a few files, read with pread.
 
-    pread rather than mmap: a file cut short under a mapping kills the process (SIGBUS), and
-    mapped pages count as the process's memory.
+    pread rather than mmap: truncating a mapped file kills the process (SIGBUS), and mapped pages
+    count as the process's memory.
     """
 
     def __init__(
@@ -81,8 +81,8 @@ class SpanReader:
             raise BadImage(f"{path.name} cannot be read: {error.strerror}") from error
         if len(data) < wanted:
             raise BadImage(
-                f"{path.name} is cut short or does not fit its index: the image lies at bytes "
-                f"{offset:,} to {offset + length:,}, the file ends before"
+                f"{path.name} is cut short or does not match its index: the image lies at bytes "
+                f"{offset:,} to {offset + length:,}, but the file ends earlier"
             )
         return data
 
@@ -107,8 +107,8 @@ def stylegan_labels(
 ) -> npt.NDArray[np.int32] | None:
     """Labels from StyleGAN's dataset.json ({"labels": [[name, class], ...] or null}).
 
-    Returns int32 [len(names)], or None where the file has no labels. Raises DataError when it
-    is malformed or does not cover every image.
+    Returns int32 [len(names)], or None if the file has no labels. Raises DataError if it is
+    malformed or does not cover every image.
     """
     if text is None:
         return None
@@ -125,13 +125,13 @@ def stylegan_labels(
     missing = [name for name in names if name not in by_name]
     if missing:
         raise DataError(
-            f"dataset.json in {source} has no label for {len(missing)} of {len(names)} images, "
-            f"the first being {missing[0]!r}; complete it or remove it"
+            f"dataset.json in {source} has no label for {len(missing)} of {len(names)} images; "
+            f"the first is {missing[0]!r}; complete it or remove it"
         )
     return np.array([by_name[name] for name in names], np.int32)
 
 
 def _class_number(label: object) -> int:
     if type(label) is not int or not 0 <= label < MAX_CLASSES:
-        raise ValueError(f"{label!r} is no whole number from 0 to {MAX_CLASSES - 1:,}")
+        raise ValueError(f"{label!r} is not a whole number from 0 to {MAX_CLASSES - 1:,}")
     return label

@@ -15,7 +15,7 @@ from realness.data_pipeline.sources.common import is_image_name, stylegan_labels
 
 
 class FileReader:
-    """Entries that are files of their own under one root."""
+    """Entries that are separate files under one root."""
 
     def __init__(self, root: Path, names: NameTable) -> None:
         self._root = os.fspath(root)
@@ -34,13 +34,13 @@ class FileReader:
             raise BadImage(f"the file cannot be read: {error.strerror}") from error
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """No-op: no file is held open."""
 
 
 def open_folder(root: Path) -> Catalog:
     """The images under a folder, sorted by name. See open_catalog.
 
-    Symbolic links are followed only to targets inside the folder; others are refused.
+    Symbolic links are followed only to targets inside the folder; others are rejected.
     """
     refused: list[tuple[str, str]] = []
     found = sorted(_walk(root, refused))
@@ -75,10 +75,10 @@ def _walk(root: Path, refused: list[tuple[str, str]]) -> Iterator[tuple[str, int
                 if _leads_nowhere(entry):
                     refused.append((name, "it is a symbolic link that leads back to itself"))
                 elif entry.is_dir():
-                    # A link to a folder inside the root only repeats what is found anyway.
+                    # A link to a folder inside the root only repeats files that are found anyway.
                     if not entry.is_symlink():
                         pending.append(f"{name}/")
-                # No pipes and sockets: opening one would wait for ever.
+                # Skip pipes and sockets: opening one would block forever.
                 elif is_image_name(name) and (entry.is_file() or not os.path.exists(entry.path)):
                     yield name, _size(entry)
 
@@ -89,7 +89,7 @@ def _stays_inside(entry: os.DirEntry[str], real_root: str) -> bool:
 
 
 def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
-    """Whether a link goes round in a circle; a link whose target is gone does not."""
+    """Whether a link is part of a loop; a link whose target is gone is not."""
     try:
         entry.is_dir()
     except OSError as error:
@@ -100,7 +100,7 @@ def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
 
 
 def _size(entry: os.DirEntry[str]) -> int:
-    """Bytes of a file; 0 for a link whose target is gone, which reading then reports."""
+    """Size of a file in bytes; 0 for a link whose target is gone, which reading then reports."""
     try:
         return entry.stat().st_size
     except FileNotFoundError:

@@ -2,7 +2,7 @@
 
 An LMDB is a B+tree of pages in one file (lmdb's mdb.c: MDB_page, MDB_meta, MDB_db, MDB_node). The
 tree is walked once; a value is a span of the file, in a leaf page or in overflow pages, and is read
-in place like any other. Values that are no image files are left out.
+in place like any other. Values that are not image files are left out.
 
 Page header, 16 bytes: number (u64), pad (u16), flags (u16), lower (u16), upper (u16).
 Node header, 8 bytes: lo (u16), hi (u16), flags (u16), key size (u16). All little-endian.
@@ -44,7 +44,7 @@ class _Tree:
 
 
 def data_file(folder: Path) -> Path | None:
-    """A folder's data.mdb, or None."""
+    """The path of a folder's data.mdb, or None."""
     path = folder / "data.mdb"
     return path if path.is_file() else None
 
@@ -52,7 +52,7 @@ def data_file(folder: Path) -> Path | None:
 def open_lmdb(path: Path) -> Catalog:
     """The images in an LMDB's data file, in the order of their keys. See open_catalog.
 
-    Raises DataError for a file that is no LMDB, damaged, or uses sub-databases or duplicates.
+    Raises DataError if the file is not an LMDB, is damaged, or uses sub-databases or duplicates.
     """
     names: list[str] = []
     spans: list[tuple[int, int]] = []
@@ -68,7 +68,7 @@ def open_lmdb(path: Path) -> Catalog:
                 names.append(name)
                 spans.append((offset, length))
             elif length > 64:  # shorter values are counters and settings
-                refused.append((name, "its value is no image file"))
+                refused.append((name, "its value is not an image file"))
     columns = np.array(spans, np.int64).reshape(-1, 2)
     zeros = np.zeros(len(names), np.int64)
     return Catalog(
@@ -86,10 +86,10 @@ def _is_image(start: bytes) -> bool:
 
 
 def _read_tree(descriptor: int, path: Path) -> _Tree:
-    """The newer of the two meta pages, which lmdb writes in turn."""
+    """The newer of the two meta pages, which lmdb writes alternately."""
     head = os.pread(descriptor, _PAGE_SIZE_OFFSET + 4, 0)
     if len(head) < _PAGE_SIZE_OFFSET + 4:
-        raise DataError(f"{path} is no LMDB (too short)")
+        raise DataError(f"{path} is not an LMDB (too short)")
     page_size = int.from_bytes(head[-4:], "little")
     metas = []
     for page in (0, 1):
@@ -98,10 +98,10 @@ def _read_tree(descriptor: int, path: Path) -> _Tree:
         if len(data) == _META.size and struct.unpack_from("<II", data) == (_MAGIC, _VERSION):
             metas.append(_META.unpack(data))
     if not metas or not 256 <= page_size <= 65536:
-        raise DataError(f"{path} is no LMDB of this machine's kind (64-bit, version {_VERSION})")
+        raise DataError(f"{path} is not an LMDB for this machine (64-bit, version {_VERSION})")
     *_, flags, _, _, _, _, entries, root, _, _ = max(metas, key=lambda meta: meta[-1])
     if flags & _DUPLICATES:
-        raise DataError(f"{path} stores several values a key, which is not supported")
+        raise DataError(f"{path} stores several values per key, which is not supported")
     num_pages = os.fstat(descriptor).st_size // page_size
     return _Tree(page_size, root, num_pages, entries)
 
@@ -131,7 +131,7 @@ def _walk(descriptor: int, tree: _Tree, path: Path) -> Iterator[tuple[bytes, int
             else:
                 raise ValueError(f"page {number} has flags {flags:#x}")
         except (struct.error, ValueError) as error:
-            raise DataError(f"{path} is damaged or of a kind not supported ({error})") from error
+            raise DataError(f"{path} is damaged or of an unsupported kind ({error})") from error
 
 
 def _child(page: bytes, node: int) -> int:

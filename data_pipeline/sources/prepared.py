@@ -1,13 +1,13 @@
-"""What `launch/prepare.py` writes: tar shards with an index, and how it is opened again.
+"""Prepared sets, as `launch/prepare.py` writes them: tar shards with an index, and the reader.
 
-manifest.json    settings, counts, the data set's digest (DataError when it does not fit)
-index.npy        one record an image, see INDEX_DTYPE
-names.utf8       the original names, end to end; the index holds their ends
-rejects.csv      every refused file and why
-shard-00000.tar  the images, each a member of its own
+manifest.json    settings, counts, the data set's digest (DataError if it does not match)
+index.npy        one record per image, see INDEX_DTYPE
+names.utf8       the original names, concatenated; the index holds their end offsets
+rejects.csv      every rejected file and the reason
+shard-00000.tar  the images, one tar member each
 
-In a set of P parts image i belongs to part i % P and lies in one of its shards, which have a folder
-a part: part-000/shard-00000.tar. A node needs the four files and the parts that its ranks read.
+In a set of P parts, image i belongs to part i % P and lies in one of its shards. Each part has its
+own folder: part-000/shard-00000.tar. A node needs the four files and the parts its ranks read.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ INDEX = "index.npy"
 NAMES = "names.utf8"
 REJECTS = "rejects.csv"
 VERSION = 1
-# The manifest's "layout" of raw images. Sets from before batches were channels last are CHW.
+# The manifest's "layout" of raw images. Sets made before batches were channels last are CHW.
 RAW_LAYOUTS: dict[RawOrder, str] = {"HWC": "HWC uint8", "CHW": "CHW uint8"}
 
-# shard number, byte offset and length in it, CRC-32 of those bytes, class (-1: none), end of the
-# image's name in names.utf8
+# shard number, byte offset and length in it, CRC-32 of those bytes, class (-1: none), end offset of
+# the image's name in names.utf8
 INDEX_DTYPE = np.dtype(
     [
         ("shard", "<u4"),
@@ -46,7 +46,7 @@ INDEX_DTYPE = np.dtype(
 
 
 def shard_name(number: int, num_parts: int = 1) -> str:
-    """The path of a shard in its set. Shards are numbered in rounds: one of each part, in turn."""
+    """The path of a shard in its set. Shards are numbered in rounds of one shard per part."""
     if num_parts == 1:
         return f"shard-{number:05d}.tar"
     return f"{part_name(number % num_parts)}/shard-{number // num_parts:05d}.tar"
@@ -63,7 +63,7 @@ def is_prepared(folder: Path) -> bool:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest. Raises DataError when it is unreadable or of another version."""
+    """The manifest. Raises DataError if it is unreadable or of another version."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         version = manifest["version"]
@@ -74,15 +74,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{folder} was prepared in format version {version}, this is version {VERSION}; "
             "prepare it again"
         )
-    # Sets from before there were parts do not say.
+    # Sets made before parts were introduced lack this key.
     return {"num_parts": 1, **manifest}
 
 
 def open_prepared(folder: Path) -> Catalog:
     """The images of a prepared set, in its order. See open_catalog.
 
-    Shards are not looked at here, since those of other parts need not be there: check_shards does.
-    Without, missing ones show when an image is read, as bad images.
+    Shards are not checked here, since those of other parts may be missing; check_shards does that.
+    Without that check, images in a missing shard are bad images when they are read.
     """
     manifest = read_manifest(folder)
     try:
@@ -122,7 +122,7 @@ def open_prepared(folder: Path) -> Catalog:
     )
     if catalog.digest != manifest["digest"]:
         raise DataError(
-            f"the index of {folder} does not fit its manifest (digest {catalog.digest[:12]} "
+            f"the index of {folder} does not match its manifest (digest {catalog.digest[:12]} "
             f"instead of {manifest['digest'][:12]}); prepare it again"
         )
     return catalog
@@ -133,7 +133,7 @@ def _shards(folder: Path, manifest: dict[str, Any], index: np.ndarray) -> list[S
     ends = np.zeros(manifest["num_shards"], np.int64)
     if index["shard"].max(initial=0) >= max(1, len(ends)):
         raise DataError(
-            f"{folder / INDEX} names more shards than the {len(ends)} of the manifest; "
+            f"{folder / INDEX} names more shards than the {len(ends)} in the manifest; "
             "prepare it again"
         )
     np.maximum.at(ends, index["shard"], index["offset"] + index["length"])

@@ -1,4 +1,4 @@
-"""Tar shards (WebDataset's too): the headers are scanned once, images are then read at random.
+"""Tar shards (also WebDataset's): headers are scanned once, then images are read at random.
 
 Formats: POSIX.1-1988 (ustar), GNU long names, and pax headers (POSIX.1-2001) for path and size.
 """
@@ -30,7 +30,7 @@ _MAX_META_BYTES = 1024**2
 
 @dataclass(frozen=True)
 class _Member:
-    """One member: where its data lies in the shard, in bytes."""
+    """One member: the byte offset and length of its data in the shard."""
 
     name: str
     offset: int
@@ -41,7 +41,7 @@ class _Member:
 def open_tars(source: Path, shards: Sequence[Path]) -> Catalog:
     """The images in tar shards, in the order they are stored. See open_catalog.
 
-    A sidecar `KEY.cls` beside `KEY.jpg` (WebDataset) gives the label, if every image has one.
+    A sidecar `KEY.cls` next to `KEY.jpg` (WebDataset) gives the label, if every image has one.
     """
     names: list[str] = []
     spans: list[tuple[int, int, int]] = []
@@ -63,8 +63,8 @@ def open_tars(source: Path, shards: Sequence[Path]) -> Catalog:
     num_unlabelled = labels.count(-1)
     if 0 < num_unlabelled < len(labels):
         logger.warning(
-            "%d of the %d images in %s have no class number in a .cls beside them; the labels of "
-            "the others are left out too",
+            "%d of the %d images in %s have no class number in a .cls file; the labels of the "
+            "others are ignored too",
             num_unlabelled, len(labels), source,
         )  # fmt: skip
     columns = np.array(spans, np.int64).reshape(-1, 3)
@@ -83,7 +83,7 @@ def _refuse(member: _Member) -> str | None:
     if member.type_flag in (b"1", b"2"):
         return "it is a link"
     if member.type_flag not in (b"0", b"\x00", b"7"):
-        return f"it is no regular file (tar type {member.type_flag!r})"
+        return f"it is not a regular file (tar type {member.type_flag!r})"
     return unsafe_name(member.name) or unsafe_size(member.size)
 
 
@@ -112,7 +112,7 @@ def _read_classes(shard: Path, members: Sequence[_Member]) -> dict[str, int]:
 
 
 def _scan(shard: Path) -> Iterator[_Member]:
-    """Every member of a shard. A shard cut short ends with its last member that has a header."""
+    """Every member of a shard; of a truncated shard, every member whose header is complete."""
     with shard.open("rb") as file:
         descriptor = file.fileno()
         size_on_disk = os.fstat(descriptor).st_size
@@ -150,7 +150,7 @@ def _parse_header(header: bytes, shard: Path, offset: int) -> tuple[str, int, by
         stated, size = -1, 0
     if stated != checksum:
         raise _damaged(shard, offset, "a wrong checksum")
-    if size < 0:  # int() reads a minus sign, which would lead back for ever
+    if size < 0:  # int() accepts a minus sign, which would cause an endless loop
         raise _damaged(shard, offset, f"the size {size}")
     name = header[:100].split(b"\x00", 1)[0]
     if header[257:263] == b"ustar\x00":
@@ -167,19 +167,19 @@ def _pax_size(text: str, shard: Path, offset: int) -> int:
 
 def _damaged(shard: Path, offset: int, what: str) -> DataError:
     return DataError(
-        f"{shard} is no tar, or a damaged one: the header at byte {offset:,} has {what}; "
-        "make or fetch the shard again"
+        f"{shard} is not a tar, or is damaged: the header at byte {offset:,} has {what}; "
+        "create or fetch the shard again"
     )
 
 
 def _read_meta(descriptor: int, shard: Path, offset: int, size: int) -> bytes:
     if size > _MAX_META_BYTES:
-        raise DataError(f"{shard} has an extended header of {size:,} bytes; it is refused")
+        raise DataError(f"{shard} has an extended header of {size:,} bytes; it is rejected")
     return os.pread(descriptor, size, offset)
 
 
 def _parse_pax(data: bytes) -> dict[str, str]:
-    """Records "LENGTH KEY=VALUE\\n" of a pax header."""
+    """Parses the records "LENGTH KEY=VALUE\\n" of a pax header."""
     records: dict[str, str] = {}
     while data:
         digits, _, _ = data.partition(b" ")

@@ -1,4 +1,4 @@
-"""FFHQ's multi-resolution TFRecords (NAME-r02.tfrecords .. NAME-r10.tfrecords), read bare.
+"""FFHQ's multi-resolution TFRecords (NAME-r02.tfrecords .. NAME-r10.tfrecords).
 
 Framing (TensorFlow, "TFRecord and tf.train.Example"): length (uint64), masked CRC-32C of it, data,
 masked CRC-32C of the data; all little-endian. The data is a tf.train.Example with the features
@@ -30,7 +30,7 @@ SUFFIXES = (".tfrecords", ".tfrecord")
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where the pixels lie in a record's data, what comes before them, and their shape."""
+    """The position of the pixels in a record's data, the bytes before them, and their shape."""
 
     length: int
     prefix: bytes
@@ -45,7 +45,7 @@ def masked_crc32c(data: bytes) -> int:
 
 
 class TFRecordReader:
-    """Pixels of a record, after checking the CRC-32C of the whole record."""
+    """Reads a record's pixels after checking the CRC-32C of the whole record."""
 
     def __init__(self, path: Path, layout: _Layout, record_offsets: npt.NDArray[np.int64]) -> None:
         zeros = np.zeros(len(record_offsets), np.int64)
@@ -67,22 +67,24 @@ class TFRecordReader:
 
 
 def largest_level(folder: Path) -> Path | None:
-    """The TFRecord file with the highest resolution in a folder, or None without any."""
+    """The TFRecord file with the highest resolution in a folder, or None if there is none."""
     files = sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES)
     if len(files) < 2:
         return files[0] if files else None
     levels = {p: int(m[1]) for p in files if (m := _LEVEL.search(p.name))}
     if len(levels) < len(files) or len(set(levels.values())) < len(files):
         raise DataError(
-            f"{folder} holds {len(files)} TFRecord files that are no single set of levels "
+            f"{folder} holds {len(files)} TFRecord files that are not a single set of levels "
             "NAME-r02.tfrecords .. NAME-r10.tfrecords; give one file"
         )
     return max(levels, key=lambda path: levels[path])
 
 
 def open_tfrecord(path: Path) -> Catalog:
-    """The images of one level, as raw pixels. Labels come from NAME-rxx.labels (one-hot, .npy)
-    beside it. Raises DataError for a file of another kind or of mixed shapes. See open_catalog.
+    """The images of one level, as raw pixels.
+
+    Labels come from NAME-rxx.labels (one-hot, .npy) in the same folder. Raises DataError for a
+    file of another kind or of mixed shapes. See open_catalog.
     """
     layout, offsets = _scan(path)
     channels, height, width = layout.shape
@@ -106,7 +108,7 @@ def _labels(path: Path, count: int) -> npt.NDArray[np.int32] | None:
     try:
         one_hot = np.load(labels_path, allow_pickle=False)
     except ValueError as error:
-        raise DataError(f"{labels_path} is no NumPy array of labels ({error})") from error
+        raise DataError(f"{labels_path} is not a NumPy array of labels ({error})") from error
     if one_hot.ndim != 2 or len(one_hot) < count:
         raise DataError(
             f"{labels_path} has shape {one_hot.shape}, not one row for each of {count} images"
@@ -129,11 +131,11 @@ def _scan(path: Path) -> tuple[_Layout, npt.NDArray[np.int64]]:
                 found = _parse_example(data, path, len(offsets))
                 if layout is not None and found.shape != layout.shape:
                     raise DataError(
-                        f"{path} mixes shapes: record {len(offsets)} is {found.shape}, those "
-                        f"before are {layout.shape}"
+                        f"{path} mixes shapes: record {len(offsets)} is {found.shape}, earlier "
+                        f"records are {layout.shape}"
                     )
                 if layout is not None:
-                    raise DataError(f"record {len(offsets)} of {path} is laid out otherwise")
+                    raise DataError(f"record {len(offsets)} of {path} has a different layout")
                 layout = found
             offsets.append(offset)
             offset += _HEADER + length + _FOOTER
@@ -148,7 +150,7 @@ def _record_length(header: bytes, path: Path, offset: int) -> int:
         if masked_crc32c(header[:8]) == crc and 0 < length <= MAX_ENTRY_BYTES:
             return length
     raise DataError(
-        f"{path} is no TFRecord file, or a damaged one: no valid record at byte {offset:,}"
+        f"{path} is not a TFRecord file, or is damaged: no valid record at byte {offset:,}"
     )
 
 
@@ -187,7 +189,7 @@ def _fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]
             raise ValueError(f"wire type {tag & 7}")
         length, start = _varint(data, start)
         if start + length > end:
-            raise ValueError("a field that ends behind its message")
+            raise ValueError("a field extends beyond its message")
         yield tag >> 3, start, start + length
         start += length
 

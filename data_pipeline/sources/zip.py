@@ -1,4 +1,4 @@
-"""A zip of images, StyleGAN's dataset.zip layout (with dataset.json) included."""
+"""A zip of images, including StyleGAN's dataset.zip layout (with dataset.json)."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from realness.data_pipeline.sources.common import (
 )
 
 _LOCAL_HEADER_BYTES = 30
-# What the standard library raises for damaged, encrypted and exotic archives. RuntimeError covers
-# NotImplementedError, ValueError a name in no encoding.
+# Errors of the standard library for damaged, encrypted and exotic archives. RuntimeError covers
+# NotImplementedError, ValueError a name in no valid encoding.
 _ZIPFILE_ERRORS = (
     zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, struct.error,
 )  # fmt: skip
-# Deflate cannot shrink data more than 1032 times; photographs do not shrink at all.
+# Deflate compresses data by a factor of at most 1032; photographs hardly compress at all.
 _MAX_RATIO = 200
 
 
 @dataclass(frozen=True)
 class _Columns:
-    """Where each entry lies: int64 [n] each; deflated is bool [n]."""
+    """Positions and sizes of the entries: int64 [n] each; deflated is bool [n]."""
 
     header_offsets: npt.NDArray[np.int64]
     packed_lengths: npt.NDArray[np.int64]
@@ -43,7 +43,7 @@ class _Columns:
 
 
 class ZipReader:
-    """Entries of a zip, stored or deflated, inflated no further than their declared size."""
+    """Entries of a zip, stored or deflated; never inflated beyond their declared size."""
 
     def __init__(self, path: Path, columns: _Columns) -> None:
         self._columns = columns
@@ -55,8 +55,8 @@ class ZipReader:
         offset = int(columns.header_offsets[index])
         header = self._spans.read_span(0, offset, _LOCAL_HEADER_BYTES)
         if header[:4] != b"PK\x03\x04":
-            raise BadImage("the zip's directory points at no entry (damaged zip)")
-        # The local header's own name and extra field may differ in length from the directory's.
+            raise BadImage("the zip's directory does not point at an entry (damaged zip)")
+        # The name and extra field of the local header may differ in length from the directory's.
         name_bytes, extra_bytes = struct.unpack("<HH", header[26:30])
         offset += _LOCAL_HEADER_BYTES + name_bytes + extra_bytes
         packed = int(columns.packed_lengths[index])
@@ -68,7 +68,7 @@ class ZipReader:
         data = self._spans.read_span(0, offset, packed)
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
         try:
-            # One byte more than declared shows an entry that goes on, without unpacking it.
+            # One byte more than declared reveals a longer entry without unpacking all of it.
             result = inflater.decompress(data, length + 1 if limit is None else limit)
         except zlib.error as error:
             raise BadImage(f"its compressed data is damaged ({error})") from error
@@ -92,9 +92,11 @@ def open_zip(path: Path) -> Catalog:
     except (DataError, PermissionError):
         raise
     except _ZIPFILE_ERRORS as error:
-        raise DataError(f"{path} is no readable zip ({error}); fetch or make it again") from error
+        raise DataError(
+            f"{path} is not a readable zip ({error}); fetch or make it again"
+        ) from error
     if sum(info.compress_size for info in infos) > path.stat().st_size:
-        raise DataError(f"{path} has entries that overlap, as a zip bomb has; it is refused")
+        raise DataError(f"{path} has overlapping entries, like a zip bomb; it is rejected")
     kept, refused = [], []
     for info in infos:
         if info.is_dir() or not is_image_name(info.filename):
@@ -128,7 +130,7 @@ def _read_labels(archive: zipfile.ZipFile) -> bytes | None:
     except KeyError:
         return None
     if reason := unsafe_size(info.file_size):
-        raise DataError(f"dataset.json in {archive.filename} is refused: {reason}")
+        raise DataError(f"dataset.json in {archive.filename} is rejected: {reason}")
     return archive.read(info)
 
 
@@ -142,7 +144,7 @@ def _refuse(info: zipfile.ZipInfo) -> str | None:
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         return f"its compression method {info.compress_type} is not supported (stored, deflate)"
     if info.compress_type == zipfile.ZIP_STORED and info.compress_size != info.file_size:
-        return "it is stored, yet its two sizes differ"
+        return "it is stored uncompressed, but its two sizes differ"
     if info.file_size > _MAX_RATIO * max(info.compress_size, 1):
-        return f"it unpacks to more than {_MAX_RATIO} times its size, as a zip bomb does"
+        return f"it unpacks to more than {_MAX_RATIO} times its size, like a zip bomb"
     return None

@@ -5,7 +5,7 @@
 
 namespace realness::REALNESS_BACKEND {
 
-// The numbers are the positions in reference.py's ACTIVATIONS.
+// The values are positions in ACTIVATIONS of reference.py.
 enum Activation { kLinear, kRelu, kLeakyRelu, kSigmoid, kTanh, kSoftplus, kNumActivations };
 
 template <class A>
@@ -40,7 +40,7 @@ REALNESS_DEVICE Derivatives<A> activate(A x, A slope) {
   }
 }
 
-// order 0: y; 1: grad * y'; 2: grad * grad_grad * y''. N elements a thread.
+// order 0: y; 1: grad * y'; 2: grad * grad_grad * y''. N elements per thread.
 template <class T, int N, int order>
 struct BiasAct {
   using A = acc_t<T>;
@@ -48,7 +48,7 @@ struct BiasAct {
   const A* bias;
   T* out;
   // A vector's elements have one channel, i / skip % channels, or count up from i * N % channels
-  // where the channels are innermost; wide_bias: theirs can be read 16 bytes at a time.
+  // if the channels are innermost; wide_bias: the biases can be read 16 bytes at a time.
   uint32_t skip, channels;
   bool channels_innermost, wide_bias;
   int activation;

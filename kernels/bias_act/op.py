@@ -15,7 +15,7 @@ CURVED = {list(ACTIVATIONS).index(name) for name in ("sigmoid", "tanh", "softplu
 
 
 def sum_to_bias(ctx: Any, position: int, grad: Tensor | None, bias: Tensor | None) -> Tensor | None:
-    """The bias gradient, from that of the sum x + bias."""
+    """The bias gradient, from the gradient of the sum x + bias."""
     if grad is None or bias is None or not ctx.needs_input_grad[position]:
         return None
     return grad.sum([d for d in range(grad.dim()) if d != 1], dtype=bias.dtype)

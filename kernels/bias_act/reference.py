@@ -10,7 +10,7 @@ from torch import Tensor
 
 from realness.kernels.checks import accumulation_dtype
 
-# The order is the number under which the compiled kernels know an activation.
+# The position is the number by which the compiled kernels identify an activation.
 ACTIVATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "linear": lambda x, slope: x,
     "relu": lambda x, slope: F.relu(x),

@@ -15,7 +15,7 @@ namespace realness::REALNESS_BACKEND {
 
 #if defined(REALNESS_HOST)
 
-// One CPU thread. It adds long rows one by one, so it does that in double.
+// One CPU thread. It adds long rows term by term, so it uses double.
 struct Serial {
   template <class A>
   using Sum = double;
@@ -81,7 +81,7 @@ struct Warp {
 struct Block {
   template <class A>
   using Sum = A;
-  double* scratch;  // shared memory, at least one value a thread
+  double* scratch;  // shared memory, at least one value per thread
   int scratch_size;
   REALNESS_DEVICE static int lane() { return static_cast<int>(threadIdx.x); }
   REALNESS_DEVICE static int size() { return static_cast<int>(blockDim.x); }
@@ -108,7 +108,7 @@ struct Block {
     for (int w = 1; w < num_warps(); ++w) x += parts[w * 32 + Warp::lane()];
     return x;
   }
-  // Through the scratch, as many whole runs at a time as it holds, of at least one.
+  // Through the scratch, as many whole runs at a time as it holds, at least one.
   template <class A, class F>
   REALNESS_DEVICE void sum_runs(int64_t num_runs, int64_t length, const F& f, A* sums) const {
     A* stage = reinterpret_cast<A*>(scratch);

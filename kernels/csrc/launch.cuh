@@ -1,7 +1,7 @@
 // Runs a functor over a range, on any backend. `stream` is ignored by the CPU backends.
-//   for_each(n, f):        f(i)          a thread for every i
-//   for_each_row(n, f):    f(i, group)   a warp for every i
-//   for_each_block(n, f):  f(i, group)   a block of kThreads for every i
+//   for_each(n, f):        f(i)          one thread per i
+//   for_each_row(n, f):    f(i, group)   one warp per i
+//   for_each_block(n, f):  f(i, group)   one block of kThreads per i
 #pragma once
 
 #include "group.cuh"
@@ -15,8 +15,8 @@
 namespace realness::REALNESS_BACKEND {
 
 constexpr int kThreads = 256;
-// Below so many threads a launch should rather be split finer. The tests' emulator has as few as
-// that lets it split their small inputs both ways.
+// With fewer threads than this a launch should be split finer. The tests' emulator has a small
+// number, so that their small inputs are split in both ways.
 #if defined(REALNESS_HOST)
 constexpr int64_t kThreadsToFill = 1;
 #elif defined(REALNESS_EMULATE)
@@ -62,9 +62,9 @@ template <class F>
 __global__ void __launch_bounds__(kThreads, 1) row_kernel(int64_t count,
                                                                const __grid_constant__ F f) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32;
-  if (i < count) f(i, Warp());  // a whole warp leaves together
+  if (i < count) f(i, Warp());  // whole warps leave together
 }
-// A block's scratch in doubles: one a thread, or more if the functor asks for it.
+// A block's scratch in doubles: one per thread, or more if the functor needs it.
 template <int threads, class F>
 struct Scratch {
   static constexpr int size = threads;

@@ -1,4 +1,4 @@
-// 16-byte loads of elements that are taken apart at once, from places of any alignment.
+// 16-byte loads of elements, split immediately, from addresses of any alignment.
 #pragma once
 
 #include <cstring>
@@ -36,7 +36,7 @@ REALNESS_DEVICE void move_down(uint32_t (&words)[num_words], bool wanted) {
 }
 
 // `length` elements from `first` on, wherever that is, by 16-byte loads: whole vectors, moved down
-// to the run's start. What lies outside of [0, count) is not touched and reads as 0; `data` is
+// to the run's start. Elements outside [0, count) are not touched and read as 0; `data` is
 // aligned and `count` a multiple of a vector.
 template <class T, int length>
 REALNESS_DEVICE void load_run(const T* data, int64_t first, int64_t count, bool wanted,
@@ -68,7 +68,7 @@ REALNESS_DEVICE void load_run(const T* data, int64_t first, int64_t count, bool 
   for (int e = 0; e < length; ++e) run[e] = element<T>(words, e);
 }
 
-// N elements in their arithmetic's type, or zeros where they are not wanted.
+// N elements in their arithmetic's type, or zeros if they are not wanted.
 template <class T, int N>
 REALNESS_DEVICE void load_lanes(const T* data, bool wanted, acc_t<T> (&lanes)[N]) {
   if constexpr (N == kVectorSize<T>) {

@@ -1,5 +1,5 @@
 // StyleGAN2's demodulation: d[b, o] = (sum_i style[b, i]^2 energy[o, i] + eps)^(-1/2) with
-// energy[o, i] = sum_k weight[o, i, k]^2, a block an output channel.
+// energy[o, i] = sum_k weight[o, i, k]^2, one block per output channel.
 #pragma once
 
 #include "../csrc/group.cuh"
@@ -39,7 +39,7 @@ struct DemodulateForward {
         row[i] = total;
       }
       group.sync();
-    } else {  // a channel's taps are neighbours, and so are a lane's and the next one's
+    } else {  // taps of a channel are neighbours in memory, and so are those of neighbouring lanes
       group.sum_runs(sizes.in_channels, sizes.taps, square, row);
     }
     const auto warp = group.warp();

@@ -1,4 +1,4 @@
-"""Counter-based random numbers: a row depends on (seed, purpose, index[row]) and nothing else.
+"""Counter-based random numbers: a row depends only on (seed, purpose, index[row]).
 
 Philox4x32-10 with key = (seed low, seed high) and counter = (block j, purpose, index low, index
 high); block j gives words 4j .. 4j+3 of a row. So the draws do not depend on the device, the rank
@@ -20,7 +20,7 @@ WORDS, UNIFORM, NORMAL = range(3)
 
 
 def check_draw(seed: int, purpose: int, index: Tensor, dim: int) -> None:
-    """The arguments fit the counter's and the key's words."""
+    """Check that the arguments fit the words of the counter and the key."""
     if not -(2**63) <= seed < 2**63:
         raise ValueError(f"seed={seed}; expected a signed 64-bit integer")
     if not 0 <= purpose < 2**32:
@@ -34,7 +34,7 @@ def check_draw(seed: int, purpose: int, index: Tensor, dim: int) -> None:
 
 
 class NormalDraws(NamedTuple):
-    """What `philox_normal(seed, purpose, index, dim)` draws, for an operator that draws it itself.
+    """Arguments of `philox_normal(seed, purpose, index, dim)`, for operators that draw the noise.
 
     index: int64 [B], the samples' global numbers.
     """
@@ -47,7 +47,7 @@ class NormalDraws(NamedTuple):
 def philox_uint32(seed: int, purpose: int, index: Tensor, dim: int) -> Tensor:
     """`dim` random 32-bit words for every sample, as int64 values 0 .. 2**32 - 1.
 
-    index: int64 [B], the samples' global numbers. Returns int64 [B, dim], the same bits everywhere.
+    index: int64 [B], the samples' global numbers. Returns int64 [B, dim], identical on any device.
     Raises ValueError for an index of another dtype or shape, or numbers out of range.
     """
     check_draw(seed, purpose, index, dim)
@@ -60,7 +60,7 @@ def philox_uint32(seed: int, purpose: int, index: Tensor, dim: int) -> Tensor:
 def philox_uniform(seed: int, purpose: int, index: Tensor, dim: int) -> Tensor:
     """`dim` uniform draws from the open interval (0, 1) for every sample.
 
-    index: int64 [B]. Returns float32 [B, dim] on a grid of 2**23 points, the same bits everywhere.
+    index: int64 [B]. Returns float32 [B, dim] on a grid of 2**23 points, identical on any device.
     Raises ValueError as `philox_uint32` does.
     """
     check_draw(seed, purpose, index, dim)
@@ -73,9 +73,9 @@ def philox_uniform(seed: int, purpose: int, index: Tensor, dim: int) -> Tensor:
 def philox_normal(seed: int, purpose: int, index: Tensor, dim: int) -> Tensor:
     """`dim` standard normal draws for every sample, by Box-Muller on pairs of words.
 
-    index: int64 [B]. Returns float32 [B, dim]: within a few units in the last place the same on
-    every device, at most 6.8 in magnitude. Raises ValueError as `philox_uint32` does.
-    Traffic: 4 bytes out a draw.
+    index: int64 [B]. Returns float32 [B, dim], equal on all devices to within a few units in the
+    last place, at most 6.8 in magnitude. Raises ValueError as `philox_uint32` does.
+    Traffic: 4 bytes out per draw.
     """
     check_draw(seed, purpose, index, dim)
     ops = select(index)

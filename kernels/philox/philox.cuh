@@ -1,4 +1,4 @@
-// Philox4x32-10 (Salmon et al., SC 2011), a thread for every block of four words.
+// Philox4x32-10 (Salmon et al., SC 2011), one thread per block of four words.
 #pragma once
 
 #include "../csrc/math.cuh"
@@ -73,7 +73,7 @@ struct AsNormal {
   }
 };
 
-// The words of samples: those of a row depend on its index, whatever other rows there are.
+// The words of samples; those of a row depend only on its index, not on the other rows.
 struct SampleWords {
   uint32_t key0, key1, purpose;
   const int64_t* index;

@@ -46,7 +46,7 @@ def philox_uint32(seed: int, purpose: int, index: Tensor, dim: int) -> Tensor:
 
 def philox_uniform(seed: int, purpose: int, index: Tensor, dim: int) -> Tensor:
     """See `realness.kernels.philox_uniform`."""
-    # 23 bits and a half: the largest count for which (k + 1/2) is exact in float32 and stays < 1.
+    # 23 bits plus one half: the most bits for which (k + 1/2) is exact in float32 and stays < 1.
     return ((philox_uint32(seed, purpose, index, dim) >> 9).float() + 0.5) * 2.0**-23
 
 

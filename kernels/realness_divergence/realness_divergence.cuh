@@ -1,4 +1,4 @@
-// KL(softmax(p) || softmax(q)), a warp a row.
+// KL(softmax(p) || softmax(q)), one warp per row.
 #pragma once
 
 #include "../csrc/softmax.cuh"

@@ -1,4 +1,4 @@
-// Earth Mover's Distance between softmax(logits) and an anchor on ordered outcomes, a warp a row.
+// Earth Mover's Distance between softmax(logits) and an anchor on ordered outcomes: a warp per row.
 #pragma once
 
 #include "../csrc/softmax.cuh"

@@ -1,4 +1,4 @@
-// KL(anchor || softmax(logits)), a warp a row.
+// KL(anchor || softmax(logits)), one warp per row.
 #pragma once
 
 #include "../csrc/softmax.cuh"

@@ -23,7 +23,7 @@ Noise: TypeAlias = "Tensor | NormalDraws | None"
 
 
 def check_side(side: str, logits: Tensor, noise: Noise) -> None:
-    """A batch of logits that has a mean, and noise of its shape."""
+    """Check that the batch of logits is not empty and that noise has its shape."""
     check_logits(f"logits_{side}", logits)
     if logits.shape[0] == 0:
         raise ValueError(f"logits_{side} has an empty batch; expected B >= 1")
@@ -33,14 +33,14 @@ def check_side(side: str, logits: Tensor, noise: Noise) -> None:
             raise ValueError(
                 f"noise_{side} has {len(noise.index)} indices on {noise.index.device}, "
                 f"logits_{side} {len(logits)} rows on {logits.device}; "
-                "expected one index a row, on one device"
+                "expected one index per row, on one device"
             )
     elif noise is not None:
         check_same_shape(f"noise_{side}", noise, f"logits_{side}", logits)
 
 
 def check_anchors(anchor_real: Tensor, anchor_fake: Tensor, logits: Tensor) -> None:
-    """Both anchors are constants of shape [N]."""
+    """Check that both anchors are constants of shape [N]."""
     for name, anchor in (("anchor_real", anchor_real), ("anchor_fake", anchor_fake)):
         check_anchor(name, anchor, logits)
         if anchor.dim() != 1:
@@ -48,19 +48,19 @@ def check_anchors(anchor_real: Tensor, anchor_fake: Tensor, logits: Tensor) -> N
 
 
 def values(noise: Noise) -> Tensor | None:
-    """Noise that is given as numbers, if it is."""
+    """The noise, if it is given as numbers, else None."""
     return None if isinstance(noise, NormalDraws) else noise
 
 
 def drawn(noise: Noise, logits: Tensor) -> Tensor | None:
-    """Noise as numbers, for the reference."""
+    """The noise as numbers, for the reference."""
     if not isinstance(noise, NormalDraws):
         return noise
     return philox_normal(*noise, dim=logits.shape[1])
 
 
 def widened(dtype: torch.dtype, *inputs: Noise) -> list[Tensor | None]:
-    """Tensors in the dtype of the logits' arithmetic, draws as their index."""
+    """Noise tensors in the dtype of the logits' arithmetic; for draws, their index."""
     wide = accumulation_dtype(dtype)
     return [
         x.index if isinstance(x, NormalDraws) else None if x is None else x.to(wide) for x in inputs
@@ -68,7 +68,7 @@ def widened(dtype: torch.dtype, *inputs: Noise) -> list[Tensor | None]:
 
 
 def keys(*sides: Noise) -> list[int]:
-    """Seed and purpose of each side's draws; zeros where it has none."""
+    """Seed and purpose of each side's draws; zeros for a side without draws."""
     pairs = (tuple(x[:2]) if isinstance(x, NormalDraws) else (0, 0) for x in sides)
     return [number for pair in pairs for number in pair]
 
@@ -105,7 +105,7 @@ def realness_d_loss(
     if logits_real.dtype != logits_fake.dtype or logits_real.shape[1] != logits_fake.shape[1]:
         raise ValueError(
             f"logits_real is {logits_real.dtype} {tuple(logits_real.shape)}, logits_fake "
-            f"{logits_fake.dtype} {tuple(logits_fake.shape)}; expected one dtype, as many outcomes"
+            f"{logits_fake.dtype} {tuple(logits_fake.shape)}; expected equal dtypes and outcomes"
         )
     check_anchors(anchor_real, anchor_fake, logits_real)
     ops = select(logits_real)

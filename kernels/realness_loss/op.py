@@ -1,4 +1,4 @@
-"""The compiled objectives: shapes, and the derivative that the forward has left behind."""
+"""The compiled objectives: shapes, and the derivative, which the forward pass has stored."""
 
 from __future__ import annotations
 

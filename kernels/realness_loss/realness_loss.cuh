@@ -30,7 +30,7 @@ struct Side {
     return noise.data ? mean[k] + deviation[k] * noise(row, k) : raw(row, k);
   }
 
-  // As Philox<AsNormal> does.
+  // Same as Philox<AsNormal>.
   template <class Block>
   REALNESS_DEVICE void draw(Block block, int num_outcomes) const {
     if (!drawn) return;

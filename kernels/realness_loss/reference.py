@@ -10,7 +10,7 @@ from realness.kernels.resample_logits.reference import logit_moments, resample_f
 
 
 def resampled(logits: Tensor, noise: Tensor | None) -> Tensor:
-    """The logits, resampled from their own moments where noise is given."""
+    """The logits, resampled from their own moments if noise is given."""
     if noise is None:
         return logits
     return resample_from_moments(*logit_moments(logits), noise)

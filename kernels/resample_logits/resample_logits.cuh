@@ -1,4 +1,4 @@
-// The two halves of feature resampling; reductions over the batch take a warp an outcome.
+// The two halves of feature resampling; reductions over the batch use one warp per outcome.
 #pragma once
 
 #include "../csrc/moments.cuh"

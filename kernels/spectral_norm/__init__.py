@@ -14,7 +14,7 @@ from . import reference
 
 
 def check_layers(weights: list[Tensor], u: list[Tensor], v: list[Tensor]) -> None:
-    """Every layer has a weight [out, ...], u [out] and v [in * ...] that fit each other."""
+    """Check that every layer has matching weight [out, ...], u [out] and v [in * ...]."""
     if not len(weights) == len(u) == len(v):
         raise ValueError(f"got {len(weights)} weights, {len(u)} u and {len(v)} v; expected equal")
     for i, (weight, left, right) in enumerate(zip(weights, u, v, strict=True)):
@@ -44,8 +44,8 @@ def spectral_norm_step(
     """One power iteration for every layer: v = W^T u / |W^T u|, then u = W v / |W v|, in place.
 
     weights: [out, in, ...] each, of one dtype, read as matrices [out, in * ...]; u: [out] and
-    v: [in * ...] each, float32 (float64 for float64 weights). Norms below eps count as eps. Takes
-    no part in autograd. Raises ValueError for other shapes or dtypes or mixed devices.
+    v: [in * ...] each, float32 (float64 for float64 weights). Norms below eps count as eps. Not
+    recorded by autograd. Raises ValueError for other shapes or dtypes or mixed devices.
     Traffic: every weight twice. Source: Miyato et al., "Spectral Normalization for Generative
     Adversarial Networks" (ICLR 2018), algorithm 1.
     """

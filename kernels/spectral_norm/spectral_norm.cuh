@@ -1,11 +1,11 @@
-// Spectral normalisation of many layers a launch: their pointers travel as a kernel argument.
+// Spectral normalisation of many layers per launch: their pointers are a kernel argument.
 #pragma once
 
 #include "../csrc/group.cuh"
 
 namespace realness::REALNESS_BACKEND {
 
-constexpr int kMaxLayers = 32;     // a launch; CUDA allows 4 KiB of arguments
+constexpr int kMaxLayers = 32;     // per launch; CUDA allows 4 KiB of arguments
 constexpr int64_t kTileColumns = 32;
 
 template <class T>

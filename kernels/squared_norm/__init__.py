@@ -11,11 +11,11 @@ from . import reference
 
 
 def squared_norm(x: Tensor) -> Tensor:
-    """The sum of squares of every sample, as R1 needs it of image gradients.
+    """The sum of squares of every sample, which R1 needs for image gradients.
 
     x: [B, ...], at least one dimension; contiguous and channels_last are read in place, other
-    strides are copied first. Returns [B] in float32 (float64 for float64 input), accumulated
-    there. Differentiable to any order. Raises ValueError for other dtypes or a scalar.
+    strides are copied first. Returns [B] in float32 (float64 for float64 input), accumulated in
+    that dtype. Differentiable to any order. Raises ValueError for other dtypes or a scalar.
     Traffic: x once; backward: x in, its gradient out.
     Source: Mescheder et al., "Which training methods for GANs do actually converge?" (2018), eq. 9.
     """

@@ -11,11 +11,11 @@ from realness.kernels.library import select
 from . import reference
 
 MAX_TAPS = 64
-MAX_TAPS_AT_ONCE = 8  # longer separable filters take one pass for each axis
+MAX_TAPS_AT_ONCE = 8  # longer separable filters take one pass per axis
 
 
 def as_pair(name: str, factor: int | tuple[int, int]) -> tuple[int, int]:
-    """(x, y) factors, each at least 1."""
+    """The (x, y) factors, each at least 1."""
     pair = (factor, factor) if isinstance(factor, int) else (factor[0], factor[1])
     if min(pair) < 1:
         raise ValueError(f"{name}={factor}; expected at least 1")
@@ -23,7 +23,7 @@ def as_pair(name: str, factor: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def as_padding(padding: int | tuple[int, ...]) -> tuple[int, int, int, int]:
-    """(left, right, top, bottom) from one number, (x, y), or all four."""
+    """Expand one number, (x, y) or all four to (left, right, top, bottom)."""
     if isinstance(padding, int):
         return (padding, padding, padding, padding)
     if len(padding) == 2:
@@ -46,7 +46,7 @@ def upfirdn2d(
     """Insert up-1 zeros after every pixel, pad, convolve with f * gain, keep every down-th pixel.
 
     x: [B, C, H, W], contiguous or channels_last (other strides are copied first); f: [kh, kw], or
-    [k] for the separable filter outer(f, f), a constant of at most 64 taps a side; up, down: a
+    [k] for the separable filter outer(f, f), a constant of at most 64 taps per side; up, down: a
     factor or (x, y); padding: a number, (x, y) or (left, right, top, bottom), negative to crop;
     flip: correlate instead of convolving. Returns [B, C, H', W'] in the dtype and layout of x, with
     H' = (H * up + top + bottom - kh) // down + 1. Differentiable in x to any order.

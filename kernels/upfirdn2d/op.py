@@ -1,4 +1,4 @@
-"""The compiled upfirdn2d: shapes, and its derivative, which is itself."""
+"""The compiled upfirdn2d: shapes, and its derivative, which is another upfirdn2d."""
 
 from __future__ import annotations
 

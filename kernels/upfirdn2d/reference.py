@@ -18,7 +18,7 @@ def output_size(
     down: Sequence[int],
     padding: Sequence[int],
 ) -> tuple[int, int]:
-    """(height, width) of the result for an input of (height, width)."""
+    """The (height, width) of the result for an input of (height, width)."""
     height = shape[0] * up[1] + padding[2] + padding[3] - taps[0]
     width = shape[1] * up[0] + padding[0] + padding[1] - taps[1]
     if height < 0 or width < 0:
@@ -38,7 +38,7 @@ def upfirdn2d(
     flip: bool = False,
     gain: float = 1.0,
 ) -> Tensor:
-    """See `realness.kernels.upfirdn2d`; here every argument is already normalised."""
+    """See `realness.kernels.upfirdn2d`; all arguments are already normalised."""
     batch, channels, height, width = x.shape
     dtype = accumulation_dtype(x.dtype)
     y = x.to(dtype).reshape(batch * channels, 1, height, 1, width, 1)

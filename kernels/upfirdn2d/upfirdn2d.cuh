@@ -64,7 +64,7 @@ REALNESS_DEVICE Place locate(int64_t i, int64_t channel_vectors, int64_t columns
 // Filters of 4x4 taps with factors 1 or 2, known at compile time. A thread holds the filter in
 // registers and walks down a strip of the image, N outputs wide: it loads every input row once and
 // adds it to the output rows that it reaches. The N outputs are neighbouring channels or, with
-// `along`, neighbouring columns. No tap is 0 for want of an input: 0 times infinity would be NaN.
+// `along`, neighbouring columns. No tap is set to 0 for a missing input: 0 times infinity is NaN.
 template <class T, int N, bool along, int up, int down>
 struct FourTaps {
   using A = acc_t<T>;
@@ -195,7 +195,7 @@ struct FourTaps {
   }
 };
 
-// Any filter and any factors, an output vector a thread.
+// Any filter and any factors, one output vector per thread.
 template <class T, int N>
 struct AnyFilter {
   using A = acc_t<T>;

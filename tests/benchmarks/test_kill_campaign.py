@@ -1,4 +1,4 @@
-"""benchmarks/kill_campaign.py: a short campaign, and that it would see what is lost."""
+"""benchmarks/kill_campaign.py: a short campaign, and that it detects losses."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_nothing_is_lost_by_kills(kills: ModuleType, tmp_path: Path) -> None:
     assert [tally.runs_lost for tally in tallies.values()] == [0, 0, 0]
     assert [tally.images_lost for tally in tallies.values()] == [0, 0, 0]
 
-    # A record, a sample or a byte that differs would be seen.
+    # It detects a record, a sample or a byte that differs.
     run = tmp_path / "work" / "straight"
     expected: dict[str, Any] = kills.outcome(run)
     assert len(expected["records"]) == kills.TOTAL // kills.BATCH
@@ -49,7 +49,7 @@ def test_nothing_is_lost_by_kills(kills: ModuleType, tmp_path: Path) -> None:
 def test_a_pointer_that_falls_back_counts_as_images_lost(
     kills: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`latest` was seen at 80 before the kill, and is at 40 after it."""
+    """`latest` was at 80 images before the kill, and is at 40 after it."""
     pointer = tmp_path / "checkpoints" / "latest"
     pointer.parent.mkdir()
     pointer.write_text("80")

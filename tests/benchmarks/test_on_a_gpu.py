@@ -1,4 +1,4 @@
-"""on_a_gpu.sh, with a stand-in for the interpreter: what it runs, and what it makes of failures."""
+"""on_a_gpu.sh, with a stand-in for the interpreter: what it runs, and how it handles failures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.helpers import ROOT
 
 SCRIPT = ROOT / "benchmarks" / "on_a_gpu.sh"
-# Fails in the benchmark of the loader, hangs in that of the step, and writes down every call.
+# Fails in the loader's benchmark, hangs in the step's, and logs every call.
 STAND_IN = """#!/bin/sh
 echo "$REALNESS_REQUIRE_GPU $*" >> "$CALLS"
 case "$*" in
@@ -55,7 +55,7 @@ def test_success_is_status_0(tmp_path: Path) -> None:
 
 
 def test_time_is_limited(tmp_path: Path) -> None:
-    """What is not reached counts as failed, too."""
+    """Parts that are not reached count as failed, too."""
     code, output, calls = run(tmp_path, "build", REALNESS_GPU_MINUTES="0")
     assert (code, calls) == (1, [])
     assert "build: not reached" in output

@@ -1,4 +1,4 @@
-"""Bad images: the run goes on, each is named once, replaced the same way on any ranks, capped."""
+"""Bad images: the run continues; each is logged once, replaced identically on any ranks, capped."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def run_epochs(
 def assert_survives(
     reopen: Callable[[], Catalog], names: set[str], reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Checks what is promised for a set in which exactly `names` are bad."""
+    """Checks the guarantees for a set in which exactly `names` are bad."""
     catalog = reopen()
     bad = {i for i in range(len(catalog)) if catalog.name(i) in names}
     assert len(bad) == len(names)
@@ -134,7 +134,7 @@ def assert_survives(
     assert all(reason in message for message in named)
     assert num_bad == len(names)
     assert not bad & set(torch.cat(indices).tolist())
-    # The second rank's half comes from the other decoder: it must substitute the same images.
+    # The second rank uses the other decoder, which must substitute the same images.
     halves = [run_epochs(reopen(), 0, 2), run_epochs(reopen(), 1, 2, decoder=OTHER_DECODER)]
     for step, (whole, chosen) in enumerate(zip(images, indices, strict=True)):
         assert torch.equal(torch.cat([halves[0][1][step], halves[1][1][step]]), chosen)
@@ -166,7 +166,7 @@ def test_missing_and_unreadable_files(tmp_path: Path, caplog: pytest.LogCaptureF
         write_folder(tmp_path, files)
         catalog = open_catalog(tmp_path)
         (tmp_path / gone).unlink()
-        # A folder in the file's place cannot be read, not even by root.
+        # A folder in place of the file cannot be read, not even by root.
         (tmp_path / blocked).unlink()
         (tmp_path / blocked).mkdir()
         return catalog

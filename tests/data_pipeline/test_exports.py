@@ -1,4 +1,4 @@
-"""The other folders import what `realness.data_pipeline` exports, and that loads no torch."""
+"""Other folders import only the exports of `realness.data_pipeline`, which load no torch."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tests.helpers import ROOT
 
 PACKAGE = "realness.data_pipeline"
 MAY_PREPARE = ("launch/prepare.py", "benchmarks/loader.py")
-"""What packs collections of images, which nothing else has to do with."""
+"""The modules that pack image collections, which only the command `prepare` uses."""
 
 
 def reached_into(source: str) -> set[str]:
-    """What the source of a module imports of the package, but for its exports."""
+    """The names that a module's source imports from inside the package, other than its exports."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):

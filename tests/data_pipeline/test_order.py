@@ -162,7 +162,7 @@ def test_order_of_100_million_images_needs_no_array() -> None:
 def test_100_million_images_are_visited_once_each() -> None:
     size, piece = 100_000_000, 1 << 20
     rng = np.random.default_rng(1)
-    # A full pass takes minutes; the part seen must hold no repeat at all.
+    # A full pass takes minutes; the part that is tested must not repeat any image.
     seen = np.zeros(size, bool)
     starts = rng.choice(size // piece, 6, replace=False) * piece
     total = 0

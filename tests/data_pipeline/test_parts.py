@@ -1,4 +1,4 @@
-"""Prepared sets in parts: who reads which images, in which order; nodes that hold a part each."""
+"""Prepared sets in parts: which rank reads which images, in which order; nodes with one part."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_other_numbers_of_parts_are_refused(source: Path, tmp_path: Path) -> Non
         in_parts(source, tmp_path / "none", 0)
     manifest = out / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"num_parts": 2', '"num_parts": 3'))
-    with pytest.raises(DataError, match="does not fit its manifest"):
+    with pytest.raises(DataError, match="does not match its manifest"):
         open_catalog(out)
 
 
@@ -203,7 +203,7 @@ def test_every_image_of_a_part_is_shown_once_in_each_of_its_epochs(
         assert len(epochs) == 66 // len(images)
         assert all(sorted(epoch) == images for epoch in epochs.tolist())
         assert len({tuple(epoch) for epoch in epochs.tolist()}) > 6
-    # Parts have orders of their own, not one that they share.
+    # Each part has its own order.
     orders = {tuple((indices[indices % 4 == part] // 4)[:5].tolist()) for part in range(4)}
     assert len(orders) == 4
 
@@ -214,7 +214,7 @@ def test_a_stream_in_parts_resumes_within_an_epoch(source: Path, tmp_path: Path)
     again = run(catalog, steps=4, first_sample=3 * BATCH)
     assert torch.equal(again[0], images[3:])
     assert torch.equal(again[1], indices[3:])
-    # Another batch size goes on with the same samples, in batches of another size.
+    # Another batch size continues with the same samples, in batches of another size.
     other = run(catalog, steps=8, first_sample=3 * BATCH, batch=6)
     assert torch.equal(other[1].reshape(4, 2, 2, 3).transpose(1, 2).reshape(4, 12), indices[3:])
     with pytest.raises(ValueError, match="first_sample=3 is not divisible by the 2 parts"):
@@ -258,8 +258,8 @@ def test_missing_and_short_shards_are_named(
     for said in (
         f"{node}/part-001/shard-00000.tar cannot be read (No such file or directory) on node-b",
         "of the 3 parts this rank needs part 1 (read by ranks 2 to 3)",
-        "copy what is missing here, or start the nodes in the order of their parts: here lies "
-        "part 0 (read by ranks 0 to 1), part 2 (read by ranks 4 to 5)",
+        "copy the missing parts here, or start the nodes in the order of their parts: this "
+        "node has part 0 (read by ranks 0 to 1), part 2 (read by ranks 4 to 5)",
     ):
         assert said in str(caught.value)
     with pytest.raises(DataError, match="a multiple of 3 ranks, which read one part each"):
@@ -291,13 +291,13 @@ def test_batches_that_the_parts_do_not_divide_are_refused_with_a_remedy() -> Non
         check_parts(config, 5, 8)
     with pytest.raises(ConfigError, match=r"32 less --far-fakes=8 .* 16 parts.*--batch-size 40"):
         check_parts(far(config, 8), 16, 4)
-    # Its G sees whole batches of real images too, and no batch size suits both.
+    # Its G sees whole batches of real images too, and no batch size fits both.
     with pytest.raises(ConfigError, match="use a multiple of 12 as --far-fakes"):
         check_parts(far(relativistic, 8), 12, 4)
 
 
 def read_on_a_node(folders: list[str]) -> tuple[torch.Tensor, list[tuple[int, ...]], torch.Tensor]:
-    """What a rank reads of its own folder: for training, as references, and to be shown."""
+    """The images that a rank reads from its folder: for training, as references, and to show."""
     config = TrainConfig()
     data = replace(
         config.data, data=folders[rank()], resolution=SIZE, decode_threads=1, decoder="threads"

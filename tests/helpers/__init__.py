@@ -1,4 +1,4 @@
-"""What several tests share, and where the repository is."""
+"""Helpers shared by several tests, and the path of the repository."""
 
 from pathlib import Path
 

@@ -30,7 +30,7 @@ def encoded(image: Image.Image, image_format: str = "JPEG", **options: object) -
 
 
 def short_of_pixels(png: bytes) -> bytes:
-    """The PNG with whole chunks, right CRCs and an end, but half of its pixels missing."""
+    """The PNG with complete chunks, correct CRCs and IEND, but half of its pixels missing."""
     start = png.index(b"IDAT") - 4
     length = int.from_bytes(png[start : start + 4], "big")
     body = b"IDAT" + png[start + 8 : start + 8 + length // 2]

@@ -1,8 +1,8 @@
 """A run on a disk that fills up and turns read-only:
 `unshare -rm python -m tests.helpers.disk_faults DIR`.
 
-Needs a mount namespace of its own (`unshare -rm` makes one for any user): DIR/passing and
-DIR/lasting become file systems of a few MB, and everything that a run does to them is real.
+Needs its own mount namespace (`unshare -rm` creates one for any user): DIR/passing and DIR/lasting
+become file systems of a few MB, and everything that a run does to them is real.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ def fill(folder: Path) -> None:
 
 
 def at_images(events: dict[int, Callable[[], object]]) -> None:
-    """Call each event when training has seen so many images."""
+    """Call each event once training has seen its number of images."""
     update_d = iteration.update_d
 
     def train(gan: Any, real: Any, images: int) -> Any:
         if images in events:
-            # A checkpoint meets the disk as it was when its write began, however busy the machine.
+            # A checkpoint sees the disk as it was when its write began, however busy the machine.
             for thread in threading.enumerate():
                 if thread.name == "checkpoint":
                     thread.join()
@@ -60,7 +60,7 @@ def at_images(events: dict[int, Callable[[], object]]) -> None:
 
 
 def passing_faults() -> None:
-    """Full for 12 iterations, then well for as many, then read-only, then well."""
+    """Full for 12 iterations, then normal for as many, then read-only, then normal."""
     run = Path(sys.argv[1]) / "passing"
     at_images(
         {
@@ -76,13 +76,13 @@ def passing_faults() -> None:
 
 
 def lasting_fault() -> None:
-    """Full from then on."""
+    """Full until the end."""
     run = Path(sys.argv[1]) / "lasting"
     at_images({FILLED: lambda: fill(run)})
 
 
 def main(folder: Path) -> None:
-    """Run both, and the second one again with room on its disk; print the exit codes."""
+    """Run both, and the second one again with space on its disk; print the exit codes."""
     for name in ("passing", "lasting"):
         (folder / name).mkdir()
         mount("-t", "tmpfs", "-o", "size=4M", "none", folder / name)
@@ -90,7 +90,7 @@ def main(folder: Path) -> None:
     print("EXIT", run_command(arguments(folder, "lasting"), lasting_fault), flush=True)
     (folder / "lasting" / "ballast").unlink()
     print("EXIT", run_command(arguments(folder, "lasting")), flush=True)
-    # The file systems end with this process; what the test looks at must not.
+    # The file systems end with this process; the files that the test reads must not.
     for name in ("passing", "lasting"):
         subprocess.run(["cp", "-r", folder / name, folder / f"{name}-after"], check=True)
 

@@ -1,4 +1,4 @@
-"""Iterations with engines on the images of `plain_gan`, and what the ranks hold after them."""
+"""Iterations with engines on the images of `plain_gan`, and the ranks' state after them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Stretches = list[tuple[str, int, np.ndarray]]
 
 
 def play(gan: ShardedGan, steps: range) -> list[tuple[float, float]]:
-    """Iterations on this rank's rows; the rank's losses."""
+    """Run iterations on this rank's rows; returns the rank's losses."""
     batch, losses = gan.config.batch_size, []
 
     def share(stream: Stream, step: int, num_images: int) -> Tensor:
@@ -35,12 +35,12 @@ def play(gan: ShardedGan, steps: range) -> list[tuple[float, float]]:
 
 
 def stretches(gan: ShardedGan) -> Stretches:
-    """All that this rank holds of weights, buffers, moments and the moving average."""
+    """This rank's pieces of weights, buffers, moments and the moving average."""
     return [(item.name, item.offset, item.data.numpy().copy()) for item in gan.target_state()]
 
 
 def whole(answers: list[Stretches], like: State) -> State:
-    """What the ranks hold of the tensors in `like`, put together; NaN where no rank holds it."""
+    """The tensors of `like`, assembled from the ranks' pieces; NaN where no rank has a piece."""
     state = {name: np.full_like(value, np.nan) for name, value in like.items()}
     for answer in answers:
         for name, offset, values in answer:

@@ -1,4 +1,4 @@
-"""The training command, whose rank 1 raises in its fifth D update."""
+"""The training command with a rank 1 that raises in its fifth D update."""
 
 import sys
 from typing import Any

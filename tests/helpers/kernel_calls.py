@@ -1,4 +1,4 @@
-"""Which of our operators a piece of code calls."""
+"""Records which operators of realness a piece of code calls."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Recorder(TorchDispatchMode):
-    """Collects calls of our operators in its block, in this thread, with their first arguments."""
+    """Collects the operator calls of its block, in this thread, with their first arguments."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Every public function with inputs worth trying. A case's name starts with its op's folder."""
+"""Cases: every public function with useful inputs. A case's name starts with its op's folder."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ VECTORISED = ("squared_norm", "bias_act", "upfirdn2d", "demodulate")
 class Case:
     """A call: `make()` gives float64 inputs, `call(*inputs)` one or several outputs.
 
-    differentiable: positions of inputs that get a gradient; order: how often; wide: positions of
-    inputs that are float32 where the others are bfloat16 or float16.
+    differentiable: positions of inputs that get a gradient; order: times differentiable; wide:
+    positions of inputs that are float32 if the others are bfloat16 or float16.
     """
 
     name: str
@@ -306,7 +306,7 @@ CASES = [
     *demodulate_cases(),
     *spectral_cases(),
 ]
-# Draws take integers, whatever the dtype: they are compared in tests of their own.
+# Draws take integers whatever the dtype, so they are compared in separate tests.
 PHILOX_CASES = [
     Case(
         f"philox-{name}-{batch}x{dim}",
@@ -333,7 +333,7 @@ PHILOX_CASES.append(
     )
 )
 BY_NAME = {case.name: case for case in CASES}
-# Of those that differ in the last part of their name only, the last; all filters of upfirdn2d.
+# Of cases whose names differ only in the last part, the last one; all filters of upfirdn2d.
 ONE_CASE_EACH = {
     case.name if case.name.startswith("upfirdn2d") else case.name.rpartition("-")[0]: case
     for case in CASES
@@ -342,7 +342,7 @@ ONE_CASE_EACH = {
 
 
 def variants() -> list[tuple[str, torch.dtype, str]]:
-    """Every case in every dtype; other layouts where the op can tell them apart."""
+    """Every case in every dtype; other layouts if the op distinguishes them."""
     found = []
     for case in CASES:
         found += [(case.name, dtype, "contiguous") for dtype in DTYPES]

@@ -1,4 +1,4 @@
-"""Images for the tests of metrics: cuttings of a photograph, and ways to spoil them."""
+"""Images for the tests of metrics: crops of a photograph, and ways to degrade them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def photograph() -> Image.Image:
 
 
 def pictures(count: int, size: int = 32, seed: int = 0) -> Tensor:
-    """Different cuttings of the photograph, shrunk: uint8 [count, 3, size, size]."""
+    """Different crops of the photograph, shrunk: uint8 [count, 3, size, size]."""
     random = np.random.default_rng(seed)
     image, images = photograph(), []
     for _ in range(count):
@@ -48,5 +48,5 @@ def noisy(images: Tensor, sigma: float, seed: int = 1) -> Tensor:
 
 
 def collapsed(images: Tensor, modes: int = 2) -> Tensor:
-    """Only the first `modes` images, over and over."""
+    """Only the first `modes` images, repeated."""
     return images[torch.arange(len(images)) % modes]

@@ -1,4 +1,4 @@
-"""Draws, logits and anchors that the tests of objectives share."""
+"""Draws, logits and anchors shared by the tests of objectives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A GAN in plain PyTorch, one process, updates written out: what the engines are held to."""
+"""A GAN in plain PyTorch, in one process with explicit updates: the reference for the engines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ State = dict[str, np.ndarray]
 """Flat arrays under the names that checkpoints use."""
 
 ANOTHER_ORDER = 2e-2
-"""How far a tensor may be off, relative to its norm, where nothing but the order of sums differs.
+"""Tolerance of a tensor, relative to its norm, if only the order of sums differs.
 
 Rounding alone leaves some 1e-5: float32's eps times the square root of 1e4 terms. But a rectifier
 whose input is within rounding of 0 takes its other slope, and with it one term of a sum changes by
@@ -104,7 +104,7 @@ class PlainGan:
         return loss_d.item(), loss_g.item()
 
     def state(self) -> State:
-        """Weights, buffers and Adam's moments: the latter tell about the gradients."""
+        """Weights, buffers and Adam's moments, which reflect the gradients."""
         state: dict[str, Tensor] = {}
         for name, module, adam in (("G", self.g, self.adam_g), ("D", self.d, self.adam_d)):
             state |= {f"{name}.model/{key}": value for key, value in module.state_dict().items()}
@@ -115,9 +115,9 @@ class PlainGan:
 
 
 def largest_error(state: list[tuple[str, int, np.ndarray]], expected: State) -> tuple[float, str]:
-    """Of stretches (name, offset, values): the largest error relative to the whole tensor's norm.
+    """The largest error of pieces (name, offset, values), relative to the whole tensor's norm.
 
-    Tensors that nothing is expected of are passed over.
+    Tensors without an expected value are skipped.
     """
     worst: tuple[float, str] = (0.0, "")
     for name, offset, values in state:

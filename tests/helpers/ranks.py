@@ -26,7 +26,7 @@ TIMEOUT_SECONDS = 240
 
 
 class RankDied(RuntimeError):
-    """A rank ended without an answer, by a signal for example."""
+    """A rank ended without a result, for example by a signal."""
 
 
 _reserved: list[socket.socket] = []
@@ -35,8 +35,8 @@ _reserved: list[socket.socket] = []
 def free_port() -> int:
     """A TCP port that no other process gets while this one lives.
 
-    A socket that is bound and does not listen keeps the port from all who ask for any; the store of
-    a group, which asks for this very one and allows the address to be shared, may still listen.
+    A socket that is bound but does not listen reserves the port against requests for any free port;
+    the store of a group, which requests this port and allows address reuse, may still listen.
     """
     probe = socket.socket()
     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -46,7 +46,7 @@ def free_port() -> int:
 
 
 def rank_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
-    """What the DeepSpeed launcher puts into each rank's environment."""
+    """The variables that the DeepSpeed launcher sets in each rank's environment."""
     return {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -59,7 +59,7 @@ def rank_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
 
 
 def _rank_main(rank: int, world_size: int, port: int, tasks: Any, answers: Any) -> None:
-    """Run tasks (function, arguments) until None comes."""
+    """Run tasks (function, arguments) until None is received."""
     os.environ.update(rank_environment(rank, world_size, port))
     import torch
 
@@ -113,7 +113,7 @@ class Ranks:
         return [result for _, result, _ in sorted(answers, key=lambda answer: answer[0])]
 
     def close(self) -> None:
-        """End the ranks, by force where they no longer listen."""
+        """End the ranks, by force if they no longer respond."""
         for tasks in self._tasks:
             tasks.put(None)
         for process in self._processes:
@@ -132,7 +132,7 @@ def run_on_ranks(world_size: int, call: Callable[..., Any], *arguments: Any) -> 
     try:
         return _groups[world_size].run(call, arguments)
     except BaseException:
-        # What is left of the group is in no state to be used again.
+        # The rest of the group cannot be reused.
         _groups.pop(world_size).close()
         raise
 
@@ -158,8 +158,8 @@ def _train(arguments: list[str], prepare: Callable[[], None] | None, answers: An
 def run_command(arguments: list[str], prepare: Callable[[], None] | None = None) -> int:
     """Run the training command as one rank in a new process; returns its exit code.
 
-    `prepare`, a function of a module, is called there first, to break something. The process is
-    forked from one that has imported everything already: a hundred starts would cost many minutes.
+    `prepare`, a module-level function, is called there first, to break something. The process is
+    forked from one that has already imported everything, which saves many minutes per suite.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["realness.trainer.run.loop", "deepspeed"])
@@ -207,7 +207,7 @@ def write_images(folder: Path, count: int = 48, size: int = 32) -> Path:
 
 
 def tiny_arguments(data: Path, run_dir: Path, *extra: str) -> list[str]:
-    """A run of RealnessGAN that makes many iterations a second on one core."""
+    """Flags of a RealnessGAN run that makes many iterations per second on one core."""
     return [
         *("--preset", "cifar10-realness-dcgan", "--data", str(data), "--run-dir", str(run_dir)),
         *("--g-width", "4", "--d-width", "4", "--z-dim", "16", "--batch-size", "8"),

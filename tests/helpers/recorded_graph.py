@@ -1,8 +1,8 @@
-"""What a CUDA graph does, on the CPU: operators recorded once, then repeated on the same memory.
+"""A CUDA graph imitated on the CPU: operators recorded once, then replayed on the same memory.
 
-As in a real capture, nothing that Python does is repeated, nothing is done while it is recorded,
-and whoever waits for a value or brings one from the host is refused. (On a GPU the first is an
-error as well; the second is worse: the graph would read host memory that is long gone.)
+As in a real capture, Python code is not replayed, nothing is computed during the recording, and
+code that waits for a value or copies one from the host raises an error. (On a GPU the first is an
+error as well; the second is worse: the graph would read host memory that has been freed.)
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.helpers.watching import waits
 
 
 class NotCapturable(RuntimeError):
-    """What was recorded would be wrong, or fail, on a GPU."""
+    """The recorded code would be wrong, or fail, on a GPU."""
 
 
 def tensors(values: Any) -> list[Tensor]:
@@ -50,7 +50,7 @@ class RecordedGraph:
             after = operator(*args, **kwargs)
             for value, new in zip(tree_leaves(before), tree_leaves(after), strict=True):
                 if isinstance(value, Tensor):
-                    # Views and results of in-place operators are there already.
+                    # Views and results of in-place operators exist already.
                     if value.data_ptr() != new.data_ptr():
                         value.copy_(new)
                 elif hasattr(new, "wait"):
@@ -61,7 +61,7 @@ class _Recorder(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[tuple[Any, Any, Any, Any]] = []
-        # Not isinstance, which some lazy objects answer by working themselves out.
+        # Not isinstance, which makes some lazy objects evaluate themselves.
         alive = [value for value in gc.get_objects() if issubclass(type(value), Tensor)]
         self._existing = {storage(value) for value in alive}
         self._known = set(self._existing)
@@ -81,7 +81,7 @@ class _Recorder(TorchDispatchMode):
         return result
 
     def _keep_originals(self, func: Any, args: Any, kwargs: Any) -> None:
-        """Of what was there before and is written to."""
+        """Saves the tensors that existed before and are written to."""
         for number, argument in enumerate(func._schema.arguments):
             if argument.alias_info is None or not argument.alias_info.is_write:
                 continue

@@ -27,7 +27,7 @@ def run_python(code: str, *arguments: object) -> subprocess.CompletedProcess[str
 
 
 def captured_console() -> tuple[Console, io.StringIO]:
-    """A console that is no terminal, and what it prints."""
+    """A console that is not a terminal, and its output."""
     text = io.StringIO()
     return Console(file=text, soft_wrap=True, highlight=False), text
 
@@ -63,7 +63,7 @@ def make_run(folder: Path, stats: list[dict[str, Any]], config: TrainConfig = CO
 
 
 def add_grids(run: Path, count: int, side: int = 16, prefix: str = "ema-") -> list[Path]:
-    """`count` grids of noise, 100 images of training apart."""
+    """`count` grids of noise, one per 100 images of training."""
     (run / "samples").mkdir(exist_ok=True)
     generator = torch.Generator().manual_seed(0)
     paths = []
@@ -78,7 +78,7 @@ VOID = {"meta", "img", "input", "br"}
 
 
 class Page(HTMLParser):
-    """A parsed page: its elements with attributes and text; fails where tags do not nest."""
+    """A parsed page: its elements with attributes and text; fails if tags do not nest."""
 
     def __init__(self, html: str) -> None:
         super().__init__()

@@ -2,8 +2,8 @@
 
     python -m tests.helpers.sanitized_kernels LIBRARY NAMESPACE:OP ...
 
-Prints a JSON object: for every NAMESPACE:OP null, or what went wrong first. Each check runs in a
-process of its own, because a sanitizer ends it. Run with libasan preloaded.
+Prints a JSON object: for every NAMESPACE:OP null, or the first fault. Each check runs in a separate
+process, because a sanitizer ends it. Run with libasan preloaded.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def first_difference(namespace: str, op: str) -> str | None:
 def compare(
     case: Case, layout: str, dtype: torch.dtype, tolerance: float, schedules: tuple[str, ...]
 ) -> str | None:
-    """The first result of a case that is off, in any of the schedules."""
+    """The first wrong result of a case, in any of the schedules."""
     inputs = case.inputs(dtype, torch.device("cpu"), layout)
     exact = results(case, "reference", inputs)
     for seed in schedules:

@@ -12,11 +12,11 @@ PRODUCT = ("launch", "trainer", "data_pipeline", "kernels")
 """The top-level folders that are installed."""
 
 HEAVY = ("deepspeed", "nvidia.dali", "matplotlib", "tensorboard", "tyro")
-"""Packages that importing ours must not load: --help would take many seconds."""
+"""Packages that importing realness must not load: --help would take many seconds."""
 
 
 def python_files(*folders: str) -> list[Path]:
-    """Every .py file below these top-level folders (default: those of the product)."""
+    """Every .py file in these top-level folders (default: those of the product)."""
     return [path for folder in folders or PRODUCT for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
@@ -26,7 +26,7 @@ def relative(path: Path) -> str:
 
 
 def module_name(path: Path) -> str:
-    """The dotted name that a file of the product is imported by."""
+    """The dotted name under which a file of the product is imported."""
     name = "realness." + relative(path).removesuffix(".py").replace("/", ".")
     return name.removesuffix(".__init__")
 
@@ -37,8 +37,8 @@ def package_names() -> list[str]:
 
 
 def imported_names(path: str, source: str) -> Iterator[tuple[str, int]]:
-    """(dotted name, line) of everything that a file imports: in functions too, and under
-    TYPE_CHECKING. `path` is relative to the root; a relative import is resolved from there."""
+    """(dotted name, line) of every import in a file, including those in functions and under
+    TYPE_CHECKING. `path` is relative to the root; relative imports are resolved from it."""
     package = ["realness", *path.split("/")[:-1]]
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):

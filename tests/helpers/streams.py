@@ -1,4 +1,4 @@
-"""Image streams opened from a flat list of keywords, as tests vary them one at a time."""
+"""Image streams opened with flat keywords, which tests vary one at a time."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ FAR = FakeAsRealConfig(far_fakes=4, far_candidates=16)
 
 
 def small(name: str) -> TrainConfig:
-    """The preset `name` with narrow networks and 8 images an iteration."""
+    """The preset `name` with narrow networks and 8 images per iteration."""
     config = PRESETS[name]()
     far = FAR if config.far.far_fakes else config.far
     return replace(
@@ -45,7 +45,7 @@ def stylegan2(name: str) -> TrainConfig:
 
 
 def systems() -> dict[str, TrainConfig]:
-    """By name: the objectives of all papers, their penalties, and combinations of them."""
+    """Configurations by name: the objectives of all papers, their penalties, and combinations."""
     realness, far = small("cifar10-realness-dcgan"), small("cifar10-far-resnet")
     zero_gp = small("cifar10-0gp-resnet")
     presets = {

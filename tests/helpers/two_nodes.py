@@ -1,10 +1,10 @@
 """Two nodes on one machine: `python -m tests.helpers.two_nodes` (as root, on Linux with iproute2).
 
 Each node is a network namespace with one rank, started by `deepspeed --no_ssh --node_rank R`, and
-a virtual cable joins them; each holds one of the two parts of the images. A run trains to its end.
-A second one has its cable pulled midway: both nodes must end by themselves and name what is lost.
-The cable is put back, the same commands are given again, and the run must end with the very weights
-of the first.
+a virtual cable joins them; each holds one of the two parts of the images. One run trains to its
+end. In a second run the cable is pulled midway: both nodes must end by themselves and name the lost
+ranks. The cable is reconnected, the same commands are run again, and the run must end with exactly
+the weights of the first.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Nodes:
 
     @contextlib.contextmanager
     def up(self) -> Iterator[None]:
-        """Both nodes, joined, for as long as the block lasts."""
+        """Both nodes, connected, for the duration of the block."""
         first, second = self._cables
         try:
             for name in self._names:
@@ -56,7 +56,7 @@ class Nodes:
                 subprocess.run(["ip", "netns", "del", name], check=False)
 
     def cable(self, state: str) -> None:
-        """Pull the cable (`down`) or put it back (`up`)."""
+        """Disconnect the cable (`down`) or reconnect it (`up`)."""
         _ip("-n", self._names[0], "link", "set", self._cables[0], state)
 
     def start(
@@ -80,7 +80,7 @@ class Nodes:
         ]
 
     def _environment(self, node: int) -> dict[str, str]:
-        # gloo would look the host's name up, and find the same address on both nodes.
+        # gloo would look up the host name, and find the same address on both nodes.
         own = {"GLOO_SOCKET_IFNAME": self._cables[node], "DS_ACCELERATOR": "cpu"}
         return {**os.environ, **own, "OMP_NUM_THREADS": "1"}
 
@@ -100,7 +100,7 @@ def wait_for(ranks: list[subprocess.Popen[bytes]], log: Path) -> list[int]:
 
 
 def read(log: Path) -> str:
-    """What both nodes said."""
+    """The output of both nodes."""
     return "\n".join(log.with_suffix(f".node{node}").read_text() for node in range(2))
 
 
@@ -111,7 +111,7 @@ def weights(run_dir: Path) -> dict[str, object]:
 
 
 def require(condition: bool, what: str, log: Path) -> None:
-    """Say that `what` holds, or end with the logs."""
+    """Print that `what` holds, or exit with the logs."""
     if not condition:
         raise SystemExit(f"FAILED: {what}\n{read(log)}")
     print(f"ok: {what}", flush=True)
@@ -128,7 +128,7 @@ def data_of_nodes(folder: Path) -> list[Path]:
 
 
 def main() -> None:
-    """Run the whole story; SystemExit with the logs where it goes another way."""
+    """Run the whole scenario; raises SystemExit with the logs if it fails."""
     nodes = Nodes()
     with tempfile.TemporaryDirectory() as name, nodes.up():
         folder = Path(name)

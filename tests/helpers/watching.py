@@ -1,4 +1,4 @@
-"""What a stretch of code makes the host wait for, and what it sends to the other ranks."""
+"""Records where a block of code makes the host wait, and what it sends to other ranks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-# Operators whose result the host needs before it can go on, whatever the device.
+# Operators whose result the host needs before it can continue, whatever the device.
 WAITING_OPERATORS = {
     "aten::_local_scalar_dense",
     "aten::equal",
@@ -28,8 +28,8 @@ WAITING_METHODS = ("cpu", "numpy", "tolist")
 class Watch(TorchDispatchMode):
     """Counts `waits` for the device, by "file:function", and bytes `sent`, by collective.
 
-    It works on the CPU, where nothing waits, by counting what would. (But `tensor.to("cpu")` does
-    nothing at all there, and goes unseen.)
+    It works on the CPU, where nothing waits, by counting operations that would wait on a GPU.
+    (`tensor.to("cpu")` is a no-op there and is not counted.)
     """
 
     def __init__(self) -> None:
@@ -39,10 +39,10 @@ class Watch(TorchDispatchMode):
         self._originals: dict[tuple[Any, str], Any] = {}
 
     def __enter__(self) -> Watch:
-        # Not sooner: it picks its device by what is set when it is first imported.
+        # Not earlier: it chooses its device when it is first imported.
         from deepspeed.accelerator import get_accelerator
 
-        # DeepSpeed's own call, which does nothing on the CPU.
+        # DeepSpeed's call, which does nothing on the CPU.
         waiting = [(Tensor, name) for name in WAITING_METHODS]
         for owner, name in (*waiting, (get_accelerator(), "synchronize")):
             self._originals[owner, name] = getattr(owner, name)
@@ -78,7 +78,7 @@ class Watch(TorchDispatchMode):
 
 
 def waits(operator: Any, args: Any) -> bool:
-    """Whether the host needs a value of the device to go on after `operator`."""
+    """Whether the host needs a value from the device to continue after `operator`."""
     name = operator._schema.name
     return name in WAITING_OPERATORS or (name == "aten::index" and _has_mask(args[1]))
 

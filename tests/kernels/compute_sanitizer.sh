@@ -7,13 +7,13 @@ cd "$(dirname "$0")/../.."
 if [ $# -eq 0 ]; then
   set -- memcheck racecheck initcheck synccheck
 fi
-# A tensor an allocation: inside the caching allocator's large blocks nothing is out of bounds.
+# One allocation per tensor: inside the caching allocator's large blocks nothing is out of bounds.
 export PYTORCH_NO_CUDA_MEMORY_CACHING=1
 export REALNESS_BUILD=require REALNESS_REQUIRE_GPU=1
 for tool in "$@"; do
   echo "== $tool"
-  # Only our kernels; failing calls of the CUDA API inside torch's own start-up are no concern.
-  # CUDA 13 calls the option --kernel-name and still takes the older name.
+  # Only our kernels; failing CUDA API calls during torch's start-up do not matter.
+  # CUDA 13 calls the option --kernel-name and still accepts the older name.
   compute-sanitizer --tool "$tool" --error-exitcode 86 --report-api-errors no \
     --kernel-regex kns=realness \
     "${PYTHON:-python}" -m pytest -q -x -m gpu -p no:cacheprovider \

@@ -1,5 +1,5 @@
-"""Which implementations the suite runs: the compiled CPU code, the CUDA kernels under the
-emulator, and the CUDA kernels themselves where there is a device. The reference is the oracle."""
+"""Implementations under test: the compiled CPU code, the CUDA kernels in the emulator, and the CUDA
+kernels on a device if there is one. The reference is the oracle."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if torch.cuda.is_available() or os.environ.get("REALNESS_REQUIRE_GPU") == "1":
 
 @pytest.fixture(params=IMPLS)
 def impl(request: pytest.FixtureRequest) -> kernels.Impl:
-    """One implementation after the other."""
+    """Each implementation in turn."""
     name = request.param
     if name == "emu":
         request.getfixturevalue("emulator")

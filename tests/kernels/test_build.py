@@ -1,4 +1,4 @@
-"""The build: its settings, its cache, its memory of failures, and how the package reports it."""
+"""The build: its settings, its cache, remembered failures, and how the package reports it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TINY = 'extern "C" int realness_answer() { return 42; }\n'
 
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A source that compiles in no time, and an empty cache."""
+    """A source that compiles quickly, and an empty cache."""
     monkeypatch.setenv("REALNESS_CACHE", str(tmp_path / "cache"))
     source = tmp_path / "tiny.cu"
     source.write_text(TINY)
@@ -93,7 +93,7 @@ def test_architectures_follow_torchs_variable(monkeypatch: pytest.MonkeyPatch) -
         "compute_100",
     ]
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "Hopper")
-    with pytest.raises(build.BuildError, match=r"'Hopper'; expected such as 9.0"):
+    with pytest.raises(build.BuildError, match=r"'Hopper'; expected a form like 9.0"):
         build.architecture_flags()
 
 
@@ -156,12 +156,12 @@ def test_never_means_the_reference() -> None:
 def test_require_wants_kernels_for_the_device_that_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without nvcc a machine with a GPU would run the reference there, and nobody would know."""
+    """Without nvcc, a machine with a GPU would silently run the reference."""
     path = tmp_path / build.LIBRARY_NAME
     path.with_suffix(".json").write_text(json.dumps({"cuda": False}))
     monkeypatch.setattr(build, "cached_library", lambda plan, retry: path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    with pytest.raises(build.BuildError, match="no kernels for it, and there is no nvcc"):
+    with pytest.raises(build.BuildError, match="no kernels for it, and nvcc was not found"):
         library.find_library("require")
     assert library.find_library("auto") == path
 

@@ -49,7 +49,7 @@ def weights(w: Tensor, style: Tensor, u: Tensor, v: Tensor) -> Tensor:
 
 
 def inputs(device: torch.device) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """What each of the functions above takes."""
+    """The inputs of each function above."""
     torch.manual_seed(0)
     anchor = torch.randn(OUTCOMES).softmax(0)
     w, style = torch.randn(8, 3, 3, 3), torch.randn(BATCH, 3)

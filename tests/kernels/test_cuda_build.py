@@ -16,7 +16,7 @@ from realness.kernels.library import OPS
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(build.find_nvcc() is None, reason="there is no nvcc"),
+    pytest.mark.skipif(build.find_nvcc() is None, reason="nvcc not found"),
 ]
 GATE = ("-Xptxas", "-warn-spills,-warn-lmem-usage", "-Werror", "all-warnings")
 
@@ -70,7 +70,7 @@ WIDE = [
 
 
 def test_large_tensors_move_in_16_byte_accesses(cuda_library: Path) -> None:
-    """All accesses of 16-bit elements, and all stores; other loads are taps, biases and scales."""
+    """All accesses to 16-bit elements, and all stores; other loads are taps, biases and scales."""
     text = cuda_library.read_bytes().decode("latin-1")
     kernels = dict(re.findall(r"\.entry (\w+)\((.*?)\n}\n", text, re.DOTALL))
     for wanted in WIDE:

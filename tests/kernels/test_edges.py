@@ -91,7 +91,7 @@ def test_an_infinite_pixel_reaches_only_what_reads_it(
     impl: kernels.Impl,
     device: torch.device,
 ) -> None:
-    """A tap of 0 in place of a pixel that is not read would make NaN of infinity."""
+    """Multiplying an unread pixel by a tap of 0 would turn infinity into NaN."""
     x = torch.zeros(1, 8, 16, 16)
     x[0, 3, 5, 6], x[0, 5, 8, 0], x[0, 6, 0, 15] = INF, NAN, -INF
     x, f = x.contiguous(memory_format=layout), torch.ones(taps)
@@ -131,7 +131,7 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
     (lambda: kernels.realness_emd(Z, A[None]), r"anchor has shape \(1, 4\)"),
     (lambda: kernels.realness_divergence(Z, Z[:2]), "expected equal shapes"),
     (lambda: kernels.realness_divergence(Z, Z.double()), "convert one of them"),
-    (lambda: kernels.realness_d_loss(Z, Z[:, :3], A, A), "as many outcomes"),
+    (lambda: kernels.realness_d_loss(Z, Z[:, :3], A, A), "expected equal dtypes and outcomes"),
     (lambda: kernels.realness_d_loss(Z[:0], Z, A, A), "empty batch"),
     (lambda: kernels.realness_d_loss(Z, Z, A, A, Z[:2]), "noise_real has shape"),
     (
@@ -198,7 +198,7 @@ RAW_WRONG: list[tuple[str, tuple[Any, ...], str]] = [
 def test_the_compiled_operators_check_too(
     name: str, arguments: tuple[Any, ...], message: str, impl: kernels.Impl
 ) -> None:
-    """They must not read out of bounds, whoever calls them."""
+    """They must not read out of bounds, whatever the caller passes."""
     if impl == "cuda":
         pytest.skip("the arguments are on the CPU")
     ops = torch.ops.realness_emu if impl == "emu" else compiled_ops()
@@ -265,7 +265,7 @@ def test_compiles_without_graph_breaks(name: str, impl: kernels.Impl, device: to
     ],
 )
 def test_the_backward_pass_fills_no_zeros(name: str) -> None:
-    """Zeros for outputs without a gradient would be launches of their own."""
+    """Zeros for outputs without a gradient would cost extra launches."""
     case = BY_NAME[name]
     inputs = case.inputs(torch.float32, torch.device("cpu"), "contiguous")
     leaves = [inputs[i].requires_grad_() for i in case.differentiable]

@@ -1,6 +1,6 @@
-"""What only a device can show: CUDA graphs, streams, huge tensors, and the number of launches.
+"""Tests that need a device: CUDA graphs, streams, huge tensors, and the number of launches.
 
-On a machine with a GPU: `make gpu`, or on_a_gpu.sh beside this file.
+On a machine with a GPU: `make gpu`, or benchmarks/on_a_gpu.sh.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SLEEP_CYCLES = 50_000_000  # some 30 ms: longer than the host needs to queue a c
 
 
 def inputs_of(case: Case) -> tuple[list[Tensor], list[Tensor]]:
-    """The case's inputs on the device, and as many buffers that hold something else."""
+    """The case's inputs on the device, and equal buffers with other contents."""
     given = case.inputs(torch.float32, torch.device("cuda"), "contiguous")
     return given, [torch.zeros_like(x) for x in given]
 
@@ -40,7 +40,7 @@ def fill(buffers: list[Tensor], values: list[Tensor]) -> None:
 
 
 def assert_same(found: list[Tensor], expected: list[Tensor]) -> None:
-    """To the bit: no kernel's result depends on the order in which threads run."""
+    """Bit for bit: no kernel's result depends on the order in which threads run."""
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
 
@@ -48,7 +48,7 @@ def assert_same(found: list[Tensor], expected: list[Tensor]) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 def test_a_cuda_graph_replays_the_operator(case: Case) -> None:
-    """Captured once, replayed on inputs that were not there at capture."""
+    """Captured once, replayed on inputs that did not exist at capture."""
     given, buffers = inputs_of(case)
     expected = forward_backward(case, given)
     stream = torch.cuda.Stream()
@@ -122,14 +122,14 @@ def test_launches_are_as_documented(name: str, expected: int) -> None:
     assert len([kernel for kernel in names if "realness" in kernel]) == expected, names
 
 
-HUGE = (3, 8, 9000, 10000)  # 2.16e9 elements: more than 32 bits with a sign can count
+HUGE = (3, 8, 9000, 10000)  # 2.16e9 elements: more than a signed 32-bit integer can count
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @kernels.implementation("cuda")
 def test_places_beyond_32_bits(layout: torch.memory_format) -> None:
-    """The last sample of a huge tensor gets what it gets by itself."""
+    """The last sample of a huge tensor gets the same result as by itself."""
     x = torch.zeros(HUGE, dtype=torch.bfloat16, device="cuda").to(memory_format=layout)
     x[-1, :, -64:].normal_()
     bias = torch.randn(HUGE[1], device="cuda")
@@ -157,7 +157,7 @@ def test_kernels_run_where_their_tensors_are() -> None:
 
 
 def test_only_kernels_are_counted() -> None:
-    """Needs no device: a trace as the profiler writes it."""
+    """Needs no device: reads a trace as the profiler writes it."""
     events = [
         {"cat": "cpu_op", "name": "realness::realness_kl"},
         {"cat": "cuda_runtime", "name": "cudaLaunchKernel"},

@@ -1,4 +1,4 @@
-"""The context that chooses the implementation: where it reaches, and where it ends."""
+"""The context that chooses the implementation: what it affects, and where it ends."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def namespaces(function: Callable[[], object]) -> set[str]:
 
 
 def called() -> set[str]:
-    """The libraries that serve a call here and now."""
+    """The libraries that serve a call at this point."""
     return namespaces(lambda: kernels.squared_norm(torch.ones(2, 3)))
 
 
@@ -55,7 +55,7 @@ def test_the_default_is_the_compiled_library() -> None:
 
 
 def test_an_unknown_name_is_refused() -> None:
-    """And leaves the choice as it is."""
+    """And does not change the choice."""
     with kernels.implementation("reference"):
         unknown = kernels.implementation("fast")  # type: ignore[arg-type]
         with (
@@ -93,7 +93,7 @@ def test_a_derivative_keeps_to_the_forward_passes_choice() -> None:
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_a_recomputed_block_has_the_choice_in_another_thread(device: Any, compiled: bool) -> None:
-    """Autograd has a thread for each CUDA device; on the CPU one of ours stands in for it."""
+    """Autograd has a thread for each CUDA device; on the CPU a thread of the test replaces it."""
     served: list[tuple[int, bool]] = []
 
     def block(x: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ def test_a_recomputed_block_has_the_choice_in_another_thread(device: Any, compil
 
 
 def test_compiled_code_follows_the_choice() -> None:
-    """It is traced again where the choice has changed."""
+    """It is traced again if the choice has changed."""
     graphs: list[str] = []
 
     def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable[..., object]:

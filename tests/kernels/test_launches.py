@@ -30,7 +30,7 @@ def test_launches_are_as_documented(name: str, expected: int, emulator: Path) ->
 def test_launches_of_the_trainers_losses(
     resampled: bool, d_expected: int, g_expected: int, emulator: Path
 ) -> None:
-    """Forward and backward of D's loss and G's second; they draw their noise themselves."""
+    """Forward and backward of D's loss and G's objective 2, which draw their noise themselves."""
     resampling = GaussianResampling(OUTCOMES) if resampled else NoResampling(OUTCOMES)
     anchors = FixedAnchors(skewnorm_pair(OUTCOMES, 5, -5))
     objective = RealnessObjective(anchors, resampling, g_objective=2)

@@ -35,7 +35,7 @@ def error(actual: Tensor, exact: Tensor) -> float:
 
 
 def all_variants() -> list[Any]:
-    """Those of `variants`, of which all but the plainest are marked as slow: there are 2,000."""
+    """The cases of `variants`; all but the plainest of the 2,000 are marked as slow."""
     return [
         pytest.param(*variant, marks=() if variant[1:] == (torch.float32, "contiguous") else SLOW)
         for variant in variants()
@@ -48,7 +48,7 @@ def all_variants() -> list[Any]:
 def test_matches_float64_reference(
     name: str, dtype: torch.dtype, layout: str, impl: kernels.Impl, device: torch.device
 ) -> None:
-    """No further from the float64 reference than twice the same-dtype reference, plus rounding."""
+    """Error against float64 at most twice that of the same-dtype reference, plus rounding."""
     case = BY_NAME[name]
     inputs = case.inputs(dtype, device, layout)
     exact = results(case, "reference", [x.double().cpu() for x in inputs])
@@ -58,9 +58,9 @@ def test_matches_float64_reference(
         assert ours.dtype == theirs.dtype
         assert ours.shape == truth.shape
         scale = truth.abs().max().item() if truth.numel() else 0.0
-        # For float64 the reference is the truth, and its own error is unknown. In float32 sums of
-        # up to 1,024 terms in another order are sqrt(1024) roundings apart; narrower types sum in
-        # float32, and round once.
+        # For float64 the reference counts as exact, since its error is unknown. In float32, sums of
+        # up to 1,024 terms in a different order differ by sqrt(1024) roundings; narrower types sum
+        # in float32 and round once.
         roundings = {torch.float64: 256, torch.float32: 32}.get(ours.dtype, 8)
         allowed = 2 * error(theirs, truth) + roundings * torch.finfo(ours.dtype).eps * scale
         assert error(ours, truth) <= allowed, f"result {i}"

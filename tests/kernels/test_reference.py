@@ -1,4 +1,4 @@
-"""The references against something other than themselves: scipy, published numbers, properties."""
+"""The references against independent results: scipy, published numbers, properties."""
 
 from __future__ import annotations
 

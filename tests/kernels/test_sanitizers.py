@@ -184,7 +184,7 @@ MUTANTS = [
 
 
 def run_sanitized(library_path: Path, checks: list[str]) -> dict[str, str | None]:
-    """The outcome of every check, in order, from a process a core; see sanitized_kernels."""
+    """The outcome of every check, in order, from one process per core; see sanitized_kernels."""
     cores = len(os.sched_getaffinity(0))
     with ThreadPoolExecutor(cores) as pool:
         shares = [checks[i::cores] for i in range(cores)]

@@ -1,4 +1,4 @@
-"""The examples for clusters: their shell is clean, and signals and exit codes go through."""
+"""The cluster examples: their shell code is clean and passes on signals and exit codes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SBATCH = ROOT / "launch" / "cluster" / "slurm.sbatch"
 KUBERNETES = ROOT / "launch" / "cluster" / "kubernetes.yaml"
 DOCKERFILE = ROOT / "Dockerfile"
 
-# Stands for the launcher: starts one rank, and ends with that rank's code.
+# Stand-in for the launcher: starts one rank, and ends with that rank's code.
 LAUNCHER = """#!{python}
 import subprocess, sys
 sys.exit(subprocess.run([sys.executable, {rank!r}, "--local_rank={tag}"]).returncode)
@@ -59,7 +59,7 @@ def test_shellcheck_finds_nothing(tmp_path: Path) -> None:
 
 
 def test_sbatch_directives_are_whole() -> None:
-    """Slurm reads directives before the first command only, and one a line."""
+    """Slurm reads directives only before the first command, and one per line."""
     lines = SBATCH.read_text().splitlines()
     directives = [number for number, line in enumerate(lines) if line.startswith("#SBATCH ")]
     first_command = next(

@@ -1,4 +1,4 @@
-"""The training command's input: presets, flags, and what is refused before anything is built."""
+"""The training command's input: presets, flags, and errors before anything is built."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def refused(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
-    """What the command prints when it ends with the code for wrong input."""
+    """The command's output when it ends with the code for invalid input."""
     try:
         code = train_ffhq.main(["--device", "cpu", *arguments])
     except SystemExit as end:
@@ -44,7 +44,7 @@ def test_the_default_preset_is_the_papers_configuration() -> None:
 
 
 def test_every_field_is_a_flag() -> None:
-    """Each flag is given another value than its default and must arrive."""
+    """Each flag is set to a value other than its default, which must arrive."""
     other = {"resolution": "128", "precision": "bf16", "zero_g": "2", "zero_d": "2", "beta1": "0.4"}
     literals = dict(objective="standard", g_objective="3", resample="head", device="cpu")
     literals |= dict(decoder="threads", impl="reference", anchors="histogram", d_norm="none")
@@ -61,7 +61,7 @@ def test_every_field_is_a_flag() -> None:
     )
     given = {**other, **literals}
     defaults = flatten(preset("demo"))
-    # These combine with little else: the next test has them.
+    # These combine with few others: the next test covers them.
     only_one_value = {"preset", "r1", "d_activation", "cuda_graphs", "auto_batch"}
     arguments: list[str] = []
     for name, value in defaults.items():

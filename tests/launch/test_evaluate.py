@@ -161,7 +161,7 @@ def test_choosing_checkpoints(run: Path, tmp_path: Path) -> None:
 def measure(
     run: Path, file: NetworkFile, metrics: str, cache: Path, num_images: int = 26
 ) -> tuple[dict[str, float], list[str]]:
-    """Scores by name, and the stages that were gone through."""
+    """Scores by name, and the stages that ran."""
     catalog = open_catalog(str(read_config_data(run)))
     plan = Plan(check_metrics(metrics), num_images, NUM_REAL, batch_size=6, seed=3)
     stages: list[str] = []
@@ -299,7 +299,7 @@ def test_the_command_needs_neither_deepspeed_nor_a_network_for_swd(
         code="sys.modules['deepspeed'] = None",
     )
     assert done.returncode == 0, done.stderr
-    assert "passed over" in done.stderr
+    assert "skipped" in done.stderr
     with (run / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["images"], row["metric"]) for row in rows] == [

@@ -31,7 +31,7 @@ def wheel(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def served(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Lets pip's place be taken by a copy of the wheel."""
+    """Replaces pip by a copy of the wheel."""
 
     def download(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
         assert command[1:3] == ["-m", "pip"]

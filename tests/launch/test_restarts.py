@@ -1,4 +1,4 @@
-"""`--max-restarts`: a rank that fails is started again and goes on from the last checkpoint."""
+"""`--max-restarts`: a rank that fails is restarted and resumes from the last checkpoint."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ runs.write_text("x" * (n + 1))
 
 
 def counting(tmp_path: Path, then: str) -> tuple[list[str], Path]:
-    """A command that counts its runs in a file and goes on with `then`, which knows the count n."""
+    """A command that counts its runs in a file and then runs `then`, which knows the count n."""
     file = tmp_path / "runs"
     file.write_text("")
     return [sys.executable, "-c", COUNT.format(file=str(file)) + then], file
@@ -41,7 +41,7 @@ def counting(tmp_path: Path, then: str) -> tuple[list[str], Path]:
 
 @pytest.fixture(autouse=True)
 def supervisor_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Makes it quick, and takes its signal handlers away again."""
+    """Shortens the waiting times, and removes the signal handlers afterwards."""
     monkeypatch.setattr(restarts, "PAUSE_SECONDS", 0.0)
     monkeypatch.setattr(restarts, "LOOK_SECONDS", 0.05)
     numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -75,7 +75,7 @@ def test_what_a_repetition_would_not_change_is_not_repeated(tmp_path: Path, code
 
 
 def test_a_process_without_a_sign_of_life_is_killed(tmp_path: Path) -> None:
-    # The second run gives no sign, so that its end is not late however busy the machine is.
+    # The second run sends no heartbeat, so that it does not end late on a busy machine.
     beat = "import os, time; os.write(int(os.environ['REALNESS_SUPERVISOR_PIPE']), b'.')"
     command, runs = counting(tmp_path, f"if n == 0:\n    {beat}; time.sleep(600)")
     assert supervise(command, 1, tmp_path, silence_s=1.0) == EXIT_OK

@@ -93,7 +93,7 @@ def test_pixels_are_pillows_in_the_stated_order_and_flips(
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("size", [1, 28, 30, 33])
 def test_flips_at_any_width(tmp_path: Path, size: int, decoder: str) -> None:
-    """Rows of 3, 84, 90 and 99 bytes are turned by words of 1, 4, 2 and 1."""
+    """Rows of 3, 84, 90 and 99 bytes are reversed in words of 1, 4, 2 and 1 bytes."""
     files = image_files(8, size) | image_files(8, size, "PNG")
     catalog = open_catalog(write_folder(tmp_path / "set", files))
     with open_stream(catalog, resolution=size, global_batch=16, decoder=decoder) as stream:
@@ -116,7 +116,7 @@ def test_dali_and_threads_give_the_same_stream(mixed: Catalog, prefetch: int) ->
         assert (threads.decoder_name, dali.decoder_name) == ("threads", "dali-cpu")
         batches = [(next(threads), next(dali)) for _ in range(20)]
         assert threads.position == dali.position
-    # Compared after the end: a batch stays valid however many follow it.
+    # Compared after the end: a batch stays valid, however many follow it.
     for expected, found in batches:
         assert found.stride() == expected.stride()
         assert torch.equal(expected, found)
@@ -145,7 +145,7 @@ def test_auto_takes_dali_and_falls_back_loudly(
 def test_dali_that_fails_batch_after_batch_ends_the_run(
     mixed: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Single failures are bridged by the CPU decoders; a broken driver must not go unnoticed."""
+    """The CPU decoders cover for single failures; a broken driver must not go unnoticed."""
     expected = take(open_stream(mixed), 9)
     with open_stream(mixed, decoder="dali") as stream:
         images = [next(stream)]
@@ -168,12 +168,12 @@ def test_dali_that_fails_batch_after_batch_ends_the_run(
 def test_auto_decodes_jpeg_by_threads_without_a_gpu(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """DALI costs more there; that is a choice and no fallback, so it makes no noise."""
+    """DALI costs more there; this is a choice, not a fallback, so there is no warning."""
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
     catalog = open_catalog(write_folder(tmp_path, image_files(20) | {"0/000.jpg": b"<html>"}))
     with open_stream(catalog, decoder="auto", max_bad_images=1) as stream:
         assert stream.decoder_name == "threads"
-    # The bad image is named or not yet, as far as the threads have come.
+    # The bad image may not have been logged yet, depending on the threads' progress.
     noise = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
     assert not [line for line in noise if not line.startswith("bad image")]
 
@@ -206,7 +206,7 @@ def test_ranks_share_the_same_global_batches(mixed: Catalog, world_size: int) ->
 
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_a_batch_that_is_held_never_changes(mixed: Catalog, decoder: str) -> None:
-    """Held as it is, as a slice or as a NumPy view: memory is used again only after all of them."""
+    """Memory is reused only after a batch, its slices and its NumPy views are all released."""
     with open_stream(mixed, decoder=decoder) as stream:
         held: list[tuple[torch.Tensor | np.ndarray, torch.Tensor]] = []
         for step in range(40):
@@ -234,14 +234,14 @@ def test_resuming_at_any_sample_continues_exactly(mixed: Catalog) -> None:
     assert position == 32
     assert len(first) == 4
     assert torch.equal(take(open_stream(mixed, first_sample=position), 4), rest)
-    # Also under another batch size, at a count that no batch of it would end on.
+    # Also with another batch size, at a count that is not a multiple of it.
     assert torch.equal(take(open_stream(mixed, first_sample=36, global_batch=4), 7), rest[4:])
 
 
 def test_resuming_far_into_a_run_walks_through_nothing(
     mixed: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """10^15 samples, were they gone through one after the other, would take years."""
+    """Stepping through 10^15 samples one by one would take years."""
     read, num_reads = Catalog.read, [0]
 
     def counted(self: Catalog, index: int) -> bytes:
@@ -294,7 +294,7 @@ def num_system_threads() -> int:
 
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_closing_leaves_no_thread_and_is_idempotent(mixed: Catalog, decoder: str) -> None:
-    take(open_stream(mixed, decoder=decoder), 1)  # libraries start threads of their own, once
+    take(open_stream(mixed, decoder=decoder), 1)  # libraries start threads once
     before, native_before = set(threading.enumerate()), num_system_threads()
     stream = open_stream(mixed, decode_threads=4, decoder=decoder)
     next(stream)
@@ -335,6 +335,6 @@ def test_memory_stays_flat_over_2000_batches(mixed: Catalog, decoder: str) -> No
             next(stream)
             if step % 100 == 99:
                 sizes.append(process.memory_info().rss)
-    # The first batches still fill pools; from then on a leak of one image a batch (3 KiB) shows.
+    # The first batches still fill pools; after that a leak of one image per batch (3 KiB) shows.
     growth = np.polyfit(np.arange(15), sizes[5:], 1)[0] / 100
-    assert growth < 1024, f"{growth:.0f} bytes a batch: {sizes}"
+    assert growth < 1024, f"{growth:.0f} bytes per batch: {sizes}"

@@ -1,6 +1,6 @@
 """Batches in a GPU's memory: DALI's `mixed` decoder and the threads' copies.
 
-One command proves this path where there is a device:
+One command tests this path on a machine with a device:
 REALNESS_REQUIRE_GPU=1 python -m pytest tests/data_pipeline/decoding/test_gpu_decoding.py
 """
 
@@ -103,8 +103,8 @@ def test_order_flips_and_pixels_are_the_cpus(mixed: Catalog, decoder: str) -> No
 
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_an_image_is_the_same_in_every_batch(mixed: Catalog, decoder: str) -> None:
-    """nvJPEG has several decoders that round differently: which one is used must not depend on
-    the rest of the batch, or runs on more ranks would see other images."""
+    """nvJPEG has several decoders that round differently. The choice must not depend on the rest
+    of the batch, or runs on more ranks would see different images."""
     whole, _ = take(open_stream(mixed, decoder, global_batch=24), 2)
     assert torch.equal(take(open_stream(mixed, decoder, global_batch=6), 8)[0], whole)
     halves = [
@@ -118,16 +118,16 @@ def test_an_image_is_the_same_in_every_batch(mixed: Catalog, decoder: str) -> No
 
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_a_batch_belongs_to_its_holder(mixed: Catalog, decoder: str) -> None:
-    """Decoders run on while batches are held, dropped, and read late or on another stream."""
+    """Decoders keep running while batches are held, dropped, and read late or on another stream."""
     expected = take(open_stream(mixed, decoder), 30)[0].reshape(30, 8, 3, SIZE, SIZE)
     held, sums = {}, []
     with open_stream(mixed, decoder) as stream:
         for step in range(30):
-            # Asked for on a stream of its own, a batch is there for that stream.
+            # A batch requested on a separate stream is ready for that stream.
             with torch.cuda.stream(torch.cuda.Stream() if step % 7 == 6 else None):
                 batch = next(stream)
                 torch.cuda._sleep(1_000_000)
-                sums.append(batch.sum(dtype=torch.int64))  # the device gets there long afterwards
+                sums.append(batch.sum(dtype=torch.int64))  # the device runs this much later
             if step % 3 == 0:
                 held[step] = batch
             del batch
@@ -212,7 +212,7 @@ def test_closing_leaves_no_thread(mixed: Catalog, decoder: str) -> None:
     def num_threads() -> int:
         return len(os.listdir("/proc/self/task"))
 
-    take(open_stream(mixed, decoder), 1)  # libraries start threads of their own, once
+    take(open_stream(mixed, decoder), 1)  # libraries start threads once
     before = num_threads()
     for _ in range(3):
         take(open_stream(mixed, decoder), 2)
@@ -242,8 +242,8 @@ def test_a_process_that_never_closes_its_stream_ends_well(mixed: Catalog, decode
 def test_wait_is_the_time_in_which_the_device_stood_still(
     mixed: Catalog, decoder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Batches take 40 ms to read. Beside steps of about 150 ms of the device that is no wait at
-    all, though the host stands waiting for them: it is ahead. Without steps it is all wait."""
+    """Batches take 40 ms to read. With steps of about 150 ms on the device nothing waits for data,
+    although the host, which runs ahead, does wait. Without steps all time is spent waiting."""
     read = Catalog.read
 
     def slow_read(self: Catalog, index: int) -> bytes:

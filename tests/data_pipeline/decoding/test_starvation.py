@@ -22,9 +22,9 @@ READ_SECONDS, STEP_SECONDS = 1.0, 4.0
 
 
 class Clock:
-    """A clock that moves on with steps, and with reads, which are made only while waited for.
+    """A clock that advances with steps, and with reads, which happen only while waited for.
 
-    So no machine is too slow, and all that reads take is what the stream is waited for.
+    So no machine is too slow, and the time of the reads is exactly the time waited for the stream.
     """
 
     def __init__(self) -> None:
@@ -33,13 +33,13 @@ class Clock:
         self._changed = threading.Condition()
 
     def wait_for_data(self, is_waiting: bool) -> None:
-        """Whether reads may be made."""
+        """Whether reads may happen."""
         with self._changed:
             self._is_waiting = is_waiting
             self._changed.notify_all()
 
     def read(self) -> None:
-        """One read, as soon as it is waited for."""
+        """Perform one read as soon as someone waits for it."""
         with self._changed:
             assert self._changed.wait_for(lambda: self._is_waiting, PATIENCE_SECONDS)
             self.now += READ_SECONDS
@@ -47,7 +47,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The clock of whatever measures waiting."""
+    """A clock that reads whenever a WaitClock measures waiting."""
     clock, start, stop = Clock(), WaitClock.start, WaitClock.stop
 
     def start_and_read(self: WaitClock) -> None:
@@ -67,7 +67,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def slow(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Catalog:
-    """A set on a disk that takes a second an image."""
+    """A set on a disk that takes one second per image."""
     catalog = open_catalog(write_folder(tmp_path, image_files(24)))
     read = Catalog.read
 
@@ -96,7 +96,7 @@ def stream(slow: Catalog, clock: Clock) -> Iterator[ImageStream]:
 def test_wait_seconds_is_the_time_the_consumer_waited(stream: ImageStream, clock: Clock) -> None:
     for _ in range(4):
         next(stream)
-    # A consumer that does nothing waits all the time, for 32 images or, with those ahead, more.
+    # A consumer that does nothing waits all the time: for 32 images, or more with read-ahead.
     assert stream.wait_seconds == clock.now >= 32 * READ_SECONDS
     clock.now += STEP_SECONDS
     next(stream)
@@ -106,7 +106,7 @@ def test_wait_seconds_is_the_time_the_consumer_waited(stream: ImageStream, clock
 def test_progress_line_shows_the_share_of_the_time_waited(
     slow: Catalog, stream: ImageStream, clock: Clock
 ) -> None:
-    """Batches that take 8 s to read beside steps of 4 s."""
+    """Batches that take 8 s to read, with steps of 4 s."""
     pace = Pace(slow, [stream])
     next(stream)
     pace.read(0)
@@ -144,7 +144,7 @@ def test_a_starved_run_says_so_once(
 def test_starvation_is_a_share_of_the_time_after_the_first_batches(
     monkeypatch: pytest.MonkeyPatch, waited: float, warned: int
 ) -> None:
-    """Steps of one second, each waiting `waited` of it, after a start of 100 s of waiting."""
+    """Steps of one second, of which `waited` are waiting, after an initial wait of 100 s."""
     now = 0.0
     monkeypatch.setattr(starvation, "time", SimpleNamespace(perf_counter=lambda: now))
     messages: list[str] = []

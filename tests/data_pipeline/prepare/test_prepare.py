@@ -1,4 +1,4 @@
-"""prepare: what is stored, what is refused, and that neither workers nor kills change a byte."""
+"""prepare: stored and rejected images, and that neither workers nor kills change a byte."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_prepared_set_trains_and_keeps_labels(tmp_path: Path, image_format: str)
     assert catalog.digest == manifest["digest"]
     assert {catalog.name(i): catalog.label(i) for i in range(9)} == {str(n): c for n, c in labels}
     check_images(catalog, 32)
-    with pytest.raises(DataError, match="resolution 32, training wants resolution=64"):
+    with pytest.raises(DataError, match="resolution 32, training needs resolution=64"):
         check_images(catalog, 64)
     with stream_of(
         catalog, resolution=32, global_batch=9, seed=1, purpose=1, mirror=False
@@ -153,7 +153,8 @@ def test_every_refusal_is_named_with_its_reason(
     expected = {
         "link.jpg": "symbolic link", "cut.jpg": "does not decode", "cut.png": "truncated PNG",
         "crc.png": "wrong CRC", "scan.jpg": "does not decode", "empty.jpg": "empty",
-        "page.jpg": "no image", "small.png": "smaller than 32x32", "huge.png": "more than the",
+        "page.jpg": "not a readable image",
+        "small.png": "smaller than 32x32", "huge.png": "more than the",
         "clear.png": "transparent", "moving.gif": "3 frames", "float.tif": "floating-point",
     }  # fmt: skip
     assert reasons.keys() == expected.keys()
@@ -188,7 +189,7 @@ def test_colour_kinds_come_out_as_rgb(tmp_path: Path) -> None:
     assert np.array_equal(opaque_found, np.asarray(image))
     assert np.array_equal(palette, np.asarray(image.convert("P").convert("RGB")))
     assert np.array_equal(cmyk, np.asarray(image))
-    # Orientation 6: the camera was turned, so the stored rows run from the right-hand side.
+    # Orientation 6: the camera was rotated, so the stored rows start at the right-hand side.
     assert np.array_equal(turned, np.rot90(np.asarray(image), -1))
 
 
@@ -205,7 +206,7 @@ def test_crop_none_and_upscale(tmp_path: Path) -> None:
 
 
 def big_source(root: Path, count: int = 60) -> Path:
-    """Noise, which no codec shrinks: several shards of 1 MiB at resolution 128."""
+    """Noise, which no codec can compress: several shards of 1 MiB at resolution 128."""
     rng = np.random.default_rng(0)
     files = {}
     for i in range(count):
@@ -290,7 +291,7 @@ def test_complete_set_is_left_alone_and_another_is_not_overwritten(tmp_path: Pat
     with pytest.raises(DataError, match="resolution is 32 there, 16 here"):
         prepare(tmp_path / "in", tmp_path / "out", Conversion(16))
     assert tree(tmp_path / "out") == before
-    with pytest.raises(DataError, match="is no prepared set"):
+    with pytest.raises(DataError, match="is not a prepared set"):
         prepare(tmp_path / "in", tmp_path / "in", Conversion(16))
 
 

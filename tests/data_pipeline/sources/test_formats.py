@@ -47,7 +47,7 @@ def stream_pixels(catalog: Catalog, count: int, size: int) -> dict[int, np.ndarr
 
 
 def test_checksums_of_records_are_tensorflows() -> None:
-    """On the test vectors of RFC 3720, appendix B.4, and on bytes of any number."""
+    """On the test vectors of RFC 3720, appendix B.4, and on inputs of any length."""
     # CRC-32C 0x8A9136AA and 0x62A8AB43, masked by hand.
     assert masked_crc32c(bytes(32)) == 0x0FD7FFFA
     assert masked_crc32c(b"\xff" * 32) == 0xF909B029
@@ -57,7 +57,7 @@ def test_checksums_of_records_are_tensorflows() -> None:
 
 
 def test_checksums_are_computed_in_c() -> None:
-    """Without its extension the package falls back to Python, which is far slower."""
+    """Without its C extension the package falls back to Python, which is far slower."""
     assert google_crc32c.implementation == "c"
 
 
@@ -156,7 +156,7 @@ class TestTFRecord:
         with pytest.raises(DataError, match="not one uint8 image"):
             open_catalog(path)
         path.write_bytes(b"no records at all, just words")
-        with pytest.raises(DataError, match="is no TFRecord file"):
+        with pytest.raises(DataError, match="is not a TFRecord file"):
             open_catalog(path)
         path.write_bytes(b"")
         with pytest.raises(DataError, match="is empty"):
@@ -235,22 +235,22 @@ class TestCifar:
     def test_pickle_bombs_do_not_fill_the_memory(self, tmp_path: Path, pickled: bytes) -> None:
         """A memo slot or a length that makes the unpickler ask for tens of gigabytes."""
         (tmp_path / "data_batch_1").write_bytes(pickled)
-        with pytest.raises(DataError, match="no CIFAR pickle"):
+        with pytest.raises(DataError, match="not a CIFAR pickle"):
             open_catalog(tmp_path / "data_batch_1")
 
     def test_large_files_of_other_kinds_are_not_read(self, tmp_path: Path) -> None:
         with (tmp_path / "disk").open("wb") as file:
             file.truncate(1 << 40)
-        with pytest.raises(DataError, match="no CIFAR batch: it has 1,099,511,627,776 bytes"):
+        with pytest.raises(DataError, match="not a CIFAR batch: it has 1,099,511,627,776 bytes"):
             open_catalog(tmp_path / "disk")
 
     def test_damaged_batches(self, tmp_path: Path) -> None:
         (tmp_path / "data_batch_1.bin").write_bytes(bytes(3073 * 2 - 1))
-        with pytest.raises(DataError, match="no multiple of 3073"):
+        with pytest.raises(DataError, match="not a multiple of 3073"):
             open_catalog(tmp_path / "data_batch_1.bin")
         data = self.pickled(pixels(4, 32), [1, 2, 3, 4])
         (tmp_path / "data_batch_1").write_bytes(data[:5000])
-        with pytest.raises(DataError, match="no CIFAR pickle, or a damaged one"):
+        with pytest.raises(DataError, match="not a CIFAR pickle, or is damaged"):
             open_catalog(tmp_path / "data_batch_1")
 
 
@@ -278,7 +278,7 @@ class TestLmdb:
         found = {catalog.name(i): catalog.read(i) for i in range(len(catalog))}
         assert found == expected
         assert list(found) == sorted(expected)
-        assert catalog.refused == [("zz-words", "its value is no image file")]
+        assert catalog.refused == [("zz-words", "its value is not an image file")]
         assert open_catalog(folder / "data.mdb").digest == catalog.digest
 
     def test_cut_short(self, folder: Path) -> None:
@@ -309,17 +309,17 @@ class TestLmdb:
 
     def test_no_lmdb(self, folder: Path) -> None:
         (folder / "data.mdb").write_bytes(b"\x00" * 9000)
-        with pytest.raises(DataError, match="is no LMDB"):
+        with pytest.raises(DataError, match="is not an LMDB"):
             open_catalog(folder)
         (folder / "data.mdb").write_bytes(b"short")
-        with pytest.raises(DataError, match="is no LMDB"):
+        with pytest.raises(DataError, match="is not an LMDB"):
             open_catalog(folder)
 
 
 def test_raw_sources_report_a_wrong_resolution(tmp_path: Path) -> None:
     path = TestTFRecord.write(tmp_path / "set.tfrecords", pixels(2, 16))
     check_images(open_catalog(path), 16)
-    with pytest.raises(DataError, match=r"resolution 16, training wants resolution=32.*prepare"):
+    with pytest.raises(DataError, match=r"resolution 16, training needs resolution=32.*prepare"):
         check_images(open_catalog(path), 32)
     with pytest.raises(DataError, match="--resolution 32"):
         stream_of(

@@ -1,4 +1,4 @@
-"""Hostile and damaged sources: nothing leaves them, fills the memory or goes on for ever."""
+"""Hostile and damaged sources: nothing escapes, exhausts memory or loops forever."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def names(catalog: Catalog) -> list[str]:
 
 
 def tar_header(name: bytes, size: bytes, kind: bytes = b"0") -> bytes:
-    """A ustar header whose size field is written as given, with the right checksum."""
+    """A ustar header with the given text as size field and a correct checksum."""
     header = bytearray(512)
     header[: len(name)], header[124 : 124 + len(size)], header[156:157] = name, size, kind
     header[257:265] = b"ustar\x0000"
@@ -47,7 +47,7 @@ def tar_header(name: bytes, size: bytes, kind: bytes = b"0") -> bytes:
     ids=["negative", "negative_name", "negative_pax"],
 )  # fmt: skip
 def test_tar_sizes_that_lead_backwards_are_refused(tmp_path: Path, tar: bytes) -> None:
-    """They would make a scan go round for ever."""
+    """They would send a scan into an endless loop."""
     (tmp_path / "x.tar").write_bytes(tar)
     with pytest.raises(DataError, match=r"the header at byte .* has the size '?-"):
         open_catalog(tmp_path / "x.tar")

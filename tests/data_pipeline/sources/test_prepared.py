@@ -19,7 +19,7 @@ from tests.helpers.streams import stream_of
 
 
 def write_raw_chw(out: Path, images: list[tuple[str, np.ndarray]]) -> Path:
-    """A set as prepare wrote it when raw images were stored in planes."""
+    """A set as prepare wrote it when raw images were stored as planes."""
     resolution = len(images[0][1])
     manifest = {"format": "raw", "resolution": resolution, "layout": "CHW uint8"}
     with locked_workplace(out, manifest) as work:
@@ -107,7 +107,7 @@ class TestDamagedPreparedSets:
         os.truncate(folder / "shard-00000.tar", int(offsets[36]))
         num_bad, _ = self.run(folder, cap=4)
         assert num_bad == 4
-        # Three catalogs were opened, one for each stream; each names an image once.
+        # Three catalogs were opened, one per stream; each logs an image once.
         named = Counter(r.getMessage() for r in caplog.records if "cut short" in r.getMessage())
         assert len(named) == 4
         assert max(named.values()) == 3
@@ -149,7 +149,7 @@ class TestDamagedPreparedSets:
         index = np.load(folder / "index.npy")
         index["crc32"][3] += 1
         np.save(folder / "index.npy", index)
-        with pytest.raises(DataError, match="does not fit its manifest"):
+        with pytest.raises(DataError, match="does not match its manifest"):
             open_catalog(folder)
 
     def test_index_damaged(self, folder: Path) -> None:

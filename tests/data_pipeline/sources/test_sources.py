@@ -180,16 +180,16 @@ def test_suffixes_in_capitals(tmp_path: Path) -> None:
 def test_unknown_file(tmp_path: Path) -> None:
     path = tmp_path / "images.rar"
     path.write_bytes(b"Rar!")
-    with pytest.raises(DataError, match="no known data source"):
+    with pytest.raises(DataError, match="not a known data source"):
         open_catalog(path)
 
 
 def test_damaged_archives(tmp_path: Path) -> None:
     (tmp_path / "x.zip").write_bytes(b"PK\x03\x04 not a zip at all")
-    with pytest.raises(DataError, match="no readable zip"):
+    with pytest.raises(DataError, match="not a readable zip"):
         open_catalog(tmp_path / "x.zip")
     (tmp_path / "x.tar").write_bytes(b"no tar" * 1000)
-    with pytest.raises(DataError, match="no tar, or a damaged one"):
+    with pytest.raises(DataError, match="not a tar, or is damaged"):
         open_catalog(tmp_path / "x.tar")
     (tmp_path / "x.tar.gz").write_bytes(b"\x1f\x8b")
     with pytest.raises(DataError, match="compressed tar"):
@@ -200,7 +200,7 @@ def test_damaged_archives(tmp_path: Path) -> None:
 def test_labels_that_are_no_class_numbers_are_refused(tmp_path: Path, label: object) -> None:
     files = image_files(1)
     path = write_zip(tmp_path / "d.zip", files, labels=[[next(iter(files)), label]])
-    with pytest.raises(DataError, match="is no whole number from 0 to 999,999"):
+    with pytest.raises(DataError, match="is not a whole number from 0 to 999,999"):
         open_catalog(path)
 
 

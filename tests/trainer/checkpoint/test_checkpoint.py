@@ -1,4 +1,4 @@
-"""Checkpoints: any ranks to any ranks, kills at any instant, damage found."""
+"""Checkpoints: between any numbers of ranks, kills at any time, detection of damage."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def save(root: Path, images: int, keep: int = 3) -> None:
 
 
 def restore(root: Path) -> tuple[int | None, bool, list[str]]:
-    """(images of the restored checkpoint, whether the tensors are its own, messages)."""
+    """(images of the restored checkpoint, whether the tensors match it, messages)."""
     messages: list[str] = []
     target = {name: torch.zeros_like(value) for name, value in tensors(0).items()}
     position = checkpoint.restore(root, replicated("net", target), messages.append)
@@ -110,8 +110,8 @@ def kill_during(root: Path, function: str, before: bool, victim: int) -> None:
     [
         ("_write_share", True, 1, 1),  # one rank never writes its share
         ("file_entry", True, 0, 1),  # files are written, but no manifest is
-        ("_commit", True, 0, 1),  # all shares are there, not committed
-        ("_commit", False, 0, 2),  # committed, but the others never heard of it
+        ("_commit", True, 0, 1),  # all shares exist, but are not committed
+        ("_commit", False, 0, 2),  # committed, but the other ranks are not told
     ],
 )
 def test_sigkill_while_saving_leaves_a_loadable_checkpoint(
@@ -125,7 +125,7 @@ def test_sigkill_while_saving_leaves_a_loadable_checkpoint(
 
 
 def kill_before_pointer(root: Path) -> None:
-    """Die between the rename of the folder and that of the pointer."""
+    """Die between renaming the folder and renaming the pointer."""
     save(root, 1)
     original = os.replace
 
@@ -209,7 +209,7 @@ class Bomb:
 
 
 def test_nothing_in_a_checkpoint_is_unpickled(tmp_path: Path) -> None:
-    """Every file of a checkpoint is swapped for a pickle that would leave a mark when loaded."""
+    """Every file of a checkpoint is replaced by a pickle that would leave a mark when loaded."""
     witness = tmp_path / "exploded"
     save(tmp_path / "run", 1)
     for file in (tmp_path / "run").rglob("*"):

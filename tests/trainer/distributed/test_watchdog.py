@@ -1,4 +1,4 @@
-"""A rank that fails, hangs or dies ends the run on all ranks, and is named."""
+"""A rank that fails, hangs or dies ends the run on all ranks, and the message names it."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def wait_for_training(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_a_stopped_rank_ends_the_run_and_is_named(images: Path, tmp_path: Path) -> None:
-    """Rank 0 holds the store that the ranks meet in, so its loss is another case."""
+    """Rank 0 hosts the rendezvous store, so losing it is a separate case."""
     runs = [start(images, tmp_path / str(victim)) for victim in (0, 1)]
     try:
         for victim, ranks in enumerate(runs):

@@ -1,4 +1,4 @@
-"""One trajectory, on any number of ranks, in any number of passes, at any stages, resumed."""
+"""The same trajectory on any number of ranks, with any number of passes, at any stage, resumed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def at_stages(config: TrainConfig, stages: tuple[int, int], **engine: Any) -> Tr
 
 
 def trajectory(configs: list[TrainConfig], steps: int) -> list[tuple[Any, Stretches, np.ndarray]]:
-    """Losses of this rank, what it holds at the end, and samples of the moving average."""
+    """This rank's losses, its state at the end, and samples of the moving average."""
     results = []
     for config in configs:
         gan = build_gan(config, CPU)
@@ -55,8 +55,8 @@ def trajectory(configs: list[TrainConfig], steps: int) -> list[tuple[Any, Stretc
 def test_twenty_steps_are_the_same_on_any_ranks_in_any_passes(shard_all: Path) -> None:
     """1 to 4 ranks with and without accumulation, against one plain process; G has no batch norm.
 
-    Measured where no rectifier took its other slope: losses within 5e-7, weights and moments
-    within 3e-6, samples within 2e-7.
+    Measured if no rectifier takes its other slope: losses within 5e-7, weights and moments within
+    3e-6, samples within 2e-7.
     """
     steps = 20
     plain = tiny(BATCH, generator="resnet")
@@ -118,7 +118,7 @@ def play_in_two_passes() -> None:
             gan.close()
         expected = {tensor: values for tensor, _, values in states[0]}
         if "relativistic" in name:
-            # The bias of D's head cancels in every pair, which leaves it rounding alone.
+            # The bias of D's head cancels in every pair, so that only rounding remains.
             for kind in ("model", "exp_avg", "exp_avg_sq"):
                 del expected[f"D.{kind}/head.bias"]
         error, tensor = largest_error(states[1], expected)
@@ -143,7 +143,7 @@ def save_half(config: TrainConfig, folders: dict[tuple[int, int], Path], steps: 
 def load_and_finish(
     config: TrainConfig, folders: dict[Path, tuple[int, int]], steps: range
 ) -> list[Stretches]:
-    """Each of the saved runs, taken up at other stages by a run that began with other weights."""
+    """Each of the saved runs, resumed at other stages by a run that began with other weights."""
     results = []
     for folder, stages in folders.items():
         gan = build_gan(at_stages(replace(config, seed=99), stages), CPU)
@@ -162,7 +162,7 @@ def load_and_finish(
 def test_any_ranks_and_stages_take_up_what_any_others_saved(
     tmp_path: Path, shard_all: Path
 ) -> None:
-    """Saved by 1, 2 and 4 ranks at stages 0 to 3; taken up by 1 to 4 ranks at other stages."""
+    """Saved by 1, 2 and 4 ranks at stages 0 to 3; resumed by 1 to 4 ranks at other stages."""
     config = at_stages(tiny(BATCH), (0, 0), deepspeed_config=str(shard_all))
     half, steps = 2, 3
     ((_, straight, _),) = run_on_ranks(1, trajectory, [config], steps)[0]
@@ -185,7 +185,7 @@ def test_any_ranks_and_stages_take_up_what_any_others_saved(
 
 @pytest.mark.slow
 def test_a_fully_sharded_run_is_read_without_deepspeed(tmp_path: Path, shard_all: Path) -> None:
-    """The networks that `generate.py` and `evaluate.py` load are those that were trained."""
+    """`generate.py` and `evaluate.py` load exactly the networks that were trained."""
     config = at_stages(tiny(BATCH), (3, 3), deepspeed_config=str(shard_all))
     write_config(tmp_path, config)
     run_on_ranks(2, save_half, config, {(3, 3): tmp_path}, 1)

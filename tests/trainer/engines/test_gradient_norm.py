@@ -1,4 +1,4 @@
-"""The gradient norms that a run logs are those of the whole gradient, at every ZeRO stage."""
+"""The logged gradient norms are those of the whole gradient, at every ZeRO stage."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ CASES = [
 
 
 class MeasuredGan(PlainGan):
-    """The plain run, which notes the norm of every gradient in float64."""
+    """The plain run, which records the norm of every gradient in float64."""
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
@@ -81,7 +81,7 @@ class MeasuredGan(PlainGan):
 
 
 def measure(cases: list[Case], num_ranks: int, deepspeed_config: str) -> list[dict[str, float]]:
-    """Per case the mean norm over the first steps but the last, and the norm of the last one."""
+    """For each case, the mean norm over all steps but the last, and the norm of the last."""
     results = []
     for case in cases:
         gan = build_gan(case.config(num_ranks, deepspeed_config), torch.device("cpu"))
@@ -113,7 +113,7 @@ def test_logged_norms_are_those_of_the_whole_gradient(num_ranks: int, shard_all:
 
 
 def watch(cases: list[Case], num_ranks: int, deepspeed_config: str) -> list[dict[str, int]]:
-    """What the second update of each network waits for."""
+    """The waits of the second update of each network."""
     results = []
     for case in cases:
         # DeepSpeed's engines wait for the device when they are collected: not in our updates.
@@ -129,7 +129,7 @@ def watch(cases: list[Case], num_ranks: int, deepspeed_config: str) -> list[dict
 
 
 def test_logging_the_norm_waits_for_nothing(shard_all: Path) -> None:
-    """But for DeepSpeed's own look at ZeRO 3, one per update."""
+    """Except for DeepSpeed's own check at ZeRO 3, once per update."""
     cases = [Case(stage) for stage in range(4)]
     for answer in run_on_ranks(2, watch, cases, 2, str(shard_all)):
         assert answer == [{}, {}, {}, {"utils.py:is_invalid_grad_norm": 2}]

@@ -1,4 +1,4 @@
-"""Our RMSProp is PyTorch's, and leaves out what it is told to leave out."""
+"""RMSProp equals PyTorch's, and skips the updates that it is told to skip."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_rmsprop_is_pytorchs(as_tensor: bool) -> None:
 
 @pytest.mark.parametrize("name", ["adam", "rmsprop"])
 def test_a_bad_update_leaves_no_trace(name: str) -> None:
-    """Five updates with a bad one between them are the five."""
+    """Five updates with a bad one in between give the same result as the five."""
     ours, expected = weights(), weights()
     config = OptimizerConfig(optimizer=name)  # type: ignore[arg-type]
     skipping, plain = build_optimizer(config, ours, 0.01), build_optimizer(config, expected, 0.01)

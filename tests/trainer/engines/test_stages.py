@@ -72,7 +72,7 @@ def run(cases: list[Case], deepspeed_config: str, num_ranks: int) -> list[Any]:
 
 
 def expectations(cases: list[Case]) -> list[State]:
-    """The plain run of each case; those of equal configuration are made once."""
+    """The plain run of each case; cases of equal configuration share one run."""
     made: dict[tuple[bool, float], State] = {}
     for case in cases:
         key = (case.accumulates, case.clip)
@@ -105,14 +105,14 @@ def test_moments_in_host_memory_change_nothing(shard_all: Path) -> None:
 
 
 def system(name: str) -> TrainConfig:
-    """A system of the papers, with an optimiser that does not make rounding large."""
+    """A system of the papers, with an optimiser that does not amplify rounding."""
     config = systems()[name]
     optimizer = replace(config.optimizer, optimizer_eps=1e-3, lr_g=2e-4, lr_d=2e-4)
     return replace(config, optimizer=optimizer)
 
 
 def train_systems(names: list[str], stages: list[int], deepspeed_config: str) -> list[Any]:
-    """For each system what this rank holds after two iterations at each stage, and samples."""
+    """This rank's state after two iterations for each system and stage, and samples."""
     results = []
     for name in names:
         for stage in stages:
@@ -188,8 +188,8 @@ def first_moments(state: State, network: str) -> np.ndarray:
 def test_bf16_is_as_near_to_fp32_at_every_stage(shard_all: Path) -> None:
     """bf16 has 8 bits of mantissa: G's mean gradient within 30%, D's within 10%, after 3 steps.
 
-    (Seen: 7% to 9%, as the processor sums, and 2%.) That is the precision's doing, so the stages
-    agree with each other much better.
+    (Measured: 7% to 9%, depending on the processor's order of sums, and 2%.) The precision causes
+    this, so the stages agree with each other much better.
     """
     chosen = [Case(stage, stage, False, 0.0, "bf16") for stage in STAGES]
     plain = expectations(chosen[:1])[0]
@@ -199,7 +199,7 @@ def test_bf16_is_as_near_to_fp32_at_every_stage(shard_all: Path) -> None:
         for network, bound in (("G", 0.3), ("D", 0.1)):
             wide, narrow, first = (first_moments(s, network) for s in (plain, state, states[0]))
             assert relative(narrow, wide) < bound
-            assert relative(narrow, wide) > 1e-4, "this is no bf16"
+            assert relative(narrow, wide) > 1e-4, "this is not bf16"
             assert relative(narrow, first) < 1e-5
 
 

@@ -84,7 +84,7 @@ def test_what_is_exported_computes_what_the_run_does(kind: str, tmp_path: Path) 
 
 
 def test_a_loaded_model_keeps_its_implementation(tmp_path: Path) -> None:
-    """Whatever the process has chosen when it is used."""
+    """Whatever implementation the process has chosen when the model is used."""
     run, out, index = run_of("p2gan-stylegan2", tmp_path), tmp_path / "out", torch.arange(2)
     assert export.main([str(run), str(out), "--formats", ""]) == 0
     cases: list[tuple[kernels.Impl, kernels.Impl]] = [("reference", "cpu"), ("cpu", "reference")]
@@ -136,7 +136,7 @@ def test_the_documented_lines_work_without_deepspeed(tmp_path: Path) -> None:
 
 
 class Restless(nn.Module):
-    """Adds more at each call: a trace of it is wrong by then."""
+    """Adds more at each call, so that a trace of it is wrong."""
 
     def __init__(self) -> None:
         super().__init__()

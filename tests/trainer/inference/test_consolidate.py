@@ -1,4 +1,4 @@
-"""consolidate.py: every network of a sharded checkpoint, whole and by itself."""
+"""consolidate.py: writes every network of a sharded checkpoint to one complete file."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ KINDS = ("realness", "p2gan")
 
 
 def networks(config: TrainConfig, images: int) -> dict[str, torch.nn.Module]:
-    """G, its average and D, told apart by `images`."""
+    """G, its average and D, with values that depend on `images`."""
     generator, discriminator, _ = build_networks(config)
     average = Ema(generator, 1000).module
     modules = {"G": generator, "EMA": average, "D": discriminator}
@@ -45,7 +45,7 @@ def networks(config: TrainConfig, images: int) -> dict[str, torch.nn.Module]:
 
 
 def write_checkpoint(run: Path, config: TrainConfig, images: int) -> None:
-    """One rank's part of a checkpoint, with moments, which no network has."""
+    """One rank's part of a checkpoint, with moments, which are not part of a network."""
     fragments = replicated("G.exp_avg", {"weight": torch.zeros(9)})
     for name, module in networks(config, images).items():
         fragments += replicated(f"{name}.model", module.state_dict())
@@ -131,7 +131,7 @@ def test_a_full_disk_leaves_what_was_there(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The third file does not fit."""
+    """The third file does not fit on the disk."""
     write_weights, room = consolidation.write_weights, [2]
 
     def limited(*arguments: Any) -> None:

@@ -1,4 +1,4 @@
-"""Feature networks: resizing, what is loaded and what is refused, EfficientNet-lite0."""
+"""Feature networks: resizing, accepted and rejected files, EfficientNet-lite0."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.helpers.metric_images import blurred, collapsed, noisy, photograph, p
 
 
 class Detector(nn.Module):
-    """Called as the field's detectors are: pooled colours as features, or a softmax of them."""
+    """Has the usual interface of detectors: pooled colours as features, or a softmax of them."""
 
     def forward(
         self, images: Tensor, return_features: bool = False, no_output_bias: bool = False
@@ -64,7 +64,7 @@ def test_clean_resizing_is_that_of_pillow_on_floats(size: int, target: int) -> N
 
 
 def test_bilinear_resizing_does_not_filter_and_network_does_nothing() -> None:
-    """Of every four columns bilinear sampling meets the middle two only, which are white."""
+    """Of every four columns, bilinear sampling reads only the middle two, which are white."""
     columns = torch.tensor([0, 255, 255, 0]).repeat(16).expand(1, 3, 64, 64)
     assert resize_images(columns, 16, "bilinear").unique().tolist() == [255]
     inner = resize_images(columns, 16, "clean")[..., 2:-2, 2:-2]
@@ -113,7 +113,7 @@ def test_what_is_no_torchscript_is_refused(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """The address of a server of the folder's files on this machine."""
+    """The address of a local server for the folder's files."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, format: str, *arguments: object) -> None:

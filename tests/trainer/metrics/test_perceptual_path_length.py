@@ -1,4 +1,4 @@
-"""Perceptual path length where it is known: generators and distances of closed form."""
+"""Perceptual path length of generators and distances with a closed form."""
 
 from __future__ import annotations
 

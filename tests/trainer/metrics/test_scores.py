@@ -134,7 +134,7 @@ def test_broken_features_are_refused() -> None:
 
 
 def brute_force_mmd(x: np.ndarray, y: np.ndarray) -> float:
-    """Gretton et al.'s equation 3, a pair at a time."""
+    """Gretton et al.'s equation 3, pair by pair."""
 
     def kernel(a: np.ndarray, b: np.ndarray) -> float:
         return (float(a @ b) / len(a) + 1) ** 3
@@ -157,7 +157,7 @@ def test_kernel_distance_equals_brute_force() -> None:
 
 
 def test_kernel_distance_is_unbiased() -> None:
-    """Over many draws from one distribution its mean is 0, far within four standard errors."""
+    """Over many draws from one distribution its mean is 0, well within four standard errors."""
     estimates = [
         unbiased_mmd(normal(10, 3, seed=seed), normal(10, 3, seed=seed + 10_000)).item()
         for seed in range(2000)

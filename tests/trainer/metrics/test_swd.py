@@ -1,4 +1,4 @@
-"""The sliced Wasserstein distance against NumPy and SciPy, which share no code with it."""
+"""The sliced Wasserstein distance against independent NumPy and SciPy code."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def numpy_pyramid(image: np.ndarray) -> list[np.ndarray]:
 
 
 def numpy_patches(images: np.ndarray, stream: Stream) -> list[np.ndarray]:
-    """Normalised patches [n, 147] of each level, cut where the implementation draws them."""
+    """Normalised patches [n, 147] of each level, at the positions that the implementation draws."""
     size = images.shape[-1]
     corners = patch_corners(Draws(SEED, stream, torch.arange(len(images))), size)
     pyramids = [numpy_pyramid(image) for image in images]

@@ -57,7 +57,7 @@ def test_parameter_count_of_the_1024_discriminator(num_outputs, total):
 
 
 def test_published_discriminator_size_counts_both_heads():
-    """The quoted 189M hold an N-outcome head and a 2N-outcome one, of which one is used."""
+    """The quoted 189M include an N-outcome and a 2N-outcome head, of which only one is used."""
     assert round((TRUNK_1024 + 3 * HEAD_51) / 1e6) == 189
 
 
@@ -177,7 +177,7 @@ def torch_discriminator(network: nn.Module, num_outputs: int, spectral: bool) ->
 @pytest.mark.parametrize("norm", ["spectral", "none"])
 @kernels.implementation("reference")
 def test_discriminator_is_the_torch_sequential(norm):
-    """Outputs and gradients of images and weights, at torch's spectral_norm with our u and v."""
+    """Outputs and gradients of images and weights; torch's spectral_norm has the same u and v."""
     torch.manual_seed(0)
     config = DiscriminatorConfig(d_width=4, d_norm=norm)
     network = build_discriminator(config, 32, 5).double()
@@ -203,10 +203,10 @@ def top_singular_value(weight: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("layer", spectral_layers(), ids=lambda layer: type(layer).__name__)
 def test_spectral_norm_converges_to_the_svd(layer):
-    """From the constructor's iterations on sigma is a lower bound, and it climbs to the SVD's."""
+    """From construction on sigma is a lower bound, and it rises to the SVD's value."""
     exact = top_singular_value(layer.weight)
     started = (layer.weight / layer.normalized_weight(torch.float32)).mean().item()
-    # A sum of some hundred products in float32 is right to 1e-6 at best.
+    # A sum of some hundred products in float32 is accurate to 1e-6 at best.
     assert 0.7 * exact < started <= exact * (1 + 1e-5)
     for _ in range(200):
         update_spectral_norm(layer)
@@ -325,18 +325,18 @@ def test_batch_norm_of_vectors_is_torchs():
 
 
 def test_batch_norm_of_bf16_has_fp32_statistics():
-    """Far from 0, bf16 moments would be useless; the result is the fp32 one, rounded once."""
+    """Far from 0, bf16 moments would be useless; the result is that of fp32, rounded once."""
     ours, theirs = batch_norm_pair()
     x = (torch.randn(8, 6, 16, 16) + 30).bfloat16()
     y = ours(x)
     assert y.dtype == torch.bfloat16
-    # One rounding is 2^-8; where float32 sums in another order cross a tie it is a little more.
+    # One rounding is 2^-8; if a different order of float32 sums crosses a tie, slightly more.
     torch.testing.assert_close(y.float(), theirs(x.float()), atol=0, rtol=2**-8 + 1e-5)
     torch.testing.assert_close(ours.running_var, theirs.running_var)
 
 
 def test_batch_norm_saves_its_input_once():
-    """The activation is kept for the backward pass in its own precision, and nothing else of it."""
+    """Only the activation is kept for the backward pass, in its own precision."""
     ours = GlobalBatchNorm(6)
     x = torch.randn(4, 6, 16, 16).bfloat16().requires_grad_()
     saved: dict[int, torch.Tensor] = {}
@@ -352,7 +352,7 @@ def test_batch_norm_saves_its_input_once():
 
 
 def merge_with(other: torch.Tensor):
-    """What `global_moments` computes on a rank whose only peer holds the rows `other`."""
+    """The result of `global_moments` on a rank whose only peer holds the rows `other`."""
 
     def merge(mean, variance):
         variance_other, mean_other = torch.var_mean(other, dim=(0, 2, 3), correction=0)
@@ -401,7 +401,7 @@ def test_batch_norm_gradcheck():
 
 
 def test_batch_norm_refuses_a_second_derivative():
-    """Its moments are constants of torch's kernel there, so an answer would be wrong."""
+    """The moments are constants of torch's kernel there, so the result would be wrong."""
     ours = GlobalBatchNorm(3)
     x = torch.randn(3, 3, 2, 2, requires_grad=True)
     (grad,) = torch.autograd.grad(ours(x).square().sum(), x, create_graph=True)

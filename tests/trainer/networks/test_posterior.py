@@ -21,7 +21,7 @@ CODE_DIM = 3
 
 
 def posterior_norm(channels: int = 4) -> PosteriorBatchNorm:
-    """A layer in float64 whose posterior module is away from its start."""
+    """A layer in float64 whose posterior module differs from its initial state."""
     torch.manual_seed(0)
     norm = PosteriorBatchNorm(channels, CODE_DIM).double()
     nn.init.normal_(norm.posterior.weight)
@@ -109,7 +109,7 @@ def test_a_fresh_layer_is_close_to_plain_normalisation():
 
 
 def test_statistics_are_those_of_all_ranks(monkeypatch):
-    """A rank with half of the rows gets what the whole batch gets, and the same running moments."""
+    """A rank with half of the rows gets the whole batch's results, and the same running moments."""
     whole = posterior_norm()
     share = copy.deepcopy(whole)
     x = torch.randn(6, 4, 3, 2, dtype=torch.float64)
@@ -223,7 +223,7 @@ def test_meta_device_and_bf16():
 
 
 def test_activations_are_channels_last():
-    """Through the posterior's scale and shift too, or convolutions would convert them back."""
+    """Also through the posterior's scale and shift, or convolutions would convert them back."""
     norm = PosteriorBatchNorm(4, CODE_DIM)
     x = torch.randn(2, 4, 6, 6).contiguous(memory_format=torch.channels_last)
     y = norm(x, torch.randn(2, CODE_DIM))

@@ -15,7 +15,7 @@ from realness.trainer.objectives.penalties import gradient_squared_norm
 
 RESOLUTIONS = [32, 64, 128, 256, 512, 1024]
 
-# What the tables print of each residual block: side, in -> hidden -> out.
+# The tables' values for each residual block: side, in -> hidden -> out.
 TABLE_5 = [(4, 512, 256, 256), (8, 256, 128, 128), (16, 128, 64, 64), (32, 64, 64, 64)]
 TABLE_6 = [(32, 64, 64, 128), (16, 128, 128, 256), (8, 256, 256, 512)]
 TABLE_7 = [
@@ -217,7 +217,7 @@ def test_discriminator_averages_windows_between_sides():
 @pytest.mark.parametrize("blocks", [1, 2])
 @pytest.mark.parametrize("resolution", RESOLUTIONS)
 def test_shapes_at_every_resolution(resolution, blocks):
-    """On the meta device, as the estimate of memory runs them."""
+    """On the meta device, as in the estimate of memory."""
     with torch.device("meta"):
         generator, discriminator = small_networks(resolution, blocks)
         images = generator(torch.empty(2, 7))

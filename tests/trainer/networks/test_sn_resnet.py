@@ -29,7 +29,7 @@ RESOLUTIONS = [32, 64, 128, 256, 512, 1024]
 
 @pytest.fixture(autouse=True)
 def plain_operations() -> Iterator[None]:
-    """PyTorch's operations: the fused ones have tests of their own."""
+    """Use PyTorch's operations; the fused ones are tested separately."""
     with kernels.implementation("reference"):
         yield
 
@@ -81,7 +81,7 @@ def test_parameter_count_of_the_cifar_discriminator():
 
 @pytest.mark.parametrize("resolution", RESOLUTIONS)
 def test_shapes_at_every_resolution(resolution):
-    """On the meta device, as the estimate of memory runs them; D ends at 8x8."""
+    """On the meta device, as in the estimate of memory; D ends at 8x8."""
     with torch.device("meta"):
         generator = make_generator(2, resolution, z_dim=7)
         discriminator = make_discriminator(2, resolution, 5)

@@ -1,4 +1,4 @@
-"""StyleGAN2's networks: sizes by hand, layers against their equations, properties of the papers."""
+"""StyleGAN2's networks: sizes by hand, layers against their equations, the papers' properties."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ TINY_D = DiscriminatorConfig(
 
 
 def tiny_generator(code_dim: int = 0, **fields: Any) -> StyleGAN2Generator:
-    """In float64 at 32x32, with noise strengths and biases away from their start at 0."""
+    """In float64 at 32x32, with noise strengths and biases different from their initial 0."""
     torch.manual_seed(0)
     generator = build_generator(replace(TINY_G, **fields), 32, code_dim=code_dim)
     assert isinstance(generator, StyleGAN2Generator)
@@ -97,7 +97,7 @@ def discriminator_size(resolution: int, base: int, outputs: int) -> int:
     for c, above in itertools.pairwise(channels):
         total += 9 * c * c + c + 9 * c * above + above + c * above
     last = channels[-1]
-    total += 9 * (last + 1) * last + last  # beside the channel of standard deviations
+    total += 9 * (last + 1) * last + last  # one more channel, of standard deviations
     return total + 16 * last * last + last + last * outputs + outputs
 
 
@@ -145,7 +145,7 @@ def test_configuration_f_at_1024() -> None:
 
 
 def test_operations_at_1024(monkeypatch: pytest.MonkeyPatch) -> None:
-    """148.5 and 153.3 GFLOP an image, forward, in convolutions and matrix products."""
+    """148.5 and 153.3 GFLOP per image, forward, in convolutions and matrix products."""
     generator, discriminator = build_on_meta(1024, 32768)
     filters = 0
 
@@ -209,7 +209,7 @@ def test_equalised_learning_rate() -> None:
 
 
 def modulated(x: Tensor, w: Tensor, layer: ModulatedConv2d, up: bool) -> Tensor:
-    """Equations 1 and 3 sample by sample, with weights of its own for each."""
+    """Equations 1 and 3 sample by sample, with separate weights for each."""
     rows = []
     for b in range(len(x)):
         style = w[b] @ layer.affine.weight.t() / math.sqrt(w.shape[1]) + layer.affine.bias
@@ -243,7 +243,7 @@ def test_modulated_convolution(up: bool, demodulate: bool) -> None:
 
 
 def test_second_derivatives() -> None:
-    """Of everything that R1 and path lengths differentiate twice."""
+    """Second derivatives of everything that R1 and path lengths differentiate twice."""
     torch.manual_seed(0)
     styled = ModulatedConv2d(2, 2, 3, 2, up=True).double()
     down = EqualConv2d(2, 2, 3, down=True, act="lrelu").double()
@@ -273,7 +273,7 @@ def test_demodulation_keeps_unit_variance() -> None:
 
 @pytest.mark.parametrize(("rows", "group"), [(8, 4), (4, 4), (6, 2), (6, 4), (3, 4)])
 def test_minibatch_stddev(rows: int, group: int) -> None:
-    """Against the definition, group by group; what is left over makes a group of its own."""
+    """Against the definition, group by group; the remainder forms its own group."""
     torch.manual_seed(0)
     x = torch.randn(rows, 3, 2, 2, dtype=torch.float64)
     y = minibatch_stddev(x, group)
@@ -290,7 +290,7 @@ def test_groups_mix_neither_real_and_generated_nor_ranks() -> None:
     real, fake = torch.randn(2, 8, 3, 32, 32, dtype=torch.float64)
     apart = torch.cat([discriminator(part) for part in (*real.split(4), *fake.split(4))])
     torch.testing.assert_close(discriminator(torch.cat([real, fake])), apart)
-    # And groups do matter: the same image beside others has another output.
+    # And groups do matter: the same image among others has another output.
     assert not torch.allclose(discriminator(real[[0, 4, 5, 6]])[0], apart[0], rtol=1e-3)
     config = TrainConfig(d=TINY_D, batch_size=8)
     config.check_ranks(2)
@@ -302,7 +302,7 @@ def test_groups_mix_neither_real_and_generated_nor_ranks() -> None:
 
 
 def test_noise_belongs_to_the_sample() -> None:
-    """Two ranks draw what one draws; every layer has numbers of its own."""
+    """Two ranks draw the same numbers as one; every layer has different numbers."""
     generator = tiny_generator()
     whole = training_inputs(generator, batch_draws(0, Stream.G_FAKE, 8, 4), 6)
     ranks = [
@@ -364,7 +364,7 @@ def test_crossovers_are_uniform(share: float) -> None:
 
 
 def test_truncation() -> None:
-    """w' = centre + psi (w - centre): all images are one at 0, and untouched at 1."""
+    """w' = centre + psi (w - centre): all images are equal at 0, and unchanged at 1."""
     generator = tiny_generator()
     z, noise = inputs_of(generator, 3)
     noise = noise[:1].expand(3, -1)
@@ -382,7 +382,7 @@ def test_truncation() -> None:
 
 
 def test_latents_are_normalised() -> None:
-    """The mapping network sees directions only."""
+    """The mapping network depends only on the direction of its input."""
     generator = tiny_generator()
     z, noise = inputs_of(generator, 2)
     torch.testing.assert_close(generator(3 * z, noise), generator(z, noise), rtol=1e-5, atol=1e-6)
@@ -398,7 +398,7 @@ def test_the_image_is_the_sum_over_sides() -> None:
             to_image.conv.weight.zero_()
             to_image.bias.copy_(torch.tensor([1.0, 10.0, 100.0]) * (number + 1))
     expected = torch.tensor([10.0, 100.0, 1000.0], dtype=torch.float64)  # 1 + 2 + 3 + 4 times
-    # Zeros outside darken the border of enlarged images.
+    # Zero padding darkens the border of enlarged images.
     inner = generator(z, noise)[:, :, 12:-12, 12:-12]
     torch.testing.assert_close(inner, expected[None, :, None, None].expand_as(inner))
 

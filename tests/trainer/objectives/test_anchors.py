@@ -37,7 +37,7 @@ def test_skewnorm_anchor_is_scipys_distribution_binned(num_outcomes, skew, loc, 
     edges = np.linspace(-1, 1, num_outcomes + 1)
     expected = np.diff(stats.skewnorm.cdf(edges, skew, loc, scale))
     anchor = skewnorm_anchor(num_outcomes, skew, loc, scale)
-    # scipy's own cdf is off by up to 2e-10 at skew 200, as adaptive quadrature of its pdf shows.
+    # scipy's cdf has errors of up to 2e-10 at skew 200, as adaptive quadrature of its pdf shows.
     np.testing.assert_allclose(anchor, expected / expected.sum(), rtol=0, atol=5e-10)
     assert anchor.sum() == pytest.approx(1, abs=1e-12)
 
@@ -153,7 +153,7 @@ def test_histograms_scatter_around_their_expectation():
 
 
 def test_histogram_anchors_depend_on_seed_and_position_alone(monkeypatch):
-    """Two ranks of 4 rows draw what one rank of 8 rows draws; another position, other anchors."""
+    """Two ranks of 4 rows draw the same as one rank of 8 rows; another position, other anchors."""
     source = HistogramAnchors(51)
     whole = source.pair(batch_draws(7, Stream.D_FAKE, 80, 8))
     for rank in (0, 1):
@@ -172,7 +172,7 @@ def test_histogram_anchors_depend_on_seed_and_position_alone(monkeypatch):
 
 @pytest.mark.parametrize("num_outcomes", [51, 1024])
 def test_histogram_anchors_have_draws_of_their_own(num_outcomes):
-    """A purpose of their own: nothing of the first sample's resampling noise is in them."""
+    """Anchors have a separate purpose, so they share no draws with the resampling noise."""
     draws = batch_draws(7, Stream.D_FAKE, 80, 8)
     columns = draws.normal(Purpose.ANCHORS, 2 * NUM_HISTOGRAM_SAMPLES)[0]
     resampling = draws.normal(Purpose.RESAMPLE, 2 * NUM_HISTOGRAM_SAMPLES)[0]

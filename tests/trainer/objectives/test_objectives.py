@@ -1,4 +1,4 @@
-"""What the training step relies on, for every objective."""
+"""Properties that the training step relies on, for every objective."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""P2GAN's losses, score and codes against its equations written out."""
+"""P2GAN's losses, score and codes against its equations."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_g_loss_is_zero_where_both_posteriors_are_the_optimum():
 
 
 def test_the_regularizer_pairs_rows():
-    """Real rows in another order are another loss, and equal posteriors cost nothing."""
+    """Real rows in another order give another loss, and equal posteriors cost nothing."""
     real, fake = outputs64()
     real_draws, fake_draws = both_draws(5)
     alone = P2GANObjective(P_A, P_B, 0.0, DIM).g_loss(real, real, fake_draws, real_draws)

@@ -132,7 +132,7 @@ def test_one_centered_in_closed_form():
 
 
 def test_one_centered_is_finite_where_the_gradient_is_zero():
-    """x^2 a at x = 0, beside a sample where the gradient is 2: the flat one is left alone."""
+    """x^2 a at x = 0, together with a sample of gradient 2: the flat sample gets no gradient."""
     a = torch.ones((), requires_grad=True)
     x = torch.tensor([[0.0], [1.0]], requires_grad=True)
     penalty = one_centered(gradient_squared_norm((a * x.square()).sum(1), x))
@@ -163,7 +163,7 @@ def test_interpolation_needs_one_share_a_sample(shape):
 
 @pytest.mark.parametrize(("interval", "batch"), [(512, 32), (96, 32), (80, 32), (32, 32), (0, 8)])
 def test_lazy_terms_weigh_what_they_would_without_laziness(interval: int, batch: int) -> None:
-    """Once every so many images, from the first update on; a mean weight of 1 over many."""
+    """Due once per interval of images, from the first update on; a mean weight of 1 over many."""
     weights = [lazy_weight(interval, first, batch) for first in range(0, 1600 * batch, batch)]
     assert weights[0] == max(1, interval / batch)
     assert sum(weights) / len(weights) == pytest.approx(1, abs=0.02)
@@ -176,7 +176,7 @@ def test_lazy_terms_weigh_what_they_would_without_laziness(interval: int, batch:
 
 @kernels.implementation("reference")
 def difference_error(activation, norm, dtype, form, **step) -> float:
-    """Of the weights' gradient of a penalty by a central difference, relative to the exact one."""
+    """Relative error of the weights' gradient of a penalty by central differences."""
     torch.manual_seed(0)
     config = DiscriminatorConfig(d_width=4, d_norm=norm, d_activation=activation)
     network = build_discriminator(config, 32, OBJECTIVE.num_outputs).to(dtype)
@@ -203,7 +203,7 @@ def difference_error(activation, norm, dtype, form, **step) -> float:
 @pytest.mark.parametrize("form", [zero_centered, one_centered])
 @pytest.mark.parametrize("norm", ["spectral", "layer", "none"])
 def test_central_difference_converges_to_the_exact_gradient(norm, form):
-    """A tenth of the step has a hundredth of the error, and in fp32 the default step is good."""
+    """A tenth of the step has a hundredth of the error, and the default step is good in fp32."""
     coarse, fine = (
         difference_error("silu", norm, torch.float64, form, step=step) for step in (1e-3, 1e-4)
     )

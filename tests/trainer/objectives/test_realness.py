@@ -226,7 +226,7 @@ FUSED = {"realness_d_loss": 1, "realness_g_loss": 1}
 
 
 def called(monkeypatch: pytest.MonkeyPatch, **settings: Any) -> dict[str, int]:
-    """How often each fused loss runs in one D and one G step, and how often with noise."""
+    """Number of runs of each fused loss in one D and one G step, and of those with noise."""
     counts = dict.fromkeys([*FUSED, "noise"], 0)
 
     def count(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:

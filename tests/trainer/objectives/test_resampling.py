@@ -1,4 +1,4 @@
-"""Feature resampling against its formulas, its distribution and its independence of the ranks."""
+"""Feature resampling: its formulas, its distribution and its independence of the ranks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_gaussian_resampling_gradients_flow_through_mean_and_deviation():
 
 
 def test_gaussian_resampling_draws_from_the_batchs_gaussian():
-    """Over 20,000 rows the new logits keep mean and variance, and forget which row they were."""
+    """Over 20,000 rows the new logits keep mean and variance, but are independent of their rows."""
     torch.manual_seed(0)
     output = (torch.rand(20_000, 3) ** 2) * torch.tensor([1.0, 5.0, 0.1]) + torch.tensor(
         [0.0, -7.0, 3.0]
@@ -55,7 +55,7 @@ def test_gaussian_resampling_draws_from_the_batchs_gaussian():
 
 
 def test_gaussian_resampling_is_stateless():
-    """Noise depends on the sample's index alone: half a batch gets its rows of the whole one's."""
+    """Noise depends only on the sample's index: half a batch gets its rows of the whole batch."""
     output = torch.randn(6, N)
     whole = GaussianResampling(N, "local")
     noise = draws(6).normal(Purpose.RESAMPLE, N)
@@ -92,7 +92,7 @@ def members_draws(batch: int, members: int) -> tuple[Draws, list[Draws]]:
 @pytest.mark.parametrize("statistics", ["global", "local"])
 @pytest.mark.parametrize(("num_outcomes", "members"), [(5, 3), (N, 1), (1024, 2), (51, 50)])
 def test_members_of_an_ensemble_are_resampled_apart(num_outcomes, members, statistics):
-    """As if each had been alone; also with more columns than one kernel call takes."""
+    """As if each were alone; also with more columns than one kernel call takes."""
     output = logits64(6 * members, num_outcomes).detach()
     together, alone = members_draws(6, members)
     ensemble = GaussianResampling(num_outcomes, statistics, members=members)
@@ -106,7 +106,7 @@ def test_members_of_an_ensemble_are_resampled_apart(num_outcomes, members, stati
 @pytest.mark.parametrize("divergence", ["kl", "emd"])
 @pytest.mark.parametrize("g_objective", [1, 2, 3])
 def test_the_loss_of_an_ensemble_is_the_mean_of_its_members_losses(g_objective, divergence):
-    """With gradients that are a share of each member's own: nothing passes between members."""
+    """Gradients are a share of each member's own: nothing passes between members."""
     members = 3
     config = ObjectiveConfig(num_outcomes=N, g_objective=g_objective, divergence=divergence)
     ensemble, single = build_objective(config, members=members), build_objective(config)

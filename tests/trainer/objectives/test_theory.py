@@ -1,4 +1,4 @@
-"""What the papers prove, checked on problems small enough to be solved exactly."""
+"""The papers' theorems, checked on problems small enough to be solved exactly."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DENSITY = P_DATA.double() / 10
 
 
 def minimize(table: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
-    """The table of D's outputs, one row a point, that minimises a loss."""
+    """The table of D's outputs, one row per point, that minimises a loss."""
     optimizer = torch.optim.LBFGS(
         [table],
         max_iter=2000,
@@ -191,7 +191,7 @@ def test_proposition_2_a_stronger_pull_closes_the_gap(m0, p0):
 
 @pytest.mark.parametrize("k0", STRENGTHS)
 def test_proposition_2_more_fakes_open_the_gap(k0):
-    """More generated samples at one real sample pull further ones the harder."""
+    """More generated samples at one real sample pull distant ones harder."""
     table = far_table([(k0, m0, 0.0) for m0 in (1, 2, 3, 5, 8)])
     assert_directions(table, real=-1, fake=-1, difference=1, gradient=1)
 

@@ -1,4 +1,4 @@
-"""The largest micro-batch that fits: the search, agreement, resuming, and that no trace is left."""
+"""The largest micro-batch that fits: search, agreement, resuming, and no side effects."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def automatic(config: TrainConfig, **changes: Any) -> TrainConfig:
 
 
 class SavedTensors(AbstractContextManager["SavedTensors"]):
-    """An allocator for what autograd keeps, which runs out at `limit` bytes."""
+    """An allocator for tensors kept by autograd, which runs out at `limit` bytes."""
 
     def __init__(self, limit: float = math.inf) -> None:
         self.limit, self.live, self.peak = limit, 0, 0
@@ -78,7 +78,7 @@ class _Kept(list[Tensor]):
 
 
 class FakeMemory:
-    """Real trials on a CPU, with a `SavedTensors` in the place of CUDA's allocator."""
+    """Real trials on a CPU, with `SavedTensors` in place of CUDA's allocator."""
 
     remark = ""
 
@@ -99,7 +99,7 @@ class FakeMemory:
 
 
 class LinearMemory:
-    """So many bytes an image, and some whatever the batch."""
+    """A cost in bytes per image, plus a constant independent of the batch."""
 
     remark = ""
 
@@ -141,7 +141,7 @@ def test_only_valid_sizes_are_tried() -> None:
 
 
 def peak_of_r1(config: TrainConfig, first: int) -> int:
-    """Bytes that D's update keeps at its peak in the run itself."""
+    """Peak bytes that D's update keeps in the run itself."""
     gan = build_gan(config, CPU)
     with SavedTensors() as memory:
         update_d(gan, images(Stream.D_REAL, 0, BATCH), first)
@@ -150,7 +150,7 @@ def peak_of_r1(config: TrainConfig, first: int) -> int:
 
 
 def later_r1_step() -> None:
-    """R1 in one update of 64, which needs more than the others: the first ones prove nothing."""
+    """R1 runs in one update of 64 and needs more memory: the first updates prove nothing."""
     penalty = PenaltyConfig(r1_gamma=10.0, penalty_images=64 * BATCH)
     small = tiny(BATCH, generator="resnet")
     config = automatic(small, penalty=penalty, d=replace(small.d, d_width=16))
@@ -162,7 +162,7 @@ def later_r1_step() -> None:
     plain = max(FakeMemory(1e9).needs(with_micro_batch(without, 8)).values())
     assert whole[0] <= plain < whole[1]
     assert part[1] < whole[1]
-    # Whole batches fit but for R1.
+    # Whole batches fit except for R1.
     limit = (max(plain, part[1]) + whole[1]) / 2
     memory = FakeMemory(limit / (1 - MARGIN))
     chosen = choose_micro_batch(config, CPU, memory)
@@ -178,7 +178,7 @@ def test_no_later_r1_step_runs_out_of_memory() -> None:
 def chosen_and_played(
     config: TrainConfig, limits: list[float]
 ) -> tuple[TrainConfig, list[int], Stretches]:
-    """What a rank chooses and tries with its limit, and its state after three iterations."""
+    """A rank's choice and trials with its limit, and its state after three iterations."""
     memory = FakeMemory(limits[rank()])
     random_state = torch.get_rng_state()
     chosen = choose_micro_batch(config, CPU, memory)
@@ -214,7 +214,7 @@ def test_a_rank_that_runs_out_decides_for_all_and_leaves_no_trace() -> None:
 def resumed(
     folder: Path, *, then: tuple[int, int], ranks: int, generator: str = "dcgan", **changes: Any
 ) -> list[int]:
-    """What is tried for a run of 32 images begun with `then`, a micro-batch on so many ranks."""
+    """The micro-batches tried by a run of 32 images begun with `then`: (micro-batch, ranks)."""
     micro_batch, ranks_then = then
     config = automatic(tiny(4 * BATCH, generator=generator), **changes)
     started = with_micro_batch(config, micro_batch)
@@ -230,7 +230,7 @@ def resumed(
 
 
 def test_a_resumed_run_keeps_its_batch_statistics(tmp_path: Path) -> None:
-    """Passes of 4 images on each of 2 ranks are passes of 8 on one."""
+    """Passes of 4 images on each of 2 ranks equal passes of 8 on one rank."""
     assert resumed(tmp_path, then=(4, 2), ranks=1) == [8]
     assert resumed(tmp_path, then=(4, 2), ranks=4) == [2]
     assert resumed(tmp_path, then=(4, 2), ranks=1, accept_config_change=True)[0] == 32
@@ -302,7 +302,7 @@ def test_on_a_cpu_the_estimate_decides(
 
 
 def scarce_memory() -> None:
-    """What 4 images a pass need, and not 8."""
+    """Bytes that suffice for 4 images per pass, but not for 8."""
     _set_available(4)
 
 

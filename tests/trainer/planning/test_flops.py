@@ -12,7 +12,7 @@ from realness.trainer.planning.flops import count_flops
 
 
 def dcgan_layers(width: int, resolution: int, z_dim: int) -> list[float]:
-    """Operations an image of G's layers, from the input on: all kernels 4 x 4, stride 2."""
+    """Operations per image of G's layers, from the input on: all kernels 4 x 4, stride 2."""
     channels, side = width * resolution // 8, 4
     layers = [2.0 * z_dim * channels * 16]
     while side < resolution:
@@ -28,7 +28,7 @@ def test_dcgan_by_hand(name: str) -> None:
     config = preset(name)
     resolution, outcomes = config.data.resolution, config.objective.num_outcomes
     g = dcgan_layers(config.g.g_width, resolution, config.g.z_dim)
-    # D mirrors G, but for its head: 4 x 4 features to the outcomes.
+    # D mirrors G, except for its head: 4 x 4 features to the outcomes.
     d = [2.0 * config.d.d_width * resolution // 8 * 16 * outcomes, *g[1:]]
     flops = count_flops(config)
     # D's update: fakes; D on both batches, weights' gradients, inputs' but for the image itself.

@@ -41,7 +41,7 @@ def test_weights_and_moments_follow_from_the_counts() -> None:
 
 @kernels.implementation("reference")
 def test_activations_are_what_autograd_keeps() -> None:
-    """A real D step on real tensors keeps as many bytes as the estimate says."""
+    """A D step on real tensors keeps as many bytes as estimated."""
     config = replace(preset("cifar10-standard-dcgan"), batch_size=4)
     _, d, _ = build_networks(config)
     known = {weight.untyped_storage().data_ptr() for weight in d.parameters()}
@@ -70,7 +70,7 @@ def test_bf16_keeps_less(name: str) -> None:
 
 
 def bucket_elements(config: TrainConfig) -> list[int]:
-    """Elements of DeepSpeed's buffers for reductions in both engines, in the midst of an update."""
+    """Elements of DeepSpeed's reduction buffers in both engines, in the middle of an update."""
     gan = build_gan(config, torch.device("cpu"))
     counts: list[int] = []
 

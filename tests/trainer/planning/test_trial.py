@@ -1,4 +1,4 @@
-"""What `--auto-batch` measures: the trial, the memory of a GPU, the memory of a CPU."""
+"""The measurements of `--auto-batch`: the trial, the memory of a GPU, the memory of a CPU."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_penalties_are_tried_however_seldom_they_are_due(monkeypatch: pytest.Mon
 
 
 def layouts(*modules: nn.Module) -> set[tuple[str, torch.memory_format]]:
-    """A set that fills with the layout of each convolution's output, by the layer's name."""
+    """A set that collects the layout of each convolution's output, by the layer's name."""
     seen: set[tuple[str, torch.memory_format]] = set()
 
     def record(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
@@ -120,7 +120,7 @@ def test_ranks_of_a_node_share_its_memory() -> None:
 
 
 def test_a_control_group_limits_what_is_there(tmp_path: Path) -> None:
-    """Version 2 above, version 1 below; file pages that are not in use can be had."""
+    """Version 2 above, version 1 below; inactive file pages count as available."""
     membership, root = tmp_path / "cgroup", tmp_path / "groups"
     membership.write_text("4:cpu,memory:/missing/job\n3:pids:/\n0::/slurm/job\n")
     for folder, names, values in (
@@ -207,7 +207,7 @@ WIDE = ("--batch-size", "256", "--d-width", "64", "--r1-gamma", "10", "--penalty
 
 
 def small_gpu() -> None:
-    """From now on the GPU has what whole batches need, and so no tenth of it to leave free."""
+    """Give the GPU just the memory that whole batches need, which leaves no tenth free."""
     from realness.launch.train_ffhq import parse
 
     device = torch.device("cuda", 0)

@@ -94,7 +94,7 @@ def test_a_new_run_drops_all_old_records(tmp_path: Path) -> None:
 
 
 class FullDisk:
-    """A raw file that takes `room` bytes and then fails as a full disk does."""
+    """A raw file that takes `room` bytes and then fails like a full disk."""
 
     def __init__(self, file: io.FileIO, room: int) -> None:
         self.file, self.room = file, room
@@ -130,7 +130,7 @@ def test_records_wait_while_the_disk_is_full(tmp_path: Path) -> None:
 
 
 def scalars(folder: Path, tag: str) -> list[tuple[int, float]]:
-    """What TensorBoard itself reads, after its purge of orphaned steps."""
+    """The values that TensorBoard itself reads, after it purges orphaned steps."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder))

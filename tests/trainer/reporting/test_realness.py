@@ -71,7 +71,7 @@ def test_the_figure_has_a_frame_a_moment_and_both_anchors() -> None:
         assert len(page.all("path", css)) == 2
     (slider,) = page.all("input")
     assert (slider["max"], slider["value"]) == ("1", "1")
-    # The highest share, 1, comes near the top of the drawing; half of it half way.
+    # The highest share, 1, is drawn near the top; half of it half way up.
     heights = [
         float((p["d"] or "").split()[1].split("H")[0]) for p in page.all("path", "line real")
     ]
@@ -94,7 +94,7 @@ def test_scores_are_drawn_by_metric_and_setting(tmp_path: Path) -> None:
     assert [series.y for series in drawn["FID"].series] == [[30.0], [8.0]]
     assert "50,000 generated" in drawn["FID"].series[1].label
     assert not {"metric_SWD", "KID-sd"} & set(drawn)
-    # The axis reaches to what was measured after the last record.
+    # The axis extends to the measurement after the last record.
     assert ">8k<" in render(load_run(run))
 
 

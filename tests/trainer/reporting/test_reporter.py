@@ -134,7 +134,7 @@ def test_a_disabled_reporter_does_nothing(
 
 
 def test_a_disabled_reporter_runs_the_block_that_it_holds(tmp_path: Path) -> None:
-    """Only a failing disk is held back: a fault of the program still ends the run."""
+    """Only disk errors are suppressed: an error in the program still ends the run."""
     reporter = Reporter(tmp_path / "run", total_images=1000, enabled=False)
     with pytest.raises(ZeroDivisionError), reporter.hold("metrics.csv", "they are lost."):
         raise ZeroDivisionError

@@ -1,4 +1,4 @@
-"""Every setting of the images reaches every stream of the program."""
+"""Every image setting reaches every stream of the program."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NOT_DEFAULT = {
 
 
 class RecordingStream(ImageStream):
-    """An ImageStream that adds what it was opened with to the file `log`."""
+    """An ImageStream that appends its arguments to the file `log`."""
 
     log = Path()
 
@@ -61,7 +61,7 @@ def opened(log: Path) -> dict[Stream, dict[str, Any]]:
 
 
 def arguments(folder: Path, **changes: Any) -> list[str]:
-    """A run of three iterations that trains, shows its reals and measures itself."""
+    """A run of three iterations that trains, shows real images and measures metrics."""
     settings = NOT_DEFAULT | changes
     images = write_images(folder / "images", 24, settings["resolution"])
     listed = []
@@ -107,7 +107,7 @@ def test_evaluating_passes_every_setting_on(
     found = opened(tmp_path / "log")
     assert found.keys() == {Stream.REFERENCE}
     check(found[Stream.REFERENCE], trained)
-    # The machine that measures may have another decoder than the one that trained.
+    # The measuring machine may have a different decoder from the training machine.
     (tmp_path / "log").unlink()
     assert evaluate.main([*asked, "--decoder", "auto"]) == 0
     assert opened(tmp_path / "log")[Stream.REFERENCE]["decoder"] == "auto"

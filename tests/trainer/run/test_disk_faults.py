@@ -1,4 +1,4 @@
-"""A disk that is full, or read-only, while a run goes on."""
+"""A disk that becomes full, or read-only, during a run."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_training_outlives_a_full_and_a_read_only_disk(tmp_path: Path) -> None:
         text=True,
         timeout=TIMEOUT_SECONDS,
     )
-    output = " ".join(done.stdout.split())  # the console breaks lines where it likes
+    output = " ".join(done.stdout.split())  # the console wraps lines
     assert done.returncode == 0, done.stdout
     codes = [line for line in done.stdout.splitlines() if line.startswith("EXIT")]
     assert codes == ["EXIT 0", "EXIT 1", "EXIT 0"], done.stdout

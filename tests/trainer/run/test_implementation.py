@@ -31,6 +31,6 @@ def test_the_reference_does_without_the_library(dry: bool, data: Path, tmp_path:
     arguments = tiny_arguments(data, tmp_path / "run", "--total-kimg", "0.016", "--device", "cpu")
     arguments += ["--r1-gamma", "1", *(["--dry-run"] if dry else [])]
     assert run_command([*arguments, "--impl", "reference"], forbid_the_library) == 0
-    # The same command asks for the library where it may.
+    # The same command uses the library if it may.
     with pytest.raises(AssertionError, match="process ended with 1"):
         run_command([*arguments, "--impl", "auto"], forbid_the_library)

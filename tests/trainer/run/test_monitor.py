@@ -82,12 +82,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_two_ranks_give_the_scores_of_one(data: Path) -> None:
-    """Batches of 8 and of 4 a rank, the last one short."""
+    """Batches of 8 and of 4 per rank, the last one short."""
     one = scores_on_a_rank(str(data))
     assert set(one) == {"SWD", "SWD-32", "SWD-16"}
     for scores in run_on_ranks(2, scores_on_a_rank, str(data)):
         assert scores == pytest.approx(one, rel=1e-3)
-    # Where one rank fails the other does not wait for it until a timeout.
+    # If one rank fails, the other does not wait for it until a timeout.
     for scores in run_on_ranks(2, scores_on_a_rank, str(data), 1):
         assert list(scores) == ["generated images: rank 1: out of memory"]
 
@@ -106,7 +106,7 @@ def losses(run: Path) -> list[tuple[Any, ...]]:
 
 
 def assert_realness_is_what_d_says(run: Path) -> None:
-    """The recorded distribution of real images is that of D in the checkpoint on reals.png."""
+    """The recorded distribution of real images is that of the checkpoint's D on reals.png."""
     (moment,) = read_realness(run / "realness.jsonl")
     discriminator = load_discriminator(run, choose_checkpoints(run, "latest")[0], CPU)
     grid = torch.from_numpy(np.array(Image.open(run / "samples" / "reals.png")))

@@ -1,4 +1,4 @@
-"""A run folder written by version 0.1.0, at commit fef951f, resumes with the code of today."""
+"""A run folder written by version 0.1.0, at commit fef951f, resumes with the current code."""
 
 from __future__ import annotations
 

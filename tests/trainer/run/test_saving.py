@@ -1,4 +1,4 @@
-"""Saving while training goes on: what it copies, when it commits, how failures are told."""
+"""Saving while training continues: what it copies, when it commits, how failures are reported."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def latest(root: Path) -> str:
 
 
 def save_while_rank_1_lags(root: Path) -> dict[str, Any]:
-    """Rank 1's thread is held up; then its disk is full; then all is well."""
+    """Rank 1's thread is delayed; then its disk is full; then saving works again."""
     written, may_write = threading.Event(), threading.Event()
 
     def held_up(*arguments: Any) -> Any:
@@ -68,13 +68,13 @@ def save_while_rank_1_lags(root: Path) -> dict[str, Any]:
     saver, weight, seen = Saver(root, Retention(3)), torch.arange(10.0), {}
     writer._write_share = held_up
     saver.start(owned(weight), Position(1, {}, "digest"))
-    weight.fill_(7)  # training goes on
+    weight.fill_(7)  # training continues
     if rank() == 0:
         assert written.wait(PATIENCE_SECONDS)
     seen["under way"] = (saver.poll(), latest(root), any(gather(saver.is_writing)))
     with pytest.raises(RuntimeError, match="wait for it"):
         saver.start(owned(weight), Position(2, {}, "digest"))
-    gather(None)  # rank 1 must not go on before rank 0 has looked
+    gather(None)  # rank 1 must not continue before rank 0 has looked
     may_write.set()
     seen["first"] = (saver.wait(), saver.failed, latest(root), loaded(root / folder_name(1)))
 
@@ -122,7 +122,7 @@ def no_space(*_: Any) -> None:
 
 
 def write_only_after_64_images() -> None:
-    """The first checkpoint, due after 40 images, is not written unless training goes on."""
+    """The first checkpoint, due after 40 images, is not written unless training continues."""
     reached, update_d = threading.Event(), iteration.update_d
 
     def train(gan: Any, real: Any, images: int) -> Any:
@@ -138,9 +138,9 @@ def write_only_after_64_images() -> None:
 
 
 def write_only_when_waited_for() -> None:
-    """A checkpoint is not written before the loop stands waiting; each writing takes 5 s.
+    """A checkpoint is written only while the loop waits for it; each write takes 5 s.
 
-    The seconds are those of a clock that only a writing moves on.
+    The seconds are those of a clock that only a write advances.
     """
     wait, waits, stands, now = Saver.wait, [False], threading.Event(), [0.0]
 
@@ -152,7 +152,7 @@ def write_only_when_waited_for() -> None:
         return outcome
 
     def monotonic() -> float:
-        """The time; a loop that waits looks at the clock first, and only then the writing ends."""
+        """The time; a waiting loop reads the clock first, and only then the write ends."""
         seconds = now[0]
         if waits[0]:
             stands.set()
@@ -178,8 +178,8 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
     assert run_command(held_up, write_only_after_64_images) == 0
     assert run_command(slow, write_only_when_waited_for) == 0
     stalls = {r["images"]: r["checkpoint_stall_s"] for r in records(tmp_path / "slow")}
-    # The loop waits at 80 images for what began at 40, and says so in the next record. It waits
-    # for the other two at its end, after the last record.
+    # The loop waits at 80 images for the save that began at 40, and logs the wait in the next
+    # record. It waits for the other two at its end, after the last record.
     assert {images: stall for images, stall in stalls.items() if stall} == {88: WRITE_SECONDS}
 
     folders = [tmp_path / name / "checkpoints" for name in ("straight", "held-up", "slow")]
@@ -192,7 +192,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
 
 
 def test_what_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wait, a failure and the recovery; nothing of saves that go well."""
+    """A wait, a failure and the recovery are logged; successful saves are not."""
     console, said = captured_console()
     reporter = Reporter(tmp_path, total_images=1000, console=console)
     saver = Saver(tmp_path / "checkpoints", Retention(9))
@@ -201,7 +201,7 @@ def test_what_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run.config, run.catalog = SimpleNamespace(log_kimg=0.5), SimpleNamespace(digest="")
 
     def save_then_ask(images: int) -> tuple[bool, str]:
-        """Whether a retry is due after a save, and what has been said since the last one."""
+        """Whether a retry is due after a save, and the messages since the last call."""
         said.truncate(0)
         run.images = images
         saving.save_checkpoint(run)
@@ -250,7 +250,7 @@ def test_what_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def kept(root: Path, retention: Retention, *images: int) -> list[int]:
-    """What is left when these checkpoints come one after the other."""
+    """The checkpoints that remain when these are saved one after the other."""
     for count in images:
         (root / folder_name(count)).mkdir(parents=True)
         (root / "latest").write_text(folder_name(count) + "\n")
@@ -269,7 +269,7 @@ def test_the_newest_and_one_of_every_interval_stay(tmp_path: Path) -> None:
 
 
 def test_what_latest_names_is_never_removed(tmp_path: Path) -> None:
-    """Newer ones are left when a run has gone back; then they, not `latest`, make room."""
+    """Newer checkpoints are left over after a run went back; they are deleted before `latest`."""
     for count in (10, 20, 30, 40):
         (tmp_path / folder_name(count)).mkdir()
     (tmp_path / "latest").write_text(folder_name(20) + "\n")

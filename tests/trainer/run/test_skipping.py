@@ -1,4 +1,4 @@
-"""Losses that are not finite: every rank leaves the update out, and a run finds its way back."""
+"""Losses that are not finite: every rank skips the update, and a run recovers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Spoiled:
 
 
 def play(config: TrainConfig) -> dict[str, Any]:
-    """A good update, a spoiled one and a good one; weights after each, and the skips counted."""
+    """A good update, a bad one and a good one; weights after each, and the counted skips."""
     gan = build_gan(config, torch.device("cpu"))
     spoiled = replace(gan, objective=Spoiled(gan.objective))
     real = torch.rand(gan.local_batch, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -95,7 +95,7 @@ def test_means_are_of_the_finite_values() -> None:
 
 
 def spoil(first: int, last: int, times: int) -> None:
-    """NaN instead of real images from `first` to `last`, the first so many times."""
+    """NaN instead of real images from `first` to `last`, at most `times` times."""
     seen = [0]
 
     def train(gan: Any, real: Tensor, images: int) -> dict[str, Tensor]:
@@ -129,7 +129,7 @@ def losses(folder: Path) -> list[tuple[int, float]]:
 
 @pytest.mark.slow
 def test_a_passing_fault_is_undone(tmp_path: Path) -> None:
-    """A run that lost five updates goes back to its checkpoint, and is what it would have been."""
+    """A run that lost five updates returns to its checkpoint and ends as if it had lost none."""
     assert run(tmp_path / "good", None) == EXIT_OK
     assert run(tmp_path / "spoiled", spoil_once) == EXIT_OK
     assert losses(tmp_path / "spoiled") == losses(tmp_path / "good")

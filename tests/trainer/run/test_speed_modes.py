@@ -1,4 +1,4 @@
-"""What makes a run faster or smaller leaves its losses where they were."""
+"""Modes that make a run faster or smaller do not change its losses."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def losses_of(
 
 
 SLOW = {"impl": "reference", "micro_batch": BATCH // 2, "zero_g": 0, "zero_d": 0}
-"""The plainest code: PyTorch's operations in place of the fused ones, two passes an update."""
+"""The plainest code: PyTorch's operations in place of the fused ones, two passes per update."""
 MODES: dict[str, tuple[dict[str, Any], float]] = {
     "fused": ({"impl": "auto"}, ANOTHER_ORDER_LOSS),
     "contiguous": ({"memory_format": "contiguous"}, ANOTHER_ORDER_LOSS),
@@ -71,8 +71,8 @@ MODES: dict[str, tuple[dict[str, Any], float]] = {
     ),
     "bf16": ({"precision": "bf16"}, 6e-2),
 }
-"""What differs from the defaults, and the greatest difference of a loss, of order 1, that it may
-make: rounding of fp32 in another order, or one rounding to 8 bits in each of ten updates."""
+"""Modes as changes of the defaults, with the largest allowed difference of a loss of order 1:
+rounding of fp32 in another order, or one rounding to 8 bits in each of ten updates."""
 
 
 @pytest.mark.slow
@@ -85,12 +85,12 @@ def test_ten_losses_agree_in_every_mode(name: str, lr: float) -> None:
     for mode, (fields, bound) in MODES.items():
         [losses] = run_on_ranks(1, losses_of, with_engine(config, **fields))
         assert np.abs(losses - slowest).max() < bound, mode
-        # A mode that were ignored would agree to the bit.
+        # A mode that is ignored would agree bit for bit.
         assert mode != "bf16" or np.abs(losses - slowest).max() > 1e-6
 
 
 def gradients(networks: tuple[nn.Module, nn.Module], config: TrainConfig) -> list[Tensor]:
-    """Of a loss with R1, in D's weights; then of the images alone, in G's."""
+    """Gradients of a loss with R1 in D's weights, then of the images alone in G's weights."""
     generator, discriminator = networks
     torch.manual_seed(0)
     images = torch.randn(4, 3, 32, 32, requires_grad=True)
@@ -105,7 +105,7 @@ def gradients(networks: tuple[nn.Module, nn.Module], config: TrainConfig) -> lis
 
 
 def saved_bytes(networks: tuple[nn.Module, nn.Module]) -> int:
-    """What autograd keeps of D's forward pass outside of blocks that are computed again."""
+    """Bytes that autograd keeps of D's forward pass outside recomputed blocks."""
     total = 0
 
     def pack(tensor: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ def saved_bytes(networks: tuple[nn.Module, nn.Module]) -> int:
 
 @pytest.mark.parametrize("name", ["stylegan2", "0gp-sample"])
 def test_recomputed_gradients_are_exact(name: str) -> None:
-    """First and second derivatives, to the bit, from a fraction of the memory."""
+    """First and second derivatives, bit for bit, with a fraction of the memory."""
     config = systems()[name]
     plain, again = build_networks(config)[:2], build_networks(config)[:2]
     expected, kept = gradients(plain, config), saved_bytes(plain)
@@ -171,7 +171,7 @@ def test_compiled_losses_agree(
     for (losses, graphs, breaks), expected in zip(found, eager, strict=True):
         assert np.abs(losses - expected).max() < ANOTHER_ORDER_LOSS
         assert breaks == 0
-        # G with and without gradients; D to be trained and frozen; what tests the compiler.
+        # G with and without gradients; D trained and frozen; the compiler's own test.
         assert 5 <= graphs[0] <= 10
         assert graphs == [graphs[0]] * 4
 
@@ -191,7 +191,7 @@ def test_a_torch_that_compiles_statistics_wrongly_does_not_compile_them() -> Non
 
 
 def compile_without_compiler() -> tuple[bool, list[str]]:
-    """Whether a network is compiled all the same, and what the log says."""
+    """Whether a network is still compiled, and the log."""
     compiling.BACKEND = "inductor"
     messages: list[str] = []
     handler = logging.Handler()

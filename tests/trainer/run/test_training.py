@@ -129,9 +129,9 @@ def test_deepspeed_and_plain_python_give_the_same_losses(data: Path, tmp_path: P
 
 
 def abandoned_files() -> set[str]:
-    """What lies in shared memory and is mapped by no process.
+    """Files in shared memory that no process maps.
 
-    What other tests, or another run of the suite, have in use beside this one is left out.
+    This leaves out files that other tests, or another run of the suite, are using.
     """
     found = set(os.listdir("/dev/shm"))
     for process in psutil.process_iter():
@@ -142,7 +142,7 @@ def abandoned_files() -> set[str]:
 
 
 def assert_none_abandoned(before: set[str]) -> None:
-    """Nothing is left in shared memory that was not there `before`; others may be just at it."""
+    """Check that no file is added to shared memory since `before`, allowing for other runs."""
     deadline = time.monotonic() + 60
     while (left := abandoned_files() - before) and time.monotonic() < deadline:
         time.sleep(0.5)
@@ -182,7 +182,7 @@ def test_nothing_survives_a_killed_launcher_or_rank(
 
 
 def refused(arguments: list[str], world_size: int = 1) -> str:
-    """The one message of a command that must end with code 2 on all ranks."""
+    """The single message of a command that must end with code 2 on all ranks."""
     codes, output = finish(start_training(arguments, world_size))
     assert codes == [2] * world_size, output
     assert "Traceback" not in output

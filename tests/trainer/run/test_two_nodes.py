@@ -1,4 +1,4 @@
-"""Training over two nodes: network namespaces joined by a virtual cable, which is pulled."""
+"""Training on two nodes: network namespaces joined by a virtual cable, which is disconnected."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.helpers import two_nodes
 
 
 def namespaces_work() -> bool:
-    """Whether this machine lets us make a network namespace."""
+    """Whether this machine allows creating a network namespace."""
     if os.geteuid() != 0 or shutil.which("ip") is None:
         return False
     name = f"realness{os.getpid()}probe"

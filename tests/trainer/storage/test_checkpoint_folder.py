@@ -1,4 +1,4 @@
-"""The layout of the checkpoint folder, against names and files written out by hand."""
+"""The layout of the checkpoint folder, against names and files written by hand."""
 
 from __future__ import annotations
 

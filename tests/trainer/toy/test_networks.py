@@ -1,4 +1,4 @@
-"""The 2-D networks as ensembles: against torch's layers, and against their own members alone."""
+"""The 2-D networks as ensembles: against torch's layers, and against single members."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_generator_and_discriminator_of_a_seed_start_apart():
 def assert_members_match(build: Build, loss: Callable[[nn.Module, Tensor], Tensor], features: int):
     """Losses and parameter gradients of the ensemble are those of the members by themselves.
 
-    `loss` maps a network and its rows to one number a row.
+    `loss` maps a network and its rows to one number per row.
     """
     torch.manual_seed(0)
     ensemble = build(SEEDS).double()

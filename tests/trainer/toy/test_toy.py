@@ -1,4 +1,4 @@
-"""The 2-D experiments: ensembles, methods, and RealnessGAN's limit, all by the step of images."""
+"""The 2-D experiments with the image updates: ensembles, methods, and RealnessGAN's limit."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def trained(method: str, seeds: tuple[int, ...], iterations: int, data: DataName
 def test_an_ensemble_is_its_members_runs(method: str) -> None:
     """Two seeds side by side give the two single runs, to rounding.
 
-    Adam's first steps have the length of the rate whatever the gradient, so that rounding shows
-    more than it does later; members that mixed would be apart by as much as seeds are. Few
-    iterations: after 20 of WGAN-GP, weights that are moved by one ulp end 0.08 of that apart.
+    Adam's first steps are as long as the learning rate whatever the gradient, so that rounding
+    shows more than later; members that mixed would differ as much as seeds do. Few iterations:
+    after 20 of WGAN-GP, weights that are moved by one ulp end 0.08 of that apart.
     """
     data: DataName = "grid9" if method == "realness-resampled" else "gauss-finite"
     iterations = 3 if data == "grid9" else 4
@@ -68,7 +68,7 @@ def test_members_see_points_of_their_own() -> None:
     for member, seed in enumerate(SEEDS):
         alone = build_experiment(method_config("std"), data, (seed,))
         assert torch.equal(rows[:, member], alone.draw_points(Stream.D_REAL, 700, 100))
-    # The batches of a stream follow each other, and other streams have other points.
+    # Batches of a stream are consecutive, and other streams have other points.
     later = experiment.draw_points(Stream.D_REAL, 750, 100).view(100, 2, 2)
     assert torch.equal(later[:50], rows[50:])
     assert not torch.equal(experiment.draw_points(Stream.G_REAL, 700, 100).view(100, 2, 2), rows)
@@ -156,7 +156,7 @@ def test_two_outcomes_with_one_hot_anchors_are_the_standard_gan() -> None:
     apart = (ours.sample(500) - standard.sample(500)).abs().max()
     assert moved > 0.3
     assert apart < 1e-2 * moved
-    # The non-saturating run goes elsewhere, so that the comparison could have failed.
+    # The non-saturating run ends elsewhere, so the comparison could have failed.
     assert (other.sample(500) - standard.sample(500)).abs().max() > 10 * apart
 
 
@@ -255,7 +255,7 @@ def test_wrong_input_is_explained(
 
 
 def test_help_answers_at_once(tmp_path: Path) -> None:
-    """It names every method, and imports nothing that takes long."""
+    """It names every method, and imports nothing slow."""
     code = (
         "import runpy, sys\n"
         "try:\n"

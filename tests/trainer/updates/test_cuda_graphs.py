@@ -1,4 +1,4 @@
-"""Updates captured as graphs are the updates themselves, bit for bit."""
+"""Updates captured as graphs equal the plain updates, bit for bit."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.helpers.ranks import run_on_ranks
 from tests.helpers.recorded_graph import NotCapturable, RecordedGraph
 from tests.helpers.systems import BATCH, systems
 
-# Twice as many as plans alternate, and enough for replays of each.
+# Twice the number of alternating plans, and enough for replays of each.
 NUM_UPDATES = 2 * (NUM_WARM_UPDATES + 3)
 
 
@@ -119,7 +119,7 @@ def test_replays_are_updates_on_a_gpu(name: str) -> None:
 
 
 def test_what_cannot_be_captured_is_refused() -> None:
-    """Or the tests above would pass for code that a GPU runs wrongly."""
+    """Otherwise the tests above would pass for code that fails on a GPU."""
     value = torch.ones(3)
     attempts: list[Callable[[], Any]] = [
         lambda: value.sum().item(),

@@ -1,4 +1,4 @@
-"""The moving average against its closed form."""
+"""The moving average of G against its closed form."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def constant(value: float) -> nn.Module:
 
 @pytest.mark.parametrize("batch", [10, 25])
 def test_half_of_the_distance_is_left_after_a_half_life(batch: int) -> None:
-    """Whatever the batch size: durations are images."""
+    """Independent of the batch size: durations are counted in images."""
     ema, target = Ema(constant(0), halflife_images=100), constant(8)
     for images in range(batch, 101, batch):
         ema.update(target, batch, images)

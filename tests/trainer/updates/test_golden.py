@@ -1,12 +1,11 @@
 """Ten pinned losses: a refactoring must not move them.
 
-The bound is what another processor may change. Its other order of sums moves a loss by 1e-6; an
-input of a rectifier within rounding of 0, which takes its other slope there, by 5e-6 (measured with
-weights that were moved by one ulp). A refactoring that draws or weighs otherwise moves them by
-1e-2.
+The bound allows for other processors. A different order of sums moves a loss by 1e-6; an input of a
+rectifier within rounding of 0, which takes its other slope there, by 5e-6 (measured with weights
+moved by one ulp). A refactoring that changes draws or weights moves them by 1e-2.
 
-`REALNESS_UPDATE_GOLDEN=1 pytest tests/trainer/updates/test_golden.py` rewrites them; say in the
-commit why.
+`REALNESS_UPDATE_GOLDEN=1 pytest tests/trainer/updates/test_golden.py` rewrites them; explain why in
+the commit message.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The layout that is asked for holds through every convolution of an update."""
+"""The requested layout holds through every convolution of an update."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FORMATS = {"auto": torch.channels_last, "contiguous": torch.contiguous_format}
 
 
 class Convolutions(TorchDispatchMode):
-    """Counts convolutions, and lists the images or gradients of images in another layout.
+    """Counts convolutions, and lists images or gradients of images in another layout.
 
     The second derivative in the weights is a convolution of images with batch and channels
     swapped: such views count as having the layout of what they view.
@@ -51,7 +51,7 @@ class Convolutions(TorchDispatchMode):
 
 
 def convolutions_of_two_updates(name: str, setting: str) -> tuple[int, list[str], bool]:
-    """Number and faults of one update of each player, penalties included; and of a sample's."""
+    """Number and faults of one update of each player, penalties included, and of sampling."""
     config = systems()[name]
     engine = replace(config.engine, memory_format=setting)
     gan = build_gan(replace(config, engine=engine), torch.device("cpu"))

@@ -64,7 +64,7 @@ def test_the_penalty_is_that_of_the_jacobian() -> None:
 
 
 class _Doubles:
-    """As much of a `Gan` as the penalty asks for, in float64."""
+    """The parts of a `Gan` that the penalty needs, in float64."""
 
     def __init__(self, config: TrainConfig, generator: StyleGAN2Generator) -> None:
         self.config, self.g = config, self
@@ -126,7 +126,7 @@ def updates(config: TrainConfig) -> list[tuple[float, dict[str, float]]]:
 
 @pytest.mark.slow
 def test_the_average_follows_lazily_on_any_number_of_ranks_and_passes() -> None:
-    """Every other update; two ranks, and two passes a rank, agree with one."""
+    """Every other update; two ranks, and two passes per rank, agree with one."""
     config = configuration()
     [seen] = run_on_ranks(1, updates, config)
     average = 0.0

@@ -1,4 +1,4 @@
-"""Every system of the papers, from the same updates, on one rank and on several."""
+"""Every system of the papers, with the same update code, on one rank and on several."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STEPS = 3
 
 
 def batch(gan: Any, stream: Stream, update: int, count: int) -> Tensor:
-    """This rank's rows of a made-up global batch of `count` images, as the networks get them."""
+    """This rank's rows of a synthetic global batch of `count` images, as network input."""
     generator = torch.Generator().manual_seed(1000 * stream + update)
     images = torch.randint(0, 256, (count, 3, 32, 32), generator=generator, dtype=torch.uint8)
     rows = count // world_size()
@@ -65,7 +65,7 @@ def test_the_number_of_ranks_does_not_matter(name: str) -> None:
     for state, _ in ranks:
         for key, value in expected.items():
             if "relativistic" in name and key == "D/head.bias":
-                continue  # it cancels in every pair, which leaves it rounding alone
+                continue  # it cancels in every pair, so that only rounding remains
             error = np.linalg.norm(state[key] - value) / (np.linalg.norm(value) + 1e-12)
             assert error < ANOTHER_ORDER, f"{key}: relative error {error:.1e}"
     for key, value in alone.items():

@@ -1,4 +1,4 @@
-"""A step makes the host wait for nothing, and reduces nothing that it does not need."""
+"""A step never makes the host wait, and reduces only what it needs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FAR_WAIT = "fake_as_real.py:lowest_over_ranks"
 
 @dataclass(frozen=True)
 class Seen:
-    """Of an update of D and one of G: waits, bytes sent by collective, and the network's size."""
+    """Waits, bytes sent by collective, and the network's size, for one update of D and one of G."""
 
     waits: Counter[str]
     sent: Counter[str]
@@ -36,7 +36,7 @@ class Seen:
 
 
 def watch(configs: list[TrainConfig]) -> list[dict[str, Seen]]:
-    """What the third update of each network does, penalties included."""
+    """Waits and traffic of the third update of each network, penalties included."""
     return [_watch(config) for config in configs]
 
 
@@ -70,7 +70,7 @@ def at_stage(stage: int, clip: float, deepspeed_config: str) -> TrainConfig:
 
 @pytest.mark.slow
 def test_no_step_waits_for_the_device(shard_all: Path) -> None:
-    """But for one look of ZeRO 3 at the norm of the gradients."""
+    """Except for one check of the gradient norm at ZeRO 3."""
     stages = [(stage, clip) for stage in range(4) for clip in (0.0, 0.05)]
     configs = [at_stage(*pair, str(shard_all)) for pair in stages]
     for answer in run_on_ranks(2, watch, configs):
@@ -82,7 +82,7 @@ def test_no_step_waits_for_the_device(shard_all: Path) -> None:
 
 @pytest.mark.slow
 def test_no_system_waits_for_the_device() -> None:
-    """But for FAR-GAN's selection, which must know how many rows go where."""
+    """Except for FAR-GAN's selection, which must know how many rows go where."""
     names = ("standard", "p2gan", "relativistic-r1-r2", "wgan-gp", "realness-far")
     for answer in run_on_ranks(2, watch, [systems()[name] for name in names]):
         for name, seen in zip(names, answer, strict=True):
@@ -91,7 +91,7 @@ def test_no_system_waits_for_the_device() -> None:
 
 
 def test_each_update_reduces_its_own_network_alone(shard_all: Path) -> None:
-    """Gradients of one network, and statistics that are small beside any network."""
+    """Gradients of one network, and statistics that are small compared with any network."""
     configs = [at_stage(stage, 0.0, str(shard_all)) for stage in range(4)]
     for answer in run_on_ranks(2, watch, configs):
         for stage, seen in enumerate(answer):

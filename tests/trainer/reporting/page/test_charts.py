@@ -1,4 +1,4 @@
-"""The report's curves are the numbers that were logged; its grids are thinned fairly."""
+"""The report's curves show the logged numbers; its grids are thinned evenly."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ pytestmark = [
 ]
 
 WATCH = "window.faults = []; window.onerror = (message) => { window.faults.push(message); };"
-# Moves the first slider to its start, points at the first chart, and tells what is seen then.
+# Moves the first slider to its start, points at the first chart, and reports what is shown.
 USE = """
 const seen = (figure) => [...figure.querySelectorAll(".frame")]
   .filter((frame) => getComputedStyle(frame).display !== "none")
@@ -83,7 +83,7 @@ def browse(page: Path, *arguments: str) -> str:
 
 
 def tell(page: Path) -> dict[str, Any]:
-    """Open a copy of the page that watches and uses itself; returns what it saw."""
+    """Open a copy of the page with a script that operates it; returns the script's observations."""
     html = page.read_text()
     html = html.replace("<style>", f"<script>{WATCH}</script><style>", 1)
     html = html.replace("</body>", f"<script>{USE}</script></body>", 1)

@@ -1,4 +1,4 @@
-"""report.html: self-contained, safe, complete, and there even where a run folder is damaged."""
+"""report.html: self-contained, safe, complete, and written even if a run folder is damaged."""
 
 from __future__ import annotations
 
