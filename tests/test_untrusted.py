@@ -139,10 +139,10 @@ PLACES = {
 
 
 REFUSALS = {
-    "shard": "has another size or checksum than when it was written",
-    "shard with its checksum": "is no readable safetensors file",
-    "manifest": "checkpoint.json is no readable manifest",
-    "config": "config.json is no readable configuration",
+    "shard": "does not have the size or checksum with which it was written",
+    "shard with its checksum": "is not a valid safetensors file",
+    "manifest": "checkpoint.json is not a valid manifest",
+    "config": "config.json is not a valid configuration",
 }
 
 
