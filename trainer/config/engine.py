@@ -67,8 +67,8 @@ class EngineConfig:
         not_negative(self, "micro_batch")
         require(
             not (self.auto_batch and self.micro_batch),
-            f"--auto-batch chooses the micro-batch, but --micro-batch={self.micro_batch} is set "
-            "too; use one of the two",
+            f"--auto-batch chooses the micro-batch, but --micro-batch={self.micro_batch}; use one "
+            "of the two",
         )
         for name in ("zero_g", "zero_d"):
             require(
