@@ -139,10 +139,10 @@ PLACES = {
 
 
 REFUSALS = {
-    "shard": "has another size or checksum than when it was written",
-    "shard with its checksum": "is no readable safetensors file",
-    "manifest": "checkpoint.json is no readable manifest",
-    "config": "config.json is no readable configuration",
+    "shard": "does not have the size or checksum with which it was written",
+    "shard with its checksum": "is not a valid safetensors file",
+    "manifest": "checkpoint.json is not a valid manifest",
+    "config": "config.json is not a valid configuration",
 }
 
 
@@ -259,7 +259,7 @@ def test_a_feature_network_that_is_a_pickle(kind: str, tmp_path: Path, trace: Pa
     with pytest.raises(FeatureNetworkError, match="is not loaded, because such a file is code"):
         open_network("inception", file=NetworkFile(str(path), "0" * 64))
     own = hashlib.sha256(bomb).hexdigest()
-    with pytest.raises(FeatureNetworkError, match="is no TorchScript file"):
+    with pytest.raises(FeatureNetworkError, match="is not a valid TorchScript file"):
         open_network("inception", file=NetworkFile(str(path), own))
     assert not trace.exists()
 

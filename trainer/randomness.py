@@ -1,8 +1,8 @@
 """Stateless randomness: every draw is a function of (seed, stream, purpose, global sample index).
 
-Nothing here has to be saved: a run that is killed and resumed, or that goes on with another number
-of ranks, draws the same numbers for the same samples. The generator is Philox4x32-10 (Salmon et
-al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), through `realness.kernels`.
+No state has to be saved: a run that is killed and resumed, or resumed on a different number of
+ranks, draws the same numbers for the same samples. The generator is Philox4x32-10 (Salmon et al.,
+"Parallel random numbers: as easy as 1, 2, 3", SC 2011), from `realness.kernels`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch import Tensor
 
 from realness import kernels
 
-# Samples of one member of an ensemble: more than any 2-D experiment draws.
+# log2 of the samples reserved per ensemble member: more than any 2-D experiment draws.
 MEMBER_SHIFT = 40
 
 
 class Stream(IntEnum):
-    """Which samples: each stream counts its own samples from 0 over the whole run and all ranks."""
+    """Streams of samples; each counts its samples from 0 over the whole run and all ranks."""
 
     D_REAL = 1
     D_FAKE = 2
@@ -35,7 +35,7 @@ class Stream(IntEnum):
 
 
 class Purpose(IntEnum):
-    """What a sample's draw is for."""
+    """Purposes of a sample's draws; different purposes have independent draws."""
 
     LATENT = 1
     RESAMPLE = 2
@@ -68,7 +68,7 @@ class Draws:
         return kernels.philox_normal(self.seed, self._key(purpose), self.index, dim)
 
     def normal_draws(self, purpose: Purpose) -> kernels.NormalDraws:
-        """What `normal` draws, for an operator that draws it itself."""
+        """The key and indices of `normal`'s draws, for an operator that draws them itself."""
         return kernels.NormalDraws(self.seed, self._key(purpose), self.index)
 
     def uniform(self, purpose: Purpose, dim: int) -> Tensor:
@@ -77,7 +77,7 @@ class Draws:
         return kernels.philox_uniform(self.seed, key, self.index, dim)
 
     def __getitem__(self, rows: slice) -> Draws:
-        """The draws of some of the samples."""
+        """The draws of a slice of the samples."""
         return replace(self, index=self.index[rows])
 
     def _key(self, purpose: Purpose) -> int:
@@ -96,9 +96,9 @@ def batch_draws(
 ) -> Draws:
     """Draws for this rank's rows of the global batch whose first sample has index `first`.
 
-    `first` may be an int64 scalar on `device`, which the draws then follow without the host.
-    For an ensemble with `seeds`, each row becomes one row a member, interleaved; a member's samples
-    have indices of its own, so that its draws are those of a run by itself with this seed.
+    `first` may be an int64 scalar on `device`; the host then need not know its value. For an
+    ensemble with `seeds`, each row becomes one row per member, interleaved; each member has its own
+    sample indices, so that its draws are those of a separate run with its seed.
     """
     index = torch.arange(local_batch, device=device) + (first + rank * local_batch)
     if seeds != (0,):

@@ -347,4 +347,4 @@ def test_nodes_with_a_part_each_read_what_one_with_everything_does(
     other = in_parts(write_folder(tmp_path / "in", image_files(8)), tmp_path / "other", 2)
     first, second = run_on_ranks(2, why_not, [nodes[0], str(other)])
     assert first == second
-    assert "rank 1 has opened another set of images than rank 0" in first
+    assert "rank 1 has opened a different set of images from rank 0" in first

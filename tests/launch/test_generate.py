@@ -152,7 +152,7 @@ def test_truncation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert np.abs(half[number] - pixels(tmp_path / "half" / f"{number:06d}.png")).max() <= 1
     plain = write_run(tmp_path / "plain", replace(systems()["realness"], preset="custom"))
     for run, arguments, message in (
-        (plain, ["--truncation", "0.5"], "--truncation=0.5 needs a generator with a space W"),
+        (plain, ["--truncation", "0.5"], "--truncation=0.5 needs a generator with styles w"),
         (styled, ["--batch-size", "6"], "--batch-size=6 is not divisible by the 4 images"),
         (styled, ["--truncation", "2"], "--truncation=2.0 must lie in [0, 1]"),
     ):

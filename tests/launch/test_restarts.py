@@ -103,6 +103,6 @@ def test_a_killed_rank_is_started_again_and_the_run_completes(tmp_path: Path) ->
     codes, output = finish(ranks)
     assert codes == [EXIT_OK, EXIT_OK], output
     assert "restart 1 of 1" in output
-    assert "going on at" in output
+    assert "resuming at" in output
     records = [json.loads(line) for line in (run_dir / "stats.jsonl").read_text().splitlines()]
     assert [record["images"] for record in records] == list(range(8, 321, 8))

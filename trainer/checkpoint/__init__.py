@@ -1,10 +1,10 @@
 """Sharded checkpoints that any number of ranks can read, written while training continues.
 
-`trainer/storage/checkpoint_folder.py` shows the files. Every rank writes its own share. A folder is
-filled under a staging name, synced to disk and renamed once all ranks have written; it is renamed
-again before it is removed. So whatever has a final name is whole. Tensors are safetensors and the
-rest is JSON: nothing is unpickled. (torch.distributed.checkpoint keeps its metadata in a pickle,
-hence this format.)
+`trainer/storage/checkpoint_folder.py` describes the files. Every rank writes its own share. A
+folder is filled under a staging name, synced to disk and renamed when all ranks have written; it is
+renamed again before it is removed. A folder with a final name is therefore always complete. Tensors
+are stored as safetensors and the rest as JSON: nothing is unpickled. (torch.distributed.checkpoint
+stores its metadata as a pickle, hence this format.)
 """
 
 from realness.trainer.checkpoint.format import CheckpointError, Position, read_manifest

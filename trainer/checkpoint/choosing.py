@@ -1,4 +1,4 @@
-"""Which checkpoints of a run a command works on."""
+"""Selecting the checkpoints of a run that a command works on."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from realness.trainer.storage.checkpoint_folder import (
 
 
 def choose_checkpoints(run: Path, which: str) -> list[Path]:
-    """The checkpoints meant by `latest`, `all`, or a number of images seen.
+    """The checkpoints selected by `latest`, `all`, or a number of images seen.
 
     Raises:
-        ConfigError: where there is none, or not that one.
+        ConfigError: if the run has no checkpoint, or not the one asked for.
     """
     root = checkpoint_root(run)
     found = list_checkpoints(root)
     if not found:
-        raise ConfigError(f"{run} holds no checkpoint; train the run first, or name another folder")
+        raise ConfigError(f"{run} holds no checkpoint; train the run first, or use another folder")
     if which == "all":
         return found
     if which == "latest":
@@ -30,7 +30,7 @@ def choose_checkpoints(run: Path, which: str) -> list[Path]:
     wanted = [path for path in found if which.isdigit() and int(path.name) == int(which)]
     if not wanted:
         raise ConfigError(
-            f"--checkpoint={which} is none of {run}'s; use latest, all, or the images seen by "
-            f"one of them: {', '.join(str(int(path.name)) for path in found)}"
+            f"--checkpoint={which} is not a checkpoint of {run}; use latest, all, or the images "
+            f"seen by one of them: {', '.join(str(int(path.name)) for path in found)}"
         )
     return wanted

@@ -1,4 +1,4 @@
-"""What a checkpoint says about itself: manifest, position, checksums."""
+"""The manifest of a checkpoint: position in the run, tables of files and tensors, checksums."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class CheckpointError(RuntimeError):
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run stands.
+    """The position of a run.
 
-    images: images seen; num_updates: optimiser updates by engine name; data_digest: identity of the
-    images it learns from.
+    images: images seen; num_updates: optimiser updates by engine name; data_digest: digest of the
+    data set.
     """
 
     images: int
@@ -32,14 +32,14 @@ class Position:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The checked contents of a checkpoint's `checkpoint.json`. Raises CheckpointError."""
+    """The contents of a checkpoint's `checkpoint.json`. Raises CheckpointError if it is damaged."""
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text())
         checksum = manifest.pop("checksum")
     except (OSError, ValueError, KeyError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise CheckpointError(f"{path} is no readable manifest ({reason})") from error
+        raise CheckpointError(f"{path} is not a valid manifest ({reason})") from error
     if checksum != text_checksum(manifest):
         raise CheckpointError(f"{path} does not match its own checksum")
     if manifest["format"] != FORMAT:

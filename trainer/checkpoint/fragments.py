@@ -1,8 +1,8 @@
 """Fragments: stretches of named flat tensors, the unit in which state is saved and loaded.
 
-A tensor of a run (a weight, a moment of Adam, a running mean) is seen as a flat array with a name.
-Each rank writes the stretches it owns and asks for the stretches it holds, so that what was written
-by one set of ranks at one ZeRO stage can be read by any other.
+A tensor of a run (a weight, a moment of Adam, a running mean) is treated as a flat array with a
+name. Each rank writes the stretches it owns and reads the stretches it holds, so that a checkpoint
+can be read with any other number of ranks and any other ZeRO stage.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Fragment:
         return Fragment(name, 0, tensor.detach().view(-1), tensor.numel())
 
     def within(self, prefix: str) -> Fragment:
-        """The same under the name `prefix/name`."""
+        """The same fragment under the name `prefix/name`."""
         return replace(self, name=f"{prefix}/{self.name}")
 
 

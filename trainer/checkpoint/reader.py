@@ -1,4 +1,4 @@
-"""Reading checkpoints: verified first, into whatever stretches this rank holds."""
+"""Reading checkpoints: verification, then loading of the stretches that this rank holds."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from realness.trainer.storage.checkpoint_folder import by_preference
 
 
 def restore(root: Path, targets: list[Fragment], report: Callable[[str], None]) -> Position | None:
-    """Fill `targets` from the newest good checkpoint; collective. None when there is none at all.
+    """Fill `targets` from the newest undamaged checkpoint; collective. None without checkpoints.
 
     Each file's size and checksum are verified first. A damaged checkpoint is passed over with a
-    message through `report(str)`; CheckpointError is raised when all are damaged, or when a tensor
-    differs in size or type.
+    message to `report(str)`; CheckpointError is raised if all are damaged, or if a tensor differs
+    in size or type.
     """
     names = gather(by_preference(root))[0]
     for name in names:
@@ -43,9 +43,9 @@ def restore(root: Path, targets: list[Fragment], report: Callable[[str], None]) 
 
 
 def load(folder: Path, targets: list[Fragment]) -> Position:
-    """Fill `targets` from this very checkpoint, verified first; collective.
+    """Verify the checkpoint `folder` and fill `targets` from it; collective.
 
-    Raises CheckpointError on every rank when it is damaged, or when a tensor differs.
+    Raises CheckpointError on every rank if it is damaged, or if a tensor differs.
     """
     problems = [problem for problem in gather(_damage(folder)) if problem]
     if problems:
@@ -64,7 +64,7 @@ def read_tensors(folder: Path, manifest: dict[str, Any], targets: list[Fragment]
         if (entry["numel"], entry["dtype"]) != wanted:
             raise CheckpointError(
                 f"{folder}: {target.name!r} is {entry['numel']} x {entry['dtype']}, but the "
-                f"network built here wants {wanted[0]} x {wanted[1]}; the architecture differs"
+                f"network built here has {wanted[0]} x {wanted[1]}; the architecture differs"
             )
         _fill(folder, opened, entry["stretches"], target)
 
@@ -89,7 +89,7 @@ def _open(path: Path) -> Any:
     try:
         return safe_open(path, framework="pt")
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is no readable safetensors file: {error}") from error
+        raise CheckpointError(f"{path} is not a valid safetensors file: {error}") from error
 
 
 def _load(folder: Path, targets: list[Fragment]) -> Position:
@@ -103,12 +103,12 @@ def _load(folder: Path, targets: list[Fragment]) -> Position:
 
 
 def _damage(folder: Path) -> str:
-    """What is wrong with this rank's share of a checkpoint's files; empty when nothing is."""
+    """The damage found in this rank's share of a checkpoint's files; empty if there is none."""
     try:
         files = sorted(read_manifest(folder)["files"].items())
         for name, entry in files[rank() :: world_size()]:
             if file_entry(folder / name) != entry:
-                return f"{name} has another size or checksum than when it was written"
+                return f"{name} does not have the size or checksum with which it was written"
     except (OSError, CheckpointError) as error:
         return str(error)
     return ""

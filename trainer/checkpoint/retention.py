@@ -1,4 +1,4 @@
-"""Which checkpoints stay, and whether the disk can take the next ones."""
+"""Removal of old checkpoints, and the check that the disk has space for the next ones."""
 
 from __future__ import annotations
 
@@ -24,20 +24,23 @@ log = logging.getLogger("realness.trainer")
 
 @dataclass(frozen=True)
 class Retention:
-    """The newest `keep`, and for good the first one of every `every_images` images (0: none)."""
+    """Which checkpoints to keep: the newest `keep`, and the milestones.
+
+    Milestones, the first checkpoints of every `every_images` images (0: none), stay permanently.
+    """
 
     keep: int
     every_images: float = 0
 
     def milestones(self, images: Iterable[int]) -> set[int]:
-        """Those that stay for good, by images seen."""
+        """Which of the checkpoints after `images` images each are kept permanently."""
         first: dict[int, int] = {}
         for count in sorted(images) if self.every_images else ():
             first.setdefault(math.floor(count / self.every_images), count)
         return {count for interval, count in first.items() if interval > 0}
 
     def doomed(self, root: Path) -> list[str]:
-        """The folders under `root` that may go; never what `latest` names."""
+        """Names of the checkpoints in `root` to remove; never the one that `latest` names."""
         names = by_preference(root)
         forever = self.milestones(map(int, names))
         latest = read_latest(root)
@@ -45,7 +48,10 @@ class Retention:
 
 
 def prune(root: Path, retention: Retention) -> None:
-    """Remove what `retention` does not keep; what cannot be removed is named, and tried again."""
+    """Remove checkpoints that `retention` does not keep.
+
+    If one cannot be removed, a warning names it, and the next call tries again.
+    """
     for name in retention.doomed(root):
         try:
             remove_checkpoint(root / name)
@@ -56,10 +62,10 @@ def prune(root: Path, retention: Retention) -> None:
 def check_free_space(
     folder: Path, checkpoint_bytes: int, retention: Retention, num_images: int
 ) -> None:
-    """Raise ConfigError unless the disk can take the next checkpoint beside the one it replaces.
+    """Raise ConfigError unless the disk can hold the checkpoints to keep and one being written.
 
-    checkpoint_bytes: size of one checkpoint; num_images: length of the run. A disk that will be too
-    small for the checkpoints that stay for good gets a warning: there is time to move them away.
+    checkpoint_bytes: size of one checkpoint; num_images: length of the run. If the disk will become
+    too small for the milestones, only a warning is logged: there is time to move them elsewhere.
     """
     existing = {int(path.name) for path in list_checkpoints(checkpoint_root(folder))}
     milestones = retention.milestones(existing)
@@ -77,7 +83,7 @@ def check_free_space(
     if free < wanted + to_come * checkpoint_bytes and rank() == 0:
         log.warning(
             "--keep-checkpoint-kimg=%g will keep %d more checkpoints of %.2f GiB, but the disk of "
-            "--run-dir=%s has %.1f GiB free: move some of them away in time",
+            "--run-dir=%s has %.1f GiB free: move some of them to another disk in time",
             retention.every_images / 1000,
             to_come,
             checkpoint_bytes / 2**30,

@@ -1,4 +1,4 @@
-"""Saving while training goes on."""
+"""Saving checkpoints in the background while training continues."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Outcome:
 
 
 def save(root: Path, fragments: list[Fragment], position: Position, *, keep: int) -> Path:
-    """Write a checkpoint while everything else waits; collective. Returns and raises as `write`.
+    """Write a checkpoint in the calling thread; collective. Returns and raises as `write` does.
 
     The newest `keep` checkpoints are kept.
     """
@@ -41,13 +41,13 @@ def save(root: Path, fragments: list[Fragment], position: Position, *, keep: int
 class Saver:
     """Writes checkpoints in a thread, one at a time, from a copy in host memory.
 
-    Training stands still for the copy alone. The thread does all else: writing, syncing, checksums,
-    the agreement of the ranks and the commit, the very code that one would run without a thread. It
-    talks to the other ranks over a group of its own, so that it waits for a slow disk somewhere
-    while the training's collectives go on; and `latest` moves no later than it could.
+    Training waits only for the copy. The thread does the rest with `write`: writing, syncing,
+    checksums, the agreement of the ranks and the commit. It communicates over a separate process
+    group, so that it can wait for a slow disk on another rank while the collectives of training
+    continue, and `latest` moves as soon as possible.
 
-    `start` needs no other rank; `poll` and `wait` are collective. The host copy is allocated once
-    and used for every save.
+    `start` is not collective; `poll` and `wait` are. The host copy is allocated once and reused for
+    every save.
     """
 
     def __init__(self, root: Path, retention: Retention) -> None:
@@ -59,16 +59,16 @@ class Saver:
         self._images = 0
         self._problem = ""
         self.failed = False
-        """Whether the last save that has ended did so without a checkpoint, on all ranks alike."""
+        """Whether the last finished save failed; the same on all ranks."""
         self._stalled_seconds = 0.0
 
     @property
     def is_writing(self) -> bool:
-        """Whether this rank is still at it; other ranks may differ."""
+        """Whether this rank is still writing; other ranks may differ."""
         return self._thread is not None and self._thread.is_alive()
 
     def start(self, fragments: list[Fragment], position: Position) -> None:
-        """Copy `fragments` and begin to write them. Call `wait` first: one save at a time."""
+        """Copy `fragments` and start writing them. Call `wait` first: one save at a time."""
         if self._thread is not None:
             raise RuntimeError("a checkpoint is still being written; wait for it first")
         started = time.monotonic()
@@ -81,13 +81,13 @@ class Saver:
         self._thread.start()
 
     def poll(self) -> Outcome | None:
-        """The outcome of a save that has ended on all ranks since the last call; else None."""
+        """The outcome of the current save if it has ended on all ranks; otherwise None."""
         if self._thread is None or any(gather(self._thread.is_alive())):
             return None
         return self.wait()
 
     def wait(self) -> Outcome | None:
-        """Wait for the save under way and return its outcome; None when there is none."""
+        """Wait for the current save and return its outcome; None if there is none."""
         if self._thread is None:
             return None
         started = time.monotonic()
@@ -99,12 +99,12 @@ class Saver:
         return Outcome(self._images, problems[0] if problems else "")
 
     def take_stalled_seconds(self) -> float:
-        """How long training has stood still for checkpoints since the last call (no collective)."""
+        """Seconds that training waited for checkpoints since the last call (not collective)."""
         seconds, self._stalled_seconds = self._stalled_seconds, 0.0
         return seconds
 
     def close(self) -> None:
-        """Let a save under way end, unless the other ranks no longer take part in it."""
+        """Wait at most CLOSE_SECONDS for the current save, as other ranks may have ended."""
         if self._thread is not None:
             self._thread.join(CLOSE_SECONDS)
             self._thread = None
@@ -115,13 +115,13 @@ class Saver:
         except CheckpointError as error:
             self._problem = str(error)
         except Exception as error:
-            # Another rank's death, or a fault of this program; the main thread must hear of both.
+            # Another rank died, or there is a bug; report both to the main thread.
             log.exception("writing the checkpoint at %d images failed", position.images)
             self._problem = repr(error)
 
 
 def _copy(fragments: list[Fragment], host: dict[str, torch.Tensor]) -> list[Fragment]:
-    """The fragments in host memory: in the tensors of `host`, which gets those that it lacks."""
+    """Copies of the fragments in the tensors of `host`, which are allocated if missing."""
     copies = []
     for item in fragments:
         pinned = item.data.is_cuda

@@ -1,4 +1,4 @@
-"""Writing one checkpoint: every rank its share, then rank 0 gives it its name."""
+"""Writing a checkpoint: every rank writes its share, then rank 0 commits it by a rename."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def write(
 ) -> Path:
     """Write a checkpoint; collective over `group` (default: all ranks). Returns its folder.
 
-    `fragments`, in host memory, are the stretches this rank owns; together the ranks' must tile
-    every tensor. `latest` moves when all ranks have written; then `retention` is applied. Raises
-    CheckpointError on every rank when any rank fails: nothing is left of the attempt, and the
-    previous checkpoint still is `latest`.
+    `fragments`, in host memory, are the stretches this rank owns; those of all ranks together must
+    tile every tensor. `latest` moves when all ranks have written; then `retention` is applied.
+    Raises CheckpointError on every rank if any rank fails: the attempt leaves no files, and
+    `latest` still names the previous checkpoint.
     """
 
     def all_ranks(what: str, action: Callable[[], Result]) -> Result:
@@ -69,7 +69,7 @@ def write(
         all_ranks("commit", lambda: _commit(staging, final, manifest) if rank() == 0 else None)
     except CheckpointError:
         if rank() == 0:
-            # On a full disk the half of a checkpoint would take what the records still need.
+            # On a full disk, a partial checkpoint would take the space that the records need.
             shutil.rmtree(staging, ignore_errors=True)
         raise
     if rank() == 0:

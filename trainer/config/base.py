@@ -1,4 +1,4 @@
-"""What every part of the configuration is made with."""
+"""Shared by all parts of the configuration: the error, flag names, checks and field markers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be run; the message names the flag, the value and the remedy."""
+    """An invalid configuration; the message names the flag, its value and how to fix it."""
 
 
 def require(condition: bool, message: str) -> None:

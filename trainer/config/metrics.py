@@ -1,4 +1,4 @@
-"""Measuring while a run goes on."""
+"""Metrics during training."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from realness.trainer.config.base import any_time, not_negative, positive
 
 @dataclass(frozen=True)
 class MetricsConfig:
-    """Scores of the moving average during training; the trajectory does not depend on them."""
+    """Scores of the moving average during training; they do not affect the trajectory."""
 
     metrics_kimg: float = any_time(0.0)
-    """Measure the moving average every so many thousand images, and at the end; 0 never."""
+    """Measure the moving average every N thousand images and at the end; 0 for never."""
     metrics: str = any_time("swd")
-    """Comma-separated: swd, fid, kid, is, pr, ppl. swd needs no feature network."""
+    """Comma-separated list of swd, fid, kid, is, pr, ppl. swd needs no feature network."""
     metrics_images: int = any_time(2048)
-    """Images generated each time, over all ranks; swd takes as many real ones, the others all."""
+    """Images generated per measurement, over all ranks; swd uses the same number of real images,
+    the other metrics use all of them."""
     metrics_network: Literal["inception", "efflite0"] = any_time("inception")
-    """Feature network: the Inception of FID, downloaded once, or EfficientNet-lite0, which the
-    extra offline-features installs."""
+    """Feature network: the Inception network of FID, downloaded once, or EfficientNet-lite0, which
+    the extra offline-features installs."""
     metrics_resize: Literal["clean", "bilinear", "network"] = any_time("clean")
-    """How images come to its size: antialiased bicubic, plain bilinear, or left to the network."""
+    """How images are resized for it: clean is antialiased bicubic, bilinear is plain bilinear,
+    network leaves it to the network."""
 
     def __post_init__(self) -> None:
         not_negative(self, "metrics_kimg")

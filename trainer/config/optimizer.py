@@ -27,31 +27,31 @@ class OptimizerConfig:
     optimizer_eps: float = 1e-8
     """The optimiser's epsilon."""
     k_g: int = 1
-    """G updates an iteration."""
+    """G updates per iteration."""
     k_d: int = 1
-    """D updates an iteration."""
+    """D updates per iteration."""
     lazy_correction: bool = False
-    """Scale rate and Adam's decays by k / (k + 1) for a network whose penalty is due in one of k
-    updates, as StyleGAN2 does. Its penalties take a step of their own, so it makes k + 1 steps
-    where this program makes k: without it both move as far."""
+    """Correct the learning rate and Adam's decays by k / (k + 1) for a network whose penalty is due
+    in one of k updates, as StyleGAN2 does. StyleGAN2 applies penalties in a separate step, so it
+    makes k + 1 steps where this program makes k: without the correction, both move equally far."""
     clip_grad_norm: float = 0.0
-    """Clip each network's gradient to this norm; 0 switches it off."""
+    """Clip the gradient of each network to this norm; 0 disables clipping."""
     log_grad_norm: bool = any_time(False)
-    """Log the norm of each network's gradient, the mean over the interval. It is logged wherever
-    --clip-grad-norm computes it; without clipping it costs one pass over the gradients a step."""
+    """Log the gradient norm of each network, averaged over the logging interval. Always logged with
+    --clip-grad-norm; without clipping it costs one pass over the gradients per step."""
     lr_warmup_kimg: float = 0.0
-    """Raise the learning rates linearly from 0 over so many thousand images."""
+    """Raise the learning rates linearly from 0 over the first N thousand images."""
     lr_decay: Literal["none", "linear", "cosine", "step"] = "none"
-    """How the learning rates fall: from --lr-decay-start-kimg to the end of the run, or by steps of
-    --lr-step-factor every --lr-step-kimg."""
+    """How the learning rates decay: linear and cosine run from --lr-decay-start-kimg to the end of
+    the run; step multiplies by --lr-step-factor every --lr-step-kimg."""
     lr_decay_start_kimg: float = 0.0
-    """Where the decay starts."""
+    """Thousands of images after which the linear or cosine decay starts."""
     lr_final: float = 0.0
-    """Share of the learning rates that is left at the end of a linear or cosine decay."""
+    """Fraction of the learning rates left at the end of a linear or cosine decay."""
     lr_step_kimg: float = 3000.0
-    """Distance between the steps of --lr-decay=step (50 epochs of 60,000 images are 3,000 kimg)."""
+    """Interval between the steps of --lr-decay=step (50 epochs of 60,000 images are 3,000 kimg)."""
     lr_step_factor: float = 0.9
-    """What a step multiplies the learning rates by."""
+    """Factor by which each step multiplies the learning rates."""
 
     def __post_init__(self) -> None:
         positive(self, "lr_g", "lr_d", "optimizer_eps", "k_g", "k_d", "lr_step_kimg")

@@ -1,7 +1,8 @@
-"""Named starting points: the papers' settings, as functions that return a configuration.
+"""Presets: the papers' settings, as functions that return a configuration.
 
-Names read <data>-<system>-<networks>. Where a paper states epochs or iterations, they are here in
-thousands of images; where it leaves a setting open, the docstring says what was chosen.
+Names have the form <data>-<system>-<networks>. Epochs and iterations stated by a paper are
+converted to thousands of images; where a paper leaves a setting open, the docstring states the
+choice made here.
 """
 
 from __future__ import annotations
@@ -55,10 +56,10 @@ def baseline_dcgan(resolution: int, objective: ObjectiveConfig) -> TrainConfig:
 
 
 def wgan_gp_dcgan(resolution: int) -> TrainConfig:
-    """WGAN-GP as the RealnessGAN paper runs it: five D updates a G update, Adam (0.5, 0.9), 1e-4.
+    """WGAN-GP as in the RealnessGAN paper: five D updates per G update, Adam (0.5, 0.9), 1e-4.
 
-    The penalty's weight of 10 is Gulrajani et al.'s; the paper names spectral normalisation for
-    every D, so it stays.
+    The penalty's weight of 10 is from Gulrajani et al. D keeps spectral normalisation, because the
+    RealnessGAN paper states it for every D.
     """
     return replace(
         baseline_dcgan(resolution, ObjectiveConfig(objective="wgan")),
@@ -70,8 +71,9 @@ def wgan_gp_dcgan(resolution: int) -> TrainConfig:
 def zero_gp_resnet(resolution: int = 32) -> TrainConfig:
     """GAN-0GP-sample, FAR-GAN's baseline: standard GAN, lambda = 10 on real images (gamma = 20).
 
-    ResNets of tables 5 to 8; RMSProp on CIFAR (500,000 iterations of 64), Adam with two rates on
-    ImageNet (600,000); moving average of 0.999 an iteration, as a half-life in images.
+    ResNets of tables 5 to 8; RMSProp on CIFAR (500,000 iterations of 64 images), Adam with two
+    rates on ImageNet (600,000); moving average with decay 0.999 per iteration, converted to a
+    half-life in images.
     """
     cifar = resolution == 32
     width, most, blocks = (64, 512, 1) if cifar else (64, 1024, 2)
@@ -103,7 +105,7 @@ def zero_gp_resnet(resolution: int = 32) -> TrainConfig:
 
 
 def far_resnet(resolution: int = 32) -> TrainConfig:
-    """FAR-GAN: half of the real batch are the 32 lowest-scored of 256 fresh generated images."""
+    """FAR-GAN: half of the real batch is the 32 lowest-scored of 256 newly generated images."""
     far = FakeAsRealConfig(far_fakes=32, far_candidates=256)
     return replace(zero_gp_resnet(resolution), far=far)
 
@@ -111,7 +113,7 @@ def far_resnet(resolution: int = 32) -> TrainConfig:
 def relativistic_resnet(resolution: int) -> TrainConfig:
     """The relativistic pairing loss with R1 and R2 (Huang et al., "The GAN is dead", 2024).
 
-    The loss and the penalties are R3GAN's, on the ResNets of FAR-GAN rather than its own.
+    The loss and the penalties are R3GAN's, but the networks are the ResNets of FAR-GAN.
     """
     return replace(
         zero_gp_resnet(resolution),
@@ -124,8 +126,9 @@ def relativistic_resnet(resolution: int) -> TrainConfig:
 def p2gan(resolution: int, networks: Literal["dcgan", "sn-resnet"]) -> TrainConfig:
     """P2GAN (CVPR 2021, section 5.2): least squares between posteriors, Adam (0, 0.999), 2e-4.
 
-    The rates fall by 0.9 every 50 epochs; pretraining takes 10 epochs on CIFAR10 and 2 on CelebA.
-    The paper does not say how long it trains: 200 epochs of CIFAR10 and 50 of CelebA here.
+    The rates are multiplied by 0.9 every 50 epochs; pretraining takes 10 epochs on CIFAR10 and 2 on
+    CelebA. The paper does not state the length of training: 200 epochs of CIFAR10 and 50 of CelebA
+    here.
     """
     cifar = resolution == 32
     epoch_kimg = (CIFAR_IMAGES if cifar else CELEBA_IMAGES) / 1000
@@ -157,11 +160,11 @@ def p2gan(resolution: int, networks: Literal["dcgan", "sn-resnet"]) -> TrainConf
 def stylegan2(resolution: int) -> TrainConfig:
     """StyleGAN2 (CVPR 2020), configuration F: logistic loss, R1 in one of 16 updates.
 
-    Path lengths are regularised with weight 2 in one of 4 updates, as in its published runs; the
-    paper's text says one of 8, and a weight that falls with the resolution. At 1024 the paper's
-    FFHQ settings, gamma = 10. Up to 256 those of Karras et al., "Training Generative Adversarial
-    Networks with Limited Data" (NeurIPS 2020), for FFHQ at 256x256: half the channels, batches of
-    64 with groups of 8, gamma = 1, rates of 0.0025, a half-life of 20 kimg.
+    Path lengths are regularised with weight 2 in one of 4 updates, as in the published runs; the
+    paper's text says one of 8, and a weight that decreases with the resolution. At 1024 these are
+    the paper's FFHQ settings, gamma = 10. Up to 256 they are those of Karras et al., "Training
+    Generative Adversarial Networks with Limited Data" (NeurIPS 2020), for FFHQ at 256x256: half the
+    channels, batches of 64 with groups of 8, gamma = 1, rates of 0.0025, a half-life of 20 kimg.
     """
     small = resolution <= 256
     base, batch = (16384, 64) if small else (32768, 32)
@@ -192,7 +195,7 @@ def stylegan2(resolution: int) -> TrainConfig:
 def realness_stylegan2(resolution: int) -> TrainConfig:
     """RealnessGAN's objective (51 outcomes) on StyleGAN2's networks, penalties and optimiser.
 
-    No paper has it; R1 acts on RealnessGAN's score.
+    This combination is not from a paper; R1 acts on RealnessGAN's score.
     """
     objective = ObjectiveConfig(num_outcomes=51, g_objective=2, resample="gaussian")
     return replace(stylegan2(resolution), objective=objective)
@@ -201,7 +204,7 @@ def realness_stylegan2(resolution: int) -> TrainConfig:
 def lecture_dcgan() -> TrainConfig:
     """The DCGAN of the lecture notes (section 6): LeakyReLU in both, no normalisation in D.
 
-    For MNIST-Fashion, enlarged to 32x32. Rates and batch size are those of the DCGAN paper's line.
+    For Fashion-MNIST, enlarged to 32x32. Learning rates and batch size are typical of DCGANs.
     """
     base = baseline_dcgan(32, ObjectiveConfig(objective="standard"))
     return replace(
@@ -217,8 +220,8 @@ def lecture_dcgan() -> TrainConfig:
 def demo() -> TrainConfig:
     """Small faces on any machine: 64x64, base width 16, minutes on two CPU cores.
 
-    With so few images the number of updates counts: batches of 16 gave at 40 kimg what batches of
-    32 gave at 80.
+    With this few images the number of updates matters: batches of 16 reached at 40 kimg the quality
+    that batches of 32 reached at 80.
     """
     base = realness_dcgan(64)
     return replace(
@@ -279,9 +282,9 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {
 
 
 def preset(name: str) -> TrainConfig:
-    """The configuration of a preset. Raises ConfigError with a suggestion for an unknown name."""
+    """The configuration of a preset. For an unknown name, raises ConfigError with a suggestion."""
     if name not in PRESETS:
         close = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.3)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ConfigError(f"--preset={name} is unknown; {hint}there are: {', '.join(PRESETS)}")
+        raise ConfigError(f"--preset={name} is unknown; {hint}available: {', '.join(PRESETS)}")
     return replace(PRESETS[name](), preset=name)

@@ -1,4 +1,4 @@
-"""One run: the whole tree of the configuration, and what must hold across its parts."""
+"""Configuration of a run: the root of the tree, and the checks across its parts."""
 
 from __future__ import annotations
 
@@ -15,39 +15,40 @@ from realness.trainer.config.optimizer import OptimizerConfig
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One run."""
+    """Configuration of a run."""
 
     preset: str = any_time("custom")
-    """Name of the preset that the defaults came from."""
+    """Name of the preset that provided the defaults."""
     run_dir: str = any_time("")
-    """Folder of the run; to resume, give the same command again."""
+    """Folder of the run; repeat the same command to resume."""
     seed: int = 0
-    """Seed of every draw: initial weights, data order, flips, latents, resampling noise."""
+    """Seed of all randomness: initial weights, data order, flips, latents, resampling noise."""
     batch_size: int = 32
-    """Images of an iteration over ALL ranks."""
+    """Images per iteration over ALL ranks."""
     total_kimg: float = any_time(16640.0)
     """Length of the run in thousands of images."""
     ema_halflife_kimg: float = 10.0
-    """Half-life of the moving average of G's weights."""
+    """Half-life of the moving average of G's weights, in thousands of images."""
     ema_rampup: float = 0.05
-    """Until then the half-life is this share of the images seen, so that early grids show G."""
+    """Limit the half-life to this fraction of the images seen, so that the average follows G early
+    on; 0 for no limit."""
     log_kimg: float = any_time(1.0)
-    """Write statistics every so many thousand images."""
+    """Write statistics every N thousand images."""
     sample_kimg: float = any_time(50.0)
-    """Write a sample grid every so many thousand images."""
+    """Write a sample grid every N thousand images."""
     num_samples: int = any_time(32)
-    """Images in a sample grid."""
+    """Images per sample grid."""
     checkpoint_kimg: float = any_time(50.0)
-    """Write a checkpoint every so many thousand images (and at the end, and on SIGTERM)."""
+    """Write a checkpoint every N thousand images (and at the end, and on SIGTERM)."""
     keep_checkpoints: int = any_time(3)
-    """The newest checkpoints, which are kept."""
+    """Number of newest checkpoints to keep."""
     keep_checkpoint_kimg: float = any_time(0.0)
-    """Besides, keep for good the first checkpoint of every so many thousand images; 0 is off."""
+    """Also keep permanently the first checkpoint of every N thousand images; 0 disables this."""
     max_skipped: int = any_time(50)
-    """Updates in a row left out because a loss is not finite, before the run goes back to its last
-    checkpoint."""
+    """Number of consecutive updates skipped because of a non-finite loss, after which the run goes
+    back to its last checkpoint."""
     accept_config_change: bool = any_time(False)
-    """Resume a run although this command differs from the configuration it was started with."""
+    """Resume a run even if this command differs from the configuration it was started with."""
     data: DataConfig = field(default_factory=DataConfig)
     g: GeneratorConfig = field(default_factory=GeneratorConfig)
     d: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
@@ -71,21 +72,21 @@ class TrainConfig:
         self._check_finite_differences()
         require(
             not (self.engine.cuda_graphs and self.objective.anchor.anchors == "histogram"),
-            "--cuda-graphs does not combine with --anchors=histogram, which the host draws anew in "
+            "--cuda-graphs does not combine with --anchors=histogram, which the host redraws in "
             "every update; use --anchors skewnorm",
         )
         require(
             not (self.far.far_fakes and self.objective.objective == "p2gan"),
             "--far-fakes does not combine with --objective=p2gan, whose generator needs the "
-            "posterior of a real image for every generated one",
+            "posterior of a real image for each generated image",
         )
         blocks = "resnet", "sn-resnet", "stylegan2"
         require(
             not self.engine.checkpoint_activations
             or (self.g.generator in ("resnet", "stylegan2") and self.d.discriminator in blocks),
-            f"--checkpoint-activations needs networks of blocks without batch normalisation, but "
-            f"--generator={self.g.generator} --discriminator={self.d.discriminator}; use stylegan2 "
-            "or resnet, or --no-checkpoint-activations",
+            f"--checkpoint-activations needs networks made of blocks without batch normalisation, "
+            f"not --generator={self.g.generator} --discriminator={self.d.discriminator}; use "
+            "stylegan2 or resnet, or --no-checkpoint-activations",
         )
         require(
             not self.penalty.path_length_weight or self.g.generator == "stylegan2",
@@ -108,24 +109,24 @@ class TrainConfig:
             return
         require(
             self.d.d_activation == "silu",
-            "--r1=finite-difference needs a smooth D. With rectifiers the gradient of the penalty "
-            "is wrong by 30 % at best; use --discriminator dcgan --d-activation silu, or "
+            "--r1=finite-difference needs a smooth D: with rectifiers the gradient of the penalty "
+            "is wrong by at least 30 %; use --discriminator dcgan --d-activation silu, or "
             "--r1 exact",
         )
         require(
             self.engine.precision == "fp32",
             f"--r1=finite-difference takes a difference that --precision={self.engine.precision} "
-            "rounds away; use --precision fp32, or --r1 exact",
+            "cannot resolve; use --precision fp32, or --r1 exact",
         )
 
     @property
     def num_real(self) -> int:
-        """Real images of one D update over all ranks."""
+        """Real images per D update over all ranks."""
         return self.batch_size - self.far.far_fakes
 
     @property
     def num_iterations(self) -> int:
-        """Iterations of the whole run."""
+        """Number of iterations in the run."""
         return math.ceil(self.total_kimg * 1000 / self.batch_size)
 
     @property
@@ -149,8 +150,8 @@ class TrainConfig:
             )
         require(
             not (self.engine.cuda_graphs and self.far.far_fakes and world_size > 1),
-            f"--cuda-graphs on {world_size} ranks does not combine with --far-fakes, whose rows "
-            "travel as the host says; use one rank, or --no-cuda-graphs",
+            f"--cuda-graphs on {world_size} ranks does not combine with --far-fakes, because the "
+            "host decides which rows the ranks exchange; use one rank, or --no-cuda-graphs",
         )
         group, passes = self.d.group, self.num_passes(world_size)
         local = self.batch_size // world_size // passes
@@ -168,7 +169,10 @@ class TrainConfig:
         )
 
     def num_passes(self, world_size: int) -> int:
-        """Passes that one update takes on each rank. Raises ConfigError unless they are equal."""
+        """Number of passes per update on each rank.
+
+        Raises ConfigError unless all passes have the same size.
+        """
         share, size = self.batch_size // world_size, self.engine.micro_batch
         if not size:
             return 1

@@ -1,4 +1,4 @@
-"""The tree as text and as flags, and how two trees differ."""
+"""Conversion of the configuration tree to JSON and flags, and comparison of two trees."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def flatten(config: Any) -> dict[str, Any]:
 
 
 def to_json(config: TrainConfig) -> str:
-    """The text of a run folder's `config.json`."""
+    """The contents of a run folder's `config.json`."""
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
 
 def from_dict(kind: type, values: dict[str, Any]) -> Any:
-    """Rebuild a config from `dataclasses.asdict`'s form, naming unknown and missing keys.
+    """Rebuild a config from the output of `dataclasses.asdict`; missing keys get their defaults.
 
     Raises ConfigError for keys that this version of the program does not know.
     """
     known = {item.name: item for item in dataclasses.fields(kind)}
     unknown = sorted(set(values) - set(known))
-    require(not unknown, f"config.json holds unknown fields {unknown}; another version wrote it")
+    require(not unknown, f"config.json has unknown fields {unknown}; a different version wrote it")
     arguments = dict(values)
     for name, item in known.items():
         factory = item.default_factory
@@ -54,7 +54,7 @@ def _any_time_fields(kind: type) -> set[str]:
 
 
 def trajectory_differences(started: TrainConfig, now: TrainConfig) -> list[str]:
-    """What would change the course of a run if it went on with `now`, a readable line a field."""
+    """The fields that would change a run's trajectory if it resumed with `now`, one line each."""
     before, after = flatten(started), flatten(now)
     return [
         f"{flag(name)}: the run has {before[name]!r}, this command has {after[name]!r}"
@@ -64,6 +64,6 @@ def trajectory_differences(started: TrainConfig, now: TrainConfig) -> list[str]:
 
 
 def portable_config(config: TrainConfig) -> TrainConfig:
-    """The configuration without what belongs to the machine that trained."""
+    """The configuration without the fields that are specific to the training machine."""
     engine = replace(config.engine, device="auto", impl="auto", deepspeed_config="")
     return replace(config, run_dir="", data=replace(config.data, data=""), engine=engine)

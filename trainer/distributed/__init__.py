@@ -1,1 +1,1 @@
-"""Ranks: devices, the process group, collectives, the watchdog, stop requests and exit codes."""
+"""Devices, the process group, collectives, the watchdog, stop requests and exit codes."""

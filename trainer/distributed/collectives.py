@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """y = sum over ranks of x. The adjoint is the same sum, so any order of gradient works."""
+    """y = sum over ranks of x. Its adjoint is the same sum, so gradients of any order work."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[override]
@@ -31,8 +31,8 @@ class _SumOverRanks(torch.autograd.Function):
 def sum_over_ranks(x: Tensor) -> Tensor:
     """The sum of `x` over all ranks, differentiable; `x` itself in a single process.
 
-    With the loss of the run defined as the mean of the ranks' losses, and gradients averaged over
-    ranks, summing the incoming gradients is exactly the adjoint.
+    The loss of the run is the mean of the ranks' losses, and gradients are averaged over ranks, so
+    summing the incoming gradients is exactly the adjoint.
     """
     return x if world_size() == 1 else _SumOverRanks.apply(x)
 
@@ -47,8 +47,8 @@ def global_moments(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
 
     mean, variance: [C]; returns the same shapes. With equal counts,
     mean = E_r[mean_r] and variance = E_r[variance_r + (mean_r - mean)^2] (Chan et al., 1979), which
-    does not cancel as E[x^2] - E[x]^2 does. One collective: each rank puts its moments into its own
-    row of a zero table, and the table is summed.
+    unlike E[x^2] - E[x]^2 does not suffer from cancellation. One collective: each rank writes its
+    moments into its own row of a zero table, and the table is summed.
     """
     size = world_size()
     if size == 1:
@@ -70,8 +70,8 @@ def together(
 ) -> Result:
     """Run `action` on every rank and return this rank's result; collective over `group`.
 
-    When it raises on any rank, `failure` is raised on every rank, with each different message once:
-    so no rank is left waiting in the next collective.
+    If it raises on any rank, `failure` is raised on every rank, with each distinct message once, so
+    that no rank is left waiting in the next collective.
     """
     result: Result | None = None
     problem, caught = "", None
@@ -99,7 +99,7 @@ def _describe(problems: dict[str, list[int]]) -> str:
 def gather(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
     """`value` of every rank, in rank order, on every rank (small Python objects).
 
-    `group`: all ranks over other connections, such as `background_group`; default: the usual ones.
+    `group`: another group of all ranks, such as `background_group()`; default: the main group.
     """
     if world_size() == 1:
         return [value]

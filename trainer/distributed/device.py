@@ -10,7 +10,7 @@ from realness.trainer.config import ConfigError
 
 
 def pick_device(requested: str) -> torch.device:
-    """The device of this process, `cuda:LOCAL_RANK` or `cpu`. Raises ConfigError for no GPU."""
+    """The device of this process, `cuda:LOCAL_RANK` or `cpu`. Raises ConfigError without a GPU."""
     if requested == "cpu" or (requested == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -21,12 +21,12 @@ def pick_device(requested: str) -> torch.device:
     index, count = local_rank(), torch.cuda.device_count()
     if index >= count:
         raise ConfigError(
-            f"local rank {index} has no GPU: this node has {count}; start {count} ranks here"
+            f"local rank {index} has no GPU: this node has {count}; start {count} ranks on it"
         )
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
 
 
 def local_rank() -> int:
-    """This process's number on its node, as the launcher says; 0 without one."""
+    """This process's index on its node, as set by the launcher; 0 without a launcher."""
     return int(os.environ.get("LOCAL_RANK", "0"))

@@ -1,10 +1,10 @@
-"""How a training process ends, for schedulers to read."""
+"""Exit codes of a training process, for schedulers."""
 
 EXIT_OK = 0
 EXIT_FAILED = 1
-EXIT_USAGE = 2  # wrong input: the same command fails again
+EXIT_USAGE = 2  # invalid input: the same command fails again
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: stopped on request, the same command resumes
 
 
 class RunFailed(RuntimeError):
-    """Training that cannot go on; the message says why and what to do. Ends with EXIT_FAILED."""
+    """Training cannot continue; the message says why and what to do. Ends with EXIT_FAILED."""

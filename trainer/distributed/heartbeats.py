@@ -1,4 +1,4 @@
-"""What the ranks report about themselves, and what follows from it: nobody is silent or stuck."""
+"""Heartbeats of all ranks, and detection of ranks that are silent or stuck."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from types import FrameType
 
 @dataclass(frozen=True)
 class Report:
-    """One rank's word: `beat` differs from the last one's; its main thread has stood at `place`
-    for `still_s` seconds."""
+    """Heartbeat of a rank.
+
+    beat: a number that differs from that of the previous report. Its main thread has been at
+    `place` without movement for `still_s` seconds.
+    """
 
     beat: int
     place: str
@@ -18,7 +21,7 @@ class Report:
 
 
 class MainThread:
-    """Where this process's main thread is, and since when."""
+    """Tracks where this process's main thread is, and since when."""
 
     def __init__(self) -> None:
         self._position: tuple[tuple[int, int], ...] = ()
@@ -37,7 +40,7 @@ class MainThread:
 
 
 def _own_place(frame: FrameType) -> str:
-    """`trainer.updates.step, line 57 (update_d)`, or nothing for a frame of another package."""
+    """Such as `trainer.updates.step, line 57 (update_d)`; empty for a frame of other packages."""
     package, _, module = frame.f_globals.get("__name__", "").partition(".")
     return (
         f"{module}, line {frame.f_lineno} ({frame.f_code.co_name})" if package == "realness" else ""
@@ -45,10 +48,10 @@ def _own_place(frame: FrameType) -> str:
 
 
 class Roster:
-    """All ranks' reports over time, as one of them receives them.
+    """The reports of all ranks over time, as received by one rank.
 
-    silence_s: a rank not heard of for so long is given up; stall_s: so is a run in which no main
-    thread has moved for so long.
+    silence_s: seconds without a heartbeat after which a rank is declared lost. stall_s: seconds
+    without movement of any main thread after which the run is declared stuck.
     """
 
     def __init__(self, silence_s: float, stall_s: float) -> None:
@@ -58,7 +61,7 @@ class Roster:
         self._heard: list[float] = []
 
     def take(self, reports: Sequence[Report], now: float) -> None:
-        """Take in the newest report of every rank, in rank order, at time `now` in seconds."""
+        """Record the newest report of every rank, in rank order, at time `now` in seconds."""
         if not self._reports:
             self._heard = [now] * len(reports)
         else:
@@ -69,20 +72,20 @@ class Roster:
         self._reports = list(reports)
 
     def forgive(self, now: float) -> None:
-        """Count silence from `now` on: this process stood still itself."""
+        """Restart counting silence at `now`, because this process itself was suspended."""
         self._heard = [now] * len(self._heard)
 
     def silent(self, now: float, limit_s: float) -> str:
-        """Which ranks were not heard of for `limit_s`, and where they were; empty for none."""
+        """Which ranks sent no heartbeat for `limit_s`, and where they were; empty for none."""
         return "; ".join(
-            f"rank {rank} has not been heard of for {now - heard:.0f} s: its process is stopped or "
-            f"lost, or its network is down (it was in {report.place or 'no code of ours'})"
+            f"rank {rank} has not been heard from for {now - heard:.0f} s: its process is stopped "
+            f"or lost, or its network is down (it was in {report.place or 'code outside realness'})"
             for rank, (report, heard) in enumerate(zip(self._reports, self._heard, strict=True))
             if now - heard > limit_s
         )
 
     def judge(self, now: float) -> str:
-        """Why the run cannot go on, naming the ranks; empty while it can."""
+        """Why the run cannot continue, naming the ranks; empty if it can."""
         if not self._reports:
             return ""
         if silent := self.silent(now, self._silence_s):
@@ -93,8 +96,8 @@ class Roster:
         return ""
 
     def places(self) -> str:
-        """Where each rank was when it was last heard of: `rank 0, 2: …; rank 1: …`."""
+        """Where each rank was at its last report: `rank 0, 2: …; rank 1: …`."""
         ranks: dict[str, list[str]] = {}
         for rank, report in enumerate(self._reports):
-            ranks.setdefault(report.place or "no code of ours", []).append(str(rank))
+            ranks.setdefault(report.place or "code outside realness", []).append(str(rank))
         return "; ".join(f"rank {', '.join(which)}: {place}" for place, which in ranks.items())

@@ -1,4 +1,4 @@
-"""What started this process: a launcher, and with `--max-restarts` a supervisor in between."""
+"""The launcher that started this process, and with `--max-restarts` the supervisor in between."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 LAUNCHER_MODULE = "deepspeed.launcher.launch"
-# Holds the number of a file descriptor.
+# Environment variable with the number of a file descriptor.
 SUPERVISOR_PIPE = "REALNESS_SUPERVISOR_PIPE"
 LAUNCHED = {"LOCAL_WORLD_SIZE", "LOCAL_SIZE", SUPERVISOR_PIPE}
 
 
 class Launcher:
-    """The launcher above this process, if there is one; its death sends SIGTERM here."""
+    """The launcher above this process, if any; when it dies, this process gets SIGTERM."""
 
     def __init__(self) -> None:
         self._pids = _launcher_pids()
@@ -23,12 +23,12 @@ class Launcher:
             ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
     def has_died(self) -> bool:
-        """Whether one of its processes is gone; the signal tells of the nearest alone."""
+        """Whether any of its processes is gone; the signal only covers the parent process."""
         return _launcher_pids() != self._pids
 
 
 def beat_for_supervisor() -> None:
-    """Tell the supervisor of `--max-restarts`, where there is one, that this process is alive."""
+    """Tell the supervisor of `--max-restarts`, if any, that this process is alive."""
     if beats := os.environ.get(SUPERVISOR_PIPE):
         os.write(int(beats), b".")
 
@@ -36,7 +36,7 @@ def beat_for_supervisor() -> None:
 def _launcher_pids() -> tuple[int, ...]:
     """Process ids of the launcher above this rank: none, the parent, or parent and grandparent.
 
-    `deepspeed` is two processes: the command, and one `deepspeed.launcher.launch` a node.
+    `deepspeed` is two processes: the command, and one `deepspeed.launcher.launch` per node.
     """
     if not LAUNCHED.intersection(os.environ):
         return ()

@@ -1,7 +1,4 @@
-"""This process among its ranks: its device, its group, and collectives.
-
-Those that the training maths needs are differentiable.
-"""
+"""The process group: joining and leaving it, this process's rank, and the number of ranks."""
 
 from __future__ import annotations
 
@@ -19,9 +16,9 @@ _thread = threading.local()
 
 
 def start_process_group(device: torch.device, timeout_s: float = 600.0) -> None:
-    """Join the launcher's process group, or make a group of one when there is no launcher.
+    """Join the launcher's process group, or create a group of one if there is no launcher.
 
-    timeout_s: limit for one collective; torch's own is half an hour.
+    timeout_s: limit for one collective; torch's default is 30 minutes.
     """
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     options: dict[str, Any] = {"backend": backend, "timeout": timedelta(seconds=timeout_s)}
@@ -31,10 +28,11 @@ def start_process_group(device: torch.device, timeout_s: float = 600.0) -> None:
 
 
 def background_group() -> dist.ProcessGroup | None:
-    """All ranks once more, over connections of their own, for a thread; collective.
+    """Create a second group of all ranks with separate connections, for a thread; collective.
 
     Collectives of one group must be issued in the same order on all ranks, which two threads cannot
-    promise. The limit is long: a rank may well write its file for minutes while others wait.
+    guarantee. The timeout is long, because a rank may write its file for minutes while others wait.
+    None in a single process.
     """
     if world_size() == 1:
         return None
@@ -64,9 +62,10 @@ def _in_group() -> bool:
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """What this thread does in here it does as the only rank: nothing of it is collective.
+    """Make this thread act as the only rank in the block, so that nothing in it is collective.
 
-    So a rank may fail in here, or do something else than the others. Other threads keep their rank.
+    A rank may then fail in the block, or do something different from the others. Other threads are
+    not affected.
     """
     _thread.alone = True
     try:

@@ -14,9 +14,9 @@ from realness.trainer.distributed.launcher import Launcher
 class StopRequest:
     """Whether the run was asked to stop, agreed between all ranks.
 
-    SIGTERM, SIGUSR1 and a first Ctrl-C ask for a checkpoint and an orderly end, and so does the
-    death of the launcher: its ranks must not train on unseen. The signal may reach one rank only,
-    so each poll starts a reduction over ranks whose result the next poll reads.
+    SIGTERM, SIGUSR1 and a first Ctrl-C request a checkpoint and an orderly end, and so does the
+    death of the launcher, because its ranks must not keep training unnoticed. A signal may reach
+    only one rank, so each poll starts a reduction over ranks whose result the next poll reads.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class StopRequest:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def poll(self) -> bool:
-        """True on all ranks in the same iteration once any was asked to stop; collective."""
+        """True on all ranks in the same iteration after any was asked to stop; collective."""
         if not self.reason and self._launcher.has_died():
             self.reason = "the launcher has died"
         if not dist.is_initialized() or dist.get_world_size() == 1:
@@ -44,7 +44,7 @@ class StopRequest:
         return agreed
 
     def settle(self) -> bool:
-        """Wait for the reduction under way and return its result."""
+        """Wait for the pending reduction and return its result."""
         if self._pending is None:
             return False
         self._pending.wait()

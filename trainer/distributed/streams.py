@@ -1,4 +1,4 @@
-"""Streams of real images, as the configuration has them."""
+"""Streams of real images, as set in the configuration."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.randomness import Stream
 
 MIRRORED = (Stream.D_REAL, Stream.G_REAL)
-"""Streams to be trained on. Images that are shown or measured are left as they are."""
+"""Streams used for training. Images that are shown or measured are never mirrored."""
 
 
 def rank_share(global_batch: int) -> BatchShare:
-    """This rank's share of a batch. Raises ValueError where the ranks do not divide it."""
+    """This rank's share of a batch. Raises ValueError unless the ranks divide it evenly."""
     return BatchShare(global_batch, rank(), world_size())
 
 
@@ -28,11 +28,11 @@ def open_stream(
     first_sample: int = 0,
     device: torch.device | str = "cpu",
 ) -> ImageStream:
-    """A stream of the catalog's images; see ImageStream for the arguments and the errors.
+    """Open a stream of the catalog's images; see ImageStream for the arguments and errors.
 
-    Every stream of the program is opened here, so that no setting is left out of one of them. Two
-    fields of `config` are others' work: `data` names the catalog, which is open already, and
-    `dequantize` is for Gan.normalise, which knows the draws.
+    Every stream of the program is opened here, so that each gets all settings. Two fields of
+    `config` are not used: `data` names the catalog, which is already open, and `dequantize` is
+    applied by Gan.normalise, which has the draws.
     """
     settings = StreamSettings(
         resolution=config.resolution,

@@ -1,8 +1,8 @@
-"""Each rank watches the others: a failed, hung or lost rank ends the run, named, within a bound.
+"""Watchdog: if a rank fails, hangs or is lost, all ranks end within a time limit and name it.
 
 Every rank reports to the store of the process group that it is alive, and where its main thread is.
-Rank 0 reads all reports and the others the verdict alone, so the store's load grows with the number
-of ranks and no faster.
+Rank 0 reads all reports; the others read only the verdict, so the store's load grows linearly with
+the number of ranks.
 """
 
 from __future__ import annotations
@@ -29,41 +29,41 @@ from realness.trainer.distributed.heartbeats import MainThread, Report, Roster
 from realness.trainer.distributed.launcher import beat_for_supervisor
 from realness.trainer.distributed.ranks import rank, world_size
 
-# As parts of the process group's limit for one collective:
-SILENCE_PART = 1 / 2  # a rank not heard of for this long is given up
-STALL_PART = 0.9  # so is a run in which no main thread moves; just before the collective gives up
-STORE_PART = 2.0  # the store itself gives up well after all these verdicts
-REPORT_PART = 1 / 20  # reports are this far apart, so at least ten are missed before that
+# As fractions of the process group's timeout of one collective:
+SILENCE_PART = 1 / 2  # a rank without a heartbeat for this long is declared lost
+STALL_PART = 0.9  # a run without movement of any main thread ends, just before the collective fails
+STORE_PART = 2.0  # the store times out well after all these verdicts
+REPORT_PART = 1 / 20  # interval between reports, so that at least ten are missed before a verdict
 MOST_REPORT_SECONDS = 2.0
-# A process that did not look for this part of the silence allowed stood still itself.
+# If this process did not check for this fraction of the allowed silence, it was itself suspended.
 STANDSTILL_PART = 1 / 2
 
 # As numbers of reporting intervals:
-PATIENCE_OF_RANK_0 = 3  # for a verdict after a collective failed
-PATIENCE_OF_OTHERS = 5  # rank 0 reaches its verdict first, then they read it
-MISSED_REPORTS = 2  # after a failed collective, a rank that missed these is the lost one
+PATIENCE_OF_RANK_0 = 3  # how long rank 0 waits for a verdict after a collective failed
+PATIENCE_OF_OTHERS = 5  # the others wait longer, because rank 0 decides and they read its verdict
+MISSED_REPORTS = 2  # after a failed collective, a rank that missed this many reports is lost
 LINGER_REPORTS = 2  # enough for every rank to read the verdict once
-CLEANUP_REPORTS = 6  # more than the patience and the lingering of any rank, whose ends come first
+CLEANUP_REPORTS = 6  # more than any rank's patience and lingering, which come first
 
-LOOKS_PER_INTERVAL = 4  # while waiting for a verdict
+LOOKS_PER_INTERVAL = 4  # checks per interval while waiting for a verdict
 
 VERDICT = "verdict"
-# After a failure the ends of threads, streams and groups may themselves hang.
+# After a failure, closing threads, streams and groups may itself hang.
 CLEANUP_SECONDS = 5.0
-# What a collective says when it is another rank that ended.
+# Words in the error of a collective that failed because another rank ended.
 PEER_ERRORS = ("gloo", "nccl", "connection", "timed out")
 
 
 class Watch(AbstractContextManager["Watch"]):
-    """While entered, this rank reports to the others, and ends when one of them fails or hangs.
+    """In the block, this rank reports to the others, and ends if one of them fails or hangs.
 
-    timeout_s: the process group's limit for one collective. A rank that is silent for SILENCE_PART
-    of it is given up, and so is a run in which no main thread has moved for STALL_PART of it.
+    timeout_s: the process group's timeout of one collective. The run ends if a rank is silent for
+    SILENCE_PART of it, or if no main thread has moved for STALL_PART of it.
 
     An exception that leaves the block is announced to all ranks, which end within seconds: the rank
     that failed first prints its traceback, and all raise RunFailed naming it. ConfigError and
-    RunFailed, which all ranks raise alike, pass; so does DataError, announced. In a single process
-    nothing is watched.
+    RunFailed, which all ranks raise alike, are passed on without an announcement; DataError is
+    announced and passed on. No-op in a single process.
     """
 
     def __init__(self, timeout_s: float) -> None:
@@ -84,7 +84,7 @@ class Watch(AbstractContextManager["Watch"]):
             return self
         self._store = _connect(timedelta(seconds=STORE_PART * self._timeout_s))
         self._report(self._store)
-        gather(None)  # from here on there is a report of every rank
+        gather(None)  # from here on every rank has reported
         for task in (self._exchange, self._guard):
             threading.Thread(target=task, args=(self._store,), daemon=True).start()
         return self
@@ -98,14 +98,14 @@ class Watch(AbstractContextManager["Watch"]):
         if self._store is None or isinstance(error, (ConfigError, RunFailed)):
             self._over.set()
         elif error is None:
-            gather(None)  # rank 0 must not take the store away under the others
+            gather(None)  # rank 0 must not close the store while the others use it
             self._over.set()
         elif isinstance(error, Exception):
             threading.Thread(target=self._end_cleanup, daemon=True).start()
             self._announce(self._store, error)
 
     def _announce(self, store: dist.Store, error: Exception) -> None:
-        """Tell the others, and raise RunFailed about whichever rank failed first."""
+        """Tell the others, and raise RunFailed naming the rank that failed first."""
         first = ""
         if any(sign in str(error).lower() for sign in PEER_ERRORS):
             first = self._wait_for_verdict(store)
@@ -121,7 +121,7 @@ class Watch(AbstractContextManager["Watch"]):
             raise RunFailed(first) from error
 
     def _wait_for_verdict(self, store: dist.Store) -> str:
-        """What ended the collective that this rank was in, where that can be told."""
+        """The reason why this rank's collective failed; empty if it cannot be determined."""
         patience = PATIENCE_OF_RANK_0 if rank() == 0 else PATIENCE_OF_OTHERS
         deadline = time.monotonic() + patience * self._interval_s
         while time.monotonic() < deadline:
@@ -137,7 +137,7 @@ class Watch(AbstractContextManager["Watch"]):
         return _settle(store, lost) if lost else ""
 
     def _exchange(self, store: dist.Store) -> None:
-        """Report and read the verdict; blocks for as long as the store's host does not answer."""
+        """Report and read the verdict; blocks while the store's host does not answer."""
         while not self._over.wait(self._interval_s):
             try:
                 self._report(store)
@@ -154,12 +154,12 @@ class Watch(AbstractContextManager["Watch"]):
                 self._end(verdict)
 
     def _guard(self, store: dist.Store) -> None:
-        """End this rank when the store does not answer any more."""
+        """End this rank when the store no longer answers."""
         looked = time.monotonic()
         while not self._over.wait(self._interval_s):
             now = time.monotonic()
             if now - looked > STANDSTILL_PART * self._silence_s:
-                # It was this process that stood still (a suspended job): nobody is to blame.
+                # This process itself was suspended (a paused job), so no rank is at fault.
                 self._contact = now
                 self._roster.forgive(now)
             looked, silent_s = now, now - self._contact
@@ -182,14 +182,14 @@ class Watch(AbstractContextManager["Watch"]):
             _settle(store, problem)
 
     def _end(self, why: str) -> None:
-        """End the process: its main thread sits in a collective that nothing will complete."""
-        with self._ending:  # for good: one of the threads speaks
+        """End the process, whose main thread waits in a collective that will never complete."""
+        with self._ending:  # never released, so that only one thread prints
             _say(f"rank {rank()} ends: {why}")
             self._linger()
             os._exit(EXIT_FAILED)
 
     def _linger(self) -> None:
-        """Give the others the time to read the verdict where the store ends with this process."""
+        """Give the others time to read the verdict on rank 0, where the store ends with it."""
         if rank() == 0:
             time.sleep(LINGER_REPORTS * self._interval_s)
 
@@ -199,17 +199,17 @@ class Watch(AbstractContextManager["Watch"]):
 
 
 def _connect(timeout: timedelta) -> dist.Store:
-    """A connection of our own to the group's store: requests of one connection wait in line."""
+    """A separate connection to the group's store: requests on one connection are serialised."""
     store = dist.TCPStore(
         os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=timeout
     )
-    # torchrun keeps its store when it starts the ranks again.
+    # torchrun keeps its store when it restarts the ranks.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return dist.PrefixStore(f"realness/{attempt}", store)
 
 
 def _settle(store: dist.Store, problem: str) -> str:
-    """Make `problem` the verdict unless there is one; returns the verdict that holds."""
+    """Set `problem` as the verdict unless there is one already; returns the actual verdict."""
     return store.compare_set(VERDICT, "", problem).decode()
 
 

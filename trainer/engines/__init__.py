@@ -1,1 +1,1 @@
-"""A network with its optimiser: the `Player` protocol, DeepSpeed's engine and a plain one."""
+"""Networks with their optimisers: the `Player` protocol, and engines with and without DeepSpeed."""

@@ -1,9 +1,9 @@
-"""torch.compile around a network, for outputs that are differentiated once at most.
+"""torch.compile for a network, for outputs that are differentiated at most once.
 
-What a compiled function returns cannot be differentiated twice, so penalties run the network
-itself. A graph is compiled for each kind of pass that an update makes: with and without gradients,
-with frozen weights, and for each shape of the batch. All of them come in the first iteration, or
-once more where a schedule begins (P2GAN's codes).
+The output of a compiled function cannot be differentiated twice, so penalties run the uncompiled
+network. One graph is compiled per kind of pass in an update: with and without gradients, with
+frozen weights, and for each batch shape. They are all compiled in the first iteration, and once
+more where a schedule starts (P2GAN's codes).
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from realness.trainer.distributed.ranks import rank, world_size
 
 BACKEND = "inductor"
 MAX_GRAPHS = 32
-"""Of one network. torch would go back to eager, with a warning, at its own limit of 8; P2GAN in
-several passes has more kinds of pass than that."""
+"""Limit per network. At torch's default limit of 8 it would fall back to eager mode, with a
+warning; P2GAN in several passes has more kinds of pass than that."""
 
 OLDEST_FOR_STATISTICS = (2, 13)
-"""torch 2.11 compiles batch statistics over ranks into other gradients (losses off by 5e-5 after an
-update, on 2 ranks); 2.13 does not. 2.12 was not tried."""
+"""torch 2.11 compiles batch statistics over ranks into wrong gradients (losses differ by 5e-5 after
+one update, on 2 ranks); 2.13 is correct. 2.12 was not tried."""
 
 log = logging.getLogger("realness.trainer")
 
 
 class Compiled(nn.Module):
-    """`module`, compiled: the same weights under the same call. State is taken from `module`."""
+    """The compiled `module`, with the same weights and arguments. Its state belongs to `module`."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -46,33 +46,33 @@ class Compiled(nn.Module):
 
 
 def wants_compiled(config: EngineConfig, device: torch.device, *, has_statistics: bool) -> bool:
-    """Whether the networks are to be compiled, and can be; collective."""
+    """Whether compilation is requested and possible; collective."""
     return config.compile and can_compile(device, has_statistics=has_statistics)
 
 
 def can_compile(device: torch.device, *, has_statistics: bool) -> bool:
-    """Whether torch.compile works on every rank; collective. If not, the log says why.
+    """Whether torch.compile works on every rank; collective. If not, the reason is logged.
 
-    Tried on an addition, which takes the C++ compiler on the CPU and Triton on CUDA.
-    has_statistics: whether a network takes statistics over the batch of all ranks.
+    Tested on an addition, which needs the C++ compiler on the CPU and Triton on CUDA.
+    has_statistics: whether a network computes statistics over the batch of all ranks.
     """
     problem = ""
     if has_statistics and world_size() > 1 and torch_release() < OLDEST_FOR_STATISTICS:
         problem = f"torch {torch.__version__} compiles batch statistics over ranks wrongly"
     try:
-        # What an earlier run has compiled shows nothing.
+        # A graph cached by an earlier run would not prove that the compiler works now.
         with torch._inductor.config.patch(fx_graph_cache=False):
             torch.compile(_add_one, dynamic=False, backend=BACKEND)(torch.ones(8, device=device))
-    except Exception as error:  # of many kinds, by what is missing
+    except Exception as error:  # the type depends on what is missing
         problem = problem or str(error).strip().partition("\n")[0]
     problems = [found for found in gather(problem) if found]
     if problems and rank() == 0:
-        log.warning("the networks run uncompiled, although --compile: %s", problems[0])
+        log.warning("the networks run uncompiled despite --compile: %s", problems[0])
     return not problems
 
 
 def torch_release() -> tuple[int, ...]:
-    """Major and minor number of torch's version."""
+    """Major and minor version of torch."""
     return tuple(int(part) for part in torch.__version__.split(".")[:2])
 
 

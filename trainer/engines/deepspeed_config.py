@@ -1,4 +1,4 @@
-"""The DeepSpeed configuration of one network, made from ours."""
+"""The DeepSpeed configuration of one network, generated from the run's configuration."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from typing import Any
 
 from realness.trainer.config import ConfigError, TrainConfig
 
-# Elements of one reduction. DeepSpeed's 500 million would put all gradients of our networks into
-# one, which could only start when the backward pass is over, and allocate 2 GiB for it, twice.
+# Elements per reduction. DeepSpeed's default of 500 million would put all gradients of these
+# networks into one reduction, which could not start before the backward pass ends, and would
+# allocate 2 GiB for it, twice.
 REDUCE_BUCKET = 25_000_000
-# ZeRO 3: weights of so few elements stay whole on every rank, since gathering them costs more than
-# they weigh, and so many elements of the next layers' weights are gathered ahead.
+# ZeRO 3: weights with at most this many elements stay whole on every rank, because gathering them
+# costs more than storing them.
 PERSISTENT_NUMEL = 10_000
+# ZeRO 3: number of elements of the next layers' weights that are gathered ahead.
 PREFETCH_NUMEL = 25_000_000
 
 
 def deepspeed_config(config: TrainConfig, stage: int, ranks: int) -> dict[str, Any]:
-    """The DeepSpeed configuration of a network at one ZeRO stage, with the user's JSON merged over.
+    """The DeepSpeed configuration of a network at a ZeRO stage; the user's JSON file overrides it.
 
-    Raises ConfigError when that file is missing, is no JSON object, or switches on DeepSpeed's own
-    half precision (here bf16 is autocast, so that weights and optimiser states stay fp32) or its
-    own clipping (which waits for the device).
+    Raises ConfigError if that file is missing, does not contain a JSON object, or enables
+    DeepSpeed's half precision (here bf16 is autocast, so that weights and optimiser states stay
+    fp32) or its clipping (which synchronises with the device).
     """
     engine = config.engine
     num_passes = config.num_passes(ranks)
@@ -32,18 +34,19 @@ def deepspeed_config(config: TrainConfig, stage: int, ranks: int) -> dict[str, A
     if engine.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
     elif stage in (1, 2):
-        # DeepSpeed would compute the gradient's norm and wait for it in every step. We clip.
+        # DeepSpeed would compute the gradient norm and synchronise with the device in every step.
+        # Clipping is done by `optimizers.GradientNorm`.
         zero["compute_grad_norm"] = False
     if stage == 3:
         zero |= {
             "stage3_param_persistence_threshold": PERSISTENT_NUMEL,
             "stage3_prefetch_bucket_size": PREFETCH_NUMEL,
-            # Release a layer's weights after its forward pass: by default DeepSpeed would keep up
-            # to a billion elements for the backward pass, which is all of our networks.
+            # Release a layer's weights after its forward pass: by default DeepSpeed keeps up to a
+            # billion elements for the backward pass, which is more than these networks have.
             "stage3_max_reuse_distance": 0,
-            # Its replacement of F.linear cannot be differentiated twice.
+            # DeepSpeed's replacement of F.linear cannot be differentiated twice.
             "memory_efficient_linear": False,
-            # One piece a rank, which is what our clipping sees.
+            # One flat piece per rank, as `optimizers.GradientNorm` expects.
             "sub_group_size": 10**12,
         }
     generated: dict[str, Any] = {
@@ -51,10 +54,10 @@ def deepspeed_config(config: TrainConfig, stage: int, ranks: int) -> dict[str, A
         "gradient_accumulation_steps": num_passes,
         "gradient_clipping": 0.0,
         "steps_per_print": 10**9,
-        # It would wait for the device twice in every step. We time whole intervals.
+        # It would synchronise with the device twice per step. `Pace` times whole intervals.
         "timers": {"throughput": {"enabled": False}},
         "zero_allow_untested_optimizer": True,
-        # DeepSpeed's Adam for the CPU would have to be compiled, and cannot leave updates out.
+        # DeepSpeed's Adam for the CPU would have to be compiled, and cannot skip updates.
         "zero_force_ds_cpu_optimizer": False,
         "zero_optimization": zero,
     }

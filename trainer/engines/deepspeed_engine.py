@@ -1,9 +1,9 @@
 """DeepSpeed around one network: the only module that imports deepspeed.
 
-A GAN has two engines. What makes that work (each point measured against plain PyTorch):
-R1's forward runs through `module`, beside the engine's; D is frozen in G's step, or its gradients
-would leak into D's next step; at ZeRO 3 the weights stay gathered from a forward pass that is to be
-differentiated twice to the end of its backward pass.
+A GAN has two engines. That works because of the following (each verified against plain PyTorch):
+R1's forward pass runs through `module`, not through the engine; D is frozen in G's step, because
+its gradients would otherwise leak into D's next step; at ZeRO 3 the weights stay gathered from the
+start of a forward pass that is differentiated twice until the end of its backward pass.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from realness.trainer.engines.optimizers import (
     build_optimizer,
 )
 
-# Stands among the modules that use a weight, so that DeepSpeed's hooks do not release it.
+# Entry in a weight's set of active modules that stops DeepSpeed's hooks from releasing it.
 HELD = "held"
 
 
 @functools.cache
 def _deepspeed() -> Any:
-    """The deepspeed package, joined to the process group that is already there."""
+    """Import deepspeed and attach it to the existing process group; returns the package."""
     os.environ["DS_ACCELERATOR"] = "cuda" if "nccl" in str(dist.get_backend_config()) else "cpu"
     os.environ.setdefault("LOCAL_RANK", "0")
     # DeepSpeed 0.19 still calls collectives by names that torch 2.13 deprecates.
@@ -51,11 +51,11 @@ def _deepspeed() -> Any:
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    # With a compiler at hand DeepSpeed builds a shared-memory all-reduce for CPUs, and every
-    # process leaves 66 MiB in /dev/shm behind for good. Gloo does the same work and cleans up.
+    # If there is a compiler, DeepSpeed builds a shared-memory all-reduce for CPUs, and every
+    # process leaves 66 MiB in /dev/shm permanently. Gloo does the same work and cleans up.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    # ZeRO 3 compares its record of the layers' order between ranks, on the host, whenever it
-    # changes: in a GAN several times an update. All ranks run the same program.
+    # ZeRO 3 compares its record of the layer order between ranks, on the host, whenever it
+    # changes: in a GAN several times per update. It cannot differ, as all ranks run the same code.
     from deepspeed.runtime.zero import partitioned_param_coordinator
 
     partitioned_param_coordinator.assert_ints_same_as_other_ranks = lambda _: None
@@ -64,9 +64,9 @@ def _deepspeed() -> Any:
 
 
 class Engine:
-    """A `Player`: a network, its optimiser and the DeepSpeed engine around both.
+    """A `Player`: a network, its optimiser and the DeepSpeed engine that wraps both.
 
-    `module` is the network itself; calling the engine runs it through DeepSpeed, compiled if so
+    `module` is the network itself; calling the engine runs it through DeepSpeed, compiled if
     configured.
     """
 
@@ -81,8 +81,9 @@ class Engine:
         capturable: bool = False,
         config: dict[str, Any],
     ) -> None:
-        """`network`: what `prepare_network` made of `module`. config: DeepSpeed's configuration.
+        """Create the optimiser and the DeepSpeed engine.
 
+        network: the result of `prepare_network(module, ...)`. config: DeepSpeed's configuration.
         capturable: whether updates can be captured in CUDA graphs.
         """
         device = next(module.parameters()).device
@@ -117,14 +118,14 @@ class Engine:
         return self._engine(*inputs)
 
     def first_order(self, *inputs: Any) -> Tensor:
-        """The network beside DeepSpeed, for outputs differentiated once at most."""
+        """Run the network without DeepSpeed, for outputs differentiated at most once."""
         return self._network(*inputs)
 
     def backward(self, loss: Tensor) -> None:
-        """Add gradients; after the last pass of an update DeepSpeed has reduced them over ranks."""
+        """Accumulate gradients; in the last pass of an update DeepSpeed reduces them over ranks."""
         self._engine.backward(loss)
         if not self._engine.is_gradient_accumulation_boundary():
-            # Counts the pass: the update waits for the last one.
+            # Only counts the pass; the weights are updated after the last one.
             self._engine.step()
 
     def step(self, loss: Tensor) -> None:
@@ -134,15 +135,15 @@ class Engine:
 
     @contextlib.contextmanager
     def gathered(self) -> Iterator[None]:
-        """The weights whole on every rank, whoever uses them; collective.
+        """Gather the whole weights on every rank for the block; collective.
 
-        Only ZeRO 3 has anything to do. Do not nest.
+        No-op below ZeRO 3. Do not nest.
         """
         weights: list[Any] = list(self.module.parameters()) if self._stage == 3 else []
         if not weights:
             yield
             return
-        # What DeepSpeed has fetched ahead may not have arrived.
+        # Weights that DeepSpeed has prefetched may not have arrived yet.
         self._engine.optimizer.empty_partition_cache()
         weights[0].all_gather(param_list=weights)
         for weight in weights:
@@ -162,7 +163,7 @@ class Engine:
                 group["lr"] = self.lr
 
     def num_updates(self) -> int:
-        """Updates the optimiser has made."""
+        """Number of updates the optimiser has made."""
         return int(next(iter(self._optimizer.state.values()))["step"])
 
     def owned_state(self) -> list[Fragment]:
@@ -180,10 +181,10 @@ class Engine:
         return self._buffer_fragments() + self._weight_fragments() + self._moment_fragments()
 
     def finish_loading(self, num_updates: int) -> None:
-        """Take over filled `target_state` views and the optimiser's count of updates."""
+        """Apply the filled `target_state` views and set the optimiser's count of updates."""
         self.skips.reset()
         if self.grad_norm is not None:
-            self.grad_norm.read()  # Forgets the updates that the run goes back behind.
+            self.grad_norm.read()  # discards the norms of updates that are now undone
         for state in self._optimizer.state.values():
             state["step"].fill_(num_updates)
         self._state.finish_loading()

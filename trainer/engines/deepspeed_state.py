@@ -1,10 +1,10 @@
-"""Where DeepSpeed keeps a network's weights and moments, as fragments, at each ZeRO stage.
+"""The fragments of a network's weights and moments that DeepSpeed holds at each ZeRO stage.
 
 | Stage | Weights | Moments |
 |---|---|---|
 | 0 | whole on every rank | whole on every rank |
-| 1, 2 | whole on every rank, and a stretch of them all in one flat copy | stretches of that copy |
-| 3 | a stretch of each | a stretch of each |
+| 1, 2 | whole on every rank, plus a stretch of a flat copy of all of them | stretch of that copy |
+| 3 | a stretch of each weight | a stretch of each moment |
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from realness.trainer.checkpoint.fragments import Fragment
 from realness.trainer.distributed.ranks import rank
 
 State = dict[Any, dict[str, Tensor]]
-"""An optimiser's state: its moments by name for each thing that it updates."""
+"""An optimiser's state: its moments by name, for each tensor that it updates."""
 
 
 class EngineState(Protocol):
@@ -29,7 +29,7 @@ class EngineState(Protocol):
     moments_are_whole: bool
 
     def optimized(self) -> list[Tensor]:
-        """What the optimiser updates: the weights, or this rank's flat pieces of them."""
+        """The tensors that the optimiser updates: the weights, or this rank's flat pieces."""
         ...
 
     def weights(self) -> list[Fragment]:
@@ -41,12 +41,12 @@ class EngineState(Protocol):
         ...
 
     def finish_loading(self) -> None:
-        """Carry filled `weights` to where else DeepSpeed keeps them."""
+        """Copy filled `weights` to the other places where DeepSpeed stores them."""
         ...
 
 
 class Replicated:
-    """ZeRO 0."""
+    """ZeRO 0: weights and moments are whole on every rank."""
 
     weights_are_whole = True
     moments_are_whole = True
@@ -67,11 +67,11 @@ class Replicated:
         ]
 
     def finish_loading(self) -> None:
-        """They are nowhere else."""
+        """No-op at ZeRO 0: DeepSpeed keeps no second copy of the weights."""
 
 
 class ShardedMoments(Replicated):
-    """ZeRO 1 and 2: the optimiser's piece of all weights begins and ends in the midst of some."""
+    """ZeRO 1 and 2: the optimiser's flat piece may begin and end in the middle of a weight."""
 
     moments_are_whole = False
 
@@ -98,7 +98,7 @@ class ShardedMoments(Replicated):
             mapping.hp_fragment.copy_(weight.reshape(-1).narrow(0, inside.start, inside.numel))
 
     def _mapped(self) -> Iterator[tuple[str, nn.Parameter, Any]]:
-        """The weights of which this rank's piece holds a stretch, and where that lies."""
+        """The weights of which this rank's piece holds a stretch, with its location."""
         for name, weight in self._module.named_parameters():
             mapping = getattr(weight, "_hp_mapping", None)
             if mapping is not None:
@@ -129,11 +129,11 @@ class ShardedWeights:
         for fragment in self.weights():
             stored = weights[fragment.name].ds_tensor
             stored[: fragment.data.numel()].copy_(fragment.data)
-        # Some small weights are whole here as well; they are gathered anew where they are used.
+        # Some small weights are also stored whole here; they are gathered again when used.
         self._zero.empty_partition_cache()
 
     def _stretches(self, tensor_of: Callable[[Tensor], Tensor]) -> list[Fragment]:
-        """This rank's stretch of each weight, cut from `tensor_of` the flat piece it lies in."""
+        """This rank's stretch of each weight, cut from `tensor_of(piece)` of its flat piece."""
         fragments = []
         weights: list[tuple[str, Any]] = list(self._module.named_parameters())
         for name, weight in weights:

@@ -1,4 +1,4 @@
-"""The papers' optimisers, their state, and updates left out because a loss is not finite."""
+"""Adam and RMSProp that skip updates with a non-finite loss, gradient norms and clipping."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from realness.trainer.config import OptimizerConfig
 from realness.trainer.distributed.ranks import world_size
 
-# Names of the tensors, of the weight's shape, in the optimiser's state.
+# Names of the tensors in the optimiser's state that have the shape of the weight.
 MOMENTS = {"adam": ("exp_avg", "exp_avg_sq"), "rmsprop": ("square_avg",)}
 
 
@@ -23,15 +23,15 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """The optimiser that `config` names, with learning rate `lr`.
 
-    Its attribute `found_inf`, a scalar tensor, makes `step` leave everything as it is where it is
-    1, without anybody waiting for the device. A step can be captured in a CUDA graph if `lr` is a
-    tensor there, whose value may then change between replays.
+    If its attribute `found_inf`, a scalar tensor, is 1, `step` changes nothing; no device
+    synchronisation is needed. A step can be captured in a CUDA graph if `lr` is a tensor on the
+    device, whose value may then change between replays.
     """
     eps = config.optimizer_eps
     if config.optimizer == "rmsprop":
         return SkippingRMSprop(weights, lr=lr, alpha=config.rmsprop_alpha, eps=eps)
     betas, capturable = (config.beta1, config.beta2), isinstance(lr, Tensor)
-    # Fused, because that is the implementation which knows `found_inf`.
+    # Only the fused implementation supports `found_inf`.
     return torch.optim.Adam(weights, lr=lr, betas=betas, eps=eps, fused=True, capturable=capturable)
 
 
@@ -40,8 +40,8 @@ def lazily_corrected(
 ) -> tuple[OptimizerConfig, float]:
     """The optimiser of a network whose penalty is due in one of `num_updates` k updates.
 
-    lr' = c lr and beta' = beta^c with c = k / (k + 1), where `lazy_correction` asks for it (Karras
-    et al., "Analyzing and Improving the Image Quality of StyleGAN", CVPR 2020, appendix B).
+    With `lazy_correction`, lr' = c lr and beta' = beta^c with c = k / (k + 1) (Karras et al.,
+    "Analyzing and Improving the Image Quality of StyleGAN", CVPR 2020, appendix B).
     """
     if not config.lazy_correction or num_updates <= 1:
         return config, lr
@@ -50,16 +50,17 @@ def lazily_corrected(
 
 
 class SkippingRMSprop(torch.optim.RMSprop):
-    """RMSProp that leaves weights and averages as they are where `found_inf` is 1.
+    """RMSProp that leaves weights and averages unchanged if `found_inf` is 1.
 
-    PyTorch's has no such thing, and cannot be captured in a CUDA graph with a rate that changes.
+    PyTorch's RMSprop has no `found_inf`, and cannot be captured in a CUDA graph with a learning
+    rate that changes.
     """
 
     found_inf: Tensor | None = None
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """v = alpha v + (1 - alpha) g^2, w = w - lr g / (sqrt(v) + eps), as PyTorch's has it."""
+        """v = alpha v + (1 - alpha) g^2, w = w - lr g / (sqrt(v) + eps), as in PyTorch."""
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
             if not weights:
@@ -74,7 +75,7 @@ class SkippingRMSprop(torch.optim.RMSprop):
             torch._foreach_add_(steps, 1)
             if self.found_inf is not None:
                 torch._foreach_sub_(steps, [self.found_inf] * len(steps))
-                # 0 * NaN is NaN: bad gradients must go, not only count for nothing.
+                # 0 * NaN is NaN, so bad gradients must be masked, not just weighted by 0.
                 bad = self.found_inf.bool()
                 gradients = [gradient.masked_fill(bad, 0.0) for gradient in gradients]
                 decay = alpha + (1 - alpha) * self.found_inf
@@ -89,11 +90,11 @@ class SkippingRMSprop(torch.optim.RMSprop):
 
 
 class GradientNorm:
-    """The norm of the gradient over all weights, computed and, if asked for, limited in every step.
+    """Computes the norm of the gradient over all weights in every step, and optionally clips it.
 
-    max_norm: gradients of a larger norm are scaled down to it, as DeepSpeed and PyTorch clip, but
-    nobody waits for the norm; 0 leaves them as they are. sharded: whether each rank's optimiser has
-    its own part of the gradients; a step is collective then. device: where the optimiser works.
+    max_norm: gradients with a larger norm are scaled down to it, as in DeepSpeed and PyTorch but
+    without a device synchronisation; 0 disables clipping. sharded: whether each rank's optimiser
+    has its own part of the gradients; a step is then collective. device: where the optimiser runs.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class GradientNorm:
         device: torch.device,
     ) -> None:
         self._max_norm, self._sharded = max_norm, sharded
-        # The sum of the finite norms since the last `read`, and how many there were.
+        # The sum and the count of the finite norms since the last `read`.
         self._totals = torch.zeros(2, device=device)
         optimizer.register_step_pre_hook(self._before_step)
 
@@ -116,15 +117,15 @@ class GradientNorm:
         if self._sharded and world_size() > 1:
             dist.all_reduce(squared_norm)
         norm = squared_norm.sqrt()
-        # In place, so that a captured update counts where an eager one does.
+        # In place, so that captured and eager updates add to the same tensor.
         self._totals.add_(torch.stack([norm.nan_to_num(0.0, 0.0, 0.0), norm.isfinite().float()]))
         if self._max_norm:
             torch._foreach_mul_(gradients, (self._max_norm / (norm + 1e-6)).clamp(max=1.0))
 
     def read(self) -> float:
-        """The mean of the norms before clipping since the last call; waits for the device.
+        """The mean of the norms before clipping since the last call; synchronises with the device.
 
-        Norms that are not finite are left out; NaN where none was.
+        Non-finite norms are ignored; NaN if there was no finite norm.
         """
         total, count = self._totals.tolist()
         self._totals.zero_()
@@ -132,9 +133,9 @@ class GradientNorm:
 
 
 class SkipCount:
-    """Marks updates of an optimiser that are to be left out, and counts them, on the device.
+    """Marks updates that the optimiser must skip, and counts them, on the device.
 
-    optimizer_device: where the optimiser works, which may be the host.
+    optimizer_device: where the optimiser runs, which may be the host.
     """
 
     def __init__(
@@ -148,29 +149,30 @@ class SkipCount:
         self._counts = torch.zeros(2, device=device)
 
     def mark(self, loss: Tensor) -> None:
-        """Leave the next update out if `loss` is not finite on any rank; collective."""
+        """Skip the next update unless `loss` is finite on all ranks; collective."""
         bad = (~loss.detach().isfinite()).float()
         if world_size() > 1:
             dist.all_reduce(bad, dist.ReduceOp.MAX)
         self._optimizer.found_inf = bad.to(self._optimizer_device)
         total, in_a_row = self._counts
-        # In place, so that a captured update counts where an eager one does.
+        # In place, so that captured and eager updates add to the same tensor.
         self._counts.copy_(torch.stack([total + bad, (in_a_row + 1) * bad]))
 
     def read(self) -> tuple[int, int]:
-        """Updates left out so far, and how many in a row up to now; waits for the device."""
+        """Updates skipped so far, and the current number in a row; synchronises with the device."""
         total, in_a_row = self._counts.tolist()
         return int(total), int(in_a_row)
 
     def reset(self) -> None:
-        """Count from 0 again."""
+        """Reset both counts to 0."""
         self._counts.zero_()
 
 
 def allocate_state(
     optimizer: torch.optim.Optimizer, weights: Iterable[Tensor], moments: tuple[str, ...]
 ) -> None:
-    """Make the state of `weights`: memory is known from the start, and loading has a target."""
+    """Allocate the optimiser's state of `weights`, so that its memory is known from the start and
+    checkpoints can be loaded into it."""
     for weight in weights:
         state = optimizer.state[weight]
         state["step"] = torch.zeros((), dtype=torch.float32, device=weight.device)

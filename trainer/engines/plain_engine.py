@@ -1,4 +1,4 @@
-"""Networks in one process, without DeepSpeed: in the 2-D experiments, and in trials."""
+"""Players in a single process without DeepSpeed, for the 2-D experiments and for trials."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from realness.trainer.engines.optimizers import build_optimizer
 class PlainEngine:
     """A `Player` in plain PyTorch.
 
-    `loss_scale` multiplies losses before the backward pass. With S for a network of S independent
-    members, whose loss is a mean over the rows of all, each member has the gradients of a run of
-    its own.
+    `loss_scale` multiplies losses before the backward pass. For a network of S independent members,
+    whose loss is a mean over the rows of all members, a scale of S gives each member the gradients
+    of a separate run.
     """
 
     def __init__(
@@ -36,11 +36,11 @@ class PlainEngine:
         return self.module(*inputs)
 
     def first_order(self, *inputs: Any) -> Tensor:
-        """The network."""
+        """Run the network."""
         return self.module(*inputs)
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of `loss` times the scale."""
+        """Accumulate the gradients of `loss` times the scale."""
         (loss * self._loss_scale).backward()
 
     def step(self, loss: Tensor) -> None:
@@ -49,7 +49,7 @@ class PlainEngine:
         self._optimizer.zero_grad(set_to_none=True)
 
     def gathered(self) -> AbstractContextManager[None]:
-        """Nothing to do: they are."""
+        """No-op: the weights are never sharded."""
         return nullcontext()
 
     def set_lr_factor(self, factor: float) -> None:
@@ -59,14 +59,14 @@ class PlainEngine:
 
     @property
     def lr(self) -> float:
-        """The learning rate now."""
+        """The current learning rate."""
         return self._optimizer.param_groups[0]["lr"]
 
 
 class StillPlayer:
-    """A `Player` that never learns: gradients add up, and `step` leaves weights and gradients.
+    """A `Player` that never learns: gradients accumulate, and `step` changes nothing.
 
-    network: what calls run; by default `module` itself.
+    network: the module that calls run; `module` itself by default.
     """
 
     lr = 0.0
@@ -79,11 +79,11 @@ class StillPlayer:
         return self._network(*inputs)
 
     def first_order(self, *inputs: Any) -> Tensor:
-        """The network."""
+        """Run the network."""
         return self._network(*inputs)
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of `loss`."""
+        """Accumulate the gradients of `loss`."""
         loss.backward()
 
     def step(self, loss: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""What the training step asks of a network with its optimiser."""
+"""The interface through which training steps use a network and its optimiser."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from torch import Tensor, nn
 
 
 class Player(Protocol):
-    """G or D: a network, its optimiser, and whatever runs around both."""
+    """G or D: a network, its optimiser, and the engine that runs them."""
 
     @property
     def module(self) -> nn.Module:
-        """The network itself: its state, and passes to be differentiated twice.
+        """The network itself, for access to its state and for passes differentiated twice.
 
-        Calling the player runs it too, with gradients to be used.
+        Passes whose gradients are to be used call the player instead.
         """
         ...
 
     @property
     def lr(self) -> float:
-        """The learning rate now."""
+        """The current learning rate."""
         ...
 
     def __call__(self, *inputs: Any) -> Tensor: ...
 
     def first_order(self, *inputs: Any) -> Tensor:
-        """The network beside calls of the player, for outputs differentiated once at most."""
+        """Run the network outside the engine, for outputs differentiated at most once."""
         ...
 
     def backward(self, loss: Tensor) -> None:
-        """Add gradients of the mean of `loss` over ranks and over the passes of an update."""
+        """Accumulate gradients of the mean of `loss` over ranks and the passes of an update."""
         ...
 
     def step(self, loss: Tensor) -> None:
-        """Update the weights, having minimised `loss`, and clear the gradients."""
+        """Update the weights with the gradients of `loss`, and clear the gradients."""
         ...
 
     def gathered(self) -> AbstractContextManager[None]:
-        """The weights whole on every rank.
+        """Gather the whole weights on every rank for the block.
 
-        For whoever reads them outside the network's passes, and for passes to be differentiated
-        twice, from their start to the end of their backward pass. Do not nest.
+        Needed to read weights outside forward and backward passes, and around passes that are
+        differentiated twice, from their start to the end of their backward pass. Do not nest.
         """
         ...
 
@@ -55,7 +55,7 @@ class Player(Protocol):
 
 @contextlib.contextmanager
 def frozen(player: Player) -> Iterator[Callable[..., Tensor]]:
-    """The player's network, to first order, with its weights taken as constants."""
+    """The player's `first_order`, with its weights frozen (treated as constants) in the block."""
     player.module.requires_grad_(False)
     try:
         yield player.first_order

@@ -1,4 +1,4 @@
-"""A network made ready to run as configured: by the engines of a run, and in trials of it."""
+"""Preparing a network to run as configured, for the engines of a run and for trials."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from realness.trainer.networks import recompute_blocks
 def prepare_network(
     module: nn.Module, config: EngineConfig, device: torch.device, *, compiled: bool
 ) -> nn.Module:
-    """Move `module` to `device` and give it the precision and the recomputation of `config`.
+    """Move `module` to `device`, and apply the precision and recomputation of `config`.
 
-    compiled: whether torch.compile runs it (`can_compile`). Returns what to call for outputs that
-    are differentiated once at most; `module` itself is for all others. Copy a network before: what
-    is changed here is its method `forward`.
+    compiled: whether to run it through torch.compile (see `can_compile`). Returns the module to
+    call for outputs that are differentiated at most once; call `module` itself for all others. To
+    copy a network, do so before this call, which replaces its method `forward`.
     """
     if next(module.parameters()).device != device:  # fake weights cannot be moved
         module.to(device)

@@ -1,7 +1,7 @@
-"""A trained pair of networks as a folder of its own, for use without the run it comes from.
+"""Exporting trained networks to a separate folder, for use without the run they come from.
 
-Safetensors and a configuration, which `load` reads back; ONNX and torch.export graphs, which need
-none of this package; and a model card.
+The folder holds safetensors and a configuration, which `load` reads back; ONNX and torch.export
+graphs, which run without this package; and a model card.
 """
 
 from __future__ import annotations

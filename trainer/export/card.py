@@ -1,4 +1,4 @@
-"""The model card: what an exported folder holds, where it comes from and what it is not for."""
+"""The model card: contents, origin and limits of an exported folder."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def write_card(
 ) -> Path:
     """Write `README.md` into the folder `out`; returns its path.
 
-    records: scores of the run, of which those of this checkpoint are shown; differences: by file
-    name, how far a graph is from its network (see `MAX_DIFFERENCE`).
+    records: scores of the run, of which those of this checkpoint are shown; differences: deviation
+    of each graph from its network, by file name (see `MAX_DIFFERENCE`).
     """
     parts = [
         _head(exported, licence),
@@ -68,7 +68,7 @@ def _use(exported: Exported, files: Sequence[str]) -> str:
     )
     if "generator.onnx" in files or "generator.pt2" in files:
         text += (
-            "\nThe `.onnx` and `.pt2` graphs need no realness. `generator` maps "
+            "\nThe `.onnx` and `.pt2` graphs run without realness. `generator` maps "
             f"{_inputs(exported)} to `images` float32 [batch, 3, R, R] in [-1, 1]; `discriminator` "
             "maps such `images` to `output` [batch, outputs] and `score` [batch].\n"
         )
@@ -161,8 +161,8 @@ def _files(differences: Mapping[str, float]) -> str:
     if not differences:
         return ""
     return (
-        "## Checked graphs\n\nEach was read back and run beside the network; the greatest "
-        "difference of an output, as a share of the greatest output:\n\n"
+        "## Checked graphs\n\nEach was read back and compared with the network; the largest "
+        "difference of an output, as a fraction of the largest output:\n\n"
     ) + _table(
         ("file", "difference"),
         [(f"`{name}`", f"{value:.1e}") for name, value in sorted(differences.items())],
@@ -172,22 +172,21 @@ def _files(differences: Mapping[str, float]) -> str:
 def _limits() -> str:
     return (
         "## Limits\n\n"
-        "- Images resemble the training images in what these show and in what they leave out. "
-        "Nothing was done about their biases.\n"
-        "- A GAN can reproduce training images; nobody has checked whether this one does.\n"
-        "- The discriminator's score compares images of this resolution and kind only. It is no "
+        "- Images reflect the training images, including what these lack. Their biases were not "
+        "corrected.\n"
+        "- A GAN can reproduce training images; whether this one does was not checked.\n"
+        "- The discriminator's score only compares images of this resolution and kind. It is not a "
         "detector of generated images.\n"
-        "- Scores hold for the sample sizes, network and resize beside them; others do not "
-        "compare.\n"
-        "- Safetensors and JSON hold no code. ONNX and `.pt2` files are programs: run those of "
-        "people you trust.\n"
+        "- Scores are only comparable with scores of the same sample sizes, network and resize.\n"
+        "- Safetensors and JSON contain no code. ONNX and `.pt2` files are programs: run only "
+        "those from people you trust.\n"
     )
 
 
 def _licence(licence: str) -> str:
     return (
-        f"## Licence\n\nOf the weights: {licence}. They may be subject to the terms of the "
-        "training images. The code that reads them is under Apache-2.0.\n"
+        f"## Licence\n\nLicence of the weights: {licence}. They may be subject to the terms of the "
+        "training images. The code that reads them is licensed under Apache-2.0.\n"
     )
 
 

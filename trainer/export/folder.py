@@ -54,15 +54,15 @@ def write_networks(
 def load(
     folder: Path | str, device: torch.device | str = "cpu", *, impl: kernels.Impl = "auto"
 ) -> Exported:
-    """Both networks of a folder that `launch/export.py` wrote.
+    """Load both networks of a folder that `launch/export.py` wrote.
 
-    `impl` is the implementation of the fused operations by which the networks render and score.
-    Needs no DeepSpeed, reads safetensors and JSON, and executes nothing that the folder holds.
+    `impl` is the implementation of the fused operations that the networks use. Needs no DeepSpeed,
+    reads only safetensors and JSON, and executes nothing from the folder.
 
     Raises:
-        ConfigError: for a folder without a readable config.json.
-        WeightsError: for weights that are missing, damaged, or of another architecture; it is a
-            ValueError too.
+        ConfigError: for a folder without a valid config.json.
+        WeightsError: for weights that are missing, damaged, or of a different architecture; it is
+            also a ValueError.
     """
     folder = Path(folder)
     config = read_config(folder)
@@ -76,22 +76,22 @@ def load(
         images_seen, digest = int(about["images_seen"]), about["data_digest"]
     except (KeyError, ValueError) as error:
         raise ConfigError(
-            f"{folder / GENERATOR_FILE} does not say how many images it has seen ({error}); export "
-            "the run anew"
+            f"{folder / GENERATOR_FILE} does not state how many images it has seen ({error}); "
+            "export the run again"
         ) from error
     return Exported(trained_generator(config, module, images_seen, digest), discriminator)
 
 
 def _fill(module: nn.Module, path: Path) -> dict[str, str]:
-    """Put a file's tensors into `module`; returns the file's header."""
+    """Load a file's tensors into `module`; returns the file's header."""
     tensors, about = read_weights(path)
     if about.get("format") != FORMAT:
         raise WeightsError(
             f"{path} has format {about.get('format')}; this program reads {FORMAT}: export the run "
-            "anew with launch/export.py"
+            "again with launch/export.py"
         )
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:
-        raise WeightsError(f"{path} does not fit the config.json beside it: {error}") from error
+        raise WeightsError(f"{path} does not match its folder's config.json: {error}") from error
     return about

@@ -1,7 +1,7 @@
-"""Networks as graphs that run without this package: ONNX, and torch.export's `.pt2`.
+"""Exporting networks as graphs that run without this package: ONNX, and torch.export's `.pt2`.
 
-The graphs are fp32, take batches of any size, and are made of the plain PyTorch reference of every
-fused operation. Each file is read back and held against the network it was made from.
+The graphs are fp32, take batches of any size, and use the plain PyTorch reference of every fused
+operation. Each file is read back and compared with the network it was made from.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ FORMATS = ("onnx", "pt2")
 ONNX_OPSET = 18
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 MAX_DIFFERENCE = 1e-3
-"""Greatest difference between a graph's output and the network's that is accepted, as a share of
-the greatest absolute value of the latter: an eighth of a grey level for images."""
+"""Largest accepted difference between the outputs of a graph and of its network, as a fraction of
+the network's largest absolute output: an eighth of a grey level for images."""
 
 MAX_PROTOBUF_BYTES = 2**31 - 2**20
-"""An ONNX file holds no more than 2 GiB; the weights of a larger network lie beside it."""
+"""ONNX files are limited to 2 GiB; the weights of larger networks are stored in a second file."""
 TRACED_BATCH = 2
 CHECKED_BATCHES = (1, 5)
 CHECK_SEED = 20
 
 
 class ExportError(RuntimeError):
-    """A graph that does not compute what its network does; nothing to use."""
+    """A graph does not compute the same as its network, and must not be used."""
 
 
 @dataclass(frozen=True)
 class Graph:
     """A module to be exported.
 
-    examples: inputs for a batch of a given size, in the order of `inputs`; about: texts for the
-    file's header.
+    examples: returns inputs for a batch of a given size, in the order of `inputs`; about: texts for
+    the file's header.
     """
 
     name: str
@@ -56,10 +56,10 @@ class Graph:
 
 
 def check_formats(text: str) -> tuple[str, ...]:
-    """The formats of a list such as `onnx,pt2`, which may be empty.
+    """Parse a list of formats such as `onnx,pt2`, which may be empty.
 
     Raises:
-        ConfigError: for an unknown one, or ONNX without the packages it needs.
+        ConfigError: for an unknown format, or ONNX without the packages it needs.
     """
     wanted = tuple(name.strip().lower() for name in text.split(",") if name.strip())
     unknown = [name for name in wanted if name not in FORMATS]
@@ -75,7 +75,7 @@ def check_formats(text: str) -> tuple[str, ...]:
 
 
 def generator_graph(generator: TrainedGenerator) -> Graph:
-    """z [B, z_dim] to images [B, 3, R, R] in [-1, 1].
+    """The graph from z [B, z_dim] to images [B, 3, R, R] in [-1, 1].
 
     Further inputs are noise [B, noise_dim] for StyleGAN2 and code [B, code_dim] for P2GAN.
     """
@@ -94,9 +94,9 @@ def generator_graph(generator: TrainedGenerator) -> Graph:
 
 
 def discriminator_graph(discriminator: TrainedDiscriminator, like: TrainedGenerator) -> Graph:
-    """images [B, 3, R, R] in [-1, 1] to D's output [B, num_outputs] and the score [B].
+    """The graph from images [B, 3, R, R] in [-1, 1] to D's output [B, num_outputs] and score [B].
 
-    `like` is the generator of the same checkpoint; what is checked is what D says of its images.
+    `like` is the generator of the same checkpoint; the graph is checked on its images.
     """
     size = like.config.data.resolution
 
@@ -111,7 +111,7 @@ def discriminator_graph(discriminator: TrainedDiscriminator, like: TrainedGenera
 
 
 class _Judge(nn.Module):
-    """D with the score that its objective reads off its output."""
+    """D together with the score that its objective computes from its output."""
 
     def __init__(self, module: nn.Module, objective: Objective) -> None:
         super().__init__()
@@ -125,10 +125,10 @@ class _Judge(nn.Module):
 def write_graph(graph: Graph, out: Path, formats: Sequence[str]) -> dict[str, float]:
     """Write `graph` into the folder `out` in each format and check the file.
 
-    Returns the greatest difference found, by file name, in the unit of MAX_DIFFERENCE.
+    Returns the largest difference found, by file name, in the unit of MAX_DIFFERENCE.
 
     Raises:
-        ExportError: where a file's outputs differ by more than MAX_DIFFERENCE.
+        ExportError: if a file's outputs differ by more than MAX_DIFFERENCE.
     """
     program = _trace(graph)
     found: dict[str, float] = {}
@@ -138,8 +138,8 @@ def write_graph(graph: Graph, out: Path, formats: Sequence[str]) -> dict[str, fl
         found[path.name] = _difference(graph, run)
         if not found[path.name] <= MAX_DIFFERENCE:
             raise ExportError(
-                f"{path.name} differs from the network by {found[path.name]:.2g} of its greatest "
-                f"output, more than {MAX_DIFFERENCE:g}; it is of no use"
+                f"{path.name} differs from the network by {found[path.name]:.2g} of its largest "
+                f"output, more than {MAX_DIFFERENCE:g}; do not use it"
             )
     return found
 
@@ -155,7 +155,7 @@ def _trace(graph: Graph) -> torch.export.ExportedProgram:
 
 
 Run = Callable[[tuple[Tensor, ...]], Sequence[np.ndarray]]
-"""From inputs to outputs, by what was written to disk."""
+"""Computes outputs from inputs with the file that was written to disk."""
 
 
 def _write_onnx(program: torch.export.ExportedProgram, graph: Graph, path: Path) -> Run:
@@ -163,7 +163,7 @@ def _write_onnx(program: torch.export.ExportedProgram, graph: Graph, path: Path)
 
     weights = sum(value.numel() * value.element_size() for value in program.state_dict.values())
     with warnings.catch_warnings():
-        # torch's own use of what it has deprecated.
+        # torch itself uses functions that it has deprecated.
         warnings.simplefilter("ignore", FutureWarning)
         made = torch.onnx.export(
             program,
@@ -189,7 +189,7 @@ def _write_onnx(program: torch.export.ExportedProgram, graph: Graph, path: Path)
 
 
 def _name_batch(value: Any) -> None:
-    """Call the first dimension of an input or output `batch`; the exporter numbers it."""
+    """Name the first dimension of an input or output `batch`; the exporter only numbers it."""
     dims = list(value.shape)
     value.shape = type(value.shape)(["batch", *dims[1:]])
 
@@ -206,7 +206,7 @@ def _write_pt2(program: torch.export.ExportedProgram, path: Path) -> Run:
 
 @torch.no_grad()
 def _difference(graph: Graph, run: Run) -> float:
-    """The greatest difference over outputs and batches, relative to the greatest output."""
+    """The largest difference over outputs and batches, relative to the largest output."""
     worst = 0.0
     for batch in CHECKED_BATCHES:
         inputs = graph.examples(batch)

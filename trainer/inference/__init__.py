@@ -1,1 +1,1 @@
-"""Trained networks out of a checkpoint, without engines, optimisers or DeepSpeed."""
+"""Using the trained networks of a checkpoint, without engines, optimisers or DeepSpeed."""

@@ -1,4 +1,4 @@
-"""A sharded checkpoint as one file a network."""
+"""Merging a sharded checkpoint into one file per network."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ NETWORK_FILES = {"G": "G.safetensors", "EMA": "G-ema.safetensors", "D": "D.safet
 def consolidate(run: Path, folder: Path, out: Path, *, overwrite: bool = False) -> list[Path]:
     """Write the networks of the checkpoint `folder` of `run` into `out`; returns the files.
 
-    The checkpoint is verified first. Holds one network in memory at a time. Each file's header says
-    how many images the network has seen; config.json, written last, is the run's configuration
-    without its paths.
+    The checkpoint is verified first. Only one network is in memory at a time. Each file's header
+    states how many images the network has seen; config.json, written last, is the run's
+    configuration without its paths.
 
     Raises:
-        ConfigError: for a run without a readable config.json, or files that are there already
-            (unless `overwrite`).
-        CheckpointError: for a damaged checkpoint, or one of another architecture.
-        OSError: where `out` takes no more; what was there is as it was.
+        ConfigError: for a run without a valid config.json, or if files exist already (unless
+            `overwrite`).
+        CheckpointError: for a damaged checkpoint, or one of a different architecture.
+        OSError: if the disk of `out` is full; existing files are then unchanged.
     """
     config = read_config(run)
     files = [out / name for name in (*NETWORK_FILES.values(), CONFIG_FILE)]
     existing = [path.name for path in files if path.exists()]
     if existing and not overwrite:
         raise ConfigError(
-            f"{out} holds {', '.join(existing)} already; name another folder, or use --force"
+            f"{out} already holds {', '.join(existing)}; use another folder, or --force"
         )
     manifest, position = checkpoint.read_manifest(folder), checkpoint.load(folder, [])
     with torch.device("meta"):
@@ -59,7 +59,7 @@ def consolidate(run: Path, folder: Path, out: Path, *, overwrite: bool = False) 
             }
             write_weights(Path(made) / name, tensors, about)
         write_config(Path(made), portable_config(config))
-        # A kill between these leaves no config.json, and so nothing that looks whole.
+        # A kill between these leaves no config.json, so an incomplete folder is recognised.
         (out / CONFIG_FILE).unlink(missing_ok=True)
         for path in files:
             os.replace(Path(made) / path.name, path)

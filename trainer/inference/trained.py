@@ -1,4 +1,4 @@
-"""What a run has trained, for use: no engines, no optimisers, no DeepSpeed."""
+"""The trained generator and discriminator of a run, without engines, optimisers or DeepSpeed."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from realness.trainer.storage.run_folder import read_config
 class TrainedGenerator:
     """A generator in evaluation mode; `images_seen` and `data_digest` are the checkpoint's.
 
-    It renders by the implementation of the fused operations that `config` names.
+    It renders with the implementation of the fused operations set in `config`.
     `code_factors` are mean and deviation [code_dim] of the codes to sample with (P2GAN only).
-    Styles are drawn towards `centre` [w_dim], the centre of W, where `truncation` is below 1.
+    If `truncation` is below 1, styles are moved towards `centre` [w_dim], the centre of W.
     """
 
     config: TrainConfig
@@ -45,18 +45,18 @@ class TrainedGenerator:
 
     @property
     def iteration(self) -> int:
-        """Iterations trained for, which papers count in."""
+        """Number of training iterations, the unit that papers use."""
         return self.images_seen // self.config.batch_size
 
     def latents(self, index: Tensor, seed: int, stream: Stream = Stream.EVALUATED) -> Tensor:
-        """The latents z [B, z_dim] of samples number `index`, int64 [B], of a seed's sequence."""
+        """The latents z [B, z_dim] of the samples `index`, int64 [B], in the sequence of `seed`."""
         draws = Draws(seed, stream, index.to(self.device))
         return draws.normal(Purpose.LATENT, self.config.g.z_dim)
 
     def inputs(
         self, index: Tensor, seed: int, stream: Stream = Stream.EVALUATED
     ) -> dict[str, Tensor]:
-        """What the generator takes beside latents, by name: noise and a posterior code, if any."""
+        """The generator's inputs besides latents, by name: noise and a posterior code, if any."""
         draws = Draws(seed, stream, index.to(self.device))
         inputs = sampling_inputs(self.module, draws)
         if self.code_factors is not None:
@@ -66,24 +66,24 @@ class TrainedGenerator:
 
     @torch.no_grad()
     def render(self, z: Tensor, inputs: dict[str, Tensor]) -> Tensor:
-        """Images float32 [B, 3, R, R] in [-1, 1] of latents and `inputs`."""
+        """Images float32 [B, 3, R, R] in [-1, 1] for latents z and other `inputs`."""
         with kernels.implementation(self.config.engine.impl):
             if self.centre is None:
                 return self.module(z, **inputs)
             return self.module(z, **inputs, centre=self.centre, truncation=self.truncation)
 
     def images(self, z: Tensor, index: Tensor, seed: int) -> Tensor:
-        """`render` of latents [B, z_dim] with the other inputs of samples number `index`."""
+        """Render latents z [B, z_dim] with the other inputs of the samples `index`."""
         return self.render(z, self.inputs(index, seed))
 
     def sample(self, index: Tensor, seed: int) -> Tensor:
-        """Images uint8 [B, 3, R, R] of samples number `index`: the same for any batching."""
+        """Images uint8 [B, 3, R, R] of the samples `index`; they do not depend on batching."""
         return to_uint8(self.images(self.latents(index, seed), index, seed))
 
     def shown(self, count: int, batch_size: int) -> Tensor:
         """The images of a run's sample grids, float32 [count, 3, R, R] in [-1, 1] on the CPU.
 
-        They are made of the same draws at every call, `batch_size` at a time.
+        They use the same draws in every call, and are rendered `batch_size` at a time.
         """
         seed, images = self.config.seed, []
         for index in torch.arange(count).split(batch_size):
@@ -93,16 +93,16 @@ class TrainedGenerator:
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Images in [-1, 1] to the nearest of 256 grey levels, as files have them."""
+    """Round images in [-1, 1] to 256 grey levels, as stored in files."""
     return (images * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def load_generator(run: Path, folder: Path, device: torch.device) -> TrainedGenerator:
-    """The moving average in one checkpoint of a run.
+    """Load the moving average of G from a checkpoint of a run.
 
     Raises:
-        ConfigError: for a run without a readable config.json.
-        CheckpointError: for a damaged checkpoint, or one of another architecture.
+        ConfigError: for a run without a valid config.json.
+        CheckpointError: for a damaged checkpoint, or one of a different architecture.
     """
     config = read_config(run)
     module = empty_generator(config, device)
@@ -111,7 +111,7 @@ def load_generator(run: Path, folder: Path, device: torch.device) -> TrainedGene
 
 
 def empty_generator(config: TrainConfig, device: torch.device | str) -> nn.Module:
-    """A generator for inference, whose weights are still to be filled in."""
+    """A generator for inference, with weights still to be loaded."""
     code_dim = build_objective(config.objective).code_dim
     module = build_generator(config.g, config.data.resolution, code_dim)
     return module.float().to(device).eval().requires_grad_(False)
@@ -120,7 +120,7 @@ def empty_generator(config: TrainConfig, device: torch.device | str) -> nn.Modul
 def trained_generator(
     config: TrainConfig, module: nn.Module, images_seen: int, data_digest: str
 ) -> TrainedGenerator:
-    """A generator with its weights, and the codes to sample with where it takes any."""
+    """Wrap a generator with its weights, and with the distribution of codes if it takes any."""
     objective = build_objective(config.objective)
     device, factors = next(module.parameters()).device, None
     if objective.code_dim:
@@ -133,7 +133,9 @@ def trained_generator(
 
 
 def truncated(generator: TrainedGenerator, psi: float) -> TrainedGenerator:
-    """With styles at centre + psi (w - centre) (Karras et al., CVPR 2019, section 2.1).
+    """The generator with truncated styles, centre + psi (w - centre).
+
+    Karras et al., CVPR 2019, section 2.1.
 
     Raises:
         ConfigError: for a generator without styles.
@@ -141,8 +143,8 @@ def truncated(generator: TrainedGenerator, psi: float) -> TrainedGenerator:
     module = generator.module
     if not isinstance(module, StyleGAN2Generator):
         raise ConfigError(
-            f"--truncation={psi} needs a generator with a space W of styles to truncate in, and "
-            f"this run's is {generator.config.g.generator}; leave it at 1"
+            f"--truncation={psi} needs a generator with styles w, but this run's generator is "
+            f"{generator.config.g.generator}; leave it at 1"
         )
     index = torch.arange(CENTRE_SAMPLES, device=generator.device)
     with kernels.implementation(generator.config.engine.impl):
@@ -152,9 +154,9 @@ def truncated(generator: TrainedGenerator, psi: float) -> TrainedGenerator:
 
 @dataclass(frozen=True)
 class TrainedDiscriminator:
-    """A discriminator in evaluation mode, with the objective that reads its output.
+    """A discriminator in evaluation mode, with the objective that computes scores of its output.
 
-    `impl` is the implementation of the fused operations that it scores by.
+    `impl` is the implementation of the fused operations that it uses.
     """
 
     module: nn.Module
@@ -169,14 +171,14 @@ class TrainedDiscriminator:
 
 
 def load_discriminator(run: Path, folder: Path, device: torch.device) -> TrainedDiscriminator:
-    """D in one checkpoint of a run. Raises as `load_generator` does."""
+    """Load D from a checkpoint of a run. Raises as `load_generator` does."""
     discriminator = empty_discriminator(read_config(run), device)
     checkpoint.load(folder, replicated("D.model", discriminator.module.state_dict()))
     return discriminator
 
 
 def empty_discriminator(config: TrainConfig, device: torch.device | str) -> TrainedDiscriminator:
-    """D for inference, whose weights are still to be filled in."""
+    """D for inference, with weights still to be loaded."""
     objective = build_objective(config.objective)
     module = build_discriminator(config.d, config.data.resolution, objective.num_outputs)
     module = module.to(device).eval().requires_grad_(False)

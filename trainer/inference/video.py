@@ -1,4 +1,4 @@
-"""Frames as an MP4 film."""
+"""Writing frames as an MP4 video."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from realness.trainer.config import ConfigError
 
 CODEC, PIXELS = "libx264", "yuv420p"
-"""H.264 with halved chroma: what every browser and player takes."""
+"""H.264 with subsampled chroma, which every browser and player supports."""
 QUALITY = "16"
-"""x264's constant rate factor; 18 is what the eye takes for lossless."""
+"""x264's constant rate factor; 18 is already visually lossless."""
 
 
 def check_video() -> None:
-    """Raises ConfigError where PyAV, which writes films, is not installed."""
+    """Raise ConfigError if PyAV, which writes videos, is not installed."""
     if importlib.util.find_spec("av") is None:
         raise ConfigError(
             "MP4 needs the package av, which the extra `video` installs: "
@@ -30,7 +30,7 @@ def check_video() -> None:
 def write_mp4(frames: Iterable[NDArray[np.uint8]], path: Path, *, side: int, frame_ms: int) -> None:
     """Write frames uint8 [side, side, 3], each shown `frame_ms` milliseconds; `side` is even.
 
-    They are encoded as they come, so that memory does not depend on their number.
+    Frames are encoded as they arrive, so that memory use does not depend on their number.
     """
     import av
 

@@ -1,7 +1,7 @@
-"""Measuring generated images against real ones. Each metric's module states definition and source.
+"""Metrics of generated images. The module of each metric states its definition and source.
 
-All of them stream over batches, take each rank's share of the samples, and give the same result on
-any number of ranks up to rounding. The linear algebra is in float64.
+All metrics process images in batches, split the samples over ranks, and give the same result on any
+number of ranks up to rounding. Linear algebra is in float64.
 """
 
 from __future__ import annotations

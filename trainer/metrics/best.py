@@ -1,4 +1,4 @@
-"""Which checkpoint is the best by what has been measured."""
+"""Selecting the best checkpoint by the measured scores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from realness.trainer.storage.checkpoint_folder import checkpoint_root, list_che
 from realness.trainer.storage.scores import METRICS_FILE, Record, read_records
 
 RANKING = ("fid", "kid", "swd", "is", "pr", "ppl")
-"""Which metric decides where the user names none."""
+"""Metrics in the order in which they decide if the user names none."""
 
 _NAMES = {
     "fid": ("FID", "FD-"),
@@ -25,7 +25,7 @@ _MORE_IS_BETTER = ("is", "pr")
 
 
 def is_headline(name: str, metric: str) -> bool:
-    """Whether the score `name` is the one that tells how good a checkpoint is by `metric`.
+    """Whether the score `name` is the main score of `metric`, by which checkpoints are ranked.
 
     FID or FD-network, KID, the mean of SWD over levels, IS, precision, PPL.
     """
@@ -35,10 +35,10 @@ def is_headline(name: str, metric: str) -> bool:
 
 
 def best_record(records: Sequence[Record], metric: str) -> Record | None:
-    """The record with the best headline score of `metric`; None where there is none.
+    """The record with the best headline score of `metric`; None if there is none.
 
-    Scores of different settings do not compare: those of the newest record's settings count, and of
-    a checkpoint that was measured twice the newer one.
+    Scores with different settings are not comparable: only those with the settings of the newest
+    record are used, and the newer one if a checkpoint was measured twice.
     """
     found = [record for record in records if is_headline(record.metric, metric)]
     if not found:
@@ -49,12 +49,12 @@ def best_record(records: Sequence[Record], metric: str) -> Record | None:
 
 
 def choose(run: Path, which: str) -> list[Path]:
-    """`choose_checkpoints`, and `best`: the one with the best score in the run's metrics.csv.
+    """`choose_checkpoints`, extended by `best`: the best score in the run's metrics.csv.
 
-    The first metric of RANKING that a checkpoint on disk was measured by decides.
+    The first metric in RANKING with a score of a checkpoint on disk decides.
 
     Raises:
-        ConfigError: where there is none, or not that one, or nothing was measured.
+        ConfigError: if there is no checkpoint, or not the one asked for, or no score of one.
     """
     if which != "best":
         return choose_checkpoints(run, which)
@@ -65,6 +65,6 @@ def choose(run: Path, which: str) -> list[Path]:
         if best is not None:
             return [there[best.images]]
     raise ConfigError(
-        f"--checkpoint=best: {run / METRICS_FILE} has no score of a checkpoint that is still "
-        "there; measure them first: launch/evaluate.py RUN --checkpoint all"
+        f"--checkpoint=best: {run / METRICS_FILE} has no score of a checkpoint that still exists; "
+        "measure them first: launch/evaluate.py RUN --checkpoint all"
     )

@@ -1,7 +1,7 @@
-"""EfficientNet-lite0, a feature network that a Python package ships: it needs no download.
+"""EfficientNet-lite0, a feature network whose weights come with a Python package.
 
 Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML 2019,
-table 1, in the "lite" variant of its authors (2020): no squeeze-and-excitation, ReLU6 for swish,
+table 1, in the authors' "lite" variant (2020): no squeeze-and-excitation, ReLU6 instead of swish,
 stem and head of fixed width. Trained on ImageNet at 224 pixels. Padding is TensorFlow's "same".
 """
 
@@ -44,9 +44,9 @@ class SameConv2d(nn.Conv2d):
 
 
 class InvertedBottleneck(nn.Module):
-    """Expansion, depthwise convolution, projection, and the sum with the input where it fits.
+    """Expansion, depthwise convolution and projection, plus the input if the shapes match.
 
-    Submodules bear the names that the weights are stored under.
+    Submodules have the names under which the weights are stored.
     """
 
     def __init__(self, c_in: int, c_out: int, expansion: int, kernel: int, stride: int) -> None:

@@ -37,7 +37,7 @@ METRICS = ("swd", "fid", "kid", "is", "pr", "ppl")
 
 @dataclass(frozen=True)
 class Score:
-    """One number; `network` is empty where none was used, `num_real` 0 where no image was."""
+    """A score; `network` is empty if none was used, `num_real` is 0 if no real image was."""
 
     metric: str
     value: float
@@ -49,7 +49,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Place:
-    """Where scores belong: images and iterations of training, seed and real images, seconds spent.
+    """What scores refer to: images and iterations of training, seed, real images, seconds spent.
 
     data: digest of the real images.
     """
@@ -84,7 +84,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure, on how many generated images, compared with how many real ones."""
+    """The metrics to measure, and the numbers of generated and of real images."""
 
     metrics: tuple[str, ...]
     num_images: int
@@ -104,7 +104,7 @@ class Plan:
             if count < least:
                 raise ValueError(
                     f"{count} {name} images are too few for --metrics={','.join(self.metrics)}; "
-                    f"take at least {least}"
+                    f"use at least {least}"
                 )
         if self.batch_size < 1:
             raise ValueError(f"--batch-size={self.batch_size} must be at least 1")
@@ -119,38 +119,38 @@ class Plan:
 
     @property
     def num_patch_images(self) -> int:
-        """Images of each set whose patches are compared: equally many, and the paper's at most."""
+        """Images per set whose patches are compared: the same number, at most that of the paper."""
         return min(self.num_images, self.num_real, MAX_PATCH_IMAGES)
 
 
 class Evaluator:
-    """Measures generators against the same real images, which are gone through once."""
+    """Measures generators against the same real images. The real images are read once."""
 
     def __init__(
         self, plan: Plan, real: RealImages, network: FeatureNetwork | None, progress: Progress
     ) -> None:
-        """Raises ValueError for metrics that need a network, or Inception's, without it."""
+        """Raises ValueError if metrics need a network, or Inception, and it is missing."""
         if plan.needs_network and network is None:
             raise ValueError(f"--metrics={','.join(plan.metrics)} need a feature network")
         if plan.has("is") and network is not None and not network.is_inception:
             raise ValueError(
-                f"--metrics=is is defined by the Inception of 2015, not by {network.name}; leave "
-                "it out, or use --network inception"
+                f"--metrics=is is defined for the Inception network of 2015, not {network.name}; "
+                "leave it out, or use --network inception"
             )
         self._plan, self._real, self._network, self._progress = plan, real, network, progress
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """What is measured."""
+        """The names of the metrics."""
         return self._plan.metrics
 
     def only(self, *metrics: str) -> Evaluator:
-        """The same for some of the metrics."""
+        """An evaluator for some of the metrics, with the same settings."""
         plan = replace(self._plan, metrics=metrics)
         return Evaluator(plan, self._real, self._network, self._progress)
 
     def compares(self, record: Record) -> bool:
-        """Whether a score was measured on as many images, by the same network and resize."""
+        """Whether a score was measured with the same numbers of images, network and resize."""
         plan, network = self._plan, self._network
         if record.metric.startswith("SWD"):
             return record.num_images == plan.num_patch_images
@@ -163,7 +163,7 @@ class Evaluator:
     def scores(self, generator: TrainedGenerator) -> list[Score]:
         """All scores of one generator; collective, the same on every rank.
 
-        Raises MeasureFailed, on every rank, where any rank cannot make or embed its share.
+        Raises MeasureFailed, on every rank, if any rank cannot generate or embed its share.
         """
         plan, found = self._plan, []
         fake_patches, fake = self._generate(generator)
@@ -182,7 +182,7 @@ class Evaluator:
         return found
 
     def _generate(self, generator: TrainedGenerator) -> tuple[PatchSet | None, Embedding]:
-        """Patches and statistics of the generated images, each of which is made once."""
+        """Patches and statistics of the generated images; each image is generated once."""
         plan, fake = self._plan, self._wanted_of_fakes
         patches = None
         if plan.has("swd"):
@@ -206,9 +206,9 @@ class Evaluator:
     def _go_through(
         self, what: str, total: int, device: torch.device, action: Callable[[Tensor], None]
     ) -> None:
-        """Call `action` with the numbers [B] of this rank's samples, batch by batch; collective.
+        """Call `action` with the indices [B] of this rank's samples, batch by batch; collective.
 
-        No rank is left waiting where `action` fails on another.
+        If `action` fails on one rank, no other rank is left waiting.
         """
         batch = self._plan.batch_size
 
@@ -273,14 +273,14 @@ class Evaluator:
         plan, bank = self._plan, RowBank()
 
         def embed(z: Tensor, index: Tensor) -> Tensor:
-            # Not rounded to grey levels, which are far coarser than the step.
+            # Not rounded to grey levels, because these are much coarser than the step.
             images = generator.images(z.float(), index, plan.seed)
             return network.features((images + 1) * 127.5)
 
         def add_distances(index: Tensor) -> None:
             t = Draws(plan.seed, Stream.EVALUATED, index).uniform(Purpose.INTERPOLATION, 1)
             start = generator.latents(index, plan.seed)
-            # The reference stream has no latents of its own: its are free for the far ends.
+            # The reference stream uses no latents, so its draws serve as end points.
             end = generator.latents(index, plan.seed, Stream.REFERENCE)
             pair = [embed(z, index) for z in step_pair(start, end, t)]
             bank.add(squared_feature_distance(*pair)[:, None] / EPSILON**2, index)
@@ -290,7 +290,7 @@ class Evaluator:
 
 
 def check_metrics(text: str) -> tuple[str, ...]:
-    """The metrics of a list such as `swd,fid`, in their usual order."""
+    """Parse a list such as `swd,fid`; known metrics come first, in the order of METRICS."""
     wanted: Sequence[str] = [name.strip().lower() for name in text.split(",") if name.strip()]
     known = tuple(name for name in METRICS if name in wanted)
     return known + tuple(name for name in wanted if name not in METRICS)

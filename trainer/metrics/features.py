@@ -1,11 +1,12 @@
-"""Feature networks: what turns images into the vectors that scores compare.
+"""Feature networks: they map images to the vectors that scores compare.
 
-The field's network is the Inception of 2015 that FID, KID and the Inception Score were defined
-with, as the TorchScript file `inception-2015-12-05.pt` of StyleGAN2-ADA (Karras et al., 2020; also
-the one of clean-fid). Scores are called FID, KID and IS with that very file only; with any other
-network they bear its name, `FD-efflite0` for instance, and do not compare with published numbers.
+The standard network is the Inception network of 2015 with which FID, KID and the Inception Score
+were defined, as the TorchScript file `inception-2015-12-05.pt` of StyleGAN2-ADA (Karras et al.,
+2020; also used by clean-fid). Scores are called FID, KID and IS only with exactly that file; with
+any other network they have its name, such as `FD-efflite0`, and are not comparable with published
+numbers.
 
-A TorchScript file is code. It is loaded only from bytes whose sha256 is the one that was stated.
+A TorchScript file is code. It is loaded only if its sha256 is the stated one.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ LITE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 class FeatureNetwork(Protocol):
     """A network that embeds images.
 
-    name: as it stands in scores and file names; sha256: of its weights; resize: how images are
-    brought to its size; is_inception: whether its scores may be called FID, KID and IS.
+    name: used in scores and file names; sha256: hash of its weights; resize: how images are resized
+    to its input size; is_inception: whether its scores may be called FID, KID and IS.
     """
 
     @property
@@ -54,34 +55,36 @@ class FeatureNetwork(Protocol):
     def is_inception(self) -> bool: ...
 
     def features(self, images: Tensor) -> Tensor:
-        """Images [B, 3, R, R] in 0..255, uint8 or float, to features float32 [B, dim]."""
+        """Map images [B, 3, R, R] in 0..255, uint8 or float, to features float32 [B, dim]."""
         ...
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """The same images to class probabilities [B, classes], where the network has them."""
+        """Map the same images to class probabilities [B, classes], if the network has any."""
         ...
 
 
 class TorchScriptNetwork:
-    """A TorchScript file called as the field's detectors are.
+    """A TorchScript file with the usual calling convention of feature detectors.
 
-    `net(images, return_features=True)` takes float32 in 0..255 and gives [B, dim];
-    `net(images, no_output_bias=True)`, used for the Inception Score only, gives [B, classes].
+    `net(images, return_features=True)` takes float32 in 0..255 and returns [B, dim];
+    `net(images, no_output_bias=True)`, used only for the Inception Score, returns [B, classes].
     """
 
     def __init__(
         self, file: NetworkFile, *, size: int, resize: Resize, device: torch.device | str
     ) -> None:
-        """`size` is the side of the images that it is given unless it resizes by itself.
+        """`size` is the side of its input images, unless it resizes by itself.
 
-        Raises FeatureNetworkError for a file that is missing, has another hash or is no
-        TorchScript.
+        Raises FeatureNetworkError for a file that is missing, has a different hash or is not a
+        TorchScript file.
         """
         data = file.read()
         try:
             self._network: Any = torch.jit.load(io.BytesIO(data), map_location=device).eval()
         except RuntimeError as error:
-            raise FeatureNetworkError(f"{file.source} is no TorchScript file: {error}") from error
+            raise FeatureNetworkError(
+                f"{file.source} is not a valid TorchScript file: {error}"
+            ) from error
         self.sha256, self._size = file.sha256.lower(), size
         self.resize: Resize = resize
         self.is_inception = self.sha256 == INCEPTION.sha256
@@ -93,8 +96,8 @@ class TorchScriptNetwork:
         features = self._network(self._resized(images), return_features=True)
         if features.dim() != 2 or len(features) != len(images):
             raise FeatureNetworkError(
-                f"{self.name} gave features of shape {tuple(features.shape)} for {len(images)} "
-                "images, expected [B, dim]"
+                f"{self.name} returned features of shape {tuple(features.shape)} for "
+                f"{len(images)} images, expected [B, dim]"
             )
         return features.float()
 
@@ -114,7 +117,7 @@ class EffLite0Network:
     is_inception = False
 
     def __init__(self, *, resize: Resize, device: torch.device | str) -> None:
-        """Raises FeatureNetworkError where the package is not installed, or `resize` is network."""
+        """Raises FeatureNetworkError if the package is not installed, or `resize` is network."""
         if resize == "network":
             raise FeatureNetworkError(
                 "--resize=network: efflite0 does not resize by itself; use --resize clean"
@@ -139,7 +142,7 @@ class EffLite0Network:
 
 
 def _lite_file() -> NetworkFile:
-    # Found without importing it: nothing of the package is run.
+    # Located without importing the package, so that none of its code runs.
     spec = importlib.util.find_spec(LITE_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise FeatureNetworkError(
@@ -158,10 +161,10 @@ def open_network(
     resize: Resize = "clean",
     device: torch.device | str = "cpu",
 ) -> FeatureNetwork:
-    """The network `inception`, `efflite0`, or with `file` any other TorchScript of inputs `size`.
+    """Open `inception`, `efflite0`, or the TorchScript `file`, whose inputs have side `size`.
 
     Raises:
-        FeatureNetworkError: for an unknown name, or a network that cannot be had.
+        FeatureNetworkError: for an unknown name, or a network that is not available.
     """
     if file is not None:
         return TorchScriptNetwork(file, size=size, resize=resize, device=device)

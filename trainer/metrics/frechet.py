@@ -1,10 +1,10 @@
-"""The Fréchet distance between two sets of features, of which FID is the one with Inception's.
+"""The Fréchet distance between two sets of features; with Inception's features it is the FID.
 
 Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium",
-NeurIPS 2017, section 4: both sets are taken as Gaussians, and
-d^2 = |m1 - m2|^2 + Tr(C1 + C2 - 2 (C1 C2)^(1/2)) (Dowson and Landau, 1982). Customary with 50,000
-generated images and all real ones; the estimate is biased upwards, the more the fewer images
-(Bińkowski et al., 2018), so only numbers with equal counts compare.
+NeurIPS 2017, section 4: both sets are treated as Gaussians, and
+d^2 = |m1 - m2|^2 + Tr(C1 + C2 - 2 (C1 C2)^(1/2)) (Dowson and Landau, 1982). Usually computed with
+50,000 generated images and all real ones; the estimate is biased upwards, more so for fewer images
+(Bińkowski et al., 2018), so only numbers with equal counts are comparable.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ DEFAULT_NUM_IMAGES = 50_000
 class GaussianMoments:
     """Mean and covariance of features [n, dim], batch by batch, in float64 on the CPU.
 
-    Sets merge exactly (Chan, Golub and LeVeque, 1979): nothing cancels as in E[x^2] - E[x]^2.
+    Sets are merged exactly (Chan, Golub and LeVeque, 1979), without the cancellation of
+    E[x^2] - E[x]^2.
     """
 
     def __init__(self, dim: int) -> None:
@@ -32,13 +33,13 @@ class GaussianMoments:
     def covariance(self) -> Tensor:
         """The unbiased covariance, float64 [dim, dim]. Raises ValueError for fewer than 2 rows."""
         if self.count < 2:
-            raise ValueError(f"{self.count} images have no covariance; take at least 2")
+            raise ValueError(f"{self.count} images have no covariance; use at least 2")
         return self.scatter / (self.count - 1)
 
     def add(self, features: Tensor) -> None:
-        """Take in features [n, dim] of any floating type.
+        """Add features [n, dim] of any floating type.
 
-        Raises ValueError for another dim, and for features that are not finite.
+        Raises ValueError for a different dim, and for features that are not finite.
         """
         if features.dim() != 2 or features.shape[1] != len(self.mean):
             raise ValueError(
@@ -56,7 +57,7 @@ class GaussianMoments:
         self.merge(batch)
 
     def merge(self, other: GaussianMoments) -> None:
-        """Take in the rows that `other` has seen."""
+        """Add the rows that were added to `other`."""
         total = self.count + other.count
         if not other.count:
             return
@@ -77,19 +78,19 @@ class GaussianMoments:
 
 
 def frechet_distance(first: GaussianMoments, second: GaussianMoments) -> float:
-    """The squared distance d^2 of the formula above, which is what is called FID.
+    """The squared distance d^2 of the formula above, i.e. the FID.
 
-    With C1 = A A^T and C2 = B B^T, Tr((C1 C2)^(1/2)) is the sum of the singular values of A^T B:
-    no root of a rounding error is taken after the product, and covariances of fewer images than
-    dimensions, which are singular, give no complex numbers.
+    With C1 = A A^T and C2 = B B^T, Tr((C1 C2)^(1/2)) is the sum of the singular values of A^T B.
+    This avoids taking roots of rounding errors of the product, and gives no complex numbers for
+    singular covariances (fewer images than dimensions).
 
     Raises:
         ValueError: for sets of different dimension or fewer than 2 rows.
     """
     if len(first.mean) != len(second.mean):
         raise ValueError(
-            f"features of {len(first.mean)} and of {len(second.mean)} dimensions are of different "
-            "networks"
+            f"features of {len(first.mean)} and of {len(second.mean)} dimensions come from "
+            "different networks"
         )
     c1, c2 = first.covariance, second.covariance
     overlap = torch.linalg.svdvals(_factor(c1).T @ _factor(c2)).sum()
@@ -100,8 +101,8 @@ def frechet_distance(first: GaussianMoments, second: GaussianMoments) -> float:
 def _factor(covariance: Tensor) -> Tensor:
     """A [dim, rank] with A A^T = covariance [dim, dim], by its eigenvalues.
 
-    An eigenvalue of 0 comes out as up to dim * eps * the largest one, and its root would be a
-    deviation of 1e-8 where there is none; so small ones count as 0, as in `matrix_rank`.
+    An eigenvalue of 0 is computed as up to dim * eps * the largest one, and its root would be a
+    deviation of 1e-8 instead of 0; such small ones are treated as 0, as in `matrix_rank`.
     """
     values, vectors = torch.linalg.eigh(covariance)
     kept = values > len(values) * torch.finfo(values.dtype).eps * values[-1]

@@ -1,9 +1,9 @@
 """The Inception Score.
 
 Salimans et al., "Improved Techniques for Training GANs", NeurIPS 2016, section 4:
-IS = exp(E_x KL(p(y|x) || p(y))), for the class probabilities p(y|x) that an Inception network of
-2015 gives generated images and their mean p(y). Mean and standard deviation over 10 parts of 50,000
-images. 1 at worst; at most the number of classes. Real images play no part.
+IS = exp(E_x KL(p(y|x) || p(y))), for the class probabilities p(y|x) of generated images under the
+Inception network of 2015, and their mean p(y). Mean and standard deviation over 10 parts of 50,000
+images. It is between 1 (worst) and the number of classes. Real images are not used.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def inception_score(probabilities: Tensor, num_splits: int = NUM_SPLITS) -> tupl
     probabilities: [n, classes], rows that sum to 1.
 
     Raises:
-        ValueError: for rows that are no distributions, or fewer rows than parts.
+        ValueError: for rows that are not distributions, or fewer rows than parts.
     """
     if probabilities.dim() != 2 or len(probabilities) < num_splits:
         raise ValueError(
@@ -36,6 +36,6 @@ def inception_score(probabilities: Tensor, num_splits: int = NUM_SPLITS) -> tupl
 
 def _score(rows: Tensor) -> Tensor:
     marginal = rows.mean(0, keepdim=True)
-    # xlogy is 0 where a class has no probability, of which the logarithm is not finite.
+    # xlogy is 0 for classes of probability 0, whose logarithm is not finite.
     divergence = torch.xlogy(rows, rows) - torch.xlogy(rows, marginal)
     return divergence.sum(1).mean().exp()

@@ -1,10 +1,10 @@
-"""The kernel distance between two sets of features; KID is the one with Inception's.
+"""The kernel distance between two sets of features; with Inception's features it is the KID.
 
 Bińkowski et al., "Demystifying MMD GANs", ICLR 2018, section 4: the squared maximum mean
 discrepancy under the kernel k(x, y) = (x.y / dim + 1)^3, by its unbiased estimate (Gretton et al.,
-2012, eq. 3): means of k over pairs within each set, without the diagonal, less twice the mean of k
-across. Averaged over 100 random subsets of 1,000 images. Being unbiased it compares across sample
-sizes, and may be slightly negative.
+2012, eq. 3): means of k over pairs within each set, without the diagonal, minus twice the mean of k
+across the sets. Averaged over 100 random subsets of 1,000 images. Because it is unbiased, it is
+comparable across sample sizes, and may be slightly negative.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def kernel_distance(
 ) -> tuple[float, float]:
     """Mean and standard deviation of MMD^2 over random subsets of features [n, dim], [m, dim].
 
-    Subsets have min(subset_size, n, m) images, drawn without replacement; where that is all of
-    both sets a single estimate is made and the deviation is 0.
+    Subsets have min(subset_size, n, m) images, drawn without replacement; if that is all of both
+    sets, there is a single estimate and the deviation is 0.
 
     Raises:
         ValueError: for sets of different dimension or of fewer than 2 images.
@@ -53,7 +53,7 @@ def kernel_distance(
         )
     size = min(subset_size, len(real), len(fake))
     if size < 2:
-        raise ValueError(f"subsets of {size} images give no unbiased estimate; take at least 2")
+        raise ValueError(f"subsets of {size} images give no unbiased estimate; use at least 2")
     if len(real) == len(fake) == size:
         return unbiased_mmd(real.double(), fake.double()).item(), 0.0
     generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""The file of a feature network: found by path or URL, and never used before its hash is right."""
+"""The file of a feature network, given by path or URL; its hash is verified before it is used."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HEX_DIGITS = 64
 
 
 class FeatureNetworkError(ValueError):
-    """A feature network that cannot be had; the message says which file belongs where."""
+    """A feature network is not available; the message says which file is needed where."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class NetworkFile:
         digits = self.sha256.lower()
         if len(digits) != HEX_DIGITS or set(digits) - set("0123456789abcdef"):
             raise FeatureNetworkError(
-                f"sha256={self.sha256!r} is no hash of {HEX_DIGITS} hexadecimal digits; "
+                f"sha256={self.sha256!r} is not a hash of {HEX_DIGITS} hexadecimal digits; "
                 f"`sha256sum FILE` prints the one of a file you trust"
             )
 
@@ -43,10 +43,10 @@ class NetworkFile:
         return self.source.rstrip("/").rpartition("/")[2]
 
     def read(self) -> bytes:
-        """The contents, of the stated hash; a URL is downloaded once and kept in the cache.
+        """The contents, with verified hash; a URL is downloaded once and kept in the cache.
 
         Raises:
-            FeatureNetworkError: for a missing file, one that cannot be downloaded, or another hash.
+            FeatureNetworkError: if the file is missing, cannot be downloaded, or has another hash.
         """
         path = self._download() if self.is_url else Path(self.source)
         try:
@@ -59,7 +59,7 @@ class NetworkFile:
         if found != self.sha256.lower():
             raise FeatureNetworkError(
                 f"{path} has the sha256 {found}, expected {self.sha256.lower()}; it is damaged or "
-                "another file, and is not loaded, because such a file is code: remove it"
+                "a different file, and is not loaded, because such a file is code: remove it"
             )
         return data
 
@@ -79,14 +79,14 @@ class NetworkFile:
             raise FeatureNetworkError(
                 f"the feature network {self.source} cannot be downloaded ({error}); on a machine "
                 f"with internet fetch {self.file_name} (sha256 {self.sha256}) and place it at "
-                f"{target}, or name a copy of it with --network-file; without any, "
+                f"{target}, or give a copy of it with --network-file; alternatively, "
                 "--network efflite0 and --metrics swd need no download"
             ) from error
         return target
 
 
 def cache_folder() -> Path:
-    """Where what is downloaded or computed once is kept: REALNESS_CACHE, or the user's cache."""
+    """The folder of cached downloads and statistics: REALNESS_CACHE, or in the user's cache."""
     if folder := os.environ.get("REALNESS_CACHE"):
         return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "realness"

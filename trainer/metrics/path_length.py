@@ -2,11 +2,12 @@
 
 Karras et al., "A Style-Based Generator Architecture for GANs", CVPR 2019, section 4.1, eq. 2, in z:
 l = E[d(G(slerp(z1, z2; t)), G(slerp(z1, z2; t + eps))) / eps^2], t ~ U(0, 1), eps = 1e-4, over
-100,000 samples, of which the lowest and the highest hundredth are left out.
+100,000 samples, of which the lowest and the highest 1 % are excluded.
 
-The paper's d is LPIPS with VGG-16. Ours is the squared Euclidean distance of the features of the
-network that the score is named after, each divided by its length: the numbers of different networks
-do not compare with each other, nor with published ones, so the score is never called plain PPL.
+The paper's d is LPIPS with VGG-16. Here it is the squared Euclidean distance between features of
+the network that the score is named after, each normalised to unit length. The numbers of different
+networks are not comparable with each other or with published ones, so the score is never called
+just PPL.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ def slerp(start: Tensor, end: Tensor, t: Tensor) -> Tensor:
 
 
 def step_pair(z1: Tensor, z2: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Latents [B, dim] that lie eps apart on the way from z1 to z2, as long as a typical z.
+    """Latents [B, dim] that are eps apart on the path from z1 to z2, with the norm of a typical z.
 
-    A normal z has a length near sqrt(dim); the paper's generator divides by it, ours does not.
+    A normal z has a norm near sqrt(dim); the paper's generator divides by it, but these do not.
     """
     length = z1.shape[1] ** 0.5
     pair = (slerp(z1, z2, t), slerp(z1, z2, t.double() + EPSILON))
@@ -49,7 +50,7 @@ def squared_feature_distance(first: Tensor, second: Tensor) -> Tensor:
 
 
 def trimmed_mean(distances: Tensor) -> float:
-    """The mean [n] -> () of what lies between the 1st and the 99th percentile, both included."""
+    """The mean [n] -> () of the values from the 1st to the 99th percentile, inclusive."""
     low = torch.quantile(distances, TRIMMED_SHARE, interpolation="lower")
     high = torch.quantile(distances, 1 - TRIMMED_SHARE, interpolation="higher")
     return distances[(distances >= low) & (distances <= high)].mean().item()

@@ -1,10 +1,10 @@
-"""Precision and recall of generated images: quality and coverage apart.
+"""Precision and recall of generated images: separate measures of quality and coverage.
 
 Kynkäänniemi et al., "Improved Precision and Recall Metric for Assessing Generative Models", NeurIPS
-2019, eq. 1 and 2: a set's manifold is the union of balls about its features, each reaching to its
-k-th nearest neighbour in the set, k = 3. Precision is the share of generated images that lie on the
-real manifold, recall the share of real images that lie on the generated one. The paper takes 50,000
-of each and the features of VGG-16; ours are those of the network named with the score.
+2019, eq. 1 and 2: a set's manifold is the union of balls around its features, each reaching to its
+k-th nearest neighbour in the set, k = 3. Precision is the fraction of generated images on the real
+manifold, recall the fraction of real images on the generated one. The paper uses 50,000 images of
+each set and the features of VGG-16; here they are those of the network named with the score.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def precision_recall(real: Tensor, fake: Tensor, neighbour: int = NEIGHBOUR) -> 
     """(precision, recall) of features [n, dim] and [m, dim], both in [0, 1].
 
     Raises:
-        ValueError: for sets of different dimension, or with no `neighbour`-th neighbour.
+        ValueError: for sets of different dimension, or with too few images for `neighbour`.
     """
     if real.dim() != 2 or fake.dim() != 2 or real.shape[1] != fake.shape[1]:
         raise ValueError(
@@ -29,7 +29,7 @@ def precision_recall(real: Tensor, fake: Tensor, neighbour: int = NEIGHBOUR) -> 
         )
     if min(len(real), len(fake)) <= neighbour:
         raise ValueError(
-            f"{min(len(real), len(fake))} images have no neighbour number {neighbour}; take at "
+            f"{min(len(real), len(fake))} images have no neighbour number {neighbour}; use at "
             f"least {neighbour + 1}"
         )
     real, fake = real.double(), fake.double()
@@ -37,7 +37,7 @@ def precision_recall(real: Tensor, fake: Tensor, neighbour: int = NEIGHBOUR) -> 
 
 
 def _share_inside(points: Tensor, centres: Tensor, neighbour: int) -> float:
-    """The share of points [m, dim] in a ball about any of the centres [n, dim]."""
+    """The fraction of points [m, dim] in a ball around any of the centres [n, dim]."""
     radii = torch.cat(
         [
             # The nearest of all is the centre itself.
@@ -52,6 +52,6 @@ def _share_inside(points: Tensor, centres: Tensor, neighbour: int) -> float:
 
 
 def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
-    """[n, dim], [m, dim] -> [n, m] through one matrix product, in float64 so that it may cancel."""
+    """[n, dim], [m, dim] -> [n, m] by one matrix product, in float64 because it cancels."""
     product = x.square().sum(1)[:, None] + y.square().sum(1) - 2 * (x @ y.T)
     return product.clamp_(min=0)

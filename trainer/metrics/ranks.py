@@ -1,4 +1,4 @@
-"""Sharing an evaluation out over ranks, and bringing its parts together again."""
+"""Distributing an evaluation over ranks, and gathering the results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from realness.trainer.distributed.ranks import rank, world_size
 
 @dataclass(frozen=True)
 class Share:
-    """This rank's samples of a global batch: [first, first + count), of `batch` rows at most."""
+    """This rank's samples of a global batch: [first, first + count), at most `batch` rows."""
 
     first: int
     count: int
@@ -27,10 +27,10 @@ class Share:
 
 
 def shares(num_samples: int, batch_size: int) -> Iterator[Share]:
-    """This rank's part of samples 0 .. num_samples - 1, in batches of `batch_size` a rank.
+    """This rank's part of samples 0 .. num_samples - 1, in batches of `batch_size` per rank.
 
-    Every rank takes the same number of turns, the last of which may be short or empty. Batch k of
-    W ranks holds the samples from k * W * batch_size on, rank after rank.
+    Every rank gets the same number of batches, the last of which may be short or empty. Batch k of
+    W ranks contains the samples from k * W * batch_size on, in rank order.
     """
     for start in range(0, num_samples, batch_size * world_size()):
         first = start + rank() * batch_size

@@ -1,4 +1,4 @@
-"""Real images to compare with: their patches, and their embedding, which is computed once."""
+"""Real images for comparison: their patches, and their embedding, which is computed once."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from realness.trainer.storage.files import atomic_writer
 log = logging.getLogger("realness.metrics")
 
 Progress = Callable[[str, int, int], None]
-"""Told (what is going on, images done, images in all) after every batch."""
+"""Callback(stage, images_done, images_total), called after every batch."""
 
 
 class MeasureFailed(RuntimeError):
-    """Images that could not be made, read or embedded; raised on every rank alike."""
+    """Images that could not be generated, read or embedded; raised on every rank alike."""
 
 
-# Which real images are taken does not depend on the run, so that runs compare and share a cache.
+# The choice of real images does not depend on the run, so runs are comparable and share a cache.
 ORDER_SEED = 0
 
 
@@ -46,8 +46,8 @@ ORDER_SEED = 0
 class RealImages:
     """The images of a catalog at their training resolution, not mirrored, in a fixed order.
 
-    data: the run's settings of its images. Each rank reads those of the parts that it trains on, in
-    batches of at least `batch_size`.
+    data: the run's settings of its images. Each rank reads images of the parts that it trains on,
+    in batches of at least `batch_size`.
     """
 
     catalog: Catalog
@@ -57,14 +57,14 @@ class RealImages:
 
     @property
     def global_batch(self) -> int:
-        """Images of a batch over all ranks, which the parts of the catalog must divide."""
+        """Images per batch over all ranks, a multiple of the number of parts of the catalog."""
         step = math.lcm(world_size(), self.catalog.num_parts)
         return -(-self.batch_size * world_size() // step) * step
 
     def batches(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
         """This rank's share of the first `count` images: (uint8 [B, 3, R, R], int64 [B]).
 
-        Every rank takes the same number of turns; the last batches may be short or empty.
+        Every rank gets the same number of batches; the last ones may be short or empty.
         """
         with open_stream(
             self.data,
@@ -99,10 +99,10 @@ class RealImages:
     def embedding(
         self, count: int, network: FeatureNetwork, wanted: Wanted, progress: Progress
     ) -> Embedding:
-        """The statistics of the first `count` images, from the cache where they are in it.
+        """The statistics of the first `count` images, from the cache if they are in it.
 
-        A file belongs to the images' digest, the network's hash, the resize and the count.
-        Collective. Raises MeasureFailed.
+        The key of a cached file includes the digest of the images, the network's hash, the resize
+        and the count. Collective. Raises MeasureFailed.
         """
         key = {
             "digest": self.catalog.digest,
@@ -132,7 +132,7 @@ def _read(path: Path, wanted: Wanted) -> Embedding | None:
     try:
         stored = load_file(path)
     except (OSError, SafetensorError) as error:
-        log.warning("%s cannot be read and is computed anew: %s", path, error)
+        log.warning("%s cannot be read and is recomputed: %s", path, error)
         return None
     moments = None
     if wanted.moments:
@@ -143,7 +143,7 @@ def _read(path: Path, wanted: Wanted) -> Embedding | None:
 
 
 def _write(path: Path, embedding: Embedding) -> None:
-    """Keep the statistics; a cache that cannot be written costs time only, so it is a warning."""
+    """Cache the statistics. Failure to write only costs time, so it only gives a warning."""
     tensors: dict[str, Tensor] = {}
     if embedding.moments is not None:
         tensors["count"] = torch.tensor(embedding.moments.count)

@@ -1,7 +1,7 @@
-"""Bringing images to the size of a feature network, which moves the scores: so it is stated.
+"""Resizing images for a feature network. It affects scores, so each score states its method.
 
 Parmar et al., "On Aliased Resizing and Surprising Subtleties in GAN Evaluation", CVPR 2022: a
-resize that does not filter before it takes samples changes FID by several points.
+resize that does not filter before sampling changes FID by several points.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ Resize = Literal["clean", "bilinear", "network"]
 
 
 def resize_images(images: Tensor, size: int, resize: Resize) -> Tensor:
-    """Images [B, 3, R, R] in 0..255, of any type, as float32 [B, 3, size, size] in 0..255.
+    """Resize images [B, 3, R, R] in 0..255, of any type, to float32 [B, 3, size, size] in 0..255.
 
-    clean: bicubic, antialiased where it shrinks, in floats without clipping, as Pillow does it on
-    float images. bilinear: four neighbours without antialiasing, as many older numbers were
-    computed. network: the images as they are, for a network that resizes by itself.
+    clean: bicubic, antialiased when shrinking, in floats without clipping, as in Pillow on float
+    images. bilinear: four neighbours without antialiasing, as used for many older numbers.
+    network: images are not resized, for a network that does so by itself.
     """
     floats = images.float()
     if resize == "network" or floats.shape[-2:] == (size, size):

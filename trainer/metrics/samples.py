@@ -1,4 +1,4 @@
-"""What is kept of a set of images while it streams by: as much as the metrics asked for need."""
+"""Accumulating the statistics of a set of images that the requested metrics need."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ class Wanted:
 
 
 class RowBank:
-    """Rows of a table over all ranks: each rank adds its own, and all get them in order."""
+    """Rows of a table distributed over ranks: each rank adds its own, and all get all in order."""
 
     def __init__(self) -> None:
         self._rows: list[Tensor] = []
         self._index: list[Tensor] = []
 
     def add(self, rows: Tensor, index: Tensor) -> None:
-        """Rows [B, dim] and their numbers, int64 [B]."""
+        """Add rows [B, dim] with their indices, int64 [B]."""
         self._rows.append(rows.cpu())
         self._index.append(index.cpu())
 
     def gathered(self) -> Tensor:
-        """All ranks' rows [n, dim] by number; collective. Some rank must have added a batch."""
+        """All ranks' rows [n, dim] by index; collective. Some rank must have added a batch."""
         dim = max(gather(self._rows[0].shape[1] if self._rows else 0))
         rows = gather_rows(torch.cat([torch.empty(0, dim), *self._rows]))
         order = gather_rows(torch.cat([torch.empty(0, dtype=torch.int64), *self._index])).argsort()
@@ -47,7 +47,7 @@ class RowBank:
 
 @dataclass(frozen=True)
 class Embedding:
-    """The statistics of a whole set, the same on every rank; what was not wanted is None."""
+    """The statistics of a whole set, the same on every rank; those not needed are None."""
 
     moments: GaussianMoments | None = None
     features: Tensor | None = None
@@ -55,7 +55,7 @@ class Embedding:
 
 
 class Embedder:
-    """Takes in images batch by batch, this rank's share of them."""
+    """Embeds this rank's share of a set of images, batch by batch."""
 
     def __init__(self, network: FeatureNetwork, wanted: Wanted) -> None:
         self._network, self._wanted = network, wanted
@@ -63,7 +63,7 @@ class Embedder:
         self._features, self._probabilities = RowBank(), RowBank()
 
     def add(self, images: Tensor, index: Tensor) -> None:
-        """Images uint8 [B, 3, R, R], which may be none, and their numbers in the set."""
+        """Add images uint8 [B, 3, R, R] (B may be 0) with their indices in the set."""
         wanted = self._wanted
         if not len(images):
             return

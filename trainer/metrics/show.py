@@ -1,4 +1,4 @@
-"""Scores for people: tables on the terminal, and a figure over training."""
+"""Terminal tables of scores, and a figure of scores over training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SUMMARY_FILE = "metrics_summary.csv"
 
 
 def open_progress(cleanup: ExitStack, *, enabled: bool) -> Progress:
-    """A bar with the time that is left, which begins anew with each stage."""
+    """A progress bar with the remaining time, which restarts with each stage."""
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
         TextColumn("remaining"), TimeRemainingColumn(),
@@ -44,7 +44,7 @@ def open_progress(cleanup: ExitStack, *, enabled: bool) -> Progress:
 
 
 def print_scores(records: Sequence[Record]) -> None:
-    """A row a score."""
+    """Print a table with one row per score."""
     table = Table("images seen", Column("metric", no_wrap=True), "value")
     for name in ("generated", "real", "network", "resize", "s"):
         table.add_column(name)
@@ -57,7 +57,7 @@ def print_scores(records: Sequence[Record]) -> None:
 
 
 def print_summary(summaries: Sequence[Summary], note: str) -> None:
-    """Minimum, maximum, mean and SD over checkpoints, as the papers' tables have them."""
+    """Print minimum, maximum, mean and SD over checkpoints, as in the papers' tables."""
     table = Table(
         "metric", "min", "max", "mean", "SD", "checkpoints", title=f"Over training, {note}"
     )
@@ -68,7 +68,7 @@ def print_summary(summaries: Sequence[Summary], note: str) -> None:
 
 
 def write_summary(summaries: Sequence[Summary], run: Path, from_iteration: int) -> Path:
-    """The same as `metrics_summary.csv` in the run folder; returns its path."""
+    """Write the same table to `metrics_summary.csv` in the run folder; returns its path."""
     path = run / SUMMARY_FILE
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -80,10 +80,10 @@ def write_summary(summaries: Sequence[Summary], run: Path, from_iteration: int) 
 
 
 def write_figure(records: Sequence[Record], run: Path) -> Path:
-    """`metrics.png` in the run folder: each metric over thousands of images; returns its path.
+    """Plot each metric over thousands of images to `metrics.png` in the run folder.
 
-    Records of one metric must agree in their settings. Levels of SWD share a chart, and so do
-    precision and recall; standard deviations become bars.
+    Returns its path. Records of one metric must agree in their settings. Levels of SWD share a
+    chart, and so do precision and recall; standard deviations are drawn as error bars.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator

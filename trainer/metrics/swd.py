@@ -1,16 +1,16 @@
-"""The sliced Wasserstein distance between two sets of images, as in progressive growing of GANs.
+"""The sliced Wasserstein distance between two sets of images.
 
 Karras et al., "Progressive Growing of GANs for Improved Quality, Stability, and Variation", ICLR
-2018, section 5. Each image is taken apart into a Laplacian pyramid (Burt and Adelson, 1983) whose
+2018, section 5. Each image is decomposed into a Laplacian pyramid (Burt and Adelson, 1983) whose
 levels halve from the full resolution down to 16 pixels. 128 patches of 7x7 pixels in 3 channels are
 cut out of every level of every image, and those of a level are normalised to mean 0 and standard
-deviation 1 in each channel, each set of images by itself. The distance of a level is the
-Wasserstein distance of their projections onto a random direction, averaged over 512 of them (4
+deviation 1 in each channel, separately for each set of images. The distance of a level is the
+Wasserstein distance of their projections onto a random direction, averaged over 512 directions (4
 times 128 in the paper's code): in one dimension, the mean absolute difference of the sorted
-projections. Reported times 1,000. The paper takes 16,384 images of each set, which makes 2^21
-patches a level.
+projections. Reported times 1,000. The paper uses 16,384 images of each set, i.e. 2^21 patches per
+level.
 
-A level near 16 pixels tells of large structure, the finest of detail such as edges and noise.
+Levels near 16 pixels reflect large structure, the finest levels detail such as edges and noise.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PATCH_SIZE = 7
 PATCH_NUMEL = 3 * PATCH_SIZE**2
 MIN_RESOLUTION = 16
 NUM_DIRECTIONS = 512
-# Directions that are worked on at a time, which bounds the memory of the sort.
+# Directions processed at a time, which bounds the memory of the sort.
 DIRECTIONS_AT_ONCE = 16
 
 
@@ -46,7 +46,7 @@ class SlicedWasserstein:
 
     @property
     def mean(self) -> float:
-        """The average over levels, which is the number that papers report."""
+        """The average over levels, the number that papers report."""
         return sum(self.levels.values()) / len(self.levels)
 
 
@@ -59,7 +59,7 @@ def pyramid_resolutions(resolution: int) -> list[int]:
     if resolution < MIN_RESOLUTION or resolution & (resolution - 1):
         raise ValueError(
             f"resolution={resolution} has no pyramid down to {MIN_RESOLUTION} pixels; "
-            "it must be a power of two from 16 on"
+            "it must be a power of two of at least 16"
         )
     return [resolution >> level for level in range(int(math.log2(resolution // 16)) + 1)]
 
@@ -67,8 +67,8 @@ def pyramid_resolutions(resolution: int) -> list[int]:
 def laplacian_pyramid(images: Tensor) -> list[Tensor]:
     """The levels of images [B, C, R, R], finest first; the last is the image at 16 pixels itself.
 
-    Blurring is by the 5-tap binomial filter (1, 4, 6, 4, 1) / 16 in both directions, with the image
-    mirrored about its edge pixels. A level is the image less its next coarser version enlarged.
+    Blurring uses the 5-tap binomial filter (1, 4, 6, 4, 1) / 16 in both directions, with the image
+    mirrored at its edge pixels. A level is the image minus its enlarged next coarser version.
     """
     levels = [images]
     for _ in pyramid_resolutions(images.shape[-1])[1:]:
@@ -80,7 +80,7 @@ def laplacian_pyramid(images: Tensor) -> list[Tensor]:
 
 
 def _enlarge(x: Tensor) -> Tensor:
-    """Twice the resolution: zeros in between, blurred, and scaled to keep the brightness."""
+    """Double the resolution: insert zeros, blur, and scale to preserve the brightness."""
     sparse = x.new_zeros(*x.shape[:-2], 2 * x.shape[-2], 2 * x.shape[-1])
     sparse[..., ::2, ::2] = x
     return 4 * _blur(sparse)
@@ -97,7 +97,7 @@ def _blur(x: Tensor) -> Tensor:
 def patch_corners(draws: Draws, resolution: int) -> list[Tensor]:
     """Top left corners (row, column) of the patches, int64 [B, 128, 2] for each level.
 
-    Uniform over the places where a patch fits, with replacement, drawn for each level by itself.
+    Uniform over all valid positions, with replacement, independently for each level.
     """
     sizes = pyramid_resolutions(resolution)
     uniform = draws.uniform(Purpose.PATCH, len(sizes) * PATCHES_PER_IMAGE * 2)
@@ -118,24 +118,24 @@ def cut_patches(level: Tensor, corners: Tensor) -> Tensor:
 
 
 class PatchSet:
-    """The patches of a set of images: added batch by batch, each rank its own share.
+    """The patches of a set of images; each rank adds its share batch by batch.
 
-    Holds 75 kB a level and image in main memory: 1.2 GB a level for the paper's 16,384 images.
+    Uses 75 kB of main memory per level and image: 1.2 GB per level for the paper's 16,384 images.
     """
 
     def __init__(self, resolution: int, seed: int, stream: Stream) -> None:
-        """`seed` and `stream` decide where patches are cut; two sets should differ in `stream`.
+        """`seed` and `stream` determine where patches are cut; two sets should differ in `stream`.
 
-        Raises ValueError for a resolution that has no pyramid.
+        Raises ValueError for a resolution without a pyramid.
         """
         self.resolutions = pyramid_resolutions(resolution)
         self._seed, self._stream = seed, stream
         self._parts: list[list[Tensor]] = [[] for _ in self.resolutions]
 
     def add(self, images: Tensor, index: Tensor) -> None:
-        """Cut the patches of images, uint8 [B, 3, R, R], whose numbers in the set are int64 [B].
+        """Cut the patches of images, uint8 [B, 3, R, R], with indices int64 [B] in the set.
 
-        Raises ValueError for images of another shape or type.
+        Raises ValueError for images of a different shape or type.
         """
         size = self.resolutions[0]
         if images.shape[1:] != (3, size, size) or images.dtype != torch.uint8:
@@ -155,10 +155,10 @@ class PatchSet:
     def level(self, number: int) -> Tensor:
         """This rank's patches of a level, normalised: float32 [n, 147]; collective.
 
-        A channel that is constant over the whole set, as of a generator that paints one colour, is
-        0 everywhere.
+        A channel that is constant over the whole set (a generator that produces a single colour)
+        is 0 everywhere.
         """
-        # The parts become one tensor once, or a level would be held twice from here on.
+        # Replace the parts by one tensor, or the level would be in memory twice from here on.
         if len(self._parts[number]) > 1:
             self._parts[number] = [torch.cat(self._parts[number])]
         parts = self._parts[number]
@@ -168,7 +168,7 @@ class PatchSet:
         return ((patches - mean.float()) * scale.float()).flatten(1)
 
     def num_patches(self) -> int:
-        """Patches of a level on all ranks; collective."""
+        """Number of patches per level over all ranks; collective."""
         return sum(gather(sum(len(part) for part in self._parts[0])))
 
 
@@ -199,7 +199,7 @@ def sliced_wasserstein(
 ) -> SlicedWasserstein:
     """The distance between two sets of patches; collective, the same on every rank.
 
-    `seed` decides the directions; `device` projects and sorts.
+    `seed` determines the directions; `device` is used to project and sort.
 
     Raises:
         ValueError: for sets of different resolution or size, or an empty one.
@@ -234,7 +234,7 @@ def _distance(real: Tensor, fake: Tensor, onto: Tensor) -> float:
 
 
 def _sorted_rows(values: Tensor) -> Tensor:
-    """Each row of [m, n] sorted; on CPU by NumPy, which need not track indices as torch does."""
+    """Sort each row of [m, n]; on the CPU with NumPy, which unlike torch tracks no indices."""
     if values.device.type == "cpu":
         return torch.from_numpy(np.sort(values.numpy(), axis=1))
     return values.sort(dim=1).values

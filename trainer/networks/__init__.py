@@ -87,8 +87,8 @@ def _dcgan_discriminator(
 def _resnet_generator(config: GeneratorConfig, resolution: int, code_dim: int) -> nn.Module:
     if code_dim:
         raise ValueError(
-            f"--generator=resnet has no normalisation that a posterior code (code_dim="
-            f"{code_dim}) could steer; use --generator dcgan, sn-resnet or stylegan2"
+            f"--generator=resnet has no normalisation layers that a posterior code (code_dim="
+            f"{code_dim}) could control; use --generator dcgan, sn-resnet or stylegan2"
         )
     return ResNetGenerator(
         z_dim=config.z_dim,
@@ -173,14 +173,14 @@ DISCRIMINATORS: dict[str, Callable[[DiscriminatorConfig, int, int], nn.Module]] 
 
 
 def build_generator(config: GeneratorConfig, resolution: int, code_dim: int = 0) -> nn.Module:
-    """A generator: z [B, z_dim] -> images [B, 3, resolution, resolution] in [-1, 1].
+    """Build a generator: z [B, z_dim] -> images [B, 3, resolution, resolution] in [-1, 1].
 
-    With `code_dim` > 0, the objective's, it is called with a code too: see `CodedGenerator`. What
-    else it is called with, `training_inputs` and `sampling_inputs` draw.
+    With the objective's `code_dim` > 0, it also takes a code: see `CodedGenerator`. Any further
+    inputs are drawn by `training_inputs` and `sampling_inputs`.
 
     Raises:
-        ValueError: for a resolution that the architecture does not have, or a code where it has no
-            normalisation to steer.
+        ValueError: for a resolution that the architecture does not support, or a code that it
+            cannot use.
     """
     return GENERATORS[config.generator](config, resolution, code_dim)
 
@@ -188,9 +188,11 @@ def build_generator(config: GeneratorConfig, resolution: int, code_dim: int = 0)
 def build_discriminator(
     config: DiscriminatorConfig, resolution: int, num_outputs: int
 ) -> nn.Module:
-    """A discriminator: images [B, 3, resolution, resolution] -> outputs [B, num_outputs].
+    """Build a discriminator: images [B, 3, resolution, resolution] -> outputs [B, num_outputs].
 
-    `num_outputs` is the objective's. Raises:
-        ValueError: for a resolution that the architecture does not have.
+    `num_outputs` is set by the objective.
+
+    Raises:
+        ValueError: for a resolution that the architecture does not support.
     """
     return DISCRIMINATORS[config.discriminator](config, resolution, num_outputs)

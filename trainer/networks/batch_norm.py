@@ -1,4 +1,4 @@
-"""Batch normalisation whose statistics are those of the global batch (all ranks)."""
+"""Batch normalisation with the statistics of the global batch (all ranks)."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from realness.trainer.networks.buffers import Float32Buffers
 
 
 def has_batch_statistics(module: nn.Module) -> bool:
-    """Whether a sample's output depends on the others of its batch."""
+    """Whether a sample's output depends on the other samples of its batch."""
     return any(isinstance(layer, GlobalBatchNorm) for layer in module.modules())
 
 
 @contextlib.contextmanager
 def parts_of_one_batch(module: nn.Module, num_forwards: int) -> Iterator[None]:
-    """Running statistics for a batch that goes through `module` in so many forward passes.
+    """Adjust the momenta of running statistics for a batch in `num_forwards` forward passes.
 
-    They then move as far as for one pass: the old ones keep the weight 1 - momentum in all. (The
-    statistics that normalise a pass are its own.)
+    In the block, these passes together move the running statistics as far as one pass would: the
+    old values keep the total weight 1 - momentum. (Each pass is still normalised by its own
+    statistics.)
     """
     layers = [layer for layer in module.modules() if isinstance(layer, GlobalBatchNorm)]
     momenta = [layer.momentum for layer in layers]
@@ -51,7 +52,7 @@ def _per_channel(values: Tensor, x: Tensor) -> Tensor:
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """(mean [C], biased variance [C]) of x [B, C, ...], in two passes on the CPU.
 
-    `torch.var_mean` is one pass without a temporary on CUDA; on the CPU it takes 12 times as long.
+    On CUDA, `torch.var_mean` is one pass without a temporary; on the CPU it is 12 times slower.
     """
     dims = _reduced_dims(x)
     if x.is_cuda:
@@ -84,8 +85,8 @@ class _ChannelMoments(torch.autograd.Function):
 class _Normalize(torch.autograd.Function):
     """y = (x - mean) / sqrt(variance + eps) * weight + bias, with gradients to all five.
 
-    PyTorch's own kernel takes mean and variance as constants. Their gradients follow from the two
-    sums that it computes anyway: with w = weight / sqrt(variance + eps),
+    PyTorch's kernel treats mean and variance as constants. Their gradients follow from the two sums
+    that it computes anyway: with w = weight / sqrt(variance + eps),
     dL/dmean = -w dL/dbias and dL/dvariance = -weight / (2 (variance + eps)) dL/dweight.
     """
 
@@ -123,11 +124,11 @@ class GlobalBatchNorm(Float32Buffers):
     fp32 (fp64 for fp64 input). In training mode they are those of the global batch, differentiable
     through the merge over ranks, so that splitting a batch over ranks changes nothing; with
     `statistics="local"` each rank uses its own rows (and its own running statistics). In eval mode
-    the running statistics are used. The running variance takes the unbiased estimate, as
-    `torch.nn.BatchNorm2d` does. The weight starts at N(1, 0.02) and the bias at 0, DCGAN's choice;
+    the running statistics are used. The running variance uses the unbiased estimate, as in
+    `torch.nn.BatchNorm2d`. The weight is initialised to N(1, 0.02) and the bias to 0, as in DCGAN;
     with `affine=False` both are None, and the result has mean 0 and variance 1.
 
-    Differentiable once: asking for a second derivative raises.
+    Differentiable once: a second derivative raises an error.
 
     Raises:
         ValueError: in training mode, if a channel has a single value (no variance).
@@ -185,7 +186,7 @@ class GlobalBatchNorm(Float32Buffers):
             mean, variance = collectives.global_moments(mean, variance)
         if count < 2:
             raise ValueError(
-                f"batch normalisation needs more than one value a channel to train, got an input "
+                f"batch normalisation needs more than one value per channel to train, got an input "
                 f"of shape {tuple(x.shape)}; use a larger batch"
             )
         self._update_running(mean.detach(), variance.detach() * (count / (count - 1)))

@@ -14,7 +14,7 @@ _HALF = (torch.bfloat16, torch.float16)
 class Float32Buffers(nn.Module):
     """A module whose fp32 buffers stay fp32 when it is cast to bf16 or fp16.
 
-    Running statistics and singular vectors are small and lose their meaning at 8 bits of mantissa.
+    Running statistics and singular vectors are small, and too inaccurate with 8 mantissa bits.
     Moves between devices and `.double()` work as for any module.
     """
 

@@ -1,4 +1,4 @@
-"""What every image network here shares: sizes, checks of its inputs, the activation, precision."""
+"""Shared by all image networks: sizes, checks of inputs, the activation, precision."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 START_SIZE = 4
-"""Side in pixels at which generators start and discriminators end."""
+"""Side length in pixels at which generators start and discriminators end."""
 IMAGE_CHANNELS = 3
 LEAK = 0.2
 """Slope of leaky ReLUs below 0."""
 
 
 def count_doublings(resolution: int) -> int:
-    """How often 4 pixels double to `resolution`: 3 at 32, 8 at 1024.
+    """Number of doublings from 4 pixels to `resolution`: 3 at 32, 8 at 1024.
 
     Raises:
         ValueError: unless `resolution` is a power of two from 32 to 1024.
@@ -40,8 +40,8 @@ def rectify(x: Tensor, leak: float) -> Tensor:
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """Matrix products in their operands' precision, also inside a bf16 autocast region."""
-    # Nothing runs there. (torch 2.11 cannot compile the question whether a device has autocast.)
+    """Compute matrix products in their operands' precision, even inside a bf16 autocast region."""
+    # Nothing is computed there. (torch 2.11 cannot compile the check for autocast on a device.)
     if device.type == "meta":
         return nullcontext()
     return torch.autocast(device.type, enabled=False)

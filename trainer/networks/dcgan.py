@@ -1,4 +1,4 @@
-"""DCGAN (Radford et al., 2016) at powers of two from 32 to 1024, as RealnessGAN trains it.
+"""DCGAN (Radford et al., 2016) at powers of two from 32 to 1024, as used by RealnessGAN.
 
 The generator starts at 4x4 with `width * resolution / 8` channels and halves them at each doubling
 of the side, down to `width` at half the output resolution; the discriminator is its mirror image.
@@ -39,7 +39,7 @@ def stage_channels(width: int, resolution: int) -> list[int]:
 
 
 class _ConvTranspose2d(nn.ConvTranspose2d):
-    """4x4 transposed convolution without bias, starting at N(0, 0.02)."""
+    """4x4 transposed convolution without bias, initialised to N(0, 0.02)."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, padding: int) -> None:
         super().__init__(in_channels, out_channels, 4, stride, padding, bias=False)
@@ -49,7 +49,7 @@ class _ConvTranspose2d(nn.ConvTranspose2d):
 
 
 class _Conv2d(nn.Conv2d):
-    """4x4 convolution of stride 2 without bias, starting at N(0, 0.02)."""
+    """4x4 convolution of stride 2 without bias, initialised to N(0, 0.02)."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 4, 2, 1, bias=False)
@@ -59,7 +59,7 @@ class _Conv2d(nn.Conv2d):
 
 
 class DCGANGenerator(BatchNormGenerator):
-    """z [B, z_dim] -> images [B, 3, R, R] in [-1, 1]; with a code where `code_dim` is not 0.
+    """z [B, z_dim] -> images [B, 3, R, R] in [-1, 1]; also takes a code if `code_dim` is not 0.
 
     A 4x4 transposed convolution from 1x1 to 4x4, then 4x4 transposed convolutions of stride 2,
     each but the last followed by batch normalisation and the activation; tanh at the end.
@@ -88,7 +88,7 @@ class DCGANGenerator(BatchNormGenerator):
         *hidden, last = self.layers
         x = z[:, :, None, None]
         for layer, norm in zip(hidden, self.norms, strict=True):
-            # Set where there is more than one pixel, the layout stays to the end.
+            # The layout is set once there is more than one pixel; later layers keep it.
             x = self.lay_out(layer(x))
             x = rectify(norm(x, *condition), self.leak)
         return torch.tanh(last(x))
@@ -99,7 +99,7 @@ class DCGANDiscriminator(ImageNetwork):
 
     4x4 convolutions of stride 2 with LeakyReLU(0.2), or SiLU, down to 4x4, then a linear head on
     the flattened features. `norm` is spectral normalisation of every layer's weights, layer
-    normalisation of every convolution's output but the first's, or none.
+    normalisation of the output of every convolution except the first, or none.
     """
 
     def __init__(

@@ -1,6 +1,7 @@
-"""What a generator is given, drawn for the samples of a batch.
+"""The inputs of a generator, drawn for the samples of a batch.
 
-Every generator takes latents z. One that takes more has methods that draw it: it is a `Styled` one.
+Every generator takes latents z. A generator with further inputs is `Styled`: it has methods that
+draw them.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ class Styled(Protocol):
     """A generator called as `generator(z, noise, code, share, mixing)`."""
 
     def draw_noise(self, draws: Draws) -> Tensor:
-        """Noise of each sample, [B, noise_dim]."""
+        """The noise of each sample, [B, noise_dim]."""
         ...
 
     def draw_mixing(self, draws: Draws) -> Mixing:
-        """Second latents and crossovers of each sample."""
+        """The second latents and crossovers of each sample."""
         ...
 
 
@@ -34,7 +35,7 @@ def training_inputs(
     z_dim: int,
     coded: tuple[Tensor, float] | None = None,
 ) -> tuple[Any, ...]:
-    """The arguments of `generator` in training: z [B, z_dim], `coded`, and what else it takes.
+    """The arguments of `generator` in training: z [B, z_dim], `coded`, and any further inputs.
 
     `coded` is a posterior code [B, code_dim] with its share, for generators that take one.
     """
@@ -46,5 +47,5 @@ def training_inputs(
 
 
 def sampling_inputs(generator: nn.Module, draws: Draws) -> dict[str, Tensor]:
-    """What `generator` takes by name beside z when one samples from it: noise, if any."""
+    """The keyword arguments of `generator` for sampling, in addition to z: noise, if any."""
     return {"noise": generator.draw_noise(draws)} if isinstance(generator, Styled) else {}

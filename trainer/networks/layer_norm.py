@@ -10,9 +10,9 @@ from realness.kernels import format_of
 class LayerNorm(nn.GroupNorm):
     """Normalisation of each sample over channels and pixels: [B, C, H, W] -> the same shape.
 
-    Scale and shift are one a channel, 1 and 0 at first (Ba et al., 2016, as WGAN-GP uses it in its
-    discriminator). Samples do not meet, so that gradient penalties, which are taken a sample, keep
-    their meaning; differentiable any number of times. The layout of the input is kept.
+    There is one scale and shift per channel, initially 1 and 0 (Ba et al., 2016, as used in the
+    discriminator of WGAN-GP). Samples do not interact, so that gradient penalties, which are per
+    sample, stay valid; differentiable any number of times. The layout of the input is kept.
     """
 
     def __init__(self, num_channels: int) -> None:

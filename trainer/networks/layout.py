@@ -1,8 +1,8 @@
 """The memory layout of images and activations: channels_last, or contiguous (NCHW).
 
-Convolutions hand the layout of their input on, and so do elementwise operations; one operand in the
-other layout is enough to turn everything behind it back. Weights are stored contiguous in either
-mode, as DeepSpeed's flat buffers and checkpoints hold them.
+Convolutions and elementwise operations keep the layout of their input; a single operand in the
+other layout is enough to change the layout of everything after it. Weights are stored contiguous in
+both modes, as in DeepSpeed's flat buffers and in checkpoints.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ Setting = Literal["auto", "channels_last", "contiguous"]
 
 
 def choose_layout(setting: Setting) -> torch.memory_format:
-    """The layout of a configuration."""
+    """The memory format for a setting of the configuration."""
     return torch.contiguous_format if setting == "contiguous" else torch.channels_last
 
 
 class ImageNetwork(nn.Module):
-    """A network on images, with the layout that its activations have from the first layer on."""
+    """A network on images, with the memory layout of its activations from the first layer on."""
 
     memory_format: torch.memory_format = torch.channels_last
 
@@ -44,9 +44,9 @@ class _HoldLayout(torch.autograd.Function):
 
 
 def hold_layout(x: Tensor) -> Tensor:
-    """x [B, C, H, W] itself, whose gradients, of any order, will have its layout too.
+    """Return x [B, C, H, W] unchanged, but give its gradients of any order the layout of x.
 
-    Goes before or behind operations whose derivatives come contiguous: views of a flat tensor,
+    Use it before or after operations whose derivatives are contiguous: views of a flat tensor,
     concatenations, and pooling, to whose second derivative autograd adds zeros.
     """
     return _HoldLayout.apply(x) if torch.is_grad_enabled() else x  # type: ignore[return-value]

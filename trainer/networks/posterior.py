@@ -1,7 +1,8 @@
-"""P2GAN's generator side (Zhang et al., CVPR 2021): normalisation steered by a posterior code.
+"""P2GAN's generator side (Zhang et al., CVPR 2021): normalisation controlled by a posterior code.
 
-The discriminator turns a real image into a distribution over codes. The generator is given a code
-of it beside its noise, which sets scale and shift of every batch normalisation, as AdaIN does.
+The discriminator maps a real image to a distribution over codes. The generator takes a code from
+it in addition to its noise; the code sets the scale and shift of every batch normalisation, as in
+AdaIN.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ CODE_MOMENTUM = 0.1
 def posterior_module(code_dim: int, num_features: int) -> nn.Linear:
     """A posterior module P_i: code [B, code_dim] -> scale and shift of each feature (eq. 10).
 
-    Equation 11 writes scale and shift as deviation and mean of the module's output over pixels,
-    which a linear output does not have; so it predicts them, scale by its first half and shift by
-    its second. Its bias starts at scale 1 and shift 0, and its weight at N(0, 0.02): generation
-    starts at plain normalisation.
+    Equation 11 defines scale and shift as deviation and mean of the module's output over pixels,
+    but a linear output has no pixels; so the module predicts the scale in the first half of its
+    output and the shift in the second. Its bias is initialised to scale 1 and shift 0, its weight
+    to N(0, 0.02), so that generation starts close to plain normalisation.
     """
     module = nn.Linear(code_dim, 2 * num_features)
     nn.init.normal_(module.weight, 0.0, 0.02)
@@ -36,7 +37,7 @@ def posterior_module(code_dim: int, num_features: int) -> nn.Linear:
 
 
 def scale_and_shift(module: nn.Linear, code: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """What a posterior module gives a code, both [B, num_features], blended in by `share`."""
+    """Scale and shift of a code, both [B, num_features], blended with 1 and 0 by `share`."""
     scale, shift = module(code).chunk(2, dim=1)
     return 1 + share * (scale - 1), share * shift
 
@@ -46,8 +47,8 @@ class PosteriorBatchNorm(nn.Module):
 
     y = scale * (x - mu_BN) / sigma_BN + shift, for x [B, C, ...], with (scale, shift) of each
     sample from a linear posterior module on its code [B, code_dim] and no other affine part. The
-    statistics are `GlobalBatchNorm`'s. `share` in [0, 1] blends the posterior module in: at 0 the
-    result is plain normalisation and the module's gradients are exactly zero.
+    statistics are those of `GlobalBatchNorm`. `share` in [0, 1] is the weight of the posterior
+    module: at 0 the result is plain normalisation and the module's gradients are exactly zero.
 
     Differentiable once.
     """
@@ -73,16 +74,16 @@ class PosteriorBatchNorm(nn.Module):
 
 
 class CodedGenerator(ImageNetwork, Float32Buffers):
-    """What generators share that take a posterior code [B, code_dim], or none for `code_dim` 0.
+    """Base of generators that may take a posterior code [B, code_dim]; none for `code_dim` 0.
 
-    The fp32 buffers `code_mean` and `code_std` [code_dim] follow the codes of real images, for
-    sampling without them (section 4.5).
+    The fp32 buffers `code_mean` and `code_std` [code_dim] are moving averages over the codes of
+    real images, for sampling without real images (section 4.5).
     """
 
     code_mean: Tensor
     code_std: Tensor
     tracked_buffers: tuple[str, ...] = ("code_mean", "code_std")
-    """Moving averages already, which the moving average of the weights is not to average again."""
+    """Buffers that are already averages, so the moving average of the weights copies them."""
 
     def __init__(self, z_dim: int, code_dim: int) -> None:
         super().__init__()
@@ -92,17 +93,17 @@ class CodedGenerator(ImageNetwork, Float32Buffers):
             self.register_buffer("code_std", torch.ones(code_dim))
 
     def check(self, z: Tensor, code: Tensor | None) -> None:
-        """Raise ValueError for latents or codes of other shapes, or a code where none is used."""
+        """Raise ValueError for latents or codes of wrong shapes, or an unexpected code."""
         if z.dim() != 2 or z.shape[1] != self.z_dim:
             raise ValueError(f"z has shape {tuple(z.shape)}, expected [B, {self.z_dim}]")
         if not self.code_dim:
             if code is not None:
-                raise ValueError("a code was given to a generator of code_dim=0; leave it out")
+                raise ValueError("a generator with code_dim=0 takes no code; leave it out")
             return
         expected = (z.shape[0], self.code_dim)
         if code is None or tuple(code.shape) != expected:
             shape = "none" if code is None else tuple(code.shape)
-            raise ValueError(f"code has shape {shape}, expected {expected}: one a sample of z")
+            raise ValueError(f"code has shape {shape}, expected {expected}: one per sample of z")
 
     @torch.no_grad()
     def track_codes(self, mean: Tensor, std: Tensor) -> None:
@@ -112,18 +113,18 @@ class CodedGenerator(ImageNetwork, Float32Buffers):
 
 
 class BatchNormGenerator(CodedGenerator):
-    """What batch-normalised generators share: z [B, z_dim] -> images, or with a posterior code.
+    """Base of batch-normalised generators: z [B, z_dim] -> images, optionally with a code.
 
     With `code_dim` 0 the forward pass is `generator(z)`. Otherwise it is
     `generator(z, code [B, code_dim], share=1.0)`: every batch normalisation is a
     `PosteriorBatchNorm`, and `share=0.0` is the pretraining phase without posterior modules
     (P2GAN, section 4.5).
 
-    A subclass makes its normalisations by `new_norm` and implements `synthesize`, whose
-    `*condition` (nothing, or code and share) it hands on to each of them.
+    A subclass creates its normalisations with `new_norm` and implements `synthesize`, which passes
+    `*condition` (nothing, or code and share) to each of them.
 
     Raises:
-        ValueError: for inputs of other shapes, or a code where none is used.
+        ValueError: for inputs of wrong shapes, or an unexpected code.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
-"""Activation checkpointing: of each block only its inputs are kept, the rest is computed again.
+"""Activation checkpointing: only the inputs of each block are stored, the rest is recomputed.
 
-Chen et al., "Training Deep Nets with Sublinear Memory Cost" (2016). Gradients are those without it,
-second ones for R1 and path lengths too; a backward pass costs one more forward.
+Chen et al., "Training Deep Nets with Sublinear Memory Cost" (2016). Gradients are the same as
+without it, including second derivatives for R1 and path lengths; each backward pass costs an
+additional forward pass.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from realness.trainer.networks.stylegan2_discriminator import ResidualBlock
 from realness.trainer.networks.stylegan2_generator import SynthesisBlock
 
 BLOCKS = (DiscriminatorBlock, ResBlock, ResidualBlock, SynthesisBlock)
-"""None of them holds statistics that a second pass would move twice."""
+"""Recomputable blocks: none has statistics that a second pass would update again."""
 
 
 def recompute_blocks(network: nn.Module) -> int:
-    """Let every block of `network` be computed again in the backward pass; returns how many."""
+    """Make every block of `network` recompute in the backward pass; returns their number."""
     blocks: list[Any] = [module for module in network.modules() if isinstance(module, BLOCKS)]
     for block in blocks:
         block.forward = functools.partial(_recomputed, block.forward)
@@ -34,5 +35,5 @@ def recompute_blocks(network: nn.Module) -> int:
 def _recomputed(forward: Callable[..., Any], *inputs: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*inputs)
-    # Nothing in a block draws random numbers.
+    # Blocks draw no random numbers, so there is no state to preserve.
     return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False)

@@ -2,8 +2,8 @@
 
 They are those of Mescheder et al., "Which Training Methods for GANs do actually Converge?" (ICML
 2018): nearest-neighbour upsampling in G, average pooling in D, and residual branches scaled by 0.1,
-without which such depth would not start. The width at side s is `width * resolution / s` channels,
-at most `max_channels`.
+without which networks this deep do not start to train. The width at side s is
+`width * resolution / s` channels, at most `max_channels`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ResBlock(nn.Module):
     """out = shortcut(x) + 0.1 * dx: [B, in, H, W] -> [B, out, H, W].
 
     dx is two 3x3 convolutions, each after LeakyReLU(0.2), through min(in, out) channels. The
-    shortcut is a 1x1 convolution without bias where the widths differ, else x itself.
+    shortcut is a 1x1 convolution without bias if the widths differ, otherwise x itself.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -69,8 +69,8 @@ class ResNetGenerator(ImageNetwork):
     """z [B, z_dim] -> images [B, 3, R, R] in [-1, 1].
 
     A linear layer to 4x4, `blocks` residual blocks at every side with nearest-neighbour upsampling
-    between sides, then LeakyReLU, a 3x3 convolution and tanh. With one block a side it narrows to
-    the next side's channels; with two, the first narrows to its own side's.
+    between sides, then LeakyReLU, a 3x3 convolution and tanh. With one block per side it narrows to
+    the channels of the next side; with two, the first narrows to those of its own side.
     """
 
     def __init__(
@@ -105,10 +105,10 @@ class ResNetDiscriminator(ImageNetwork):
 
     A 3x3 convolution, residual blocks at every side with average pooling between sides, then
     LeakyReLU and a linear head on the flattened 4x4 features. The last block of a side widens to
-    the next side's channels; with one block a side, 4x4 has none.
+    the channels of the next side; with one block per side, there is none at 4x4.
 
-    The pooling is over 3x3 windows of stride 2, padded by zeros that count, as Mescheder et al.
-    have it; the tables of FAR-GAN do not say.
+    Pooling uses 3x3 windows of stride 2 with zero padding included in the average, as in Mescheder
+    et al.; the tables of FAR-GAN do not specify it.
     """
 
     def __init__(

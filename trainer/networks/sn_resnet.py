@@ -1,4 +1,4 @@
-"""SNGAN's residual networks (Miyato et al., ICLR 2018, appendix B), as P2GAN uses them.
+"""SNGAN's residual networks (Miyato et al., ICLR 2018, appendix B), as used by P2GAN.
 
 Every side has the same width: 4 * width channels in G, 2 * width in D, with width 64 at 32 pixels.
 At larger sizes there is one more upsampling block in G, and one more downsampling block in D, for
@@ -30,11 +30,11 @@ from realness.trainer.networks.spectral_norm import SpectralConv2d, SpectralLine
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 RESIDUAL_GAIN = math.sqrt(2)
 NUM_FLAT_BLOCKS = 2
-"""Blocks at D's smallest side, which do not halve it."""
+"""Blocks at D's smallest side, which do not downsample."""
 
 
 def started(layer: Layer, gain: float = 1.0) -> Layer:
-    """The layer with its weight at Glorot & Bengio's uniform distribution and its bias at 0."""
+    """Initialise the weight from Glorot & Bengio's uniform distribution and the bias to 0."""
     nn.init.xavier_uniform_(layer.weight, gain)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -47,9 +47,9 @@ class UpBlock(nn.Module):
     """x [B, C, H, W] -> [B, C, 2H, 2W]: shortcut plus residual branch.
 
     The branch is normalisation, activation, upsampling, 3x3 convolution, normalisation, activation
-    and 3x3 convolution; the shortcut is upsampling and a 1x1 convolution. `*condition` goes to both
-    normalisations. No convolution has a bias: whatever it added to a channel, the normalisations
-    behind it would take out again.
+    and 3x3 convolution; the shortcut is upsampling and a 1x1 convolution. `*condition` is passed to
+    both normalisations. No convolution has a bias, because the normalisations after it would remove
+    it again.
     """
 
     def __init__(self, channels: int, norms: tuple[nn.Module, nn.Module], leak: float) -> None:
@@ -69,12 +69,12 @@ class UpBlock(nn.Module):
 
 
 def upsample(x: Tensor) -> Tensor:
-    """Twice the side, by repetition of pixels."""
+    """Double the side by repeating pixels."""
     return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
 class SNResNetGenerator(BatchNormGenerator):
-    """z [B, z_dim] -> images [B, 3, R, R] in [-1, 1]; with a code where `code_dim` is not 0.
+    """z [B, z_dim] -> images [B, 3, R, R] in [-1, 1]; also takes a code if `code_dim` is not 0.
 
     A linear layer to 4x4, an `UpBlock` for each doubling, then batch normalisation, activation, a
     3x3 convolution and tanh.
@@ -114,8 +114,8 @@ class DiscriminatorBlock(nn.Module):
 
     The branch is activation, 3x3 convolution, activation, 3x3 convolution and 2x2 average pooling,
     with layer normalisation before each activation for `norm="layer"`. The shortcut is a 1x1
-    convolution and pooling, or x itself where the shape stays. The first block of D, which sees the
-    image, has neither a leading activation nor layer normalisation.
+    convolution and pooling, or x itself if the shape does not change. The first block of D, whose
+    input is the image, has neither a leading activation nor layer normalisation.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class DiscriminatorBlock(nn.Module):
 
 
 def halve(x: Tensor) -> Tensor:
-    """Half the side, by the average of 2x2 pixels."""
+    """Halve the side by averaging 2x2 pixels."""
     return F.avg_pool2d(hold_layout(x), 2)
 
 
@@ -164,7 +164,7 @@ def _convolution(in_channels: int, channels: int, size: int, gain: float, norm: 
 class SNResNetDiscriminator(ImageNetwork):
     """images [B, 3, R, R] -> outputs [B, num_outputs].
 
-    Blocks that halve the side down to 8x8, two that keep it, then ReLU, the sum over pixels and a
+    Blocks that halve the side down to 8x8, two that keep it, then ReLU, a sum over pixels and a
     linear head. `norm` is spectral normalisation of every layer's weights, layer normalisation of
     the blocks' features, or none.
     """

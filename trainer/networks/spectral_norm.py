@@ -1,10 +1,10 @@
 """Spectral normalisation (Miyato et al., ICLR 2018) with a forward pass that changes no state.
 
-A layer uses W / sigma, sigma = u^T W v, where u and v are constants of the forward pass. They move
-by one power iteration a call of `update_spectral_norm`, for all layers of a network together, which
-the training step makes once a discriminator update. So the real batch, the fake batch and the
-gradient penalty of one step see the same normalised weights, and any number of forward passes
-(evaluation, the generator's step) leaves the network as it was.
+A layer uses W / sigma, sigma = u^T W v, where u and v are constants of the forward pass. Each call
+of `update_spectral_norm` advances them by one power iteration, for all layers of a network; the
+training step calls it once per discriminator update. So the real batch, the fake batch and the
+gradient penalty of a step use the same normalised weights, and any number of forward passes
+(evaluation, the generator's step) leaves the network unchanged.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ NUM_START_ITERATIONS = 5
 
 
 class SpectralNorm(Float32Buffers):
-    """What spectrally normalised layers share: a weight [out, ...] and its singular vectors.
+    """Base of spectrally normalised layers: a weight [out, ...] and its singular vectors.
 
     Buffers u [out] and v [in * ...] are fp32, persistent and of unit length. A layer calls
-    `start_power_iteration` at the end of its constructor, as does whoever replaces the weight.
+    `start_power_iteration` at the end of its constructor; call it again after replacing the weight.
     """
 
     weight: nn.Parameter
@@ -32,7 +32,7 @@ class SpectralNorm(Float32Buffers):
     v: Tensor
 
     def start_power_iteration(self) -> None:
-        """Draw u and v anew and move them by a few power iterations."""
+        """Draw new u and v and advance them by a few power iterations."""
         weight = self.weight
         rows, columns = weight.shape[0], weight[0].numel()
         like = {"device": weight.device, "dtype": torch.float32}
@@ -55,7 +55,7 @@ class SpectralNorm(Float32Buffers):
 class SpectralConv2d(SpectralNorm, nn.Conv2d):
     """Conv2d with a spectrally normalised weight: [B, in, H, W] -> [B, out, H', W'].
 
-    The weight starts at N(0, 0.02), DCGAN's choice, and the bias, where there is one, at 0.
+    The weight is initialised to N(0, 0.02), as in DCGAN, and the bias, if any, to 0.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class SpectralConv2d(SpectralNorm, nn.Conv2d):
 class SpectralLinear(SpectralNorm, nn.Linear):
     """Linear with a spectrally normalised weight: [B, in] -> [B, out].
 
-    Weight, and bias where there is one, start as `torch.nn.Linear`'s do.
+    The weight, and the bias if any, are initialised as in `torch.nn.Linear`.
     """
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool = False) -> None:
@@ -96,10 +96,10 @@ class SpectralLinear(SpectralNorm, nn.Linear):
 
 @torch.no_grad()
 def update_spectral_norm(module: nn.Module) -> None:
-    """Move u and v of every spectrally normalised layer in `module` by ONE power iteration.
+    """Advance u and v of every spectrally normalised layer in `module` by ONE power iteration.
 
-    All layers go through one call of `kernels.spectral_norm_step`; a module without such layers is
-    left alone. On the meta device, where vectors have no values, nothing happens.
+    All layers are processed in one call of `kernels.spectral_norm_step`. No-op for a module without
+    such layers, and on the meta device, where vectors have no values.
     """
     layers = [layer for layer in module.modules() if isinstance(layer, SpectralNorm)]
     if not layers or layers[0].weight.is_meta:

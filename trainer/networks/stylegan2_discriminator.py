@@ -20,7 +20,7 @@ class ResidualBlock(nn.Module):
     """(skip(x) + dx) / sqrt(2) at half the size: [B, in, H, W] -> [B, out, H / 2, W / 2].
 
     dx is two 3x3 convolutions with leaky ReLUs, of which the second halves the size; the skip is a
-    1x1 convolution. Dividing keeps the variance of the sum.
+    1x1 convolution. The division preserves the variance of the sum.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -37,9 +37,9 @@ class ResidualBlock(nn.Module):
 class StyleGAN2Discriminator(ImageNetwork):
     """images [B, 3, R, R] -> outputs [B, num_outputs].
 
-    Residual blocks down to 4x4, the minibatch standard deviation as one more channel (see
+    Residual blocks down to 4x4, the minibatch standard deviation as an additional channel (see
     `minibatch_stddev`; none for a `group` of 1), a 3x3 convolution and two fully connected layers.
-    So with groups a row of the output depends on the other rows of its group.
+    With groups, each row of the output therefore depends on the other rows of its group.
     """
 
     def __init__(

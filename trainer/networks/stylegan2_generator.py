@@ -1,6 +1,6 @@
 """StyleGAN2's generator, configuration F, at powers of two from 32 to 1024.
 
-Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (CVPR 2020, [2]), on the
+Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (CVPR 2020, [2]), with the
 mapping network of "A Style-Based Generator Architecture for GANs" (CVPR 2019, [1]).
 """
 
@@ -29,7 +29,7 @@ from realness.trainer.randomness import Draws, Purpose
 
 MAPPING_LR_MULTIPLIER = 0.01
 CENTRE_SAMPLES = 10_000
-"""Latents whose styles are averaged for truncation; rounding aside, the answer is exact to 1 %."""
+"""Number of latents whose styles are averaged for truncation; the sampling error is about 1 %."""
 
 
 def side_channels(channel_base: int, max_channels: int, resolution: int) -> list[int]:
@@ -38,7 +38,7 @@ def side_channels(channel_base: int, max_channels: int, resolution: int) -> list
     Configuration F has a base of 32,768: 512 up to 64 pixels, then 256, 128, 64, 32 at 1024.
 
     Raises:
-        ValueError: for a base that leaves no channel at `resolution`, or another resolution.
+        ValueError: for a base that leaves no channel at `resolution`, or an invalid resolution.
     """
     sides = [START_SIZE << k for k in range(count_doublings(resolution) + 1)]
     if channel_base < resolution:
@@ -47,10 +47,10 @@ def side_channels(channel_base: int, max_channels: int, resolution: int) -> list
 
 
 class MappingNetwork(nn.Module):
-    """f: z [B, z_dim] -> w [B, w_dim], in fp32 at any precision ([1], section 2).
+    """f: z [B, z_dim] -> w [B, w_dim], in fp32 at any precision setting ([1], section 2).
 
-    z is scaled to unit mean square, then passes fully connected layers that learn at a hundredth of
-    the rate.
+    z is scaled to unit mean square, then passes through fully connected layers with a hundredth of
+    the learning rate.
     """
 
     def __init__(self, z_dim: int, w_dim: int, num_layers: int) -> None:
@@ -76,9 +76,9 @@ class StyledConv(nn.Module):
     """Modulated 3x3 convolution, noise, bias, leaky ReLU: [B, in, H, W] -> [B, out, H', W'].
 
     `noise` [B, 1, H', W'] is added to all channels, times one learned strength that starts at 0.
-    With a code, P2GAN's posterior module steers the layer as eq. 11 has it for AdaIN, with
-    demodulation in the place of batch normalisation: it makes features of unit variance, which the
-    code's scale and shift then act on.
+    With a code, P2GAN's posterior module controls the layer as in eq. 11 for AdaIN, with
+    demodulation instead of batch normalisation: it produces features of unit variance, to which the
+    code's scale and shift are applied.
     """
 
     def __init__(
@@ -118,11 +118,11 @@ class ToImage(nn.Module):
 
 
 class SynthesisBlock(nn.Module):
-    """What one side in pixels adds: two styled convolutions (one at 4x4) and an image.
+    """The layers of one resolution: two styled convolutions (one at 4x4) and an image.
 
-    The images of all sides are summed, each doubled in size by the filter: the skip generator
+    The images of all resolutions are summed, each upsampled by the filter: the skip generator
     ([2], section 4.1). The sum is fp32. Styles w [B, n + 1, w_dim] are those of the block's n
-    convolutions and of its image, which is the next block's first.
+    convolutions and of its image; the latter is also the first style of the next block.
     """
 
     fir: Tensor
@@ -160,19 +160,19 @@ class SynthesisBlock(nn.Module):
 
 
 class StyleGAN2Generator(CodedGenerator):
-    """z [B, z_dim] and noise [B, noise_dim] -> images [B, 3, R, R], real ones being in [-1, 1].
+    """z [B, z_dim] and noise [B, noise_dim] -> images [B, 3, R, R], where real ones are in [-1, 1].
 
-    For style mixing it also takes `mixing`: second latents [B, z_dim], and the layer [B] from which
-    on each sample follows those ([1], section 3.1), and with `code_dim`
-    a posterior code with its `share` (see `CodedGenerator`). `centre` [w_dim] and `truncation` psi
-    move styles to centre + psi (w - centre) ([1], section 2.1 and appendix B). `offset`
-    [B, num_styles, w_dim] is added to the styles: what path lengths differentiate by.
+    Further inputs: for style mixing `mixing`, second latents [B, z_dim] and the layer [B] from
+    which on each sample uses them ([1], section 3.1); with `code_dim`, a posterior code with its
+    `share` (see `CodedGenerator`). `centre` [w_dim] and `truncation` psi move styles to
+    centre + psi (w - centre) ([1], section 2.1 and appendix B). `offset` [B, num_styles, w_dim] is
+    added to the styles; path lengths are derivatives with respect to it.
 
     `path_length_mean` is the moving average a of path-length regularisation; see
     `realness.trainer.updates.path_length`.
 
     Raises:
-        ValueError: for inputs of other shapes.
+        ValueError: for inputs of wrong shapes.
     """
 
     path_length_mean: Tensor
@@ -207,12 +207,12 @@ class StyleGAN2Generator(CodedGenerator):
 
     @property
     def num_styles(self) -> int:
-        """Styles of one image: one a convolution, and the last image's. 18 at 1024."""
+        """Styles per image: one per convolution, and one for the last image. 18 at 1024."""
         return len(self.noise_sides) + 1
 
     @property
     def noise_dim(self) -> int:
-        """Numbers of noise that one image takes: a pixel's each for every convolution."""
+        """Noise values per image: one per pixel of every convolution."""
         return sum(side**2 for side in self.noise_sides)
 
     def draw_noise(self, draws: Draws) -> Tensor:
@@ -222,7 +222,7 @@ class StyleGAN2Generator(CodedGenerator):
     def draw_mixing(self, draws: Draws) -> Mixing:
         """Second latents [B, z_dim] and crossovers int64 [B], uniform over 1 .. num_styles - 1.
 
-        A share 1 - `style_mixing` of the samples crosses over at num_styles: never.
+        A fraction 1 - `style_mixing` of the samples gets the crossover num_styles, i.e. no mixing.
         """
         share, place = draws.uniform(Purpose.CROSSOVER, 2).unbind(1)
         crossover = 1 + (place * (self.num_styles - 1)).long()

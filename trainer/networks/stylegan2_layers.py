@@ -1,10 +1,10 @@
 """Layers of StyleGAN2: equalised learning rates, modulation, filtered resampling.
 
 Karras et al., "A Style-Based Generator Architecture for GANs" (CVPR 2019, [1]) and "Analyzing and
-Improving the Image Quality of StyleGAN" (CVPR 2020, [2]). Weights start at N(0, 1) and are scaled
-at run time by 1 / sqrt(fan-in), He's constant, so that Adam's steps are relative to the size of
-each layer (Karras et al., "Progressive Growing of GANs", ICLR 2018, section 4.1); leaky ReLUs are
-followed by a gain of sqrt(2), which keeps the variance.
+Improving the Image Quality of StyleGAN" (CVPR 2020, [2]). Weights are initialised to N(0, 1) and
+scaled at run time by 1 / sqrt(fan-in), He's constant, so that Adam's steps are relative to the size
+of each layer (Karras et al., "Progressive Growing of GANs", ICLR 2018, section 4.1); leaky ReLUs
+are followed by a gain of sqrt(2), which preserves the variance.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from realness.trainer.networks.layout import hold_layout
 FIR_TAPS = (1.0, 3.0, 3.0, 1.0)
 """The binomial low-pass filter of all up- and downsampling ([2], appendix B)."""
 GAIN = math.sqrt(2)
-"""What follows a leaky ReLU."""
+"""The gain after a leaky ReLU."""
 
 Act = Literal["linear", "lrelu"]
 
 
 def act_gain(act: Act) -> float:
-    """The gain that keeps the variance through an activation."""
+    """The gain that preserves the variance through an activation."""
     return GAIN if act == "lrelu" else 1.0
 
 
@@ -45,9 +45,9 @@ def fir_filter() -> Tensor:
 class EqualLinear(nn.Module):
     """act((W / sqrt(in)) x + b): [B, in] -> [B, out].
 
-    `lr_multiplier` m scales weights and biases at run time by m more and starts them at 1/m: the
-    same function, learned m times as slowly ([1], appendix C: 0.01 for the mapping network).
-    `bias` is what the bias starts at.
+    `lr_multiplier` m additionally scales weights and biases by m at run time and by 1/m at
+    initialisation: the same function with m times the learning rate ([1], appendix C: 0.01 for the
+    mapping network). `bias` is the initial value of the bias.
     """
 
     def __init__(
@@ -74,9 +74,9 @@ class EqualLinear(nn.Module):
 
 
 class EqualConv2d(Float32Buffers):
-    """act((W / sqrt(fan-in)) * x + b) of the same size, or of half with `down`.
+    """act((W / sqrt(fan-in)) * x + b) of the same size, or half the size with `down`.
 
-    x: [B, in, H, W]. Downsampling filters before it drops pixels. `gain` scales the result.
+    x: [B, in, H, W]. Downsampling filters before dropping pixels. `gain` scales the result.
     """
 
     fir: Tensor
@@ -109,14 +109,14 @@ class EqualConv2d(Float32Buffers):
         elif self.padding:
             x = kernels.upfirdn2d(x, self.fir, padding=2)
             y = F.conv2d(x, weight, stride=2)
-        else:  # 1x1: nothing is lost where pixels are dropped first
+        else:  # 1x1: dropping pixels first gives the same result
             x = kernels.upfirdn2d(x, self.fir, down=2, padding=1)
             y = F.conv2d(x, weight)
         return kernels.bias_act(y, self.bias, self.act, slope=LEAK, gain=self.gain)
 
 
 class ModulatedConv2d(Float32Buffers):
-    """Convolution whose input channels a style scales: [B, in, H, W] -> [B, out, H', W'].
+    """Convolution with input channels scaled by a style: [B, in, H, W] -> [B, out, H', W'].
 
     With s = A w, an affine map that starts at bias 1, and W' the equalised weight, sample b is
     convolved with s[b, i] W'[o, i, k], and with `demodulate` divided by that kernel's norm, so that
@@ -126,11 +126,11 @@ class ModulatedConv2d(Float32Buffers):
         d[b, o] = 1 / sqrt(sum_ik (s[b, i] W'[o, i, k])^2)
 
     This form scales activations instead of weights: one ordinary convolution for the whole batch
-    in place of one group a sample, and weights that are cast once. d comes from
-    `kernels.demodulate` and is returned beside y, for the next elementwise pass to apply; without
-    demodulation it is None. Styles and d are fp32 in any precision.
+    instead of one group per sample, and weights are cast only once. d is computed by
+    `kernels.demodulate` and returned together with y, to be applied in the next elementwise pass;
+    without demodulation it is None. Styles and d are fp32 at any precision setting.
 
-    `up` doubles the size by a transposed convolution, filtered afterwards.
+    `up` doubles the size with a transposed convolution followed by the filter.
     """
 
     fir: Tensor
@@ -156,7 +156,7 @@ class ModulatedConv2d(Float32Buffers):
 
     def forward(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor | None]:
         with without_autocast(x.device):
-            # 1 / sqrt(fan-in) goes into the style, which spares a pass over the weight.
+            # 1 / sqrt(fan-in) is applied to the style, which saves a pass over the weight.
             style = self.affine(w) * self.weight_gain
             scale = None
             if self.demodulate:
@@ -169,14 +169,14 @@ class ModulatedConv2d(Float32Buffers):
 
 
 def minibatch_stddev(x: Tensor, group: int, eps: float = 1e-8) -> Tensor:
-    """x [B, C, H, W] with one more channel: how much the samples of each group differ.
+    """Append a channel to x [B, C, H, W] with the standard deviation in each sample's group.
 
-    The standard deviation over the `group` samples of a group, of every feature at every place,
-    averaged to one number a group (Karras et al., "Progressive Growing of GANs", section 3). Groups
-    are consecutive rows: so no group mixes real and generated images of one concatenated pass, nor
-    rows of two ranks, and a batch split over ranks gives what the whole batch gives, as long as
-    every part is divisible by `group` (`TrainConfig.check_ranks` sees to it). What is left over at
-    the end of a batch makes a smaller group.
+    The standard deviation over the `group` samples of a group, of every feature at every position,
+    averaged to one number per group (Karras et al., "Progressive Growing of GANs", section 3).
+    Groups are consecutive rows. No group therefore mixes real and generated images of a
+    concatenated pass, or rows of two ranks, and a batch split over ranks gives the same result as
+    the whole batch, provided that every part is divisible by `group` (checked by
+    `TrainConfig.check_ranks`). The remaining rows at the end of a batch form a smaller group.
     """
     count = x.shape[0]
     rows = torch.arange(count, device=x.device)

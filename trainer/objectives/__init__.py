@@ -1,8 +1,8 @@
-"""Objectives: what D and G minimise, as functions of D's outputs.
+"""Objectives: the losses of D and G, as functions of D's outputs.
 
-To add an objective: write its losses as pure functions that cite their equations. Losses on one
-score a sample go into the table of `scalar`; others need a class with the methods of `Objective`,
-and a builder in the table below. Add the name to `ObjectiveConfig.objective`.
+To add an objective: write its losses as pure functions that cite their equations. If D outputs one
+score per sample, add the losses to the table in `scalar`; otherwise write a class with the methods
+of `Objective`, and add a builder to the table below. Add the name to `ObjectiveConfig.objective`.
 """
 
 from __future__ import annotations
@@ -94,10 +94,10 @@ OBJECTIVES: dict[str, Builder] = {
 
 
 def build_objective(config: ObjectiveConfig, members: int = 1) -> Objective:
-    """The objective that `config` describes.
+    """Build the objective that `config` describes.
 
-    With `members` > 1 D is an ensemble of independent networks whose rows come in turn: row r of
-    its output belongs to member r % members. Losses are then means over all members' rows.
+    With `members` > 1, D is an ensemble of independent networks with interleaved rows: row r of its
+    output belongs to member r % members. Losses are then means over the rows of all members.
 
     Raises:
         ValueError: if no pair of anchors has the divergence `config.anchor.anchor_kl`.

@@ -1,4 +1,4 @@
-"""Anchors as tensors: the same ones at every step, or new ones drawn at each."""
+"""Sources of anchors as tensors: fixed ones, or new ones drawn in every step."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from realness.trainer.randomness import Draws, Purpose
 
 
 class AnchorSource(Protocol):
-    """Where a loss gets its anchors from."""
+    """The source of a loss's anchors."""
 
     @property
     def typical(self) -> AnchorPair:
-        """The pair that defines `score`: constant over training."""
+        """The pair that defines `score`, constant during training."""
         ...
 
     @property
     def couples_samples(self) -> bool:
-        """Whether a batch has a pair of its own, so that parts of it would have others."""
+        """Whether each batch gets its own pair, so that parts of a batch would get other pairs."""
         ...
 
     def pair(self, draws: Draws) -> AnchorPair:
@@ -41,7 +41,7 @@ class AnchorSource(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class FixedAnchors:
-    """One pair for the whole of training."""
+    """One pair for the whole training."""
 
     typical: AnchorPair
     couples_samples: bool = False
@@ -60,9 +60,9 @@ def global_batch_row(draws: Draws) -> Draws:
 class HistogramAnchors:
     """A new histogram of 1,000 draws at every step, as in the paper's published code.
 
-    The draws are those of the global batch's first sample, so they depend on the seed and the
-    position of the run alone. The step of D and the step of G draw their own. `score` uses the
-    histograms' expectation. Each step waits for its draws on the host.
+    The draws are those of the global batch's first sample, so they depend only on the seed and the
+    position of the run. The steps of D and G have separate draws. `score` uses the expectation of
+    the histograms. Each step synchronises with the device to get its draws on the host.
     """
 
     num_outcomes: int
@@ -79,7 +79,7 @@ class HistogramAnchors:
 
 
 def build_anchors(config: AnchorConfig, num_outcomes: int) -> AnchorSource:
-    """The anchors that `config` describes.
+    """Build the source of anchors that `config` describes.
 
     Raises:
         ValueError: if no pair has the divergence `anchor_kl`.

@@ -1,8 +1,8 @@
 """Anchors A1 (real) and A0 (fake): the virtual ground truths of RealnessGAN.
 
 Xiangli et al., "Real or Not Real, that is the Question" (ICLR 2020), sections 2.2 and 4. Outcome i
-of N stands on the i-th of N equal bins of [-1, 1], so a greater index means "more real". All of
-this is float64 numpy on the host.
+of N corresponds to the i-th of N equal bins of [-1, 1], so a larger index means "more real". All
+computations are in float64 numpy on the host.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from scipy import optimize, special, stats
 
 from realness.trainer.config import AnchorConfig
 
-# The least probability of a skew-normal anchor: the smallest normal float32 number. So anchors keep
-# every outcome in fp32, and D_KL(A1 || A0) is finite: at most -ln(FLOOR) = 87.3 nats. The losses do
-# not need it (a softmax is never 0, and 0 ln 0 = 0); the solver and D_KL(A1 || A0) do.
+# The minimum probability of a skew-normal anchor: the smallest normal float32 number. With it every
+# outcome is nonzero in fp32, and D_KL(A1 || A0) is finite: at most -ln(FLOOR) = 87.3 nats. The
+# losses do not need it (a softmax is never 0, and 0 ln 0 = 0); the solver and D_KL(A1 || A0) do.
 FLOOR = float(np.finfo(np.float32).tiny)
 MAX_SKEW_FACTOR = 1e4
 NUM_QUADRATURE_NODES = 24
@@ -31,7 +31,7 @@ class AnchorPair:
     """Two distributions on the same outcomes: real = A1 [N] and fake = A0 [N], float64.
 
     Raises:
-        ValueError: if one is not a distribution, or if they differ in their number of outcomes.
+        ValueError: if one is not a distribution, or their numbers of outcomes differ.
     """
 
     real: np.ndarray
@@ -62,7 +62,7 @@ def _log_skewnorm(u: np.ndarray, skew: float, loc: float, scale: float) -> np.nd
 
 
 def _panel_edges(bin_edges: np.ndarray, loc: float, scale: float) -> np.ndarray:
-    """Bin edges, and points that crowd around `loc`, where a steep density has its corner."""
+    """Bin edges, plus points that are dense near `loc`, where a steep density has its edge."""
     reach = scale * 2.0 ** np.arange(-16, 8)
     breaks = np.concatenate([bin_edges, [loc], loc - reach, loc + reach])
     return np.unique(np.clip(breaks, -1.0, 1.0))
@@ -75,8 +75,9 @@ def skewnorm_anchor(
 
     skew, loc and scale are the shape alpha, location xi and scale omega of the density
     2/omega phi(t) Phi(alpha t), t = (u - xi)/omega. Bins are integrated by Gauss-Legendre panels
-    relative to the greatest density on [-1, 1]: differences of the cumulative distribution have no
-    digits below 1e-16, where D_KL = 33.88 is decided. Probabilities below FLOOR are raised to it.
+    relative to the largest density on [-1, 1]: differences of the cumulative distribution are
+    inaccurate below 1e-16, which matters for D_KL = 33.88. Probabilities below FLOOR are raised to
+    it.
 
     Raises:
         ValueError: if num_outcomes < 1, scale <= 0, or a parameter is not finite.
@@ -84,7 +85,7 @@ def skewnorm_anchor(
     if num_outcomes < 1 or scale <= 0 or not np.all(np.isfinite([skew, loc, scale])):
         raise ValueError(
             f"no skew-normal anchor with num_outcomes={num_outcomes}, skew={skew}, loc={loc}, "
-            f"scale={scale}: it needs one outcome or more, a positive scale and finite numbers"
+            f"scale={scale}: it needs at least one outcome, a positive scale and finite numbers"
         )
     bin_edges = np.linspace(-1.0, 1.0, num_outcomes + 1)
     panels = _panel_edges(bin_edges, loc, scale)
@@ -116,13 +117,13 @@ def solve_skewnorm_pair(
     loc: float = 0.0,
     scale: float = 1.0,
 ) -> AnchorPair:
-    """The pair with D_KL(A1 || A0) = kl (nats), found by scaling both skews by one factor.
+    """The pair with D_KL(A1 || A0) = kl (nats), found by scaling both skews by the same factor.
 
     At skews +-5 and 51 outcomes the factors 0.489, 1, 1.296, 1.590 and 3.065 give the paper's 1.66,
     5.11, 7.81, 11.05 and 33.88.
 
     Raises:
-        ValueError: if no factor gives this divergence; the message states the reachable range.
+        ValueError: if no factor gives this divergence; the message states the possible range.
     """
 
     def scaled(factor: float) -> AnchorPair:
@@ -143,7 +144,7 @@ def solve_skewnorm_pair(
 
 
 def skewnorm_pair_from_config(config: AnchorConfig, num_outcomes: int) -> AnchorPair:
-    """The pair that `config` describes: by its skews, or by `anchor_kl` where that is set."""
+    """The pair that `config` describes by its skews, or by `anchor_kl` if set."""
     shape = {"loc": config.anchor_loc, "scale": config.anchor_scale}
     skews = {"skew_real": config.skew_real, "skew_fake": config.skew_fake}
     if config.anchor_kl is not None:
@@ -154,8 +155,8 @@ def skewnorm_pair_from_config(config: AnchorConfig, num_outcomes: int) -> Anchor
 def shift_on_support(probabilities: np.ndarray, shift: float) -> np.ndarray:
     """Move a distribution [N] on linspace(-1, 1, N) by `shift`, clamped to [-1, 1].
 
-    Mass that lands between two outcomes is split linearly (the categorical projection of Bellemare
-    et al., 2017).
+    Mass between two outcomes is split linearly (the categorical projection of Bellemare et al.,
+    2017).
     """
     last = len(probabilities) - 1
     support = np.linspace(-1.0, 1.0, last + 1)
@@ -167,13 +168,13 @@ def shift_on_support(probabilities: np.ndarray, shift: float) -> np.ndarray:
 
 
 def histogram_pair(normals: np.ndarray, num_outcomes: int) -> AnchorPair:
-    """Anchors in the manner of the paper's published code, from standard normals [2, M].
+    """Anchors as in the paper's published code, from standard normals [2, M].
 
     A0 is the histogram of M normal draws, A1 that of M uniform draws (here Phi of normals), each
-    with N bins between its own least and greatest draw, moved by -1 and +1 on [-1, 1]. Half of each
-    ends on the outermost outcome, and the two share at most the middle of the support, so that with
-    three outcomes or more D_KL(A1 || A0) is infinite; an epsilon of 1e-16 in the logarithm makes it
-    about 34.
+    with N bins between its smallest and largest draw, shifted by -1 and +1 on [-1, 1]. Half of each
+    ends up on the outermost outcome, and the two overlap at most in the middle of the support, so
+    that with three or more outcomes D_KL(A1 || A0) is infinite; an epsilon of 1e-16 in the
+    logarithm makes it about 34.
     """
     counts_fake, _ = np.histogram(normals[0], num_outcomes)
     counts_real, _ = np.histogram(special.ndtr(normals[1]), num_outcomes)
@@ -185,9 +186,9 @@ def histogram_pair(normals: np.ndarray, num_outcomes: int) -> AnchorPair:
 
 @functools.cache
 def expected_histogram_pair(num_outcomes: int) -> AnchorPair:
-    """The pair that `histogram_pair` scatters around: its bins filled by their expectations.
+    """The expectation of `histogram_pair`: each bin has its expected mass.
 
-    The range of the normal histogram is taken at the expected extremes of its draws, by Blom's
+    The range of the normal histogram is given by the expected extremes of its draws, from Blom's
     formula (1958).
     """
     m = NUM_HISTOGRAM_SAMPLES

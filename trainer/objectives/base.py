@@ -1,4 +1,4 @@
-"""What the training step asks of an objective."""
+"""The interface of an objective, as used by training steps."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Objective(Protocol):
     """Losses of D and G as functions of D's outputs [B, num_outputs].
 
     Outputs of any floating dtype; losses are fp32 (fp64 for fp64 outputs) means over the local
-    rows, so that the average over equal ranks is the mean over the global batch. `draws_*` belong
-    to the samples behind the rows of the same name.
+    rows, so that the average over equal ranks is the mean over the global batch. `draws_*` are the
+    draws of the samples in the rows of the same name.
     """
 
     @property
@@ -30,12 +30,12 @@ class Objective(Protocol):
 
     @property
     def code_dim(self) -> int:
-        """Dimensions of the posterior code that G is given beside its noise; 0 for none."""
+        """Dimensions of the posterior code that G takes in addition to its noise; 0 for none."""
         ...
 
     @property
     def couples_samples(self) -> bool:
-        """Whether the loss of a batch is anything but the mean of the losses of its rows' pairs."""
+        """Whether the loss of a batch differs from the mean of the losses of its pairs of rows."""
         ...
 
     def d_loss(self, real: Tensor, fake: Tensor, draws_real: Draws, draws_fake: Draws) -> Tensor:
@@ -49,16 +49,16 @@ class Objective(Protocol):
         ...
 
     def score(self, output: Tensor) -> Tensor:
-        """The scalar realness of each sample, [B]: for penalties, selection and logs.
+        """The scalar realness of each sample, [B], for penalties, selection and logs.
 
-        It takes D's output as it is, without resampling, and each row by itself.
+        It is computed from D's output without resampling, independently for each row.
         """
         ...
 
     def measures(
         self, real: Tensor, fake: Tensor, draws_real: Draws, draws_fake: Draws
     ) -> dict[str, Tensor]:
-        """Further scalars to log, from D's outputs in its step; no gradient is needed."""
+        """Additional scalars to log, from D's outputs in its step; no gradient is needed."""
         ...
 
 
@@ -66,7 +66,7 @@ class CodeObjective(Objective, Protocol):
     """An objective with `code_dim` > 0: D's output on a real image is a distribution over codes."""
 
     def code(self, output: Tensor, draws: Draws) -> Tensor:
-        """A code of each row's distribution, [B, num_outputs] -> [B, code_dim]."""
+        """A code drawn from each row's distribution, [B, num_outputs] -> [B, code_dim]."""
         ...
 
     def factors(self, output: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,7 +79,7 @@ class CodeObjective(Objective, Protocol):
 
 
 class Plain:
-    """What most share: G is given noise alone, rows are paired at most, nothing more to log."""
+    """Defaults shared by most objectives: no code, no coupling of samples, no extra scalars."""
 
     @property
     def couples_samples(self) -> bool:
@@ -96,5 +96,5 @@ class Plain:
 
 
 def as_float32(output: Tensor) -> Tensor:
-    """The tensor in fp32, or as it is where it is wider."""
+    """The tensor in fp32, or unchanged if its dtype is wider."""
     return output.to(torch.promote_types(output.dtype, torch.float32))

@@ -1,7 +1,7 @@
 """P2GAN: Zhang et al., "Posterior Promoted GAN with Distribution Discriminator" (CVPR 2021).
 
-D gives each image a posterior N(mu, diag(sigma^2)) over codes of d dimensions. Distances between
-Gaussians are those between samples that share their noise (eq. 4 to 7): z = mu + eps sigma with one
+D maps each image to a posterior N(mu, diag(sigma^2)) over codes of d dimensions. Distances between
+Gaussians are those between samples with the same noise (eq. 4 to 7): z = mu + eps sigma with one
 eps for both, so that E_eps[(z_1 - z_2)^2] = (mu_1 - mu_2)^2 + (sigma_1 - sigma_2)^2.
 
 mu, sigma and eps are [B, d] below. Means are over rows and dimensions, so the weights of the losses
@@ -29,20 +29,21 @@ class GaussianPrior:
 
 
 Factors = tuple[Tensor, Tensor]
-"""mu and sigma of one posterior a row."""
+"""mu and sigma of one posterior per row."""
 
 
 def posterior_factors(output: Tensor) -> Factors:
-    """mu and sigma [B, d] of D's output [B, 2 d]: means first, then what softplus makes sigma.
+    """mu and sigma [B, d] from D's output [B, 2 d]: mu is the first half, sigma = softplus(second).
 
-    The paper's head has no activation, which leaves the sign of sigma open; softplus settles it.
+    The paper's head has no activation, so the sign of sigma is undefined; softplus makes it
+    positive.
     """
     mean, raw = output.chunk(2, dim=1)
     return mean, F.softplus(raw)
 
 
 def midpoint(fake_prior: GaussianPrior, real_prior: GaussianPrior) -> GaussianPrior:
-    """P_c, G's aim and D's answer at convergence (eq. 9 and 20): means of mu and of sigma."""
+    """P_c, G's target and D's output at convergence (eq. 9 and 20): means of mu and of sigma."""
     return GaussianPrior(
         (fake_prior.mean + real_prior.mean) / 2, (fake_prior.std + real_prior.std) / 2
     )
@@ -84,7 +85,7 @@ def p2gan_adversarial_loss(fake: Factors, noise: Tensor, aim: GaussianPrior) -> 
 
 
 def p2gan_code_loss(fake: Factors, real: Factors, noise: Tensor) -> Tensor:
-    """E|D(x_g) - D(x_r)|, the latent code regularizer of eq. 12.
+    """E|D(x_g) - D(x_r)|, the latent code regulariser of eq. 12.
 
     Row b of `fake` is the image that was generated from a code of row b of `real`.
     """
@@ -92,7 +93,7 @@ def p2gan_code_loss(fake: Factors, real: Factors, noise: Tensor) -> Tensor:
 
 
 def p2gan_score(factors: Factors, real_prior: GaussianPrior, fake_prior: GaussianPrior) -> Tensor:
-    """Dis(D(x), P_a) - Dis(D(x), P_b) of each row without its constant, [B].
+    """Dis(D(x), P_a) - Dis(D(x), P_b) of each row, without its constant, [B].
 
     The squares of mu and sigma cancel (eq. 7), which leaves mu (mu_b - mu_a) + sigma (sigma_b -
     sigma_a), a mean over dimensions. The paper defines no score; this is the counterpart of
@@ -145,8 +146,8 @@ class P2GANObjective:
         if real is None:
             raise ValueError("P2GAN's eq. 12 needs D's output on real images in the G step")
         on_fake, on_real = self.factors(fake), self.factors(real.detach())
-        # The noise of the code that G was given belongs to `draws_real`. It would not do here: an
-        # image depends on its code, and eq. 7 holds for noise that is independent of the image.
+        # The noise of G's input code comes from `draws_real`. It cannot be used here: an image
+        # depends on its code, and eq. 7 holds for noise that is independent of the image.
         noise = self._noise(draws_fake, on_fake)
         adversarial = p2gan_adversarial_loss(on_fake, noise, self.optimum)
         return adversarial + self.code_weight * p2gan_code_loss(on_fake, on_real, noise)  # eq. 13

@@ -2,7 +2,7 @@
 
 D(x) = softmax(psi(x)) is a distribution over N outcomes (eq. 17). The losses below are functions of
 the logits psi [B, N] of real and generated samples and of the anchors A1, A0 [N]. With
-divergence="emd" the Earth Mover's Distance, in steps between outcomes, is in the place of every KL.
+divergence="emd" the Earth Mover's Distance, in steps between outcomes, replaces every KL.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from realness.trainer.objectives.base import Plain, as_float32
 from realness.trainer.objectives.resampling import Resampling
 from realness.trainer.randomness import Draws
 
-# The fused losses run in one thread block: right for a few hundred rows, slow for thousands.
+# The fused losses run in one thread block: fast for a few hundred rows, slow for thousands.
 MAX_FUSED_ROWS = 1024
 
 Divergence = Literal["kl", "emd"]
-"""D_KL(target || D), or the Earth Mover's Distance that section 2.3 suggests in its place."""
+"""D_KL(target || D), or the Earth Mover's Distance, which section 2.3 suggests as alternative."""
 
 DIVERGENCES = {"kl": kernels.realness_kl, "emd": kernels.realness_emd}
 """Functions of logits [B, N] and constant targets [N] or [B, N], to [B]."""
@@ -47,7 +47,7 @@ def realness_g_loss2(
 ) -> Tensor:
     """E[KL(D(x) || D(G(z)))] - E[KL(A0 || D(G(z)))], eq. 19; rows of real and fake are paired.
 
-    D(x) is a constant of G's step: the real logits get no gradient.
+    D(x) is constant in G's step: the real logits get no gradient.
     """
     real = real.detach()
     if divergence == "kl":
@@ -67,18 +67,18 @@ def realness_score(logits: Tensor, a1: Tensor, a0: Tensor) -> Tensor:
     """sum_i (A1_i - A0_i) psi_i, [B, N] -> [B].
 
     This is KL(A0 || D(x)) - KL(A1 || D(x)) up to a constant: the normaliser of the softmax cancels,
-    because both anchors sum to 1. With two outcomes and one-hot anchors it is the standard GAN's
-    logit.
+    because both anchors sum to 1. With two outcomes and one-hot anchors it is the logit of the
+    standard GAN.
     """
     return (logits * (a1 - a0)).sum(1)
 
 
 @dataclass(frozen=True)
 class RealnessObjective(Plain):
-    """RealnessGAN as an `Objective`: anchors, a resampling, a divergence, G's objective 1, 2 or 3.
+    """RealnessGAN as an `Objective`: anchors, resampling, divergence, and G's objective 1, 2 or 3.
 
-    The KL losses of batches up to MAX_FUSED_ROWS are one fused operation. `score` is the same for
-    both divergences.
+    The KL losses of batches of up to MAX_FUSED_ROWS rows are one fused operation. `score` is the
+    same for both divergences.
     """
 
     anchors: AnchorSource
@@ -144,12 +144,12 @@ class RealnessObjective(Plain):
         return realness_score(logits, a1, a0)
 
     def distribution(self, output: Tensor) -> Tensor:
-        """D's distribution over outcomes, eq. 17, not resampled: [B, num_outputs] -> [B, N]."""
+        """D's distribution over outcomes (eq. 17) before resampling, [B, num_outputs] -> [B, N]."""
         return self.resampling.logits(as_float32(output)).softmax(1)
 
     def _tensors(self, pair: AnchorPair, like: Tensor) -> tuple[Tensor, Tensor]:
-        """`anchor_tensors`; those that never change travel to each device once."""
-        # Tracers give tensors of their own kinds, which are not to be kept.
+        """`anchor_tensors`, but constant anchors are copied to each device only once."""
+        # Tracers pass tensors of special types, which must not be cached.
         if pair is not self.anchors.typical or type(like) is not Tensor:
             return anchor_tensors(pair, like)
         place = like.device, like.dtype

@@ -1,8 +1,8 @@
-"""Feature resampling: new logits drawn around those that D predicts.
+"""Feature resampling: drawing new logits around those that D predicts.
 
-`GaussianResampling` is the method of the RealnessGAN paper (section 2.4): a Gaussian for each
-outcome, fitted to the mini-batch. `HeadResampling` is what its authors' published code does
-instead: D predicts a mean and a log-variance for each sample and outcome.
+`GaussianResampling` is the method of the RealnessGAN paper (section 2.4): one Gaussian per outcome,
+fitted to the mini-batch. `HeadResampling` is the method of its published code: D predicts a mean
+and a log-variance per sample and outcome.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from realness.trainer.randomness import Draws, Purpose
 def resample_gaussian(
     logits: Tensor, noise: Tensor, statistics: Literal["global", "local"] = "global"
 ) -> Tensor:
-    """psi'_i = mu_i + sigma_i * noise, with mu_i and sigma_i of the batch; [B, N] -> [B, N].
+    """psi'_i = mu_i + sigma_i * noise, with the batch's mu_i and sigma_i; [B, N] -> [B, N].
 
     mu_i and sigma_i (biased) are the moments of outcome i over all ranks' rows, or over this rank's
     for "local". Gradients flow through both. noise: [B, N] standard normal.
@@ -39,7 +39,7 @@ def resample_head(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
 
 
 class Resampling(Protocol):
-    """How N logits come out of D's output [B, num_outputs]."""
+    """Computes N logits from D's output [B, num_outputs]."""
 
     @property
     def num_outputs(self) -> int:
@@ -52,7 +52,7 @@ class Resampling(Protocol):
         ...
 
     def logits(self, output: Tensor) -> Tensor:
-        """The logits themselves, [B, N]."""
+        """Logits before resampling, [B, N]."""
         ...
 
     def sample(self, output: Tensor, draws: Draws) -> Tensor:
@@ -62,17 +62,17 @@ class Resampling(Protocol):
     def fused_inputs(
         self, output: Tensor, draws: Draws
     ) -> tuple[Tensor, kernels.NormalDraws | None]:
-        """Logits [B, N] and the draws of their noise, for a loss that resamples by itself.
+        """Logits [B, N] and the draws of their noise, for a loss that does the resampling itself.
 
-        It does so from the moments of the rows it is given. Where that is not this method, the
-        logits are resampled already and there is no noise.
+        Such a loss resamples with the moments of its own rows. If this method works differently,
+        the returned logits are already resampled and the draws are None.
         """
         ...
 
 
 @dataclass(frozen=True)
 class NoResampling:
-    """D's output is the logits."""
+    """D's output is used as logits."""
 
     num_outcomes: int
 
@@ -98,10 +98,10 @@ class NoResampling:
 
 @dataclass(frozen=True)
 class GaussianResampling(NoResampling):
-    """D's output is the logits; losses see draws from the batch's Gaussian of each outcome.
+    """D's output is used as logits; losses use draws from the batch's Gaussian of each outcome.
 
-    An ensemble of `members` networks has rows in turn, row r of member r % members, and a Gaussian
-    for each member and outcome.
+    An ensemble of `members` networks has interleaved rows, where row r belongs to member
+    r % members, and one Gaussian per member and outcome.
     """
 
     statistics: Literal["global", "local"] = "global"
@@ -113,7 +113,7 @@ class GaussianResampling(NoResampling):
 
     def sample(self, output: Tensor, draws: Draws) -> Tensor:
         if len(output) % self.members:
-            raise ValueError(f"{len(output)} rows are no whole batch of {self.members} members")
+            raise ValueError(f"{len(output)} rows are not a multiple of {self.members} members")
         columns = self.members * self.num_outcomes
         logits, noise = output.reshape(-1, columns), self._noise(output, draws)
         parts = zip(
@@ -138,7 +138,7 @@ class GaussianResampling(NoResampling):
 
 @dataclass(frozen=True)
 class HeadResampling:
-    """D's output is N means, then N log-variances."""
+    """D's output contains N means, then N log-variances."""
 
     num_outcomes: int
 

@@ -1,7 +1,7 @@
-"""Objectives on one number a sample, D's score: a table of pure losses, and one class for all.
+"""Objectives in which D outputs one score per sample: the losses, and one class for all of them.
 
-`real` and `fake` are the scores [B] of real and generated samples; every loss is a scalar that its
-player minimises.
+`real` and `fake` are the scores [B] of real and generated samples; every loss is a scalar to be
+minimised.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def non_saturating_g_loss(fake: Tensor) -> Tensor:
 
 
 # LSGAN: Mao et al., "Least Squares Generative Adversarial Networks" (ICCV 2017), with the labels
-# a = 0 (fake), b = 1 (real) and c = 1 (what G wants). It is eq. 1 of the P2GAN paper.
+# a = 0 (fake), b = 1 (real) and c = 1 (G's target). It is eq. 1 of the P2GAN paper.
 
 
 def lsgan_d_loss(real: Tensor, fake: Tensor) -> Tensor:
@@ -62,8 +62,8 @@ def hinge_g_loss(fake: Tensor) -> Tensor:
     return -fake.mean()
 
 
-# The Wasserstein GAN: Arjovsky et al. (ICML 2017). D must be kept Lipschitz: give it a gradient
-# penalty (WGAN-GP) or spectral normalisation.
+# The Wasserstein GAN: Arjovsky et al. (ICML 2017). D must be Lipschitz: use a gradient penalty
+# (WGAN-GP) or spectral normalisation.
 
 
 def wgan_d_loss(real: Tensor, fake: Tensor) -> Tensor:
@@ -77,8 +77,8 @@ def wgan_g_loss(fake: Tensor) -> Tensor:
 
 
 # The relativistic pairing GAN of R3GAN: Huang et al., "The GAN is dead; long live the GAN! A Modern
-# GAN Baseline" (NeurIPS 2024), eq. 2, with f(t) = softplus(-t). Row b of `real` and of `fake` are a
-# pair.
+# GAN Baseline" (NeurIPS 2024), eq. 2, with f(t) = softplus(-t). Row b of `real` and row b of `fake`
+# form a pair.
 
 
 def relativistic_d_loss(real: Tensor, fake: Tensor) -> Tensor:
@@ -93,9 +93,9 @@ def relativistic_g_loss(fake: Tensor, real: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ScalarObjective(Plain):
-    """A pair of losses on scores as an `Objective`; D's one output is the score.
+    """A pair of losses on scores as an `Objective`; D's only output is the score.
 
-    d_function is called with (real, fake); g_function with (fake), or with (fake, real) where
+    d_function is called with (real, fake); g_function with (fake), or with (fake, real) if
     `needs_real_in_g_step`.
     """
 
@@ -113,7 +113,7 @@ class ScalarObjective(Plain):
         if not self.needs_real_in_g_step:
             return self.g_function(self.score(fake))
         if real is None:
-            raise ValueError("G's loss compares with real images: give D's output on them")
+            raise ValueError("this loss of G compares with real images: pass D's output on them")
         return self.g_function(self.score(fake), self.score(real).detach())
 
     def score(self, output: Tensor) -> Tensor:
@@ -128,4 +128,4 @@ SCALAR_OBJECTIVES = {
         relativistic_d_loss, relativistic_g_loss, needs_real_in_g_step=True
     ),
 }
-"""By the name in `ObjectiveConfig.objective`; the standard GAN depends on `saturating` besides."""
+"""Objectives by name; the standard GAN is not listed, because it also depends on `saturating`."""

@@ -1,1 +1,1 @@
-"""What a run needs before it starts: memory, operations, and the largest micro-batch."""
+"""Estimates before a run starts: memory, floating-point operations, the largest micro-batch."""

@@ -1,21 +1,21 @@
 """`--auto-batch`: the largest micro-batch with which the heaviest update of a run fits.
 
-On a GPU it is found by trying. A rank tries by itself (`distributed.alone`), so that one which runs
-out of memory leaves no other waiting in an all-reduce; then all take the smallest of what they
-found. A trial is a throw-away pair of networks without optimisers, gone before the run's own are
-made: nothing of the run is touched. It makes the loop's own updates of D and G on one rank's share
-of the batch, with every penalty due, in the run's layout and precision, compiled where the run is
-(which costs each trial a compilation), and moves the average. What a rank of the run holds besides
-(its moments, DeepSpeed's buffers), and what it need not hold because ZeRO shards it, follows from
-counts. The trial's allocator is capped at the memory that is free, less a margin, less that
-difference; so the trial fails where the run would, fragmentation included.
+On a GPU it is found by trials. Each rank runs its own (`distributed.alone`), so that a rank which
+runs out of memory leaves no other waiting in an all-reduce; then all use the smallest result. A
+trial is a temporary pair of networks without optimisers, deleted before the run's own are built,
+so it does not affect the run. It runs the loop's updates of D and G on one rank's share of the
+batch, with every penalty due, in the run's layout and precision, compiled if the run is (which
+costs one compilation per trial), and updates the average. The additional memory of a rank in the
+run (moments, DeepSpeed's buffers), and the memory it saves because ZeRO shards it, are computed
+from parameter counts. The trial's allocator is capped at the free memory minus a margin minus that
+difference, so that the trial fails where the run would, fragmentation included.
 
-On a CPU no error says that memory has run out: the kernel kills the process. There the estimate of
-`memory.py` decides, against what is free for the ranks of a node.
+On a CPU there is no out-of-memory error: the kernel kills the process. There the estimate of
+`memory.py` is compared with the memory that is free for the ranks of a node.
 
-Limits: fewer images must need less (the search bisects); the margin has to hold NCCL's buffers, a
-GPU decoder's, and what other programs take later; networks that fit a device, with gradients, only
-when sharded never fit here; the metrics of --metrics-kimg are not tried.
+Limits: fewer images must need less memory (the search bisects); the margin must cover NCCL's and a
+GPU decoder's buffers, and what other programs allocate later; networks that fit a device, with
+gradients, only when sharded never fit here; the metrics of --metrics-kimg are not included.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ log = logging.getLogger("realness.trainer")
 class Found:
     """The largest micro-batch that fits one rank, 0 if none does.
 
-    needed: bytes in the heaviest update with it, of the `player` "D" or "G"; capacity: bytes that
-    the rank may have, margin included.
+    needed: bytes in its heaviest update, which is that of the `player` "D" or "G"; capacity: bytes
+    available to the rank, margin included.
     """
 
     micro_batch: int
@@ -56,10 +56,10 @@ class Found:
 def choose_micro_batch(
     config: TrainConfig, device: torch.device, memory: Memory | None = None
 ) -> TrainConfig:
-    """The configuration with `micro_batch` in the place of `auto_batch`; collective.
+    """The configuration with `auto_batch` replaced by a `micro_batch`; collective.
 
-    memory: of this rank; by default that of `device`. A run whose course depends on the micro-batch
-    (batch normalisation in G) goes on with the one that its folder records, unless
+    memory: memory of this rank; by default that of `device`. A run whose results depend on the
+    micro-batch (batch normalisation in G) keeps the one recorded in its folder, unless
     `accept_config_change` is set.
 
     Raises ConfigError, on every rank, if the smallest micro-batch, or the recorded one, does not
@@ -84,7 +84,7 @@ def choose_micro_batch(
 
 
 def with_micro_batch(config: TrainConfig, size: int) -> TrainConfig:
-    """The same run in passes of `size` images on each rank."""
+    """The configuration with passes of `size` images per rank."""
     return replace(config, engine=replace(config.engine, auto_batch=False, micro_batch=size))
 
 
@@ -102,9 +102,12 @@ def valid_sizes(config: TrainConfig, num_ranks: int) -> list[int]:
 
 
 def search(config: TrainConfig, sizes: Sequence[int], memory: Memory) -> Found:
-    """The largest of the ascending `sizes` that fits this rank, the last first; not collective."""
+    """The largest of the ascending `sizes` that fits this rank; not collective.
+
+    Bisects, but tries the largest size first.
+    """
     best = Found(0, 0, "", memory.capacity)
-    low, high = 0, len(sizes)  # all before `low` fit, and none from `high` on
+    low, high = 0, len(sizes)  # all before index `low` fit, none from index `high` on does
     probe = high - 1
     while low < high:
         needs = _try(memory, with_micro_batch(config, sizes[probe]))
@@ -119,19 +122,19 @@ def search(config: TrainConfig, sizes: Sequence[int], memory: Memory) -> Found:
 
 
 def _try(memory: Memory, config: TrainConfig) -> dict[str, int]:
-    """Bytes needed by update; none if they are not there."""
+    """Bytes needed per update, by player; empty if out of memory."""
     needs: dict[str, int] = {}
     try:
         needs = memory.needs(config)
     except torch.OutOfMemoryError:
         log.debug("--micro-batch %d does not fit", config.engine.micro_batch)
-    # After the exception, which holds on to the tensors of the frames that it came through.
+    # After the exception is gone, because its traceback keeps tensors of its frames alive.
     memory.release()
     return needs
 
 
 def _recorded_size(config: TrainConfig, num_ranks: int) -> int:
-    """The micro-batch that keeps a run's batch statistics what they were; 0 for any."""
+    """The micro-batch that preserves the batch statistics of a resumed run; 0 if any does."""
     folder = Path(config.run_dir)
     is_resumed = config.run_dir and holds_run(folder)
     if not is_resumed or config.accept_config_change:
@@ -139,14 +142,14 @@ def _recorded_size(config: TrainConfig, num_ranks: int) -> int:
     if not Blueprint.of(config).has_batch_statistics:
         return 0
     size_then, ranks = read_pass(folder)
-    # Statistics are over a pass on all ranks, or over one rank's part of it.
+    # Statistics cover one pass on all ranks, or one rank's share of it.
     size, rest = size_then, 0
     if config.g.batch_statistics == "global":
         size, rest = divmod(size_then * ranks, num_ranks)
     if rest or size not in valid_sizes(config, num_ranks):
         raise ConfigError(
-            f"--auto-batch: the batch normalisation of {folder} is over passes of {size_then} "
-            f"images on each of {ranks} ranks, and nothing alike is possible on {num_ranks}; use "
+            f"--auto-batch: the batch normalisation of {folder} covers passes of {size_then} "
+            f"images on each of {ranks} ranks, which {num_ranks} ranks cannot reproduce; use "
             f"{ranks} ranks, or --micro-batch to change the run"
         )
     return size
@@ -155,14 +158,14 @@ def _recorded_size(config: TrainConfig, num_ranks: int) -> int:
 def _describe(config: TrainConfig, found: Found) -> str:
     share, passes = config.batch_size // world_size(), config.num_passes(world_size())
     return (
-        f"--auto-batch: {found.micro_batch} of {share} images a pass ({passes} "
+        f"--auto-batch: {found.micro_batch} of {share} images per pass ({passes} "
         f"pass{'es' if passes > 1 else ''}); {found.needed / GIB:.1f} of "
         f"{found.capacity / GIB:.1f} GiB at the heaviest step ({_step(config, found.player)})"
     )
 
 
 def _step(config: TrainConfig, player: str) -> str:
-    """What is in the heaviest update of `player`: "D with R1"."""
+    """A description of the heaviest update of `player`, such as "D with R1"."""
     penalty = config.penalty
     terms = (
         {"path lengths": penalty.path_length_weight}
@@ -186,10 +189,10 @@ def _refusal(config: TrainConfig, size: int, found: Found, device: str, *, recor
         "narrower networks": True,
     }
     table = estimate_memory(with_micro_batch(config, size), world_size())
-    why = "as this run was begun" if recorded else "the fewest possible"
+    why = "with which this run was started" if recorded else "the minimum"
     lines = [
-        f"--auto-batch: {size} image(s) a pass, {why}, do not fit into the "
-        f"{found.capacity / GIB:.2f} GiB of a rank, of which {MARGIN:.0%} stay free; estimated:",
+        f"--auto-batch: {size} image(s) per pass, {why}, do not fit into the "
+        f"{found.capacity / GIB:.2f} GiB per rank, of which {MARGIN:.0%} stay free; estimate:",
         *(f"  {part_bytes / GIB:8.2f} GiB  {part}" for part, part_bytes in table.items()),
         f"use {', '.join(name for name, helps in remedies.items() if helps)}",
     ]

@@ -1,8 +1,8 @@
-"""How many floating-point operations training an image costs, counted rather than guessed.
+"""Floating-point operations of training per image, counted instead of estimated.
 
-The very update functions of training run on torch's meta device, which computes shapes alone, under
-torch's counter of the operations of convolutions and matrix products (2 for a multiplication with
-its addition). Everything else, some percent, is left out, as is usual for such figures.
+The update functions of training run on torch's meta device, which only computes shapes, under
+torch's counter of the operations of convolutions and matrix products (2 per multiply-add). All
+other operations, a few percent, are ignored, as is usual for such figures.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ META = torch.device("meta")
 
 
 class _Counter(TorchDispatchMode):
-    """Adds up the operations in its block. (torch's FlopCounterMode also tells modules apart, by
-    hooks that do not bear autograd.grad, of which penalties are made.)"""
+    """Counts the operations in its block. (torch's FlopCounterMode also counts per module, with
+    hooks that do not work with autograd.grad, which penalties use.)"""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,10 +46,10 @@ class _Counter(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class Flops:
-    """Operations an image, of one update each: of D and G alone, and with their penalties.
+    """Operations per image and update of D and G, without and with their penalties.
 
-    An iteration, on average over a run: with its updates of D and G, and with lazy penalties by the
-    share of the updates that have them.
+    iteration: operations per image in an iteration, averaged over a run: all its updates of D and
+    G, with lazy penalties in their share of the updates.
     """
 
     d: float
@@ -60,7 +60,7 @@ class Flops:
 
 
 def count_flops(config: TrainConfig) -> Flops:
-    """Operations of training one image with `config`, over all ranks."""
+    """Operations of training per image with `config`, over all ranks."""
     with kernels.implementation("reference"):
         d, g = _count(without_penalties(config))
         d_penalised, g_penalised = _count(with_penalties(config))
@@ -71,18 +71,18 @@ def count_flops(config: TrainConfig) -> Flops:
 
 
 def with_penalties(config: TrainConfig) -> TrainConfig:
-    """The same with its penalties in every update."""
+    """The configuration with its penalties in every update."""
     return replace(config, penalty=replace(config.penalty, penalty_images=0, path_length_images=0))
 
 
 def without_penalties(config: TrainConfig) -> TrainConfig:
-    """The same without any penalty."""
+    """The configuration without penalties."""
     none = dict(r1_gamma=0.0, r2_gamma=0.0, gp_weight=0.0, path_length_weight=0.0)
     return replace(config, penalty=replace(config.penalty, **none))
 
 
 def penalised_shares(config: TrainConfig) -> tuple[float, float]:
-    """Which share of the updates of D, and of G, has penalties where they are configured."""
+    """The fractions of the updates of D and of G in which configured penalties are due."""
     intervals = config.penalty.penalty_images, config.penalty.path_length_images
     d, g = (min(1.0, config.batch_size / images) if images else 1.0 for images in intervals)
     return d, g

@@ -1,4 +1,4 @@
-"""How much host memory there is for this process to take."""
+"""The host memory available to this process."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def available_memory() -> int:
-    """Bytes that can be had without swapping: what the machine has, or the job's control group.
+    """Bytes available without swapping, on the machine and within the job's control group.
 
-    Slurm, Kubernetes and Docker limit a job to less than the machine by a control group, and the
-    kernel kills what exceeds it.
+    Slurm, Kubernetes and Docker limit the memory of a job by a control group, and the kernel kills
+    processes that exceed it.
     """
     return min(psutil.virtual_memory().available, *_left_in_groups(MEMBERSHIP, CGROUPS))
 
 
 def _left_in_groups(membership: Path, root: Path) -> Iterator[int]:
-    """Bytes that this process's control group, and each above it, still allow; of versions 1, 2.
+    """Bytes left in this process's control group and in each parent group (cgroup v1 and v2).
 
-    Yields the largest integer if there is none, so that there always is a number.
+    Also yields the largest integer, so that there is always a value.
     """
     yield 2**63 - 1
     for line in membership.read_text().splitlines() if membership.exists() else ():
@@ -35,7 +35,7 @@ def _left_in_groups(membership: Path, root: Path) -> Iterator[int]:
             limit, usage = "memory.limit_in_bytes", "memory.usage_in_bytes"
         else:
             continue
-        # In a container the path may be the host's, of which only the top is there.
+        # In a container the path may be the host's, of which only the root exists.
         group = base / path.lstrip("/")
         while group.is_relative_to(base):
             allowed = group / limit
@@ -46,6 +46,6 @@ def _left_in_groups(membership: Path, root: Path) -> Iterator[int]:
 
 
 def _read_statistic(path: Path, name: str) -> int:
-    """A number of a `memory.stat`: file pages not in use count as used, but are given back."""
+    """A value of a `memory.stat`: unused file pages count as used, but are reclaimable."""
     pairs = (line.split() for line in path.read_text().splitlines())
     return next((int(value) for key, value in pairs if key == name), 0)

@@ -1,4 +1,4 @@
-"""How much memory a rank needs, worked out before anything is allocated."""
+"""Estimate of a rank's memory before anything is allocated."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ GIB = 2**30
 
 
 def estimate_memory(config: TrainConfig, num_ranks: int) -> dict[str, int]:
-    """Bytes of one rank by part, and their sum under "total".
+    """Bytes per rank by part, and their sum under "total".
 
-    Weights, gradients, the optimiser's moments and the moving average follow from the parameter
-    counts and the ZeRO stages, the buffers of reductions from DeepSpeed's configuration.
+    Weights, gradients, the optimiser's moments and the moving average are computed from the
+    parameter counts and the ZeRO stages, the reduction buffers from DeepSpeed's configuration.
     Activations are counted: the updates of training run on torch's fake tensors, and every tensor
-    that autograd saves is added up, once per storage, as if nothing were computed again
-    (--checkpoint-activations keeps less) and no operation were fused (fused ones keep less, too).
-    Penalties count however seldom they are due. Left out are the workspaces of convolution
-    libraries, the allocator's fragmentation and the CUDA context.
+    that autograd saves is added up, once per storage, assuming no recomputation
+    (--checkpoint-activations keeps less) and no fused operations (which also keep less). Penalties
+    are included however rarely they are due. The workspaces of convolution libraries, the
+    allocator's fragmentation and the CUDA context are not included.
     """
     parts = resident_memory(config, num_ranks)
-    # Real and generated ones; they do not shrink with the passes.
+    # Real and generated images; their memory does not depend on the number of passes.
     pixels = 3 * config.data.resolution**2 * config.batch_size // num_ranks
     parts["images of an update"] = FLOAT_BYTES * 2 * pixels
     steps = _activations(config, num_ranks)
@@ -41,11 +41,11 @@ def estimate_memory(config: TrainConfig, num_ranks: int) -> dict[str, int]:
 
 
 def resident_memory(config: TrainConfig, num_ranks: int) -> dict[str, int]:
-    """The parts of `estimate_memory` that are there in every update, whatever the micro-batch."""
+    """The parts of `estimate_memory` that do not depend on the update or the micro-batch."""
     blueprint = Blueprint.of(config)
     counts = {"G": blueprint.g.num_weights, "D": blueprint.d.num_weights}
     stages = {"G": config.engine.zero_g, "D": config.engine.zero_d}
-    # ZeRO 3 gathers a layer at a time, but all of D for what is differentiated twice.
+    # ZeRO 3 gathers one layer at a time, but all of D for passes that are differentiated twice.
     gathered = {
         "G": blueprint.g.largest_weight,
         "D": counts["D"] if config.penalty.any else blueprint.d.largest_weight,
@@ -79,7 +79,7 @@ def _buffered(config: TrainConfig, num_ranks: int) -> int:
         if stage == 3:
             kept += int(zero["reduce_bucket_size"]) + int(zero["stage3_prefetch_bucket_size"])
         elif stage:
-            # Two where reductions overlap; for as long as this network's backward pass takes.
+            # Two if reductions overlap; only during this network's backward pass.
             num_buckets = 2 if zero["overlap_comm"] else 1
             passing = max(passing, num_buckets * int(zero["reduce_bucket_size"]))
     return kept + passing
@@ -97,7 +97,7 @@ def _num_moments(config: TrainConfig) -> int:
 
 
 def _optimizer_bytes(count: int, stage: int, num_ranks: int, num_moments: int) -> int:
-    """From ZeRO 1 on moments are sharded, with a master copy of the rank's share of the weights."""
+    """From ZeRO 1 on, moments are sharded, as is an additional master copy of the weights."""
     tensors, share = (num_moments + 1, num_ranks) if stage else (num_moments, 1)
     return FLOAT_BYTES * tensors * count // share
 
@@ -106,7 +106,7 @@ def _activations(config: TrainConfig, num_ranks: int) -> dict[str, int]:
     """Bytes that autograd keeps in the update of each network, by part, for one pass."""
     engine = replace(config.engine, micro_batch=0, checkpoint_activations=False)
     num_shares = num_ranks * config.num_passes(num_ranks)
-    # Not the meta device, which autocast passes by.
+    # Not on the meta device, which autocast ignores.
     with alone(), kernels.implementation("reference"), FakeTensorMode():
         trial = Trial(replace(config, engine=engine), num_shares, torch.device("cpu"))
         saved = _SavedTensors((trial.gan.g.module, trial.gan.d.module))
@@ -122,7 +122,7 @@ class _SavedTensors:
     def __init__(self, networks: Iterable[nn.Module]) -> None:
         weights = (weight for network in networks for weight in network.parameters())
         self._weights = {weight.untyped_storage()._cdata for weight in weights}
-        # They are kept alive, or a freed storage's identity could be given to a later one.
+        # They are kept alive, because a freed storage's identity could be reused.
         self._saved: dict[int, Tensor] = {}
 
     def pack(self, tensor: Tensor) -> Tensor:

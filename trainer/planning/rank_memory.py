@@ -1,4 +1,4 @@
-"""What an update needs of a rank's memory: measured on a GPU, estimated on a CPU."""
+"""The memory that an update needs on a rank: measured on a GPU, estimated on a CPU."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ from realness.trainer.planning.trial import Trial
 from realness.trainer.updates.build import Blueprint
 
 MARGIN = 0.1
-"""Share of the memory that is left free: a choice. On a GPU for NCCL's buffers and the decoder's,
-on a CPU for what the estimate leaves out."""
+"""Fraction of the memory that is left free (a choice): on a GPU for the buffers of NCCL and of the
+decoder, on a CPU for what the estimate does not include."""
 ROUNDS = 2
-"""Iterations of a trial: the second finds the allocator as the first has left it."""
+"""Iterations per trial: the second starts with the allocator state that the first leaves."""
 
 
 class Memory(Protocol):
-    """Memory of this rank, and what a run takes of it."""
+    """Memory of this rank, and how much of it a run needs."""
 
     capacity: int
-    """Bytes that this rank may have, MARGIN included."""
+    """Bytes available to this rank, MARGIN included."""
     remark: str
-    """How needs are known, where they are not measured."""
+    """How needs are determined, if not by measuring; appended to the log message."""
 
     def needs(self, config: TrainConfig) -> dict[str, int]:
-        """Bytes of this rank in the heaviest update of "D" and of "G"; nothing in it is collective.
+        """Bytes of this rank in the heaviest updates of "D" and of "G"; not collective.
 
         Raises torch.OutOfMemoryError if they do not fit.
         """
         ...
 
     def release(self) -> None:
-        """Give back what a measurement that is over has taken."""
+        """Free the memory of a finished measurement."""
         ...
 
 
 class HostMemory:
-    """Estimates, since the kernel kills a process that takes too much; making one is collective."""
+    """Estimates, because the kernel kills a process that uses too much; creation is collective."""
 
     remark = ", by the estimate: on a CPU running out of memory cannot be tried"
 
@@ -56,7 +56,8 @@ class HostMemory:
         self.capacity = available_memory() // gather(host).count(host)
 
     def needs(self, config: TrainConfig) -> dict[str, int]:
-        # Offloading goes to the same memory, and so does the copy that a checkpoint is written of.
+        # Offloaded state is in the same memory, and so is the copy from which checkpoints are
+        # written.
         config = replace(config, engine=replace(config.engine, offload_optimizer=False))
         parts = estimate_memory(config, self._num_ranks)
         steps = {name: parts[f"activations of the {name} step"] for name in ("D", "G")}
@@ -65,16 +66,16 @@ class HostMemory:
         return {name: rest + size for name, size in steps.items()}
 
     def release(self) -> None:
-        """Nothing was taken."""
+        """No-op: an estimate allocates nothing."""
 
 
 class DeviceMemory:
-    """Real updates, under a cap on the allocator that makes them fail where the run would."""
+    """Runs real updates, with the allocator capped so that they fail where the run would."""
 
     remark = ""
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
-        """Collective where `config` asks for compiled networks, which trials then have too."""
+        """Collective if `config` asks for compiled networks, which trials then use too."""
         self._device, self._num_ranks = device, world_size()
         has_statistics = Blueprint.of(config).has_batch_statistics
         self._compiled = wants_compiled(config.engine, device, has_statistics=has_statistics)
@@ -90,7 +91,7 @@ class DeviceMemory:
             trial = Trial(
                 config, self._num_ranks, self._device, compiled=self._compiled, averaging=True
             )
-            # What the run holds and the trial does not; negative where ZeRO shards a lot.
+            # Memory that the run needs and the trial does not; negative if ZeRO shards a lot.
             held = torch.cuda.memory_allocated(self._device) - self._before
             missing = resident - held
             self._cap((1 - MARGIN) * self.capacity - missing)
@@ -101,7 +102,7 @@ class DeviceMemory:
                     peak = torch.cuda.max_memory_allocated(self._device) - self._before
                     peaks[name] = max(peaks[name], peak)
                     torch.cuda.reset_peak_memory_stats(self._device)
-        # A graph keeps its memory, and updates that are not captured yet need as much beside it.
+        # A graph keeps its memory, and updates that are not yet captured need as much in addition.
         kept = max(peaks.values()) - held if config.engine.cuda_graphs else 0
         return {name: peak + missing + kept for name, peak in peaks.items()}
 
@@ -110,7 +111,7 @@ class DeviceMemory:
         torch.cuda.set_per_process_memory_fraction(fraction, self._device)
 
     def release(self) -> None:
-        """Once no exception holds the trial's tensors any more."""
+        """Free the trial's memory; call it when no exception refers to the trial's tensors."""
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(self._device)

@@ -1,4 +1,4 @@
-"""Updates of a run that never learns: on a device for --auto-batch, without one to count."""
+"""Updates of a run that never learns: on a device for --auto-batch, on fake devices to count."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from realness.trainer.updates.step import update_d, update_g
 class Trial:
     """One rank's share of a run, as a run of one rank whose networks never learn.
 
-    One update of each network is an iteration, with every penalty due. The networks are the run's
-    own at its start, prepared as in the run, and hold their gradients from the beginning to the
-    end. Nothing is collective: with several ranks, use it inside `alone()`.
+    An iteration is one update of each network, with every penalty due. The networks are those of
+    the run at its start, prepared in the same way, and their gradients stay allocated throughout.
+    Nothing is collective: with several ranks, use it inside `alone()`.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Trial:
         compiled: bool = False,
         averaging: bool = False,
     ) -> None:
-        """averaging: whether G's updates move its average, too."""
+        """Build the networks. averaging: whether G's updates also update its moving average."""
         self.config = config = heaviest(config, num_ranks)
         generator, discriminator, objective = build_networks(config)
         halflife = config.ema_halflife_kimg * 1000
@@ -51,7 +51,7 @@ class Trial:
         self.gan = Gan(config, device, objective, player(generator), player(discriminator))
 
     def updates(self) -> Iterator[str]:
-        """An iteration as the loop makes it, on black images; "D" and "G" after their updates."""
+        """Run an iteration as the loop does, on black images; yields "D" or "G" per update."""
         gan, batch = self.gan, self.config.batch_size
         for stats in run_iteration(gan, Updates(update_d, update_g), self._black, 0):
             if "loss_g" in stats and self._ema is not None:
@@ -66,7 +66,7 @@ class Trial:
 
 
 def heaviest(config: TrainConfig, num_ranks: int) -> TrainConfig:
-    """The run of one rank on its share of every batch, with all that is ever due always due."""
+    """A run of one rank on its share of every batch, with all penalties always due."""
     far, penalty, objective = config.far, config.penalty, config.objective
     return replace(
         config,

@@ -1,7 +1,7 @@
 """Reporting of a run: progress line, statistics, TensorBoard events, sample grids, HTML report.
 
-Only rank 0 reports. Nothing here imports torch, TensorBoard or a plotting library when the package
-is imported, so that a command can rebuild a report on any machine at once.
+Only rank 0 reports. Importing this package does not import torch, TensorBoard or a plotting
+library, so that a command can rebuild a report quickly on any machine.
 """
 
 from realness.trainer.reporting.grid import make_grid, write_grid

@@ -7,21 +7,21 @@ from contextlib import contextmanager
 
 
 class FaultLog:
-    """Keeps a full disk from ending a run: each output's failure is said once, and its recovery.
+    """Keeps a full disk from ending a run: reports each output's failure once, and its recovery.
 
-    Only OSError is held back: the file system is outside the program, a bug is not.
+    Only OSError is suppressed, because it comes from the file system; other errors are bugs.
     """
 
     def __init__(self, warn: Callable[[str], None]) -> None:
-        """`warn` shows a line to the user."""
+        """warn: shows a line to the user."""
         self._warn = warn
         self._broken: set[str] = set()
 
     @contextmanager
     def hold(self, output: str, remedy: str) -> Iterator[None]:
-        """Run the block; where it raises OSError, warn and go on.
+        """Run the block; if it raises OSError, warn and continue.
 
-        `output` names what is written; `remedy` says what becomes of it meanwhile.
+        `output` names what is written; `remedy` says what happens to it in the meantime.
         """
         try:
             yield
@@ -29,7 +29,9 @@ class FaultLog:
             if output not in self._broken:
                 self._broken.add(output)
                 reason = error.strerror or error
-                self._warn(f"WARNING: cannot write {output}: {reason}. Training goes on; {remedy}")
+                self._warn(
+                    f"WARNING: cannot write {output}: {reason}. Training continues; {remedy}"
+                )
         else:
             if output in self._broken:
                 self._broken.remove(output)

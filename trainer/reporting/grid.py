@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 SAMPLES_FOLDER = "samples"
 IMAGES_SEEN = "images_seen"
-"""Key of the PNG text chunk that holds the number of images G had been trained on."""
+"""Key of the PNG text chunk with the number of images G had been trained on."""
 
 MAX_PIXELS = 2**25
 """32 images of 1024x1024: a canvas of 128 MiB, whatever the batch."""
@@ -24,7 +24,7 @@ _ASPECT = 1.6
 
 
 def layout(num_images: int) -> tuple[int, int]:
-    """(rows, columns) for `num_images`: few empty cells first, then near a screen's proportions.
+    """(rows, columns) for `num_images`: first few empty cells, then a screen-like aspect ratio.
 
     64 -> 8x8, 32 -> 4x8, 16 -> 4x4, 7 -> 2x4, 1 -> 1x1.
     """
@@ -43,8 +43,8 @@ def make_grid(images: Tensor, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Arrange images row by row, without gaps, so that tile k can be cut out again.
 
     images: [B, 3, H, W] floating point in [-1, 1] (values outside are clipped, NaN is black), on
-    any device. They are converted one at a time and never scaled: where all of them exceed
-    `max_pixels`, the first that fit are drawn. Raises ValueError for another shape or B = 0.
+    any device. They are converted one at a time and never scaled: if together they exceed
+    `max_pixels`, only the first that fit are drawn. Raises ValueError for a wrong shape or B = 0.
     """
     if images.ndim != 4 or images.shape[1] != 3 or images.shape[0] == 0:
         raise ValueError(f"a grid needs images of shape [B, 3, H, W], got {list(images.shape)}")
@@ -61,13 +61,13 @@ def make_grid(images: Tensor, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def write_grid(images: Tensor, path: Path, images_seen: int) -> None:
-    """Write `images` ([B, 3, H, W] in [-1, 1]) as a PNG grid that knows its place in the run.
+    """Write `images` ([B, 3, H, W] in [-1, 1]) as a PNG grid that records the images seen.
 
-    Raises ValueError as `make_grid` does, OSError where the disk is full; `path` then stays as is.
+    Raises ValueError as `make_grid` does, OSError if the disk is full; `path` is then unchanged.
     """
     note = PngImagePlugin.PngInfo()
     note.add_text(IMAGES_SEEN, str(images_seen))
     canvas = make_grid(images)
     with atomic_writer(path) as file:
-        # Level 3 takes a third of the default's time on photographs and adds some 3% to the size.
+        # On photographs, level 3 takes a third of the default's time and adds about 3 % in size.
         canvas.save(file, "PNG", compress_level=3, pnginfo=note)

@@ -1,4 +1,4 @@
-"""The progress line: redrawn in place on a terminal, a plain line now and then elsewhere."""
+"""The progress line: redrawn in place on a terminal, otherwise printed every few seconds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Record = Mapping[str, float]
 
 
 def duration(seconds: float) -> str:
-    """A length of time for people: 42s, 7m05s, 3h20m, 2d04h."""
+    """A duration in human-readable form: 42s, 7m05s, 3h20m, 2d04h."""
     if not math.isfinite(seconds) or seconds < 0:
         return "?"
     whole = round(seconds)
@@ -31,14 +31,14 @@ def duration(seconds: float) -> str:
 
 
 def amount(images: float, total: float) -> str:
-    """Images of a total, in kimg where the total is large: `820 / 2,000 images`."""
+    """Images and their total, in kimg if the total is large: `820 / 2,000 images`."""
     if total < 100_000:
         return f"{images:,.0f} / {total:,.0f} images"
     return f"{images / 1000:,.1f} / {total / 1000:,.0f} kimg"
 
 
 def fields(record: Record, total_images: int) -> list[str]:
-    """What the line says, most important first; what the record lacks is left out."""
+    """The parts of the progress line, most important first; missing values are omitted."""
 
     def part(text: Callable[..., str], *keys: str) -> str | None:
         return text(*(record[key] for key in keys)) if all(key in record for key in keys) else None
@@ -60,10 +60,10 @@ def fields(record: Record, total_images: int) -> list[str]:
 
 
 class ProgressLine:
-    """One line about the state of training, and messages above it."""
+    """One line with the state of training, and messages above it."""
 
     def __init__(self, total_images: int, console: Console | None = None) -> None:
-        """`console` is where it is printed: standard output unless a test says otherwise."""
+        """console: where to print, by default standard output."""
         self.total_images = total_images
         self._console = console or Console(highlight=False, soft_wrap=True)
         self._live: Live | None = None
@@ -71,7 +71,7 @@ class ProgressLine:
         self._unprinted = ""
 
     def update(self, record: Record) -> None:
-        """Show a record. Not on a terminal: print it, unless a line has just been printed."""
+        """Show a record. Without a terminal, print it unless a line was printed recently."""
         texts = fields(record, self.total_images)
         if self._console.is_terminal and not self._console.is_dumb_terminal:
             self._redraw(texts)
@@ -81,7 +81,7 @@ class ProgressLine:
             self._print_plain()
 
     def working(self, text: str) -> None:
-        """Show what is going on instead of training. Not on a terminal: now and then."""
+        """Show what the program does instead of training. Else print it at intervals."""
         if self._console.is_terminal and not self._console.is_dumb_terminal:
             self._redraw([text])
         elif time.monotonic() - self._printed_at >= PLAIN_LINE_SECONDS:
@@ -89,11 +89,11 @@ class ProgressLine:
             self._print_plain()
 
     def message(self, text: str, style: str = "") -> None:
-        """Print a line above the progress line; `text` is taken literally."""
+        """Print a line above the progress line; markup in `text` is not interpreted."""
         self._console.print(Text(text, style=style), soft_wrap=True)
 
     def close(self) -> None:
-        """Leave the last state standing on its own line."""
+        """Leave the last state on its own line."""
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -107,7 +107,7 @@ class ProgressLine:
         self._printed_at = time.monotonic()
 
     def _redraw(self, texts: list[str]) -> None:
-        # What does not fit goes, least important first: a line that wraps cannot be redrawn.
+        # Drop the least important parts that do not fit: a line that wraps cannot be redrawn.
         while len(texts) > 1 and len(SEPARATOR.join(texts)) >= self._console.width:
             texts = texts[:-1]
         line = Text(SEPARATOR.join(texts), no_wrap=True, overflow="ellipsis")

@@ -1,7 +1,7 @@
-"""`realness.jsonl`: what D makes of real and of generated images, as training goes on.
+"""`realness.jsonl`: D's distributions for real and generated images during training.
 
-One JSON object a line, at the times of the sample grids: D's distribution over the outcomes of
-realness, averaged over real and over generated images, and the anchors that they are drawn to
+One JSON object per line, at the times of the sample grids: D's distribution over the outcomes of
+realness, averaged over real and over generated images, and the anchors they are trained towards
 (Xiangli et al., "Real or Not Real, that is the Question", ICLR 2020, section 2 and eq. 3).
 """
 
@@ -36,7 +36,7 @@ class Realness:
 
 
 def append_realness(path: Path, realness: Realness) -> None:
-    """Add a line. Raises OSError where the disk is full."""
+    """Append a line to the file. Raises OSError if the disk is full."""
     rounded = {
         key: [float(f"{share:.{DIGITS}g}") for share in value] if key != "images" else value
         for key, value in asdict(realness).items()
@@ -46,7 +46,7 @@ def append_realness(path: Path, realness: Realness) -> None:
 
 
 def read_realness(path: Path) -> list[Realness]:
-    """The lines of a file, oldest first; none without it. Lines that are no distributions go."""
+    """The lines of a file, oldest first; empty if it is missing. Invalid lines are skipped."""
     found = [_parse(record) for record in read_stats(path)]
     return sorted((item for item in found if item is not None), key=lambda item: item.images)
 

@@ -1,4 +1,4 @@
-"""What the training loop talks to: one object behind which all reporting happens."""
+"""The object through which the training loop does all reporting."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ EVENTS = "TensorBoard events"
 class Reporter:
     """Progress line, stats.jsonl, TensorBoard events, sample grids and report.html of one run.
 
-    Rank 0 gets an enabled one; the others a disabled one, whose methods neither print nor write.
-    Once training runs, a full disk never ends it: what fails is named once and tried again later.
+    It is enabled on rank 0; on other ranks it is disabled, and its methods neither print nor write.
+    A full disk never ends a running training: each failure is reported once and retried later.
     """
 
     def __init__(
@@ -42,10 +42,10 @@ class Reporter:
         enabled: bool = True,
         console: Console | None = None,
     ) -> None:
-        """Open the logs of `run_dir` (made if need be) for a run that goes on at `start_images`.
+        """Open the logs of `run_dir` (created if missing) for a run that starts at `start_images`.
 
-        Records past `start_images`, left by a killed run, are removed. Raises OSError where the
-        folder cannot be written: better now than after the first hour.
+        Records after `start_images`, left by a killed run, are removed. Raises OSError if the
+        folder cannot be written, so that this is noticed at the start.
         """
         self.enabled = enabled
         self._faults = FaultLog(self.warn)
@@ -69,15 +69,14 @@ class Reporter:
         try:
             return EventLog(self._run_dir / TENSORBOARD_FOLDER, start_images)
         except ImportError as error:
-            self.warn(f"WARNING: no TensorBoard events: {error}. `pip install tensorboard` helps.")
+            self.warn(f"WARNING: no TensorBoard events: {error}. Run `pip install tensorboard`.")
             return None
 
     def log(self, record: Mapping[str, float]) -> None:
-        """Show and store one interval's numbers; the key `images` (images seen) is required.
+        """Show and store the numbers of one interval; the key `images` (images seen) is required.
 
-        Known keys are named in `progress.fields`, `tensorboard.tag` and `page.panels.PANELS`;
-        others are stored and plotted under their own name. Numbers that are not finite are stored
-        as null.
+        Known keys are listed in `progress.fields`, `tensorboard.tag` and `page.panels.PANELS`;
+        others are stored and plotted under their own name. Non-finite numbers are stored as null.
         """
         if not self.enabled:
             return
@@ -86,7 +85,7 @@ class Reporter:
         self._progress.update(record)
 
     def log_scores(self, images: int, scores: Mapping[str, float], seconds: float) -> None:
-        """Store and show what metrics gave at `images`, and the seconds they took."""
+        """Store and show the scores measured at `images`, and the seconds they took."""
         if not self.enabled:
             return
         named = {METRIC_PREFIX + name: value for name, value in scores.items()}
@@ -97,39 +96,39 @@ class Reporter:
     def _store(self, record: Mapping[str, float]) -> None:
         with self._faults.hold(STATS_FILE, "the records wait in memory."):
             self._stats.append(record)
-        # Where stats.jsonl has just failed, so would the events: they share a disk.
+        # If writing stats.jsonl has just failed, the events on the same disk would fail too.
         if self._events is not None and not self._faults.broken(STATS_FILE):
-            remedy = f"they will have a gap ({STATS_FILE} has not)."
+            remedy = f"they will have a gap ({STATS_FILE} will not)."
             with self._faults.hold(EVENTS, remedy):
                 self._events.append(record)
 
     def save_grid(self, images: Tensor, name: str, *, images_seen: int | None = None) -> None:
         """Write `samples/NAME.png` from images [B, 3, H, W] in [-1, 1].
 
-        Names that differ only in a trailing number (`ema-000512`) are one series in the report,
+        Names that differ only in a trailing number (`ema-000512`) form one series in the report,
         ordered by `images_seen`, which defaults to the `images` of the last record.
         """
         if not self.enabled:
             return
         seen = self._images if images_seen is None else images_seen
-        with self._faults.hold("sample grids", "this one is lost, the next is tried."):
+        with self._faults.hold("sample grids", "this one is lost; the next one will be tried."):
             write_grid(images, self._samples / f"{name}.png", seen)
 
     def save_realness(self, realness: Realness) -> None:
         """Add a line to `realness.jsonl`."""
         if self.enabled:
-            with self._faults.hold(REALNESS_FILE, "this moment is lost, the next is tried."):
+            with self._faults.hold(REALNESS_FILE, "this record is lost; the next will be tried."):
                 append_realness(self._run_dir / REALNESS_FILE, realness)
 
     def working(self, text: str) -> None:
-        """Show on the progress line what is going on instead of training."""
+        """Show on the progress line what the program does instead of training."""
         if self.enabled:
             self._progress.working(text)
 
     def hold(self, output: str, remedy: str) -> AbstractContextManager[None]:
-        """Run a block that writes `output`: a full disk does not end the run, and is reported once.
+        """Run a block that writes `output`; OSError is reported once and does not end the run.
 
-        A disabled reporter runs the block too, and reports nothing.
+        A disabled reporter also runs the block, but reports nothing.
         """
         return self._faults.hold(output, remedy)
 
@@ -139,12 +138,12 @@ class Reporter:
             self._progress.message(text)
 
     def warn(self, text: str) -> None:
-        """Print a line above the progress line so that it cannot be missed."""
+        """Print a highlighted line above the progress line."""
         if self.enabled:
             self._progress.message(text, WARNING_STYLE)
 
     def write_report(self) -> Path | None:
-        """Write `report.html`; returns its path, or None where that failed (with a warning)."""
+        """Write `report.html`; returns its path, or None with a warning if that failed."""
         if not self.enabled:
             return None
         path = None
@@ -154,7 +153,7 @@ class Reporter:
             except OSError:
                 raise
             except Exception:
-                # A page about the run is a by-product: no fault in it is worth the run.
+                # The page is a by-product, so no error in it may end the run.
                 self.warn(f"WARNING: report.html was not written:\n{traceback.format_exc()}")
         return path
 

@@ -1,4 +1,4 @@
-"""`stats.jsonl`: one JSON object a line, safe against kills, resumes and full disks."""
+"""`stats.jsonl`: one JSON object per line, robust against kills, resumes and full disks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from realness.trainer.storage.files import atomic_writer
 
 STATS_FILE = "stats.jsonl"
 METRIC_PREFIX = "metric_"
-"""What the keys of scores begin with: `metric_SWD`."""
+"""Prefix of the keys of scores, as in `metric_SWD`."""
 
 MAX_PENDING_LINES = 100_000
 
@@ -21,10 +21,10 @@ Record = dict[str, Any]
 
 
 def read_stats(path: Path) -> list[Record]:
-    """The records of a stats file, oldest first; empty where there is no file.
+    """The records of a stats file, oldest first; empty if the file is missing.
 
-    Lines that are not a JSON object (the torn end of a killed run) are left out. Numbers that were
-    not finite come back as None.
+    Lines that are not a JSON object (the partial last line of a killed run) are skipped. Non-finite
+    numbers are returned as None.
     """
     if not path.exists():
         return []
@@ -35,9 +35,9 @@ def read_stats(path: Path) -> list[Record]:
 def cut_back(path: Path, start_images: int) -> int:
     """Keep only the records with `images` <= `start_images`; returns how many lines were dropped.
 
-    A run that was killed has logged past the checkpoint it resumes from: those lines, and a torn
-    last one, would otherwise appear twice or spoil the file. They are cut off, which a full disk
-    allows; what is spoilt in the middle needs a new file, which replaces the old one atomically.
+    A killed run has logged past the checkpoint it resumes from: without this, those lines would
+    appear twice, and a partial last line would corrupt the file. They are truncated, which works on
+    a full disk; corruption in the middle needs a new file, which replaces the old one atomically.
     """
     if not path.exists():
         return 0
@@ -69,7 +69,7 @@ def _lines(file: Any) -> Iterator[tuple[bytes, Record | None]]:
 
 
 def encode(record: Mapping[str, float]) -> bytes:
-    """One line of the file. JSON has no NaN or infinity: such numbers are written as null.
+    """One line of the file. NaN and infinity, which JSON does not have, are written as null.
 
     Integers stay integers; 0-d tensors and numpy scalars are accepted.
     """
@@ -83,32 +83,32 @@ def encode(record: Mapping[str, float]) -> bytes:
 class StatsLog:
     """Appends records to a stats file. A record that cannot be written waits in memory.
 
-    Every write goes straight to the operating system, so a SIGKILL loses nothing. After a failed
-    write the file is first cut back to its last whole line, then everything pending is tried again.
+    Writes are unbuffered, so a SIGKILL loses nothing. After a failed write the file is first
+    truncated to its last complete line, then all pending records are retried.
     """
 
     def __init__(self, path: Path, start_images: int = 0) -> None:
         """Open `path` for a run that starts, or resumes, at `start_images`."""
         self.path = path
         self.num_dropped = cut_back(path, start_images)
-        # Unbuffered: a buffer would write its failed bytes a second time when it is flushed.
+        # Unbuffered, because a buffer would write its failed bytes again when it is flushed.
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115
         self._size = self._file.seek(0, os.SEEK_END)
         self._torn = False
         self._pending: list[bytes] = []
 
     def append(self, record: Mapping[str, float]) -> None:
-        """Write one record and what was pending.
+        """Write one record and all pending ones.
 
-        Raises OSError where the disk takes no more; the record is kept (up to MAX_PENDING_LINES,
-        then the oldest go) and tried again at the next call.
+        Raises OSError if the disk is full; the record is then kept (up to MAX_PENDING_LINES, after
+        which the oldest are dropped) and retried in the next call.
         """
         self._pending.append(encode(record))
         del self._pending[:-MAX_PENDING_LINES]
         self.flush()
 
     def flush(self) -> None:
-        """Write what is pending. Raises OSError where the disk takes no more."""
+        """Write pending records. Raises OSError if the disk is full."""
         if not self._pending:
             return
         if self._torn:
@@ -117,14 +117,14 @@ class StatsLog:
         written = 0
         self._torn = True
         while written < len(data):
-            # A nearly full disk takes a part and says so only at the next write.
+            # A nearly full disk writes only a part, and fails only at the next write.
             written += self._file.write(data[written:]) or 0
         self._torn = False
         self._size += written
         self._pending.clear()
 
     def close(self) -> None:
-        """Close the file, trying a last time to write what is pending (may raise OSError)."""
+        """Close the file, after a last attempt to write pending records (may raise OSError)."""
         try:
             self.flush()
         finally:

@@ -29,14 +29,14 @@ _TAGS = {
     "memory_gib": "memory/host_gib",
     "gpu_memory_gib": "memory/gpu_gib",
 }
-# The step axis itself, and what only the progress line needs.
+# The step axis itself, and values that only the progress line needs.
 _LEFT_OUT = {"images", "kimg", "eta_s"}
 
 
 def tag(key: str) -> str:
-    """TensorBoard's name of a record's key: `loss_d` -> `loss/D`, `metric_SWD` -> `metrics/SWD`.
+    """TensorBoard's tag for a record's key: `loss_d` -> `loss/D`, `metric_SWD` -> `metrics/SWD`.
 
-    Unknown keys come under `other/`.
+    Unknown keys get the prefix `other/`.
     """
     if key in _TAGS:
         return _TAGS[key]
@@ -46,24 +46,24 @@ def tag(key: str) -> str:
 
 
 class EventLog:
-    """Writes each record's numbers as scalars.
+    """Writes the numbers of each record as scalars.
 
-    TensorBoard's writer does not survive a failed write, so after an OSError it is dropped and a
-    new one opened, at most once in RETRY_SECONDS; the records in between are missing here.
+    TensorBoard's writer does not survive a failed write, so after an OSError it is discarded and a
+    new one opened, at most once per RETRY_SECONDS; the records in between are not written.
     """
 
     def __init__(self, folder: Path, start_images: int = 0) -> None:
-        """Raises ImportError where tensorboard is not installed."""
+        """Raises ImportError if tensorboard is not installed."""
         from torch.utils.tensorboard import SummaryWriter  # seconds to import: only when needed
 
         self._open = functools.partial(SummaryWriter, str(folder))
         self._failed_at = -math.inf
-        # Hides what a killed run logged past the checkpoint that this one resumes from.
+        # Hides what a killed run logged past the checkpoint from which this run resumes.
         self._purge_step = start_images + 1 if start_images else None
         self._writer: Any = None
 
     def append(self, record: Mapping[str, float]) -> None:
-        """Add one record at step `record["images"]`. Raises OSError where the disk is full."""
+        """Add one record at step `record["images"]`. Raises OSError if the disk is full."""
         if self._writer is None:
             if time.monotonic() - self._failed_at < RETRY_SECONDS:
                 raise OSError(None, "still waiting before the next attempt")
@@ -73,14 +73,14 @@ class EventLog:
             for key, value in record.items():
                 if key not in _LEFT_OUT:
                     self._writer.add_scalar(tag(key), value, int(record["images"]))
-            # Otherwise a kill would lose what waits in the writer's queue.
+            # Otherwise a kill would lose the records in the writer's queue.
             self._writer.flush()
         except OSError:
             self._writer, self._failed_at = None, time.monotonic()
             raise
 
     def close(self) -> None:
-        """Write what is queued and close. Raises OSError where the disk is full."""
+        """Write queued records and close. Raises OSError if the disk is full."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None

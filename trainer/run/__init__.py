@@ -1,1 +1,1 @@
-"""The training loop and what only it uses: data, records, checkpoints, recovery, metrics."""
+"""The training loop and its parts: data, records, checkpoints, recovery, metrics."""

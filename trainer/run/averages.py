@@ -1,4 +1,4 @@
-"""Means of what the steps report, kept on the device until they are read."""
+"""Averages of the values that training steps report, kept on the device until they are read."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from realness.trainer.distributed.collectives import sum_over_ranks
 
 
 class Averages:
-    """Means of named scalars over a logging interval and over ranks, of the finite ones among them.
+    """Means of named scalars over a logging interval and over ranks; non-finite values are ignored.
 
-    `add` never waits for the device; `read` does, once, and starts a new interval. All ranks must
-    add the same names.
+    `add` never synchronises with the device; `read` does so once, and starts a new interval. All
+    ranks must add the same names.
     """
 
     def __init__(self) -> None:
         self._values: dict[str, list[Tensor]] = {}
 
     def add(self, values: dict[str, Tensor]) -> None:
-        """Take in one step's scalars."""
+        """Add the scalars of one step."""
         for name, value in values.items():
             self._values.setdefault(name, []).append(value)
 

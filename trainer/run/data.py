@@ -1,4 +1,4 @@
-"""The images of a run: opened, checked, and the same on every rank."""
+"""Opening the images of a run, and checking them on every rank."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ log = logging.getLogger("realness.trainer")
 
 
 def open_data(config: TrainConfig) -> Catalog:
-    """The run's images, all that this rank reads of them being here and fit to be trained on.
+    """Open the run's images, and check that those this rank reads are present and usable.
 
-    Raises ConfigError for a batch that their parts do not divide, and DataError for the images.
+    Raises ConfigError if a batch cannot be split evenly over the parts of the data set, and
+    DataError for problems with the images.
     """
     catalog = open_catalog(config.data.data)
     check_parts(config, catalog.num_parts, world_size())
@@ -33,7 +34,7 @@ def open_data(config: TrainConfig) -> Catalog:
         catalog,
         config.data.resolution,
         max_bad_images=config.data.max_bad_images,
-        # All ranks of a node find the same bad images; one of them names them.
+        # All ranks of a node find the same bad images; only one of them lists them.
         level=logging.WARNING if local_rank() == 0 else logging.DEBUG,
     )
     if catalog.num_parts > 1:
@@ -45,7 +46,7 @@ def open_data(config: TrainConfig) -> Catalog:
 
 
 def check_parts(config: TrainConfig, num_parts: int, num_ranks: int) -> None:
-    """Raise ConfigError unless every batch of real images shows equally many of each part."""
+    """Raise ConfigError unless every batch of real images has the same number from each part."""
     if num_parts == 1:
         return
     batch, fakes = config.batch_size, config.far.far_fakes
@@ -64,9 +65,9 @@ def check_parts(config: TrainConfig, num_parts: int, num_ranks: int) -> None:
     remedy = f"--batch-size {nearest}" if nearest else f"a multiple of {step} as --far-fakes"
     less = f" less --far-fakes={fakes}" if fakes else ""
     raise ConfigError(
-        f"--batch-size={batch}{less} does not take equally many images from each of the "
+        f"--batch-size={batch}{less} does not take the same number of images from each of the "
         f"{num_parts} parts of --data={config.data.data}; use {remedy}, or prepare the images with "
-        "another number of --parts"
+        "a different number of --parts"
     )
 
 
@@ -76,7 +77,7 @@ def check_same_images(catalog: Catalog) -> None:
     other = next((number for number, digest in enumerate(digests) if digest != digests[0]), 0)
     if other:
         raise ConfigError(
-            f"rank {other} has opened another set of images than rank 0 (digests "
-            f"{digests[other][:12]} and {digests[0][:12]}); give every node the same set, or the "
-            "manifest.json, index.npy and names.utf8 of one and the same and parts of it"
+            f"rank {other} has opened a different set of images from rank 0 (digests "
+            f"{digests[other][:12]} and {digests[0][:12]}); give every node the same set, or parts "
+            "of one set with its manifest.json, index.npy and names.utf8"
         )

@@ -1,4 +1,4 @@
-"""`--dry-run`: build everything, say what would run and what it needs."""
+"""`--dry-run`: build everything and print what would run and what resources it needs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from realness.trainer.updates.sharded_gan import build_gan
 
 
 def dry_run(config: TrainConfig) -> int:
-    """Build networks and engines, print the plan on rank 0. Returns the exit code."""
+    """Build networks and engines, and print the plan on rank 0. Returns the exit code."""
     device = pick_device(config.engine.device)
     start_process_group(device)
     try:
@@ -41,14 +41,17 @@ def dry_run(config: TrainConfig) -> int:
         gan.close()
     finally:
         stop_process_group()
-    # Outside the group: the operations of all ranks are counted in one process.
+    # Outside the process group, because one process counts the operations of all ranks.
     if is_leader:
         print(_plan(config, str(device), ranks, counts, memory, num_parts))
     return EXIT_OK
 
 
 def _count_parts(config: TrainConfig) -> int:
-    """Parts of the images, 1 where they are not at hand. Raises ConfigError if they do not fit."""
+    """Number of parts of the data set, 1 if it is not available.
+
+    Raises ConfigError if the batch size does not fit the parts.
+    """
     folder = Path(config.data.data).expanduser()
     num_parts = 1
     if config.data.data and is_prepared(folder):
@@ -72,19 +75,19 @@ def _plan(
         "Run": [
             f"{config.num_iterations:,} iterations of {config.batch_size} images "
             f"({config.num_images / 1000:,.1f} kimg) on {ranks} rank(s), {device} first",
-            f"an update: {passes} pass(es) of {config.batch_size // ranks // passes} images on "
-            "each rank",
-            f"an iteration: {optimizer.k_d} D update(s), then {optimizer.k_g} G update(s); "
-            f"{count_flops(config).iteration / 1e9:,.1f} GFLOP an image",
+            f"each update: {passes} pass(es) of {config.batch_size // ranks // passes} images per "
+            "rank",
+            f"each iteration: {optimizer.k_d} D update(s), then {optimizer.k_g} G update(s); "
+            f"{count_flops(config).iteration / 1e9:,.1f} GFLOP per image",
         ],
         "Parameters": [f"{name}: {count:,}" for name, count in counts.items()],
-        "Memory of a rank (estimated)": [
+        "Memory per rank (estimated)": [
             f"{size / GIB:8.2f} GiB  {part}" for part, size in memory.items()
         ],
         "Checkpoints": [
             f"{checkpoint_bytes(config) / GIB:.2f} GiB each, {config.keep_checkpoints} kept",
-            f"{checkpoint_bytes(config) / ranks / GIB:.2f} GiB of host memory a rank, which they "
-            "are written from while training goes on",
+            f"{checkpoint_bytes(config) / ranks / GIB:.2f} GiB of host memory per rank, from which "
+            "they are written while training continues",
         ],
     }
     if num_parts > 1:

@@ -49,9 +49,9 @@ log = logging.getLogger("realness.trainer")
 
 
 def train(config: TrainConfig) -> int:
-    """Train, or go on training, until `total_kimg` or a request to stop. Returns the exit code.
+    """Start or resume training, until `total_kimg` or a request to stop. Returns the exit code.
 
-    Raises, on every rank, ConfigError for what cannot be run and RunFailed for what cannot go on.
+    Raises, on every rank, ConfigError if the run cannot start and RunFailed if it cannot continue.
     """
     device = pick_device(config.engine.device)
     start_process_group(device, config.engine.rank_timeout_s)
@@ -85,10 +85,10 @@ def train(config: TrainConfig) -> int:
 
 
 def _check(config: TrainConfig) -> tuple[Path, Catalog]:
-    """Everything that can be wrong with the input, before anything is built."""
+    """Check all of the input before anything is built."""
     config.check_ranks(world_size())
     if not config.data.data:
-        raise ConfigError("--data is missing: name a folder, zip or tar shards of images")
+        raise ConfigError("--data is missing: give a folder, zip or tar shards of images")
     catalog = open_data(config)
     folder = open_run_folder(config)
     check_free_space(folder, checkpoint_bytes(config), _retention(config), config.num_images)
@@ -100,22 +100,22 @@ def _retention(config: TrainConfig) -> Retention:
 
 
 def _lock(folder: Path) -> AbstractContextManager[object]:
-    """Rank 0 holds the run's folder; the others hold nothing."""
+    """Lock the run's folder on rank 0; no-op on other ranks."""
     return lock_run_folder(folder) if rank() == 0 else nullcontext()
 
 
 def _restore(config: TrainConfig, folder: Path, catalog: Catalog, gan: ShardedGan) -> int:
-    """Take up the newest good checkpoint, if any; returns the images seen so far."""
+    """Load the newest undamaged checkpoint, if any; returns the images seen so far."""
     position = checkpoint.restore(checkpoint_root(folder), gan.target_state(), log.warning)
     if position is None:
         log.info("starting a new run in %s", folder)
     else:
         gan.finish_loading(position.num_updates)
-        log.info("going on at %.1f kimg", position.images / 1000)
+        log.info("resuming at %.1f kimg", position.images / 1000)
         if position.data_digest != catalog.digest and not config.accept_config_change:
             raise ConfigError(
-                f"--data={config.data.data} is another set of images than the one this run was "
-                "trained on; give that one, or --accept-config-change to go on with this one"
+                f"--data={config.data.data} is not the set of images that this run was trained on; "
+                "give that one, or --accept-config-change to continue with this one"
             )
     if rank() == 0:
         write_config(folder, config)
@@ -124,7 +124,7 @@ def _restore(config: TrainConfig, folder: Path, catalog: Catalog, gan: ShardedGa
 
 
 def _iterate(run: Run, stop: StopRequest) -> int:
-    """Train to the end, or until asked to stop. Raises Diverged where the run must go back."""
+    """Train to the end, or until asked to stop. Raises Diverged if the run must go back."""
     config, gan, batch = run.config, run.gan, run.config.batch_size
     averages, updates, stopping = Averages(), choose_updates(config.engine), False
     with ExitStack() as cleanup:
@@ -164,7 +164,7 @@ def _iterate(run: Run, stop: StopRequest) -> int:
 
 
 def _open_streams(run: Run, cleanup: ExitStack) -> dict[Stream, ImageStream]:
-    """Real images for D's updates, and for G's where its objective compares with them."""
+    """Real images for D's updates, and for G's if its objective compares with them."""
     config = run.config
     streams = {Stream.D_REAL: run.stream(Stream.D_REAL, config.optimizer.k_d, config.num_real)}
     if run.gan.objective.needs_real_in_g_step:
@@ -176,11 +176,11 @@ def _open_streams(run: Run, cleanup: ExitStack) -> dict[Stream, ImageStream]:
 
 
 def _finish(run: Run, reason: str) -> int:
-    """Say how the run ended; returns the exit code. reason: why it stopped, if it did."""
+    """Report how the run ended; returns the exit code. reason: why it stopped, if it did."""
     if run.saver.failed:
         run.reporter.warn(
-            "ended without a checkpoint of its last images; once the disk takes it, the same "
-            "command goes on from the checkpoint before"
+            "ended without a checkpoint of the last images; when the disk can hold it, the same "
+            "command resumes from the checkpoint before"
         )
         return EXIT_FAILED
     if run.images < run.config.num_images:

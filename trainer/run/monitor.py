@@ -1,4 +1,4 @@
-"""Scores of the moving average while a run goes on."""
+"""Scores of the moving average during training."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from realness.trainer.reporting import Reporter
 from realness.trainer.storage.scores import append_records
 
 SEED = 0
-"""Of latents, patches and directions; evaluate.py's default, so that its scores compare."""
+"""Seed of latents, patches and directions: evaluate.py's default, so that scores are comparable."""
 
 
 class Monitor:
-    """Measures one run's generator again and again, against real images that are kept.
+    """Measures a run's generator repeatedly; what it computes of the real images is kept.
 
-    Every rank makes and embeds its share, so the scores do not depend on the number of ranks.
+    Every rank generates and embeds its share, and scores do not depend on the number of ranks.
     """
 
     def __init__(self, config: TrainConfig, catalog: Catalog, device: torch.device) -> None:
-        """Raises ValueError for metrics that cannot be measured, or a network that is not there."""
+        """Raises ValueError for metrics that cannot be measured, or a missing feature network."""
         metrics = config.metrics
         plan = Plan(
             check_metrics(metrics.metrics),
@@ -55,9 +55,9 @@ class Monitor:
         self._reporter: Reporter | None = None
 
     def scores(self, generator: TrainedGenerator, reporter: Reporter) -> list[Score]:
-        """All scores of a generator, with its progress on the reporter's line; collective."""
+        """All scores of a generator, with progress shown by the reporter; collective."""
         self._reporter = reporter
-        # The draws are evaluate.py's, some on the CPU; the generator keeps to the run's --impl.
+        # The same draws as in evaluate.py, some on the CPU; the generator keeps the run's --impl.
         with kernels.implementation("auto"):
             return self._evaluator.scores(generator)
 
@@ -66,7 +66,7 @@ class Monitor:
     ) -> float:
         """Score the run's moving average and record it; returns the seconds it took. Collective.
 
-        Whatever goes wrong costs these scores only: it is said, and training goes on.
+        Any error costs only these scores: it is reported, and training continues.
         """
         started = time.monotonic()
         try:
@@ -74,7 +74,7 @@ class Monitor:
         except Exception as error:
             reporter.warn(
                 f"NO METRICS at {images / 1000:.1f} kimg ({type(error).__name__}: {error}). "
-                "Training goes on; they are tried again next time"
+                "Training continues; they are tried again next time"
             )
             return time.monotonic() - started
         seconds = time.monotonic() - started
@@ -91,5 +91,5 @@ class Monitor:
 
 
 def open_monitor(config: TrainConfig, catalog: Catalog, device: torch.device) -> Monitor | None:
-    """The run's monitor; None where it is not to measure anything. Raises ValueError."""
+    """The run's monitor; None if metrics are disabled. Raises ValueError as `Monitor` does."""
     return Monitor(config, catalog, device) if config.metrics.metrics_kimg else None

@@ -1,4 +1,4 @@
-"""What a run writes into its folder: records and grids."""
+"""The records and grids that a run writes into its folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from realness.trainer.updates.schedule import is_due
 
 
 def write_record(run: Run, means: dict[str, float], pace: Pace) -> None:
-    """Report one interval."""
+    """Report one logging interval."""
     record = {"images": run.images, "kimg": run.images / 1000, **means}
     record |= pace.read(run.config.num_images - run.images)
     for engine in (run.gan.g, run.gan.d):
@@ -35,7 +35,7 @@ def write_record(run: Run, means: dict[str, float], pace: Pace) -> None:
 
 
 def save_reals(run: Run) -> None:
-    """Write a grid of real images, to hold the samples against."""
+    """Write a grid of real images, to compare samples with."""
     if rank() == 0:
         run.reporter.save_grid(_shown_reals(run), "reals", images_seen=0)
 
@@ -60,7 +60,7 @@ def _shown_reals(run: Run) -> Tensor:
 def save_samples(run: Run) -> None:
     """Write a grid of the moving average's images for the run's fixed latents; collective.
 
-    And what D makes of them and of the real ones, where it answers with distributions.
+    If D outputs distributions, also record its distributions of these and of real images.
     """
     objective = run.gan.objective
     if rank() == 0 or isinstance(objective, RealnessObjective):
@@ -73,7 +73,7 @@ def save_samples(run: Run) -> None:
 
 
 def _save_realness(run: Run, objective: RealnessObjective, fakes: Tensor) -> None:
-    """Record D's mean distributions; on every rank, since ZeRO 3 gathers D's layers from all."""
+    """Record D's mean distributions; collective, because ZeRO 3 gathers D's layers."""
     anchors = objective.anchors.typical
     real, fake = (
         _mean_distribution(run, objective, images) for images in (_shown_reals(run), fakes)
@@ -99,9 +99,9 @@ def _mean_distribution(run: Run, objective: RealnessObjective, images: Tensor) -
 
 
 def measure_if_due(run: Run, pace: Pace, *, stopping: bool, complete: bool) -> None:
-    """Measure every `metrics_kimg` and at the end, on a clock of its own; collective.
+    """Measure every `metrics_kimg` and at the end, excluded from the throughput; collective.
 
-    A run that was asked to stop does not begin to.
+    A run that was asked to stop does not start a measurement.
     """
     if run.monitor is None or stopping:
         return

@@ -14,9 +14,9 @@ class Diverged(RuntimeError):
 
 
 def raise_if_diverged(run: Run, means: dict[str, float]) -> None:
-    """Raise Diverged, on all ranks alike, for too many losses in a row that are not finite.
+    """Raise Diverged, on all ranks alike, after too many consecutive non-finite losses.
 
-    means: of the losses and scores of the interval, for the message.
+    means: the interval's means of losses and scores, for the message.
     """
     for engine in (run.gan.g, run.gan.d):
         _, in_a_row = engine.skips.read()
@@ -29,7 +29,7 @@ def raise_if_diverged(run: Run, means: dict[str, float]) -> None:
 
 
 def skip_counts(run: Run) -> dict[str, float]:
-    """How many updates of each network were left out so far, for the record."""
+    """Number of updates of each network skipped so far, for the record."""
     return {
         f"skipped_{engine.name.lower()}": engine.skips.read()[0]
         for engine in (run.gan.g, run.gan.d)
@@ -39,7 +39,7 @@ def skip_counts(run: Run) -> dict[str, float]:
 def go_back(run: Run, error: Diverged) -> None:
     """Return to the last checkpoint; collective.
 
-    Raises RunFailed, on every rank, where there is none, or where that one led here before.
+    Raises RunFailed, on every rank, if there is none or the run already went back to that one.
     """
     run.reporter.warn(str(error))
     await_checkpoint(run)
@@ -47,7 +47,7 @@ def go_back(run: Run, error: Diverged) -> None:
         checkpoint_root(run.folder), run.gan.target_state(), run.reporter.warn
     )
     if position is None or position.images == run.went_back_to:
-        # The same images and draws led here twice, so it is no fault of a machine.
+        # The same images and draws led here twice, so it is not a hardware fault.
         raise RunFailed(
             f"{error}; going back to the last checkpoint does not help. Lower --lr-g and --lr-d, "
             "use --r1-gamma or --clip-grad-norm, or --precision fp32, with --accept-config-change"

@@ -1,4 +1,4 @@
-"""A run's checkpoints: beginning one, learning how it ended, trying again."""
+"""A run's checkpoints: starting to write one, checking how it ended, retrying."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WAIT_WORTH_SAYING_SECONDS = 1.0
 
 
 def save_checkpoint(run: Run) -> None:
-    """Begin to write a checkpoint, after the one under way, if any; collective."""
+    """Start writing a checkpoint, after the one in progress, if any; collective."""
     started, had_to_wait = time.monotonic(), run.saver.is_writing
     await_checkpoint(run)
     waited = time.monotonic() - started
@@ -25,15 +25,15 @@ def save_checkpoint(run: Run) -> None:
 
 
 def await_checkpoint(run: Run) -> None:
-    """Let the checkpoint under way be written; collective."""
+    """Wait until the checkpoint in progress is written; collective."""
     failed_before = run.saver.failed
     _tell(run, run.saver.wait(), failed_before)
 
 
 def retry_is_due(run: Run) -> bool:
-    """Whether the last checkpoint could not be written and must be tried again; collective.
+    """Whether the last checkpoint could not be written and must be retried; collective.
 
-    Asked once a logging interval, so that a full disk costs no more than one attempt in each.
+    Called once per logging interval, so that a full disk costs at most one attempt per interval.
     """
     failed_before = run.saver.failed
     _tell(run, run.saver.poll(), failed_before)
@@ -46,8 +46,8 @@ def _tell(run: Run, outcome: Outcome | None, failed_before: bool) -> None:
     at = f"at {outcome.images / 1000:.1f} kimg"
     if outcome.problem:
         run.reporter.warn(
-            f"NO CHECKPOINT {at}: {outcome.problem}; the one before it is still in place, and "
-            f"while training goes on it is tried again every --log-kimg={run.config.log_kimg:g}"
+            f"NO CHECKPOINT {at}: {outcome.problem}; the previous one is still in place. Training "
+            f"continues, and saving is retried every --log-kimg={run.config.log_kimg:g}"
         )
     elif failed_before:
         run.reporter.message(f"the checkpoint {at} is written: saving works again")

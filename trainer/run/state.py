@@ -1,4 +1,4 @@
-"""One process's view of a run, and whether its data fits it."""
+"""The objects of a run in one process."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ log = logging.getLogger("realness.trainer")
 
 @dataclass
 class Run:
-    """What a run works with. `images` counts images seen by all ranks.
+    """The objects and counters of a run. `images` counts images seen by all ranks.
 
-    monitor: measures the moving average; None where no metrics are asked for.
+    monitor: measures the moving average; None if metrics are disabled.
     went_back_to: images at the checkpoint that the run last went back to, if it ever did.
     """
 
@@ -38,7 +38,7 @@ class Run:
     went_back_to: int | None = None
 
     def stream(self, stream: Stream, updates: int, batch: int) -> ImageStream:
-        """Real images for `updates` updates of `batch` an iteration, from where the run stands."""
+        """Real images for `updates` updates per iteration of `batch` images, from `images` on."""
         iteration = self.images // self.config.batch_size
         return open_stream(
             self.config.data,
@@ -52,7 +52,7 @@ class Run:
 
 
 def open_reporter(config: TrainConfig, folder: Path, images: int) -> Reporter:
-    """The reporter of a run that stands at `images`; it writes on rank 0 alone."""
+    """The reporter of a run that has seen `images` images; it writes only on rank 0."""
     return Reporter(
         folder, total_images=config.num_images, start_images=images, enabled=rank() == 0
     )

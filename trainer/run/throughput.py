@@ -1,4 +1,4 @@
-"""How fast a run goes and what it waits for."""
+"""Throughput of a run, and time spent waiting for data."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class Pace:
         self._images += num_images
 
     def exclude(self, seconds: float) -> None:
-        """Leave time out of the throughput that was spent on something else than training."""
+        """Exclude time that was not spent on training from the throughput."""
         self._excluded += seconds
 
     def read(self, images_left: int) -> dict[str, float]:
         """This interval's numbers under the names that the reports use.
 
         img_per_s, without excluded time; eta_s; elapsed_s since the start of this process;
-        data_wait_percent: share of the time in which the steps stood waiting for images; memory_gib
-        of this process, and gpu_memory_gib at its peak; bad_images replaced so far.
+        data_wait_percent: percentage of the time that steps waited for images; memory_gib of this
+        process; gpu_memory_gib, its peak; bad_images replaced so far.
         """
         now = time.monotonic()
         waited = sum(stream.wait_seconds for stream in self._streams)

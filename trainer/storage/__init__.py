@@ -1,1 +1,1 @@
-"""Files of a run folder: atomic writes, configuration, environment, scores and weights."""
+"""The files of a run folder: atomic writes, configuration, environment, scores and weights."""

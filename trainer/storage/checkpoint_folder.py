@@ -1,15 +1,16 @@
-"""Where the checkpoints of a run lie: their names, which ones there are, which one is the latest.
+"""Layout of a run's checkpoints: their names, listing them, and finding the latest one.
 
     RUN/checkpoints/                       the root, which most functions here take
       000000012800/                        named by images seen
         rank-00000-of-00002.safetensors    the fragments that rank 0 owns
         rank-00001-of-00002.safetensors
-        checkpoint.json                    which file holds which stretch of which tensor; checksums
+        checkpoint.json                    maps stretches of tensors to files; holds checksums
       latest                               the name of the checkpoint to resume from, written last
       .staging-000000025600/               being written
       .staging-removed-000000006400/       being removed
 
-Nothing here imports torch: a supervisor that only asks which checkpoint is the latest starts fast.
+This module does not import torch, so that a supervisor that only looks up the latest checkpoint
+starts fast.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ def checkpoint_root(run: Path) -> Path:
 
 
 def folder_name(images: int) -> str:
-    """The name of the checkpoint made after `images` images."""
+    """The name of the checkpoint written after `images` images."""
     return f"{images:012d}"
 
 
 def share_name(rank: int, num_ranks: int) -> str:
-    """The name of the file that one of the ranks writes."""
+    """The name of the file that rank `rank` of `num_ranks` writes."""
     return f"rank-{rank:05d}-of-{num_ranks:05d}.safetensors"
 
 
@@ -46,7 +47,7 @@ def list_checkpoints(root: Path) -> list[Path]:
 
 
 def by_preference(root: Path) -> list[str]:
-    """Names of checkpoints in the order to try: the one `latest` names, then older, then newer."""
+    """Names of checkpoints in the order to try them: `latest`, then older ones, then newer ones."""
     names = [path.name for path in reversed(list_checkpoints(root))]
     latest = read_latest(root)
     if latest not in names:
@@ -55,26 +56,26 @@ def by_preference(root: Path) -> list[str]:
 
 
 def read_latest(root: Path) -> str:
-    """The name that `latest` holds; empty where there is none."""
+    """The checkpoint that the file `latest` names; empty if there is no such file."""
     pointer = root / LATEST
     return pointer.read_text(errors="replace").strip() if pointer.is_file() else ""
 
 
 def write_latest(root: Path, name: str) -> None:
-    """Make `latest` name this checkpoint, atomically and synced to disk."""
+    """Point `latest` to checkpoint `name`, atomically and synced to disk."""
     write_text(root / LATEST, name + "\n")
     sync(root)
 
 
 def is_being_written(root: Path) -> bool:
-    """Whether a checkpoint is half-written."""
+    """Whether a checkpoint is partly written."""
     return any(root.glob(STAGING + "[0-9]*"))
 
 
 def new_staging(root: Path, name: str) -> Path:
-    """Make and return the empty folder in which checkpoint `name` is to be filled.
+    """Create the empty staging folder for checkpoint `name`; returns it.
 
-    Removes what a killed run left half-written.
+    Removes partly written checkpoints of killed runs.
     """
     root.mkdir(parents=True, exist_ok=True)
     remove_staged(root)
@@ -86,12 +87,12 @@ def new_staging(root: Path, name: str) -> Path:
 
 
 def staging_path(root: Path, name: str) -> Path:
-    """Where checkpoint `name` lies while it is written."""
+    """The folder in which checkpoint `name` is written."""
     return root / (STAGING + name)
 
 
 def remove_checkpoint(folder: Path) -> None:
-    """Remove a checkpoint, under a staging name first: a kill must not leave a part of it."""
+    """Rename a checkpoint to a staging name and remove it, so that a kill leaves no partial one."""
     removed = folder.with_name(f"{STAGING}removed-{folder.name}")
     shutil.rmtree(removed, ignore_errors=True)
     folder.rename(removed)

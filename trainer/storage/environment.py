@@ -1,4 +1,4 @@
-"""`environment.json`: what a run ran on, so that its numbers can be placed later."""
+"""`environment.json`: the software and hardware of a run, to put its numbers in context later."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _DISTRIBUTIONS = {
 def describe_environment(*, num_ranks: int = 1) -> dict[str, Any]:
     """Versions, devices, ranks and commit of this process, as plain JSON values.
 
-    Installed versions are looked up without importing the packages; what is not installed, or not
-    known, is None. `commit` is given where this package's files are tracked by a git checkout, with
-    "+changes" where they differ from it. Touches the CUDA driver only where there is a device.
+    Installed versions are looked up without importing the packages; values that are unknown or
+    belong to missing packages are None. `commit` is set if a git checkout tracks this package's
+    files, with "+changes" if they differ from it. Does not touch the CUDA driver without a device.
     """
     return {
         "python": platform.python_version(),
@@ -49,9 +49,9 @@ def describe_environment(*, num_ranks: int = 1) -> dict[str, Any]:
 
 
 def write_environment(run_dir: Path, *, num_ranks: int) -> dict[str, Any]:
-    """Write `environment.json` into the run folder; returns what it holds.
+    """Write `environment.json` into the run folder; returns its contents.
 
-    On resume it is replaced: it describes the machine that the run resumed on.
+    It is replaced on resume, and then describes the machine that the run resumed on.
     """
     environment = describe_environment(num_ranks=num_ranks)
     write_text(run_dir / ENVIRONMENT_FILE, json.dumps(environment, indent=2) + "\n")
@@ -69,7 +69,7 @@ def _version(*distributions: str) -> str | None:
 
 
 def _devices() -> dict[str, Any]:
-    import torch  # not at the top: rebuilding a report needs none of it
+    import torch  # not at the top: rebuilding a report does not need it
 
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     capabilities = [torch.cuda.get_device_capability(i) for i in range(len(names))]
@@ -81,7 +81,7 @@ def _devices() -> dict[str, Any]:
 
 
 def _cpu_name() -> str | None:
-    """The processor's name as Linux gives it; ARM machines give none."""
+    """The processor's name as Linux reports it; not reported on ARM."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -91,9 +91,9 @@ def _cpu_name() -> str | None:
 
 
 def _commit(folder: Path) -> str | None:
-    """The commit that tracks `folder`; None for an installed copy or where git is missing.
+    """The commit of the checkout that tracks `folder`; None for an installed copy or without git.
 
-    An environment inside somebody else's checkout does not count: its files are not tracked there.
+    A virtual environment inside another checkout does not count: its files are not tracked there.
     """
     if not _git(folder, "ls-files", "."):
         return None

@@ -1,4 +1,4 @@
-"""Writing files so that a reader, or a kill at any instant, never sees half of one."""
+"""Atomic writing of files: neither a reader nor a kill at any time leaves a partial file."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import BinaryIO
 
 @contextmanager
 def staged_path(path: Path) -> Iterator[Path]:
-    """A path to write to, which becomes `path` when the block ends, and is removed where it raises.
+    """A temporary path that is renamed to `path` when the block ends, and removed if it raises.
 
-    The bytes reach the disk before the name does, so a power cut cannot leave an empty file.
+    The contents are synced to disk before the rename, so a power cut cannot leave an empty file.
     """
     staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -27,19 +27,19 @@ def staged_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_writer(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that becomes `path` when the block ends, as `staged_path` does."""
+    """A binary file that is renamed to `path` when the block ends, as in `staged_path`."""
     with staged_path(path) as staged, open(staged, "wb") as file:
         yield file
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace `path` by `text` (UTF-8), atomically."""
+    """Replace the contents of `path` with `text` (UTF-8), atomically."""
     with atomic_writer(path) as file:
         file.write(text.encode())
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on the disk."""
+    """Sync a file, or a folder's list of names, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -48,6 +48,6 @@ def sync(path: Path) -> None:
 
 
 def remove_staged(folder: Path) -> None:
-    """Remove what a killed writer staged in `folder`; call it only where no other one writes."""
+    """Remove temporary files of killed writers from `folder`, which nothing else may write to."""
     for leftover in folder.glob(".*.tmp"):
         leftover.unlink(missing_ok=True)

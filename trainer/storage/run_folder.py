@@ -1,4 +1,4 @@
-"""A run's folder: is it usable, and does it belong to this configuration?"""
+"""Opening, locking and checking a run's folder and its configuration."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def open_run_folder(config: TrainConfig) -> Path:
     """Create the run's folder, or check that it holds a run of this configuration.
 
     Raises ConfigError for a missing --run-dir, a folder that cannot be written, a full disk, or a
-    folder with another configuration (naming each difference and its flag).
+    folder with a different configuration (naming each difference and its flag).
     """
     if not config.run_dir:
-        raise ConfigError("--run-dir is missing: name the folder that this run is kept in")
+        raise ConfigError("--run-dir is missing: give the folder to keep this run in")
     folder = Path(config.run_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -47,10 +47,10 @@ def open_run_folder(config: TrainConfig) -> Path:
 
 
 def lock_run_folder(folder: Path) -> IO[str]:
-    """Take the folder for this process until the returned file is closed or the process ends.
+    """Lock the folder for this process until the returned file is closed or the process ends.
 
-    Raises ConfigError when another run still has it after LOCK_WAIT_SECONDS: the ranks of a killed
-    launcher, say, need a moment to write their checkpoint.
+    Waits up to LOCK_WAIT_SECONDS, because, for example, the ranks of a killed launcher need some
+    time to write their checkpoint; then raises ConfigError.
     """
     file = (folder / ".lock").open("w")
     deadline = time.monotonic() + LOCK_WAIT_SECONDS
@@ -79,27 +79,27 @@ def read_config(folder: Path) -> TrainConfig:
     try:
         values = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} is no readable configuration: {error}") from error
+        raise ConfigError(f"{path} is not a valid configuration: {error}") from error
     return from_dict(TrainConfig, values)
 
 
 def read_pass(folder: Path) -> tuple[int, int]:
-    """Images of each rank in a pass of the run in `folder`, and its ranks, as it last started.
+    """(images per rank and pass, number of ranks) of the run in `folder` when it last started.
 
-    Raises ConfigError when these files are missing or unreadable.
+    Raises ConfigError if its files are missing or unreadable.
     """
     config, path = read_config(folder), folder / ENVIRONMENT_FILE
     try:
         ranks = int(json.loads(path.read_text())["num_ranks"])
     except (OSError, ValueError, LookupError) as error:
-        raise ConfigError(f"{path} does not say on how many ranks it ran: {error!r}") from error
+        raise ConfigError(f"{path} does not state the number of ranks: {error!r}") from error
     return config.batch_size // ranks // config.num_passes(ranks), ranks
 
 
 def claim_empty_folder(folder: Path) -> None:
-    """Make a command's output folder. Raises ConfigError unless it is new or empty."""
+    """Create a command's output folder. Raises ConfigError unless it is new or empty."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder} is not an empty folder; name another one, or empty it")
+        raise ConfigError(f"{folder} is not an empty folder; empty it, or use another one")
     folder.mkdir(parents=True, exist_ok=True)
 
 
@@ -109,7 +109,7 @@ def write_config(folder: Path, config: TrainConfig) -> None:
 
 
 def _probe(folder: Path) -> None:
-    """Write and remove a small file: free space as reported says nothing about quotas."""
+    """Write and remove a small file, because the reported free space ignores quotas."""
     probe = folder / f".probe-{os.getpid()}"
     try:
         probe.write_bytes(bytes(PROBE_BYTES))
@@ -123,7 +123,7 @@ def _check_same_run(config: TrainConfig, started: TrainConfig) -> None:
     if differences and not config.accept_config_change:
         listed = "\n  ".join(differences)
         raise ConfigError(
-            f"{config.run_dir} holds a run with another configuration:\n  {listed}\n"
-            "give the run's values to go on with it, --accept-config-change to go on with these, "
+            f"{config.run_dir} holds a run with a different configuration:\n  {listed}\n"
+            "use the run's values to resume it, --accept-config-change to resume it with these, "
             "or another --run-dir to start a new run"
         )

@@ -1,4 +1,4 @@
-"""`metrics.csv` of a run folder, a row a score, and the summary of a training curve."""
+"""`metrics.csv` of a run folder, with one row per score, and summaries of training curves."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ METRICS_FILE = "metrics.csv"
 
 @dataclass(frozen=True)
 class Record:
-    """One score of one checkpoint and all it depends on.
+    """One score of one checkpoint, and everything it depends on.
 
-    time: UTC, ISO 8601; images: images seen in training; seconds: of the whole evaluation of the
-    checkpoint; data: the first 12 digits of the real images' digest.
+    time: UTC, ISO 8601; images: images seen in training; seconds: duration of the checkpoint's
+    whole evaluation; data: the first 12 digits of the real images' digest.
     """
 
     time: str
@@ -35,7 +35,7 @@ class Record:
 
     @property
     def settings(self) -> tuple[object, ...]:
-        """What two records must share to lie on one curve."""
+        """The fields that must be equal for two records to belong to one curve."""
         return (
             self.metric, self.num_images, self.num_real, self.network, self.resize, self.seed,
             self.data,
@@ -44,7 +44,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Summary:
-    """A metric over checkpoints; `deviation` is the population's, as for the curve itself."""
+    """Statistics of a metric over checkpoints; `deviation` is the population standard deviation."""
 
     metric: str
     least: float
@@ -55,7 +55,7 @@ class Summary:
 
 
 def append_records(run: Path, records: Iterable[Record]) -> Path:
-    """Add rows to the run's metrics.csv, which gets a header when it is new. Returns its path."""
+    """Append rows to the run's metrics.csv, with a header if it is new. Returns its path."""
     path = run / METRICS_FILE
     text = io.StringIO()
     writer = csv.DictWriter(text, [item.name for item in fields(Record)], lineterminator="\n")
@@ -68,9 +68,9 @@ def append_records(run: Path, records: Iterable[Record]) -> Path:
 
 
 def read_records(run: Path) -> list[Record]:
-    """The rows of the run's metrics.csv, oldest first; none without the file.
+    """The rows of the run's metrics.csv, oldest first; empty if the file is missing.
 
-    Raises ValueError, naming file and line, for what this program has not written.
+    Raises ValueError, naming the file and the row, for contents that are not scores.
     """
     path = run / METRICS_FILE
     if not path.exists():
@@ -80,23 +80,23 @@ def read_records(run: Path) -> list[Record]:
         with path.open(newline="") as file:
             rows = list(csv.DictReader(file))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is no table of scores ({error}); remove it") from error
+        raise ValueError(f"{path} is not a valid table of scores ({error}); remove it") from error
     records = []
     for row in rows:
         try:
             values = {item.name: kinds[str(item.type)](row[item.name]) for item in fields(Record)}
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{path} has a row that is no score ({error}): {row}; remove it"
+                f"{path} has a row that is not a valid score ({error}): {row}; remove it"
             ) from error
         records.append(Record(**values))
     return records
 
 
 def curves(records: Iterable[Record]) -> list[list[Record]]:
-    """The records of each metric and its settings in the order of images, in order of appearance.
+    """The records grouped by metric and settings in order of appearance, each sorted by images.
 
-    Where a checkpoint was measured twice the later row counts.
+    If a checkpoint was measured twice, the later row is used.
     """
     found: dict[tuple[object, ...], dict[int, Record]] = {}
     for record in records:
@@ -105,18 +105,18 @@ def curves(records: Iterable[Record]) -> list[list[Record]]:
 
 
 def summarise(records: Iterable[Record], from_iteration: int = 0) -> list[Summary]:
-    """Minimum, maximum, mean and SD over checkpoints, for each metric in the order of records.
+    """Minimum, maximum, mean and SD over checkpoints, for each metric in order of appearance.
 
-    As in RealnessGAN's Table 1 (Xiangli et al., ICLR 2020), which starts at iteration 20,000. Where
-    a checkpoint was measured twice the later row counts. Records must agree in their settings but
-    for the metric; metrics without a checkpoint from there on are left out.
+    As in RealnessGAN's Table 1 (Xiangli et al., ICLR 2020), which starts at iteration 20,000. If a
+    checkpoint was measured twice, the later row is used. Records must agree in all settings except
+    the metric; metrics without a checkpoint from `from_iteration` on are omitted.
     """
     late = [record for record in records if record.iteration >= from_iteration]
     return [_summary(curve) for curve in curves(late)]
 
 
 def chart_of(metric: str) -> str:
-    """The chart that a score is drawn in; empty for a deviation, which belongs to its mean."""
+    """The chart in which a metric is drawn; empty for the standard deviation of another metric."""
     if metric.endswith("-sd"):
         return ""
     if metric.startswith("SWD"):
@@ -127,7 +127,7 @@ def chart_of(metric: str) -> str:
 
 
 def describe(record: Record) -> str:
-    """What a score was measured with: `2,048 generated, 400 real, inception, clean`."""
+    """How a score was measured, such as `2,048 generated, 400 real, inception, clean`."""
     counts = [f"{record.num_images:,} generated"]
     if record.num_real:
         counts.append(f"{record.num_real:,} real")

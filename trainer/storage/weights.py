@@ -1,6 +1,6 @@
-"""A network in one safetensors file, with a header of text that says what it is.
+"""A network in one safetensors file, with a text header that describes it.
 
-Safetensors hold numbers and nothing that could be executed, whoever wrote them.
+Safetensors files contain only numbers and text, so loading an untrusted file executes nothing.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class WeightsError(ValueError):
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
-    """Write `tensors` by name, and the header `about`, atomically and synced to disk.
+    """Write `tensors` by name with the header `about`, atomically and synced to disk.
 
-    Raises OSError where the disk is full; `path` then stays as it is.
+    Raises OSError if the disk is full; `path` is then unchanged.
     """
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with staged_path(path) as staged:
@@ -30,9 +30,9 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], about: Mapping[str, str]) -> None:
-    """safetensors' own `save_file`, but with the permissions that new files have here.
+    """safetensors' `save_file`, but with the default permissions of new files.
 
-    (Its files may be read by their owner alone.) Raises OSError where the disk is full.
+    (`save_file` makes files that only their owner can read.) Raises OSError if the disk is full.
     """
     path.touch()
     mode = path.stat().st_mode
@@ -44,11 +44,11 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors by name and the header of a file.
 
     Raises:
-        WeightsError: for a file that is missing, damaged, or no safetensors.
+        WeightsError: if the file is missing, damaged, or not a safetensors file.
     """
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return tensors, file.metadata() or {}
     except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{path} is no readable safetensors file: {error}") from error
+        raise WeightsError(f"{path} is not a valid safetensors file: {error}") from error

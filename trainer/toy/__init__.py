@@ -1,7 +1,7 @@
-"""The papers' 2-D experiments: data, methods, measures, and training by the step code of images.
+"""The papers' 2-D experiments: data, methods, measures, and training with the trainer's step code.
 
-The package itself imports neither torch nor scipy, so that a command can list what there is;
-`data`, `measures`, `experiment` and `results` are imported by name.
+The package itself imports neither torch nor scipy, so that a command can list methods and data
+quickly; `data`, `measures`, `experiment` and `results` are imported by name.
 """
 
 from realness.trainer.toy.methods import METHODS, SETTINGS, Method, Setting, method_config

@@ -1,7 +1,7 @@
 """The 2-D distributions of the papers, as fixed sets of training points.
 
-Every point is a function of (seed, its index), so that a set is the same on any machine and a
-smaller set is the beginning of a larger one.
+Every point is a function of (seed, index), so that a set is the same on any machine and a smaller
+set is the beginning of a larger one.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from realness.trainer.config import ConfigError, flag
 from realness.trainer.toy.names import DataName
 
 NUM_POINTS = 100_000
-"""Training points where the papers give a number (RealnessGAN, section 4.1)."""
+"""Number of training points, as stated in RealnessGAN, section 4.1."""
 NUM_FINITE_POINTS = 100
-"""Training points of `gauss-finite`; FAR-GAN's section 6.1 says "finite" and gives no number."""
+"""Training points of `gauss-finite`; FAR-GAN's section 6.1 says "finite" but states no number."""
 TRAINING, TARGET = 0, 1
 _CHOICE, _NOISE, _ROLL = 1, 2, 3
 
@@ -32,7 +32,7 @@ Sampler = Callable[[int, Tensor], Tensor]
 class ToyData:
     """A distribution in the plane, and the points of it that a GAN is trained on.
 
-    `modes` [K, 2] and `std`, the standard deviation of each mode along each axis, are there for
+    `modes` [K, 2] and `std`, the standard deviation of each mode along each axis, are only set for
     mixtures of Gaussians.
     """
 
@@ -44,16 +44,16 @@ class ToyData:
     seed: int = 0
 
     def training_points(self) -> Tensor:
-        """The set that is learned from, [num_points, 2] float32."""
+        """The training set, [num_points, 2] float32."""
         return self.sampler(2 * self.seed + TRAINING, torch.arange(self.num_points))
 
     def target_points(self, count: int) -> Tensor:
-        """Fresh points of the same distribution, [count, 2]; none of them is trained on."""
+        """New points of the same distribution, [count, 2], none of which is used for training."""
         return self.sampler(2 * self.seed + TARGET, torch.arange(count))
 
 
 def gaussian_mixture(modes: Tensor, std: float) -> Sampler:
-    """Equal parts of isotropic Gaussians around `modes` [K, 2]."""
+    """A mixture of isotropic Gaussians with equal weights around `modes` [K, 2]."""
 
     def sample(seed: int, index: Tensor) -> Tensor:
         words = kernels.philox_uint32(seed, _CHOICE, index, 1).squeeze(1)
@@ -70,13 +70,13 @@ def square_grid(side: int, spacing: float) -> Tensor:
 
 
 def circle(count: int, radius: float) -> Tensor:
-    """Equidistant nodes on a circle around the origin, [count, 2]."""
+    """Equidistant points on a circle around the origin, [count, 2]."""
     angle = torch.arange(count) * (2 * math.pi / count)
     return radius * torch.stack([angle.cos(), angle.sin()], dim=1)
 
 
 def swiss_roll(seed: int, index: Tensor) -> Tensor:
-    """The planar Swiss roll t (cos t, sin t), t uniform in [1.5 pi, 4.5 pi], over 7.5.
+    """The planar Swiss roll t (cos t, sin t), t uniform in [1.5 pi, 4.5 pi], divided by 7.5.
 
     Gaussian noise of standard deviation 0.25 is added before the division, as in the 2-D
     experiments of Gulrajani et al., "Improved Training of Wasserstein GANs" (NIPS 2017).
@@ -108,13 +108,12 @@ DATA: dict[DataName, Callable[[], ToyData]] = {
         "gauss-finite", gaussian_mixture(torch.zeros(1, 2), 1.0), NUM_FINITE_POINTS
     ),
 }
-"""grid9: RealnessGAN section 4.1, 3 x 3 Gaussians at distance 2, which is where its published data
-set has them. Its "variances equal to 0.05" are standard deviations: with a variance of 0.05 (a
-standard deviation of 0.224) the mean sigma of high-quality samples that the paper reports, 0.043,
-would be a fifth of the data's. ring8: Metz
-et al., "Unrolled GANs" (ICLR 2017), radius 2, standard deviation 0.02. grid25: Dumoulin et al.
-(2016) in the customary scale, 5 x 5 at distance 2, standard deviation 0.05. gauss-finite: a few
-points of N(0, I), FAR-GAN section 6.1."""
+"""grid9: RealnessGAN section 4.1, 3 x 3 Gaussians at distance 2, as in its published data set. Its
+"variances equal to 0.05" are standard deviations: with a variance of 0.05 (a standard deviation of
+0.224) the mean sigma of high-quality samples that the paper reports, 0.043, would be a fifth of the
+data's. ring8: Metz et al., "Unrolled GANs" (ICLR 2017), radius 2, standard deviation 0.02. grid25:
+Dumoulin et al. (2016) in the usual scale, 5 x 5 at distance 2, standard deviation 0.05.
+gauss-finite: a few points of N(0, I), FAR-GAN section 6.1."""
 
 
 def build_data(
@@ -128,7 +127,7 @@ def build_data(
     """The data called `name`; `spacing` and `std` change the scale of grid9 and grid25.
 
     Raises:
-        ConfigError: for an unknown name, a number out of range, or a scale that the data has not.
+        ConfigError: for an unknown name, a number out of range, or a scale of data without one.
     """
     if name not in DATA:
         raise ConfigError(f"--data={name} is unknown; choose one of {', '.join(DATA)}")

@@ -1,4 +1,4 @@
-"""A GAN in the plane: S members with seeds of their own, trained by the step code of images."""
+"""A GAN in the plane: S members with separate seeds, trained with the step code for images."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _networks(networks: Networks, num_outputs: int, seeds: Sequence[int]) -> tup
 
 @dataclass
 class Experiment:
-    """Networks in training on points; `iterations` counts finished ones."""
+    """Networks being trained on points; `iterations` counts finished iterations."""
 
     gan: Gan
     points: Tensor
@@ -64,7 +64,7 @@ class Experiment:
     def sample(self, count: int) -> Tensor:
         """Points of each member's generator in evaluation mode, [S, count, 2].
 
-        The latents are the same at every call.
+        The latents are the same in every call.
         """
         module, members = self.gan.g.module, self.gan.num_members
         draws = self.gan.draws(Stream.SHOWN, 0, count)
@@ -78,15 +78,15 @@ class Experiment:
 def build_experiment(
     config: TrainConfig, data: ToyData, seeds: Sequence[int], networks: Networks = "realness"
 ) -> Experiment:
-    """The experiment that trains `config` on `data`, one member a seed.
+    """The experiment that trains `config` on `data`, with one member per seed.
 
-    Member m is exactly (up to rounding) the experiment with the one seed seeds[m].
+    Up to rounding, member m is identical to the experiment with the single seed seeds[m].
     """
     objective = build_objective(config.objective, len(seeds))
     generator, discriminator = _networks(networks, objective.num_outputs, seeds)
 
     def player(module: nn.Module, lr: float) -> PlainEngine:
-        # Losses are means over all members' rows; times S each member has a mean of its own.
+        # Losses are means over all members' rows; times S, each member gets its own mean.
         return PlainEngine(module, lr=lr, optimizer=config.optimizer, loss_scale=float(len(seeds)))
 
     gan = Gan(

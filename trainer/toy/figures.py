@@ -1,4 +1,4 @@
-"""Pictures of generated points over the data."""
+"""Figures of generated points over the data."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def draw_panels(
 ) -> None:
     """Write a grid of panels to `path` (PNG), all over the same real points [m, 2].
 
-    Axes have one scale and the extent of the data with a margin; how many samples lie outside is
-    said in the panel's note.
+    All axes have the same scale and the extent of the data with a margin; the panel's note states
+    the fraction of samples outside.
     """
     from matplotlib.figure import Figure
 
@@ -66,7 +66,7 @@ def draw_panels(
 
 
 def _window(real: Tensor) -> tuple[Tensor, float]:
-    """The centre of the picture [2], and half its side."""
+    """The centre of the panel [2], and half its side length."""
     low, high = real.min(0).values, real.max(0).values
     return (low + high) / 2, float((high - low).max()) * (0.5 + MARGIN)
 

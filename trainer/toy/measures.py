@@ -1,4 +1,4 @@
-"""How close generated points come to a distribution in the plane."""
+"""Measures of how close generated points are to a distribution in the plane."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _ROWS_AT_ONCE = 1000
 class ModeMeasures:
     """Section 4.1 of RealnessGAN: quality and coverage of a mixture of Gaussians.
 
-    high_quality: share of samples within 4 sigma of the nearest mode's mean, in percent.
+    high_quality: percentage of samples within 4 sigma of the nearest mode's mean.
     num_modes: modes with more than 100 such samples.
-    sigma: mean over these modes of the standard deviation of their high-quality samples (about the
-    samples' own mean, both axes pooled); NaN where no mode is recovered.
+    sigma: mean over these modes of the standard deviation of their high-quality samples (around the
+    samples' own mean, both axes pooled); NaN if no mode is recovered.
     """
 
     high_quality: float
@@ -56,14 +56,14 @@ def _pooled_std(points: Tensor) -> float:
 
 
 def energy_distance(x: Tensor, y: Tensor) -> float:
-    """2 E|X - Y| - E|X - X'| - E|Y - Y'| of points [n, 2] and [m, 2], without bias.
+    """2 E|X - Y| - E|X - X'| - E|Y - Y'| of points [n, 2] and [m, 2], unbiased.
 
     Szekely & Rizzo, "Energy statistics: a class of statistics based on distances" (2013), eq. 5,
     with means over distinct pairs, so that it is 0 on average for two samples of one distribution
     (and can be negative). Its unit is that of the points.
 
     Raises:
-        ValueError: for anything but two or more points in the plane on each side.
+        ValueError: unless both sets contain at least two points in the plane.
     """
     _check_points(x=x, y=y)
     if len(x) < 2 or len(y) < 2:
@@ -74,25 +74,25 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
 
 def _sum_of_distances(x: Tensor, y: Tensor) -> float:
     y = y.double()
-    # The exact mode: distances through a matrix product lose the digits of near points.
+    # The exact mode, because distances by a matrix product are inaccurate for close points.
     exact = "donot_use_mm_for_euclid_dist"
     parts = (torch.cdist(part, y, compute_mode=exact) for part in x.double().split(_ROWS_AT_ONCE))
     return sum(float(part.sum()) for part in parts)
 
 
 def wasserstein_distance(x: Tensor, y: Tensor) -> float:
-    """The exact 1-Wasserstein distance between two sets of equally many points, [n, 2] each.
+    """The exact 1-Wasserstein distance between two sets of n points, [n, 2] each.
 
     The mean length of the cheapest assignment of one set to the other (Kantorovich's problem for
     uniform discrete measures; Peyre & Cuturi, "Computational Optimal Transport", 2019, section
     2.2). Cubic in n: a second for 1,000 points.
 
     Raises:
-        ValueError: for sets of different sizes, or anything but points in the plane.
+        ValueError: for sets of different sizes, or if they are not points in the plane.
     """
     _check_points(x=x, y=y)
     if len(x) != len(y):
-        raise ValueError(f"x has {len(x)} and y {len(y)} points; an assignment needs as many")
+        raise ValueError(f"x has {len(x)} and y {len(y)} points; give both the same number")
     cost = torch.cdist(x.double(), y.double()).numpy()
     rows, columns = linear_sum_assignment(cost)
     return float(cost[rows, columns].mean())

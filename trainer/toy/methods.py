@@ -1,4 +1,4 @@
-"""The methods of the 2-D experiments: each is a configuration of the trainer, nothing else."""
+"""The methods of the 2-D experiments, each of which is just a configuration of the trainer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from realness.trainer.toy.names import Networks
 
 @dataclass(frozen=True)
 class Setting:
-    """What all methods share in one paper's experiments: networks, batch and optimiser."""
+    """Settings shared by all methods in a paper's experiments: networks, batch and optimiser."""
 
     networks: Networks
     z_dim: int
@@ -44,20 +44,20 @@ SETTINGS: dict[Networks, Setting] = {
     ),
 }
 """realness: networks and z of RealnessGAN (ICLR 2020), section 4; batch, rates, moments and 3
-updates of G for one of D as in its published script. far: networks, batch and rates of "Fake Can Be
-Real in GANs", section 6.1 and appendix E; it names no optimiser."""
+updates of G per update of D as in its published script. far: networks, batch and rates of "Fake Can
+Be Real in GANs", section 6.1 and appendix E, which states no optimiser."""
 
 REALNESS = ObjectiveConfig(objective="realness", num_outcomes=5, resample="none")
-"""Five outcomes and no resampling, as in the published script of the 2-D experiment; the paper's
-default objective of G (eq. 19) and skew-normal anchors."""
+"""RealnessGAN with five outcomes and no resampling, as in the published script of the 2-D
+experiment, and with the paper's default objective of G (eq. 19) and skew-normal anchors."""
 STANDARD = ObjectiveConfig(objective="standard")
 
 
 @dataclass(frozen=True)
 class Method:
-    """What makes one method differ from the others.
+    """The settings in which a method differs from the others.
 
-    far: the share of the real batch that generated samples take, FAR-GAN's M0 / N.
+    far: fraction of the real batch that is replaced by generated samples, FAR-GAN's M0 / N.
     """
 
     label: str
@@ -110,8 +110,8 @@ def method_config(
 ) -> TrainConfig:
     """The configuration of method `name` in the setting of one paper.
 
-    num_outcomes and anchor_kl change a realness objective; further keywords are fields of
-    `OptimizerConfig`, None meaning the setting's value.
+    num_outcomes and anchor_kl change a realness objective; other keywords are fields of
+    `OptimizerConfig`, where None keeps the setting's value.
 
     Raises:
         ConfigError: for an unknown method, or a value out of range.

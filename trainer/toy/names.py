@@ -1,4 +1,4 @@
-"""What a command line offers, without importing torch for it."""
+"""Names of data and networks for the command line, without importing torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ DataName = Literal["grid9", "ring8", "grid25", "swissroll", "gauss-finite"]
 """The distributions of `realness.trainer.toy.data`."""
 
 Networks = Literal["realness", "far"]
-"""Whose networks and optimiser: RealnessGAN's (section 4.1) or FAR-GAN's (section 6.1)."""
+"""Networks and optimiser of RealnessGAN (section 4.1) or FAR-GAN (section 6.1)."""
 
 NETWORKS_OF: dict[DataName, Networks] = {
     "grid9": "realness",

@@ -1,9 +1,9 @@
 """The networks of the papers' 2-D experiments, as ensembles of independent members in one module.
 
-Toy experiments are repeated over seeds, and a network of a few thousand weights leaves a processor
-idle. So each network here is S members side by side, which share nothing: member m starts from
-seed m as it would alone, and sees its own rows only. Rows are interleaved: row r of [B * S, C]
-is sample r // S of member r % S. One member is the plain network.
+Toy experiments are repeated over seeds, and a network of a few thousand weights does not keep a
+processor busy. So each network here consists of S independent members: member m is initialised from
+seed m as it would be alone, and processes only its own rows. Rows are interleaved: row r of
+[B * S, C] is sample r // S of member r % S. With one member it is the plain network.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ POINT_DIM = 2
 def member_generators(
     seeds: Sequence[int], player: Literal["G", "D"]
 ) -> tuple[torch.Generator, ...]:
-    """A random generator for each member's initial weights; G and D of one seed get different ones.
+    """Random generators for the members' initial weights, different for G and D of the same seed.
 
     Raises:
         ValueError: for an empty ensemble.
     """
     if not seeds:
-        raise ValueError("seeds is empty; give one seed a member")
+        raise ValueError("seeds is empty; give one seed per member")
     offset = 1 if player == "D" else 0
     return tuple(torch.Generator().manual_seed(2 * seed + offset) for seed in seeds)
 
@@ -36,12 +36,12 @@ def split_members(rows: Tensor, members: int, features: int) -> Tensor:
     """Interleaved rows [B * S, features] -> a view of them, [S, B, features].
 
     Raises:
-        ValueError: if the rows have other features or are no multiple of S.
+        ValueError: if the number of features is wrong, or the number of rows not a multiple of S.
     """
     if rows.dim() != 2 or rows.shape[1] != features or rows.shape[0] % members:
         raise ValueError(
-            f"rows have shape {tuple(rows.shape)}, expected [B * {members}, {features}]: one row a "
-            "member for each sample"
+            f"rows have shape {tuple(rows.shape)}, expected [B * {members}, {features}]: one row "
+            "per sample and member"
         )
     return rows.view(-1, members, features).transpose(0, 1)
 
@@ -54,8 +54,8 @@ def interleave_members(x: Tensor) -> Tensor:
 class EnsembleLinear(nn.Module):
     """S independent linear layers, on interleaved rows: [B * S, in] -> [B * S, out].
 
-    Member m's weight [in, out] and bias [out] are drawn from `generators[m]` alone, uniform in
-    +-1/sqrt(in), as `torch.nn.Linear` starts.
+    Member m's weight [in, out] and bias [out] are drawn from `generators[m]`, uniform in
+    +-1/sqrt(in), as in `torch.nn.Linear`.
     """
 
     def __init__(
@@ -70,12 +70,12 @@ class EnsembleLinear(nn.Module):
         with torch.no_grad():
             for m, generator in enumerate(generators):
                 for parameter in (self.weight, self.bias):
-                    # On the generator's device, which the parameter (meta, say) need not share.
+                    # On the generator's device, which may differ from the parameter's (meta).
                     start = torch.empty(parameter.shape[1:], device="cpu")
                     parameter[m].copy_(start.uniform_(-bound, bound, generator=generator))
 
     def forward_members(self, x: Tensor) -> Tensor:
-        """The same on rows that are split by member: [S, B, in] -> [S, B, out]."""
+        """The layer on rows that are split by member: [S, B, in] -> [S, B, out]."""
         return torch.baddbmm(self.bias, x, self.weight)
 
     def forward(self, rows: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class EnsembleLinear(nn.Module):
 class EnsembleMaxout(EnsembleLinear):
     """A linear layer whose outputs are maxima over pieces (Goodfellow et al., 2013, eq. 1 and 2).
 
-    Interleaved rows [B * S, in] -> [B * S, out], output j being the largest of `pieces` linear
+    Interleaved rows [B * S, in] -> [B * S, out]; output j is the largest of `pieces` linear
     functions of the row.
     """
 
@@ -124,7 +124,7 @@ class EnsembleBatchNorm(nn.BatchNorm1d):
 def _perceptron(
     widths: Sequence[int], generators: Sequence[torch.Generator], *, batch_norm: bool
 ) -> nn.Sequential:
-    """Linear layers of the given widths, with ReLU (and batch normalisation before it) between."""
+    """Linear layers of the given widths, with optional batch normalisation and ReLU in between."""
     layers: list[nn.Module] = []
     for below, above in itertools.pairwise(widths[:-1]):
         layers.append(EnsembleLinear(below, above, generators))
@@ -139,7 +139,7 @@ class ToyGenerator(nn.Module):
     """RealnessGAN's generator of 2-D points (section 4): z [B * S, 32] -> points [B * S, 2].
 
     Four hidden layers of 400 units, each followed by batch normalisation (running statistics in
-    eval mode) and ReLU. `seeds` holds one seed a member. Not meant to be sharded over ranks.
+    eval mode) and ReLU. `seeds` holds one seed per member. Not meant to be sharded over ranks.
     """
 
     def __init__(self, seeds: Sequence[int], *, z_dim: int = 32, width: int = 400) -> None:
@@ -194,7 +194,7 @@ class FarGenerator(nn.Module):
 class FarDiscriminator(nn.Module):
     """FAR-GAN's discriminator of 2-D points (table 4): [B * S, 2] -> outputs [B * S, num_outputs].
 
-    Three hidden layers of 64 units with ReLU; the paper's has one output.
+    Three hidden layers of 64 units with ReLU; in the paper there is one output.
     """
 
     def __init__(self, num_outputs: int, seeds: Sequence[int], *, width: int = 64) -> None:

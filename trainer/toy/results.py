@@ -1,4 +1,4 @@
-"""Train an experiment and measure it on the way."""
+"""Training an experiment and measuring it during training."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from realness.trainer.toy.measures import ModeMeasures, energy_distance, measure
 from realness.trainer.updates.step import Stats
 
 NUM_SAMPLES = 10_000
-"""Samples behind each measure (RealnessGAN, section 4.1)."""
+"""Samples per measurement (RealnessGAN, section 4.1)."""
 NUM_DISTANCE_SAMPLES = 2_000
-"""Of these, and of fresh points, for the energy distance: its cost grows with the square."""
+"""Samples and new points used for the energy distance, whose cost is quadratic."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """One member at one iteration; `samples` is [NUM_SAMPLES, 2].
+    """Measures of one member at one iteration; `samples` is [NUM_SAMPLES, 2].
 
-    `modes` is None for data without modes. `distance` is the energy distance to fresh points of the
+    `modes` is None for data without modes. `distance` is the energy distance to new points of the
     distribution, not to the training points.
     """
 
@@ -35,7 +35,7 @@ class Result:
 
 
 def measure(experiment: Experiment, data: ToyData) -> list[Result]:
-    """The state of each member now."""
+    """Measure the current state of each member."""
     target = data.target_points(NUM_DISTANCE_SAMPLES)
     results = []
     for seed, samples in zip(experiment.gan.seeds, experiment.sample(NUM_SAMPLES), strict=True):
@@ -68,7 +68,7 @@ def train(
 
 
 def medians(results: Sequence[Result]) -> dict[str, float]:
-    """The median of each measure over members; of sigma over those that recovered a mode."""
+    """The median of each measure over members; for sigma, over those that recovered a mode."""
     table = {"distance": median(result.distance for result in results)}
     modes = [result.modes for result in results if result.modes is not None]
     if modes:

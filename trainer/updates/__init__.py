@@ -1,1 +1,1 @@
-"""One update of D and one of G, and what they need: the two players, schedules, averages."""
+"""Updates of D and G, and their parts: the two players, schedules, the moving average."""

@@ -1,10 +1,10 @@
-"""The loss of a batch whose rows go through a network in several parts: exact accumulation.
+"""Exact gradient accumulation: the loss of a batch that passes through a network in several parts.
 
-A loss that is a mean over samples is the mean of its parts' losses, and their gradients add up. Not
-so where the loss couples the samples of a batch, as RealnessGAN's Gaussian of the batch does. Then
-the outputs of all parts are computed first, without gradients, and with them the loss of the whole
-batch and its slope with respect to every output. A second pass over each part passes these slopes
-on: d loss/d weights = sum over outputs of slope * d output/d weights, the chain rule.
+A loss that is a mean over samples is the mean of its parts' losses, and their gradients add up.
+This fails if the loss couples the samples of a batch, as RealnessGAN's Gaussian of the batch does.
+Then the outputs of all parts are computed first, without gradients, and from them the loss of the
+whole batch and its slope with respect to every output. A second pass over each part backpropagates
+these slopes: d loss/d weights = sum over outputs of slope * d output/d weights, the chain rule.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Outputs = tuple[Tensor, ...]
 
 
 def split_rows(num_rows: int, size: int) -> list[slice]:
-    """Rows in parts of `size`, the last one maybe smaller; all of them in one for a size of 0."""
+    """Split rows into parts of `size`, of which the last may be smaller; size 0 gives one part."""
     if not size or size >= num_rows:
         return [slice(None)]
     return [slice(start, start + size) for start in range(0, num_rows, size)]
@@ -37,9 +37,9 @@ def run_in_parts(
 
 
 class BatchLoss:
-    """The loss of a batch, taken part by part: `of(rows, outputs)` for each part in turn.
+    """The loss of a batch computed part by part: call `of(rows, outputs)` for each part in turn.
 
-    loss_of: the loss, given rows and their outputs. parts: of equal size.
+    loss_of: the loss, given rows and their outputs. parts: slices of rows, of equal size.
     """
 
     def __init__(self, loss_of: Callable[..., Tensor], parts: Sequence[slice]) -> None:
@@ -51,12 +51,12 @@ class BatchLoss:
 
     @staticmethod
     def num_forwards(parts: Sequence[slice], couples: bool) -> int:
-        """How often the network runs on a part, over all parts, with `look_ahead` if needed."""
+        """Forward passes of the network over all parts, including `look_ahead` if needed."""
         return len(parts) * (2 if couples and len(parts) > 1 else 1)
 
     @torch.no_grad()
     def look_ahead(self, parts: Sequence[slice], outputs_of: Callable[[slice], Outputs]) -> None:
-        """Compute the outputs of all `parts` first, for a loss that couples samples."""
+        """Compute the outputs of all `parts` in advance, for a loss that couples samples."""
         if len(parts) == 1:
             return
         seen = [outputs_of(rows) for rows in parts]
@@ -71,7 +71,7 @@ class BatchLoss:
         if self._slopes is not None:
             pairs = zip(outputs, self._slopes, strict=True)
             linear = torch.stack([(output * slope[rows]).sum() for output, slope in pairs]).sum()
-            # The player takes the mean over parts; the slopes belong to the sum.
+            # The player averages over parts, but the slopes are those of the sum.
             return self._num_parts * linear
         loss = self._loss_of(rows, *outputs)
         self._losses.append(loss.detach())
@@ -80,21 +80,21 @@ class BatchLoss:
 
     @property
     def value(self) -> Tensor:
-        """The loss of the whole batch, a constant; known when all parts are done."""
+        """The detached loss of the whole batch; available when all parts are done."""
         return torch.stack(self._losses).mean()
 
     @property
     def outputs(self) -> Outputs:
-        """The outputs of all rows, constants."""
+        """The detached outputs of all rows."""
         return tuple(torch.cat(column) for column in zip(*self._outputs, strict=True))
 
 
 def mean_over_parts(reports: Sequence[Stats]) -> Stats:
-    """The means of what equal parts report; empty for no report."""
+    """The means of the statistics of parts of equal size; empty without reports."""
     names = reports[0] if reports else ()
     return {name: torch.stack([stats[name] for stats in reports]).mean() for name in names}
 
 
 def gathered_if(needed: float, player: Player) -> AbstractContextManager[None]:
-    """The player's weights whole on every rank where passes are differentiated twice."""
+    """`player.gathered()` if `needed` is not 0 (passes are differentiated twice); else no-op."""
     return player.gathered() if needed else nullcontext()

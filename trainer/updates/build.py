@@ -1,4 +1,4 @@
-"""G, D and the objective of a configuration, and what start-up asks about them."""
+"""Building G, D and the objective of a configuration, and properties needed at start-up."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from realness.trainer.objectives import Objective, build_objective
 
 
 def build_networks(config: TrainConfig) -> tuple[nn.Module, nn.Module, Objective]:
-    """G, D and the objective, with the same initial weights on every rank and any device.
+    """Build G, D and the objective, with the same initial weights on every rank and any device.
 
     Activations have the layout of `config.engine.memory_format`.
     """
@@ -38,7 +38,7 @@ def build_networks(config: TrainConfig) -> tuple[nn.Module, nn.Module, Objective
 
 @dataclass(frozen=True)
 class NetworkSize:
-    """Trainable numbers of a network, and of the largest of its weights."""
+    """Number of trainable parameters of a network, and of its largest weight tensor."""
 
     num_weights: int
     largest_weight: int
@@ -52,9 +52,9 @@ class NetworkSize:
 
 @dataclass(frozen=True)
 class Blueprint:
-    """What start-up asks about a run's networks and objective before they are built.
+    """Properties of a run's networks and objective that are needed before they are built.
 
-    has_batch_statistics: whether an image of G depends on the others of its batch.
+    has_batch_statistics: whether an image of G depends on the other images of its batch.
     """
 
     g: NetworkSize

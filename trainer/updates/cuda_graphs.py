@@ -1,10 +1,10 @@
 """Whole updates as CUDA graphs.
 
-An update of a small network is a great many launches of microseconds each, and the host may not
-issue them as fast as a GPU does them. A graph is the list of launches of one update, recorded once,
-which the device then runs by itself. What the host decides differs between updates only by their
-`Plan`, so there is one graph for each plan. The images, the position in the run and the learning
-rates lie in tensors that the graph reads anew.
+An update of a small network consists of many kernel launches of microseconds each, and the host may
+not issue them as fast as a GPU executes them. A graph is the list of launches of one update,
+recorded once, which the device then runs by itself. Host-side decisions differ between updates only
+in their `Plan`, so there is one graph per plan. The images, the position in the run and the
+learning rates are in tensors that each replay reads again.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from realness.trainer.updates.schedule import Plan, plan_d, plan_g
 from realness.trainer.updates.step import update_d, update_g
 
 NUM_WARM_UPDATES = 3
-"""Updates under each plan that run as usual before one is captured: libraries choose their
-algorithms in them, and whatever is allocated once is allocated outside of the graph."""
+"""Eager updates per plan before one is captured: in them libraries choose their algorithms, and
+memory that is allocated only once is allocated outside of the graph."""
 
 
 class Graph(Protocol):
-    """Work for the device, to be captured once and then repeated."""
+    """Work on the device that is captured once and then replayed."""
 
     def capture(self, work: Callable[[], Any]) -> Any:
-        """Record `work` without doing it; returns what it returned, to be filled by replays."""
+        """Record `work` without executing it; returns its result, which replays fill."""
         ...
 
     def replay(self) -> None:
-        """Do the recorded work, on the memory that it was recorded with."""
+        """Execute the recorded work, in the memory with which it was recorded."""
         ...
 
 
 class CudaGraph:
-    """A `Graph` of torch's. All share one pool of memory, as no two run at a time."""
+    """A `Graph` of torch. All share one memory pool, because no two run at the same time."""
 
     _pool: Any = None
 
@@ -53,7 +53,7 @@ class CudaGraph:
 
     def capture(self, work: Callable[[], Any]) -> Any:
         stream = torch.cuda.current_stream()
-        # Of this thread alone: decoders and the saver's thread may allocate meanwhile.
+        # Only this thread, because decoders and the saver's thread may allocate meanwhile.
         with torch.cuda.graph(
             self._graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
         ):
@@ -65,7 +65,7 @@ class CudaGraph:
 
 @dataclass(frozen=True)
 class _Recording:
-    """The captured updates of one plan, and what a replay reports: `values` [num] by `names`."""
+    """The captured update of a plan, and its statistics: `values` [num], named by `names`."""
 
     graph: Graph
     names: list[str]
@@ -73,10 +73,9 @@ class _Recording:
 
 
 class CapturedUpdate:
-    """`update_d` or `update_g` by graphs: the same arguments, the same results.
+    """`update_d` or `update_g` through CUDA graphs, with the same arguments and results.
 
-    It belongs to the `Gan` of its first call. `update` and `plan_of` are those of `updates.step`
-    and `updates.schedule`.
+    Use one per `Gan`. `update` and `plan_of` are those of `updates.step` and `updates.schedule`.
     """
 
     def __init__(
@@ -88,7 +87,7 @@ class CapturedUpdate:
         self._update, self._plan_of, self._new_graph = update, plan_of, new_graph
         self._num_warm: Counter[Plan] = Counter()
         self._recordings: dict[Plan, _Recording] = {}
-        # What a graph reads: the images, if any, and the position of the first one.
+        # Inputs of the graphs: the images, if any, and the index of the first sample.
         self._real: Tensor | None = None
         self._first = torch.zeros((), dtype=torch.int64)
 
@@ -104,7 +103,7 @@ class CapturedUpdate:
             self._real.copy_(real)
         self._first.fill_(first)
         recording.graph.replay()
-        # Copies: the next replay writes over them.
+        # Copied, because the next replay overwrites them.
         return dict(zip(recording.names, recording.values.clone().unbind(), strict=True))
 
     def _capture(self, gan: Gan, real: Tensor | None, plan: Plan) -> _Recording:
@@ -123,16 +122,16 @@ class CapturedUpdate:
 
 
 def captured_updates() -> tuple[CapturedUpdate, CapturedUpdate]:
-    """`update_d` and `update_g` by graphs."""
+    """`update_d` and `update_g` through CUDA graphs."""
     return CapturedUpdate(update_d, plan_d), CapturedUpdate(update_g, plan_g)
 
 
 @contextlib.contextmanager
 def capturing_stream(config: TrainConfig, device: torch.device) -> Iterator[None]:
-    """Work on a stream of our own where the run captures: the default one cannot be captured.
+    """Use a separate stream if the run captures graphs: the default stream cannot be captured.
 
-    Everything runs there, the updates before the first capture too, because autograd sums a
-    weight's gradients on the stream that the weight was first used on.
+    Everything runs on it, including the updates before the first capture, because autograd sums a
+    weight's gradients on the stream on which the weight was first used.
 
     Raises ConfigError for graphs without a CUDA device.
     """
@@ -140,6 +139,6 @@ def capturing_stream(config: TrainConfig, device: torch.device) -> Iterator[None
         yield
         return
     if device.type != "cuda":
-        raise ConfigError(f"--cuda-graphs needs a CUDA device, and this run is on {device}")
+        raise ConfigError(f"--cuda-graphs needs a CUDA device, but this run is on {device}")
     with torch.cuda.stream(torch.cuda.Stream(device)):
         yield

@@ -1,4 +1,4 @@
-"""The exponential moving average of the generator, which is what one samples from."""
+"""The exponential moving average of the generator, which is used for sampling."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from realness.trainer.distributed.ranks import rank, world_size
 
 
 class Ema:
-    """A float32 copy of a network that follows it with a half-life stated in images.
+    """A float32 copy of a network that follows it with a half-life given in images.
 
-    Early on the half-life is `rampup` times the images seen (Karras et al., StyleGAN2-ADA, 2020),
-    or the copy would show the initial weights for several half-lives; 0 switches that off.
+    Early in training the half-life is limited to `rampup` times the images seen (Karras et al.,
+    StyleGAN2-ADA, 2020), because the copy would otherwise be dominated by the initial weights for
+    several half-lives; 0 disables the limit.
 
     Weights and floating-point buffers (the running statistics of batch normalisation) are averaged
-    alike, so that the statistics belong to the averaged weights; what a network names in
-    `tracked_buffers` is copied, being an average already. `module` is in evaluation mode.
+    in the same way, so that the statistics match the averaged weights; buffers that a network lists
+    in `tracked_buffers` are copied, because they are already averages. `module` is in evaluation
+    mode.
     """
 
     def __init__(self, module: nn.Module, halflife_images: float, rampup: float = 0.0) -> None:
@@ -29,7 +31,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, source: nn.Module, num_images: int, images_seen: int) -> None:
-        """Move towards `source` by the share that the last `num_images` of `images_seen` weigh."""
+        """Move towards `source` by the weight of the last `num_images` of `images_seen`."""
         halflife = self._halflife_images
         if self._rampup:
             halflife = min(halflife, self._rampup * images_seen)
@@ -46,7 +48,7 @@ class Ema:
             mine[name].copy_(theirs[name])
 
     def state(self) -> list[Fragment]:
-        """The average, which every rank holds whole."""
+        """The average as fragments; every rank holds all of it."""
         return replicated("EMA.model", self.module.state_dict())
 
     def owned_state(self) -> list[Fragment]:

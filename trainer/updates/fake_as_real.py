@@ -15,7 +15,7 @@ from realness.trainer.updates.gan import Gan
 
 @torch.no_grad()
 def fakes_as_real(gan: Gan, first: int | Tensor) -> Tensor:
-    """This rank's share of D_FAR: the M0 of M1 fresh generated samples with the lowest scores.
+    """This rank's share of D_FAR: the M0 of M1 newly generated samples with the lowest scores.
 
     Eq. 11, over the candidates of all ranks. Low scores mark regions where many generated samples
     crowd around one real sample (section 5). Returns [rows, ...].
@@ -39,7 +39,8 @@ def fakes_as_real(gan: Gan, first: int | Tensor) -> Tensor:
 def lowest(candidates: Tensor, scores: Tensor, count: int, num_members: int = 1) -> Tensor:
     """The `count` rows with the lowest scores, lowest first; candidates: [M, ...], scores: [M].
 
-    For an ensemble row r belongs to member r % num_members, which chooses among its own rows.
+    In an ensemble, row r belongs to member r % num_members, and each member's rows are compared
+    only with each other.
     """
     table = scores.view(-1, num_members)
     chosen = table.topk(count, dim=0, largest=False).indices * num_members
@@ -49,8 +50,8 @@ def lowest(candidates: Tensor, scores: Tensor, count: int, num_members: int = 1)
 def lowest_over_ranks(candidates: Tensor, scores: Tensor, count: int) -> Tensor:
     """This rank's equal share of the `count` lowest-scored rows of all ranks; collective.
 
-    Which rows are chosen, and their order over the ranks, do not depend on the number of ranks.
-    Only chosen rows travel. It waits for the device once, to learn how many go where.
+    The selected rows and their order over the ranks do not depend on the number of ranks. Only
+    selected rows are sent. Synchronises with the device once, to get the number of rows to send.
     """
     ranks, mine = world_size(), rank()
     everywhere = [torch.empty_like(scores) for _ in range(ranks)]
@@ -67,6 +68,6 @@ def lowest_over_ranks(candidates: Tensor, scores: Tensor, count: int) -> Tensor:
         torch.bincount(owners[taken], minlength=ranks).tolist(),
         torch.bincount(takers[given], minlength=ranks).tolist(),
     )
-    # Rows come grouped by sender; put them back into the order of their scores.
+    # Rows arrive grouped by sender; restore the order of their scores.
     order = torch.argsort(owners[taken], stable=True).to(received.device)
     return torch.empty_like(received).index_copy_(0, order, received)

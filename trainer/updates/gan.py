@@ -1,4 +1,4 @@
-"""The two players with everything that their updates need."""
+"""The two players and everything that their updates need."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from realness.trainer.updates.accumulation import split_rows
 
 @dataclass(frozen=True)
 class Gan:
-    """Generator and discriminator, with the objective that they play.
+    """Generator and discriminator with their objective.
 
-    `seeds` has one entry for each member of an ensemble of networks; images have one member.
+    `seeds` has one entry per member of an ensemble of networks; runs on images have one member.
     """
 
     config: TrainConfig
@@ -34,22 +34,23 @@ class Gan:
 
     @property
     def num_members(self) -> int:
-        """Independent networks in one; row r of a batch belongs to member r % num_members."""
+        """Number of independent networks; row r of a batch belongs to member r % num_members."""
         return len(self.seeds)
 
     @property
     def local_batch(self) -> int:
-        """Images of one rank in one update."""
+        """Images per rank and update."""
         return self.config.batch_size // world_size()
 
     def parts(self) -> list[slice]:
-        """The rows of this rank's share that each pass of an update takes."""
+        """The rows of this rank's share that are processed in each pass of an update."""
         return split_rows(self.local_batch, self.config.engine.micro_batch)
 
     def draws(self, stream: Stream, first: int | Tensor, num_rows: int | None = None) -> Draws:
-        """This rank's draws for the `num_rows` samples (all ranks') from `first` on in `stream`.
+        """This rank's draws for `num_rows` samples, counted over all ranks, of `stream`.
 
-        `num_rows` is the batch size if not given. `first`: see `batch_draws`.
+        The samples start at index `first` (see `batch_draws`). `num_rows` defaults to the batch
+        size.
         """
         return batch_draws(
             self.config.seed,
@@ -62,10 +63,8 @@ class Gan:
         )
 
     def normalise(self, images: Tensor, stream: Stream, first: int) -> Tensor:
-        """uint8 [B, 3, R, R] -> float32 in [-1, 1], laid out and dequantised as configured.
-
-        `first` is the global batch's first sample in `stream`.
-        """
+        """Convert uint8 [B, 3, R, R] to float32 in [-1, 1], with the configured memory format and
+        dequantisation. `first` is the index in `stream` of the global batch's first sample."""
         layout = choose_layout(self.config.engine.memory_format)
         images = images.to(self.device, torch.float32, memory_format=layout)
         images = images.mul_(1 / 127.5).sub_(1)
@@ -78,10 +77,10 @@ class Gan:
     def inputs(
         self, draws: Draws, code_share: float, real: Tensor | None, draws_real: Draws | None
     ) -> tuple[Any, ...]:
-        """G's inputs for the samples of `draws`: `training_inputs`, and more for P2GAN.
+        """G's inputs for the samples of `draws`: `training_inputs`, plus two for P2GAN.
 
-        That is a code [B, code_dim] of the posterior that D gives the real image of the same row
-        (`real`: D's output [B, num_outputs]), and the plan's `code_share`.
+        These are a code [B, code_dim] from D's posterior of the real image in the same row (`real`:
+        D's output [B, num_outputs]), and the plan's `code_share`.
         """
         generator, z_dim = self.g.module, self.config.g.z_dim
         if not self.objective.code_dim:
@@ -92,7 +91,7 @@ class Gan:
         return training_inputs(generator, draws, z_dim, (codes, code_share))
 
     def track_codes(self, real: Tensor | None) -> None:
-        """Let G follow the posteriors of real images, from D's output on them [B, num_outputs]."""
+        """Update G's average of posteriors with D's output [B, num_outputs] on real images."""
         if self.objective.code_dim and real is not None:
             mean, std = cast(CodeObjective, self.objective).factors(real)
             factors = mean_over_ranks(torch.stack([mean.mean(0), std.mean(0)]))

@@ -16,24 +16,25 @@ from realness.trainer.updates.step import update_d, update_g
 
 
 class Updates(NamedTuple):
-    """How D and G are updated: `update_d` and `update_g`, or the same by CUDA graphs."""
+    """The functions that update D and G: `update_d` and `update_g`, or their CUDA graphs."""
 
     d: Callable[[Gan, Tensor, int], Stats]
     g: Callable[[Gan, Tensor | None, int], Stats]
 
 
 def choose_updates(config: EngineConfig) -> Updates:
-    """The updates that `config` asks for; graphs belong to the first `Gan` that they see."""
+    """The updates that `config` asks for; captured ones may be used with only one `Gan`."""
     return Updates(*captured_updates()) if config.cuda_graphs else Updates(update_d, update_g)
 
 
 def run_iteration(
     gan: Gan, updates: Updates, real_of: Callable[[Stream, int], Tensor], images: int
 ) -> Iterator[Stats]:
-    """Make the updates of the iteration that begins at `images` images; yields what each reports.
+    """Run the updates of the iteration that starts at `images` images; yields the stats of each.
 
-    real_of: the next real batch of a stream, [B, ...] in the networks' range, given the number of
-    its first sample over all ranks. G's stream is asked only where G's objective needs real images.
+    real_of: returns the next real batch of a stream, [B, ...] in the networks' range, given the
+    index of its first sample over all ranks. It is called for G's stream only if G's objective
+    needs real images.
     """
     optimizer, batch = gan.config.optimizer, gan.config.batch_size
     for update in range(optimizer.k_d):

@@ -2,7 +2,8 @@
 
 Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (CVPR 2020), section 3.2 and
 appendix B: E (||J^T y|| - a)^2 with J = dG(w)/dw, images y of unit normal noise, and a the moving
-average of ||J^T y||, so that a step in W moves the image by the same amount everywhere.
+average of ||J^T y||. A step of fixed length in W then changes the image by the same amount
+everywhere.
 """
 
 from __future__ import annotations
@@ -20,24 +21,24 @@ from realness.trainer.updates.accumulation import Stats
 from realness.trainer.updates.gan import Gan
 
 MEAN_WEIGHT = 0.01
-"""Of the newest update in the moving average a: a decay of 0.99."""
+"""Weight of the newest update in the moving average a, i.e. a decay of 0.99."""
 
 
 def zero_offset(generator: StyleGAN2Generator, like: Tensor) -> Tensor:
-    """An offset of 0 for the styles of each row of `like`, to be differentiated by.
+    """A zero offset of the styles per row of `like`, with respect to which to differentiate.
 
-    In the place of the styles themselves, which ZeRO 3 would hand out as copies.
+    It replaces the styles themselves, of which ZeRO 3 would return copies.
     """
     shape = (like.shape[0], generator.num_styles, generator.w_dim)
     return torch.zeros(shape, dtype=like.dtype, device=like.device, requires_grad=True)
 
 
 def path_lengths(images: Tensor, offset: Tensor, noise: Tensor) -> Tensor:
-    """||J^T y|| of each sample, [B] fp32, ready for a second backward.
+    """||J^T y|| per sample, [B] fp32, which can be differentiated again.
 
-    images [B, 3, R, R] made of styles w + offset [B, L, w_dim], where each layer has its own; noise
-    y has the shape of the images. J^T y = grad_w (G(w) . y), one backward pass. Its norm is the
-    root of the mean over layers of the squared norms.
+    images [B, 3, R, R] are generated from styles w + offset [B, L, w_dim], separate for each layer;
+    noise y has the shape of the images. J^T y = grad_w (G(w) . y), one backward pass. Its norm is
+    the root of the mean over layers of the squared norms.
     """
     (gradient,) = torch.autograd.grad((images * noise).sum(), offset, create_graph=True)
     return gradient.square().sum(2).mean(1).sqrt()
@@ -46,11 +47,11 @@ def path_lengths(images: Tensor, offset: Tensor, noise: Tensor) -> Tensor:
 def path_length_penalty(
     gan: Gan, draws: Draws, code_share: float, real: Tensor | None, draws_real: Draws
 ) -> tuple[Tensor, Stats]:
-    """weight * E (||J^T y|| - a)^2, and what to report, on one of `path_length_shrink` samples.
+    """weight * E (||J^T y|| - a)^2 on one of every `path_length_shrink` samples, and statistics.
 
     The arguments are those of `Gan.inputs`. Noise is divided by the side of the images in pixels,
-    so that lengths do not grow with it. The moving average is the one before this update. Runs
-    beside the engine's forward, as R1 does.
+    so that lengths do not grow with the resolution. The moving average is the one before this
+    update. Runs the module directly, not through the engine, as R1 does.
     """
     penalty, size = gan.config.penalty, gan.config.data.resolution
     rows = slice(None, None, penalty.path_length_shrink)
@@ -69,7 +70,7 @@ def path_length_penalty(
 
 @torch.no_grad()
 def track_path_length(gan: Gan, newest: Tensor) -> None:
-    """Let the moving average a follow the mean of this update's lengths; collective."""
+    """Update the moving average a with the mean of this update's lengths; collective."""
     average = cast(StyleGAN2Generator, gan.g.module).path_length_mean
     moved = torch.lerp(average, mean_over_ranks(newest).to(average), MEAN_WEIGHT)
     average.copy_(torch.where(moved.isfinite(), moved, average))

@@ -1,4 +1,4 @@
-"""Schedules, all as functions of images seen."""
+"""Schedules as functions of the number of images seen."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from realness.trainer.config import TrainConfig
 
 
 def lr_factor(config: TrainConfig, images: int) -> float:
-    """What the learning rates are multiplied by after `images` images: warm-up times decay."""
+    """The factor of the learning rates after `images` images: warm-up times decay."""
     schedule = config.optimizer
     warmup = schedule.lr_warmup_kimg * 1000
-    # The first update must not have rate 0, so the ramp counts the batch under way.
+    # The first update must not have rate 0, so the ramp includes the current batch.
     ramp = min(1.0, (images + config.batch_size) / warmup) if warmup else 1.0
     if schedule.lr_decay == "none":
         return ramp
@@ -28,12 +28,12 @@ def lr_factor(config: TrainConfig, images: int) -> float:
 
 
 def lazy_weight(interval: int, first: int, batch_size: int) -> float:
-    """What a term due every `interval` images weighs in the update on images from `first` on.
+    """The weight of a term due every `interval` images, in the update on images from `first` on.
 
-    As many updates as there are from one such update to the next, on average, so that the term's
-    mean gradient stays what it is without laziness; 0 where it is not due. An interval up to the
-    batch size is every update. Karras et al., "Analyzing and Improving the Image Quality of
-    StyleGAN" (CVPR 2020), section 3.1, which counts 16 and 8 updates of 32 images.
+    It is the average number of updates per update in which the term is due, so that the term's mean
+    gradient is the same as without laziness; 0 if it is not due. An interval up to the batch size
+    means every update. Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (CVPR
+    2020), section 3.1, which uses 16 and 8 updates of 32 images.
     """
     if interval <= batch_size:
         return 1.0
@@ -43,12 +43,12 @@ def lazy_weight(interval: int, first: int, batch_size: int) -> float:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the host decides about one update of a network; all the rest is up to tensors.
+    """The host-side decisions for one update. Everything else is computed on the device.
 
-    So an update can be captured once for each plan, and repeated on the device (`cuda_graphs`).
+    An update can therefore be captured once per plan, and replayed on the device (`cuda_graphs`).
 
-    penalty: what the network's lazy penalty weighs in this update, 0 where it is not due.
-    code_share: P2GAN's posterior modules: 0.0 in the pretraining phase, 1.0 after it.
+    penalty: weight of the network's lazy penalty in this update, 0 if it is not due.
+    code_share: weight of P2GAN's posterior modules: 0.0 during pretraining, 1.0 afterwards.
     """
 
     penalty: float

@@ -1,4 +1,4 @@
-"""A `Gan` on images whose networks are DeepSpeed engines, with its moving average and its state."""
+"""A `Gan` for images whose players are DeepSpeed engines, with its moving average and state."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ class ShardedGan(Gan):
     ema: Ema = field(kw_only=True)
 
     def owned_state(self) -> list[Fragment]:
-        """What this rank writes into a checkpoint."""
+        """The fragments that this rank writes into a checkpoint."""
         return self.g.owned_state() + self.d.owned_state() + self.ema.owned_state()
 
     def target_state(self) -> list[Fragment]:
-        """What this rank reads from a checkpoint."""
+        """The fragments that this rank reads from a checkpoint."""
         return self.g.target_state() + self.d.target_state() + self.ema.state()
 
     def update_average(self, images_seen: int) -> None:
-        """Move the average towards G, which has learnt from another batch; collective."""
+        """Move the average towards G after an iteration; collective."""
         with self.g.gathered():
             self.ema.update(self.g.module, self.config.batch_size, images_seen)
 
@@ -52,7 +52,7 @@ class ShardedGan(Gan):
         return {engine.name: engine.num_updates() for engine in (self.g, self.d)}
 
     def finish_loading(self, num_updates: dict[str, int]) -> None:
-        """Take over a filled `target_state`."""
+        """Apply a filled `target_state`, and set the engines' counts of updates."""
         for engine in (self.g, self.d):
             engine.finish_loading(num_updates[engine.name])
 
@@ -70,8 +70,8 @@ def build_gan(config: TrainConfig, device: torch.device) -> ShardedGan:
     compiled = wants_compiled(config.engine, device, has_statistics=has_statistics)
     if rank() == 0 and config.num_passes(world_size()) > 1 and has_statistics:
         log.warning(
-            "G has batch normalisation: its statistics are those of %d images, not of the batch of "
-            "%d, so this run is not the one that --micro-batch 0 gives",
+            "G has batch normalisation: its statistics are computed over %d images, not over the "
+            "batch of %d, so results differ from those with --micro-batch 0",
             config.engine.micro_batch * world_size(),
             config.batch_size,
         )

@@ -1,9 +1,9 @@
 """One update of D and one update of G.
 
-Both count samples: `first` is the index of the batch's first sample in its streams, over all ranks
-and the whole run. The values they return are tensors on the device; nothing here waits for it.
-What the host decides is in the `plan` of an update, made for `first` where none is given; with a
-plan `first` may be a tensor as well. A batch may go through the networks in parts (`gan.parts()`).
+`first` is the index of the batch's first sample in its streams, counted over all ranks and the
+whole run. Returned values are tensors on the device; there is no device synchronisation. The
+host-side decisions are in the `plan` of an update, computed from `first` if not given; with a plan,
+`first` may also be a tensor. A batch may pass through the networks in parts (`gan.parts()`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from realness.trainer.updates.schedule import Plan, plan_d, plan_g
 def update_d(gan: Gan, real: Tensor, first: int | Tensor, plan: Plan | None = None) -> Stats:
     """Update D once. real: [B, ...] in the networks' range, this rank's share of the real batch.
 
-    With FAR-GAN's M0 fakes the real batch is that much smaller: the fakes complete it.
+    With FAR-GAN, the real batch has M0 images less, and M0 fakes complete it.
     """
     plan = plan or plan_d(gan.config, cast(int, first))
     objective, parts = gan.objective, gan.parts()
@@ -51,7 +51,7 @@ def update_d(gan: Gan, real: Tensor, first: int | Tensor, plan: Plan | None = No
     with gan.d.gathered():
         update_spectral_norm(gan.d.module)
 
-    # D treats every image alike, so one pass over both batches is exact and loads the weights once.
+    # D treats all images alike, so one pass over both batches is exact and loads the weights once.
     def outputs(rows: slice) -> tuple[Tensor, ...]:
         return gan.d(torch.cat([real[rows], fake[rows]])).float().chunk(2)
 
@@ -90,7 +90,7 @@ def update_g(gan: Gan, real: Tensor | None, first: int | Tensor, plan: Plan | No
     path_draws = gan.draws(Stream.PATH, first)
     num_forwards = BatchLoss.num_forwards(parts, objective.couples_samples)
 
-    # Frozen, because D's gradients of this step would otherwise leak into its next update.
+    # Frozen, because D's gradients in this step would otherwise leak into D's next update.
     with frozen(gan.d) as discriminator:
         out_real = None if real is None else run_in_parts(discriminator, real, parts)
 
@@ -131,7 +131,7 @@ def update_g(gan: Gan, real: Tensor | None, first: int | Tensor, plan: Plan | No
 def generate(gan: Gan, real: Tensor, real_draws: Draws, fake_draws: Draws, plan: Plan) -> Tensor:
     """This rank's generated images [B, ...] for an update of D, in the dtype of `real`.
 
-    P2GAN's are made of codes that D gives the `real` images of the same rows.
+    For P2GAN they use codes from D's posteriors of the `real` images in the same rows.
     """
     parts = gan.parts()
 
@@ -144,10 +144,10 @@ def generate(gan: Gan, real: Tensor, real_draws: Draws, fake_draws: Draws, plan:
 
 
 def gradient_penalty(gan: Gan, real: Tensor, fake: Tensor, draws: Draws) -> tuple[Tensor, Stats]:
-    """The weighted sum of the configured penalties on grad_x score(D(x)), and each by itself.
+    """The weighted sum of the configured penalties on grad_x score(D(x)), and each one separately.
 
-    It runs beside the engine's forward, through the module: DeepSpeed allows one forward a backward
-    to go through its hooks, and gradients come out exact (to 2e-7) this way.
+    Runs the module directly, not through the engine: DeepSpeed allows only one forward pass per
+    backward pass through its hooks, and gradients are exact (to 2e-7) this way.
     """
     config = gan.config.penalty
     terms = []

@@ -160,7 +160,7 @@ def test_wrong_input_is_explained(
     copy = tmp_path / "copy"
     copy.mkdir()
     (copy / "checkpoints").symlink_to(run / "checkpoints")
-    assert "config.json is no readable configuration" in refused(capsys, copy, out)
+    assert "config.json is not a valid configuration" in refused(capsys, copy, out)
     config["d"]["d_width"] *= 2
     (copy / "config.json").write_text(json.dumps(config))
     assert "the architecture differs" in refused(capsys, copy, out)
@@ -177,4 +177,4 @@ def test_a_damaged_checkpoint_is_refused(
     content = bytearray(share.read_bytes())
     content[-1] ^= 1
     share.write_bytes(content)
-    assert "another size or checksum" in refused(capsys, tmp_path, tmp_path / "out")
+    assert "does not have the size or checksum" in refused(capsys, tmp_path, tmp_path / "out")

@@ -105,7 +105,7 @@ def test_what_is_no_torchscript_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "text.pt"
     path.write_text("no network")
     file = NetworkFile(str(path), hashlib.sha256(path.read_bytes()).hexdigest())
-    with pytest.raises(FeatureNetworkError, match="no TorchScript"):
+    with pytest.raises(FeatureNetworkError, match="not a valid TorchScript"):
         open_network("inception", file=file)
     with pytest.raises(FeatureNetworkError, match="use inception or efflite0"):
         open_network("vgg")

@@ -410,5 +410,5 @@ def test_batch_norm_refuses_a_second_derivative():
 
 
 def test_batch_norm_refuses_a_single_value():
-    with pytest.raises(ValueError, match=r"more than one value a channel.*\(1, 3\)"):
+    with pytest.raises(ValueError, match=r"more than one value per channel.*\(1, 3\)"):
         GlobalBatchNorm(3)(torch.randn(1, 3))

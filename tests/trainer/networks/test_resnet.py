@@ -308,6 +308,6 @@ def test_wrong_settings_and_inputs_are_refused():
     with pytest.raises(ValueError, match="resolution=48 must be a power of two"):
         small_networks(48)
     with pytest.raises(
-        ValueError, match=r"resnet has no normalisation that a posterior code .code_dim=5"
+        ValueError, match=r"resnet has no normalisation layers that a posterior code .code_dim=5"
     ):
         build_generator(GeneratorConfig(generator="resnet"), 32, code_dim=5)

@@ -435,7 +435,7 @@ def test_wrong_inputs_are_named() -> None:
         side_channels(16, 512, 32)
     with pytest.raises(ConfigError, match=r"--style-mixing=1\.5"):
         replace(TINY_G, style_mixing=1.5)
-    with pytest.raises(ConfigError, match=r"--discriminator=stylegan2 has no normalisation"):
+    with pytest.raises(ConfigError, match=r"stylegan2 does not support normalisation"):
         replace(TINY_D, d_norm="spectral")
 
 

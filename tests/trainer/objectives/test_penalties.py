@@ -224,5 +224,5 @@ def test_central_difference_is_wrong_for_rectifiers_and_refused():
     with pytest.raises(ConfigError, match="wrong by 30 %"):
         TrainConfig(penalty=penalty)
     smooth = DiscriminatorConfig(d_activation="silu")
-    with pytest.raises(ConfigError, match="--precision=bf16 rounds away"):
+    with pytest.raises(ConfigError, match="--precision=bf16 cannot resolve"):
         TrainConfig(penalty=penalty, d=smooth, engine=EngineConfig(precision="bf16"))

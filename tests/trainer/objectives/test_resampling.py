@@ -136,7 +136,7 @@ def test_the_loss_of_an_ensemble_is_the_mean_of_its_members_losses(g_objective, 
 
 
 def test_an_ensemble_needs_whole_batches():
-    with pytest.raises(ValueError, match="7 rows are no whole batch of 3 members"):
+    with pytest.raises(ValueError, match="7 rows are not a multiple of 3 members"):
         GaussianResampling(N, members=3).sample(torch.zeros(7, N), draws(7))
 
 

@@ -88,7 +88,7 @@ def test_d_tells_the_two_apart_and_g_pulls_the_fake_one_up(name):
 def test_only_the_relativistic_pairing_needs_real_images_in_gs_step():
     built = {name: build_objective(ObjectiveConfig(objective=name)) for name in NAMES}  # type: ignore[arg-type]
     assert [name for name in NAMES if built[name].needs_real_in_g_step] == ["relativistic"]
-    with pytest.raises(ValueError, match="G's loss compares with real images"):
+    with pytest.raises(ValueError, match="loss of G compares with real images"):
         built["relativistic"].g_loss(torch.zeros(2, 1), None, draws(2), None)
 
 

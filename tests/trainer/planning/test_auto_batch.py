@@ -250,7 +250,7 @@ def test_what_cannot_fit_is_refused_with_the_estimate(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         choose_micro_batch(config, CPU, LinearMemory(50))
     message = str(caught.value)
-    for part in ("1 image(s) a pass, the fewest", "activations of the D step", "GiB  total"):
+    for part in ("1 image(s) per pass, the minimum", "activations of the D step", "GiB  total"):
         assert part in message
     for remedy in ("--precision bf16", "narrower networks"):
         assert remedy in message
@@ -259,7 +259,7 @@ def test_what_cannot_fit_is_refused_with_the_estimate(tmp_path: Path) -> None:
     write_run(tmp_path / "run", with_micro_batch(automatic(tiny(BATCH)), 4))
     (tmp_path / "run" / "environment.json").write_text('{"num_ranks": 1}')
     config = automatic(tiny(BATCH), run_dir=str(tmp_path / "run"))
-    with pytest.raises(ConfigError, match=r"4 .* as this run was begun[^$]*more ranks, --micro"):
+    with pytest.raises(ConfigError, match=r"4 .* this run was started[^$]*more ranks, --micro"):
         choose_micro_batch(config, CPU, LinearMemory(50))
 
 
@@ -297,7 +297,7 @@ def test_on_a_cpu_the_estimate_decides(
             rank_memory, "available_memory", lambda free=free: math.ceil(free / 0.9)
         )
         assert choose_micro_batch(config, CPU).engine.micro_batch == expected
-    assert "--auto-batch: 16 of 64 images a pass (4 passes); 0." in caplog.text
+    assert "--auto-batch: 16 of 64 images per pass (4 passes); 0." in caplog.text
     assert "at the heaviest step (D with R1), by the estimate" in caplog.text
 
 

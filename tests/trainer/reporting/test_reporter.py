@@ -251,7 +251,9 @@ def test_faults_are_said_once_each_and_bugs_are_not_held() -> None:
     for _ in range(3):
         with faults.hold("a", "it waits."):
             raise OSError(28, "No space left on device")
-    assert said == ["WARNING: cannot write a: No space left on device. Training goes on; it waits."]
+    assert said == [
+        "WARNING: cannot write a: No space left on device. Training continues; it waits."
+    ]
     assert faults.broken("a")
     for _ in range(2):
         with faults.hold("a", "it waits."):

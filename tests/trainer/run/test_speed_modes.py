@@ -133,7 +133,7 @@ def test_recomputed_gradients_are_exact(name: str) -> None:
 
 
 def test_recomputing_is_refused_where_statistics_would_move_twice() -> None:
-    with pytest.raises(ConfigError, match="--checkpoint-activations needs networks of blocks"):
+    with pytest.raises(ConfigError, match="--checkpoint-activations needs networks made of blocks"):
         with_engine(systems()["realness"], checkpoint_activations=True)
 
 
@@ -208,7 +208,7 @@ def test_without_a_compiler_networks_run_uncompiled() -> None:
     for number, (compiled, messages) in enumerate(run_on_ranks(2, compile_without_compiler)):
         assert not compiled
         assert len(messages) == (number == 0)
-        assert all("although --compile" in text and "/no/such" in text for text in messages)
+        assert all("despite --compile" in text and "/no/such" in text for text in messages)
 
 
 @pytest.mark.parametrize("stages", [{"zero_g": 3}, {"zero_d": 3}])

@@ -76,7 +76,7 @@ def test_sigkill_and_rerun_equal_a_straight_run_bit_for_bit(data: Path, tmp_path
 
     codes, output = finish(start_training(killed, 2))
     assert codes == [0, 0], output
-    assert "going on at" in output
+    assert "resuming at" in output
     assert losses(tmp_path / "killed") == losses(tmp_path / "straight")
     assert last_files(tmp_path / "killed") == last_files(tmp_path / "straight")
     sample = "samples/000000000640.png"
@@ -213,7 +213,7 @@ def test_another_configuration_in_the_run_folder_is_refused(data: Path, tmp_path
 
     other = write_images(tmp_path / "other", 30)
     message = refused([*more, "--data", str(other), "--no-accept-config-change"])
-    assert "another set of images" in message
+    assert "not the set of images" in message
 
 
 def test_a_corrupt_image_is_named_replaced_and_counted(tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def test_a_corrupt_checkpoint_falls_back_to_the_previous_one(data: Path, tmp_pat
     codes, output = finish(start_training(arguments, 1))
     assert codes == [0], output
     assert "is damaged and is passed over" in output
-    assert "going on at 0.0 kimg" in output
+    assert "resuming at 0.0 kimg" in output
 
 
 def test_dry_run_on_two_ranks_tells_the_plan_and_who_reads_what(data: Path, tmp_path: Path) -> None:

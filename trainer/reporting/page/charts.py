@@ -25,7 +25,7 @@ _TREND_WIDTH = 0.012
 
 @dataclass(frozen=True)
 class Curve:
-    """A series reduced to what can be drawn: mean, least and greatest value of each stretch.
+    """A series reduced for drawing: mean, minimum and maximum of each stretch.
 
     Arrays [n]; a stretch without a finite value is NaN.
     """
@@ -71,8 +71,9 @@ def trend(curve: Curve, x_end: float) -> np.ndarray:
 def value_range(curves: Sequence[Curve], from_zero: bool) -> tuple[float, float]:
     """(bottom, top) of the axis: the curves and a margin.
 
-    A few spikes that would flatten everything else are left out, curve by curve: where its values
-    span more than four times their 2nd to 98th percentile, the axis ends a little beyond those.
+    Rare spikes that would flatten everything else are cut off, separately for each curve: if its
+    values span more than four times their 2nd to 98th percentile, the axis ends slightly beyond
+    those.
     """
     ranges = [span for curve in curves if (span := _span(curve))]
     if not ranges:
@@ -128,7 +129,7 @@ def draw(panel: Panel, x_end: float) -> str:
     svg = (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'
         + _axes(scale)
-        # Cuts off spikes above and below, but not half of a marker at either side.
+        # Clips spikes above and below, but no markers at the left and right edges.
         + f'<svg x="{LEFT - 3}" y="{TOP}" width="{scale.width + 6}" height="{scale.height}"'
         + f' viewBox="{LEFT - 3} {TOP} {scale.width + 6} {scale.height}" overflow="hidden">'
         + "".join(_paths(curve, scale) for curve in curves)
@@ -149,7 +150,7 @@ def draw(panel: Panel, x_end: float) -> str:
 
 @dataclass(frozen=True)
 class _Scale:
-    """From data to the SVG's coordinates."""
+    """Conversion from data to SVG coordinates."""
 
     x_end: float
     low: float
@@ -172,7 +173,7 @@ def _axes(scale: _Scale) -> str:
         parts.append(f'<text x="{LEFT - 7}" y="{y + 3.5:.1f}" class="end">{compact(value)}</text>')
     for value in ticks(0, scale.x_end, 7):
         x = scale.x(value)
-        # The outermost labels would stick out of the drawing.
+        # The outermost labels would extend beyond the drawing.
         place = "start" if x < LEFT + 8 else "end" if x > WIDTH - RIGHT - 16 else "middle"
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 6}" class="{place}">{compact(value)}</text>')
     return "".join(parts)
@@ -222,7 +223,7 @@ def _band(curve: Curve, run: list[int], scale: _Scale) -> str:
 
 
 def _values_at(x: np.ndarray, curve: Curve) -> list[float | None]:
-    """The curve's values at the positions `x`, for the pointer; None where it has none."""
+    """The curve's values at the positions `x`, for the pointer; None where it has a gap."""
     if not len(curve.x):
         return [None] * len(x)
     nearest = np.abs(curve.x[None, :] - x[:, None]).argmin(axis=1)

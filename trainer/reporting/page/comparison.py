@@ -1,4 +1,4 @@
-"""Several runs on one page: curves over each other, grids and distributions side by side."""
+"""Several runs on one page: curves in shared charts, grids and distributions side by side."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ from realness.trainer.reporting.page.tables import difference_table
 from realness.trainer.storage.files import write_text
 
 MAX_RUNS = 8
-"""Colours that can be told apart."""
+"""Number of distinguishable colours."""
 
 
 def write_comparison(run_dirs: Sequence[Path], out: Path) -> Path:
-    """Build the page of several runs as `out`; returns it.
+    """Write the page of several runs to `out`; returns `out`.
 
-    Raises RunFolderError for a folder that is no run, or more than MAX_RUNS of them; OSError where
-    the page cannot be written.
+    Raises RunFolderError for a folder that is not a run folder, or for more than MAX_RUNS runs;
+    OSError if the page cannot be written.
     """
     if len(run_dirs) > MAX_RUNS:
-        raise RunFolderError(f"{len(run_dirs)} runs are too many for one page; take {MAX_RUNS}")
+        raise RunFolderError(
+            f"{len(run_dirs)} runs are too many for one page; use at most {MAX_RUNS}"
+        )
     write_text(out, render_comparison([load_run(run_dir) for run_dir in run_dirs]))
     return out
 
@@ -47,7 +49,7 @@ def render_comparison(runs: Sequence[Run]) -> str:
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """The folders' names, or their paths where two have the same name."""
+    """The names of the folders, or their paths if names are not unique."""
     count = Counter(run.name for run in runs)
     return [run.name if count[run.name] == 1 else str(run.path) for run in runs]
 

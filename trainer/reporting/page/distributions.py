@@ -1,4 +1,4 @@
-"""The realness distributions of a run as a figure: SVG, one frame a moment of training."""
+"""The realness distributions of a run as an SVG figure, with one frame per recorded time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`report.html`: a run as one page that needs no other file and no network."""
+"""`report.html`: a self-contained page about a run, which needs no other file and no network."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from realness.trainer.storage.files import write_text
 
 REPORT_FILE = "report.html"
 MAX_SERIES = 6
-"""Series of grids that are shown; a folder of stray pictures must not swell the page."""
+"""Maximum number of series of grids, so that stray pictures do not bloat the page."""
 
-# Nothing is loaded from anywhere, whatever a run folder's texts may contain.
+# Prevents the page from loading anything, whatever the texts of a run folder contain.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
 def write_report(run_dir: Path, out: Path | None = None) -> Path:
-    """Build the report of a run folder, by default as `report.html` in it; returns its path.
+    """Write the report of a run folder, by default as `report.html` in it; returns its path.
 
-    Reads no checkpoint. Raises RunFolderError (a ValueError) for a folder that is no run, OSError
-    where the page cannot be written.
+    Reads no checkpoint. Raises RunFolderError (a ValueError) if the folder is not a run folder,
+    OSError if the page cannot be written.
     """
     path = out or run_dir / REPORT_FILE
     write_text(path, render(load_run(run_dir)))
@@ -71,7 +71,7 @@ def _header(run: Run) -> str:
 
 
 def _subtitle(run: Run) -> str:
-    """What is trained, in a line: objective, resolution, batch size, ranks and device."""
+    """A one-line summary of the run: objective, resolution, batch size, ranks and device."""
     objective, data = run.config.get("objective"), run.config.get("data")
     parts = []
     if isinstance(objective, dict) and objective.get("objective") == "realness":
@@ -90,7 +90,7 @@ def _subtitle(run: Run) -> str:
 
 
 def _tiles(run: Run) -> Iterable[tuple[str, str, str]]:
-    """(label, value, detail) of the numbers worth knowing at a glance."""
+    """(label, value, detail) of the key figures."""
     total = run.total_images
     share = f"{100 * run.images / total:.1f}% of {total:,}" if total else ""
     yield "Images seen", f"{run.images:,}", share
@@ -122,7 +122,7 @@ def _tile(label: str, value: str, detail: str) -> str:
 
 
 def problems(runs: Sequence[Run]) -> str:
-    """What could not be read of the runs."""
+    """The problems found while reading the runs."""
     lines = "".join(f"<p>{escape(problem)}</p>" for run in runs for problem in run.problems)
     return f'<section class="card problems">{lines}</section>' if lines else ""
 
@@ -146,7 +146,7 @@ def _samples(run: Run) -> str:
 
 
 def grid_figure(title: str, frames: Sequence[Frame], limit: int, max_bytes: int) -> str:
-    """A series of grids with a slider; empty where none can be read."""
+    """A series of grids with a slider; empty if none can be read."""
     shown = embed(frames, limit, max_bytes)
     pictures = [(frame.images_seen, address, frame.path.name) for frame, address in shown]
     return image_figure(title, pictures) if pictures else ""

@@ -1,4 +1,4 @@
-"""Which curves the report shows, and which of a run's numbers they are made of."""
+"""The charts of the report, and the numbers of a run that each one shows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Panel:
 
     title: str
     note: str
-    """What the numbers mean, in a sentence."""
+    """A sentence that explains the numbers."""
     unit: str
     from_zero: bool
     """Whether the axis starts at 0: amounts do, losses and scores do not."""
@@ -36,7 +36,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class PanelKind:
-    """A chart that is drawn where a run logged one of its keys."""
+    """A chart that is drawn if a run has logged one of its keys."""
 
     title: str
     note: str
@@ -45,18 +45,18 @@ class PanelKind:
     unit: str = ""
     from_zero: bool = False
     only_if_varying: bool = False
-    """Whether a constant, which the configuration states already, gets no chart."""
+    """Whether to omit the chart of a constant, which the configuration already states."""
 
 
 PANELS = (
     PanelKind(
         "Losses",
-        "What D and G minimise, averaged over the interval.",
+        "The losses of D and G, averaged over the interval.",
         (("loss_d", "D", "d"), ("loss_g", "G", "g")),
     ),
     PanelKind(
         "Scores",
-        "Mean realness that D gives. The nearer the two, the less D tells them apart.",
+        "Mean score that D assigns. The closer the two, the less D distinguishes them.",
         (("score_real", "real", "real"), ("score_fake", "fake", "fake")),
     ),
     PanelKind("R1", "Gradient penalty on real images.", (("r1", "R1", "a"),), from_zero=True),
@@ -68,35 +68,35 @@ PANELS = (
     ),
     PanelKind(
         "Throughput",
-        "Images trained on per second, all ranks together.",
+        "Training images per second, over all ranks.",
         (("img_per_s", "img/s", "a"),),
         unit="img/s",
         from_zero=True,
     ),
     PanelKind(
         "Memory",
-        "Rank 0: what the process holds, and the peak of its GPU.",
+        "Rank 0: memory of the process, and peak memory of its GPU.",
         (("memory_gib", "host", "a"), ("gpu_memory_gib", "GPU", "b")),
         unit="GiB",
         from_zero=True,
     ),
     PanelKind(
         "Data wait",
-        "Share of the time in which training waited for images.",
+        "Percentage of the time that training waited for images.",
         (("data_wait_percent", "waiting", "a"),),
         unit="%",
         from_zero=True,
     ),
     PanelKind(
         "Time of metrics",
-        "What each measurement took; not counted as training.",
+        "Duration of each measurement; not counted as training.",
         (("metrics_s", "metrics", "a"),),
         unit="s",
         from_zero=True,
     ),
     PanelKind(
         "Checkpoint stalls",
-        "Seconds of the interval in which training stood still for checkpoints.",
+        "Seconds per interval that training waited for checkpoints.",
         (("checkpoint_stall_s", "stalled", "a"),),
         unit="s",
         from_zero=True,
@@ -118,21 +118,21 @@ _NOT_CURVES = {"images", "kimg", "eta_s", "elapsed_s", "bad_images"}
 _FIRST = 3
 _COLOURS = tuple(f"r{number}" for number in range(8))
 _METRIC_NOTES = {
-    "SWD": "Sliced Wasserstein distance, times 1,000: the mean, and each resolution's.",
-    "Precision and recall": "Share of generated images near real ones, and the reverse.",
+    "SWD": "Sliced Wasserstein distance, times 1,000: the mean, and per resolution.",
+    "Precision and recall": "Fraction of generated images near real ones, and vice versa.",
     "IS": "Inception Score. Higher is better.",
 }
 
 
 def panels(run: Run) -> list[Panel]:
-    """The charts of a run: the known ones it has numbers for, then one a number of its own."""
+    """The charts of a run: the known ones that it has numbers for, then one per other number."""
     drawn = [_panel(run, kind) for kind in _kinds([run])]
     ordered = [*drawn[:_FIRST], *_metric_panels(run), *drawn[_FIRST:]]
     return [panel for panel in ordered if panel.series]
 
 
 def compared_panels(runs: Sequence[Run], names: Sequence[str]) -> list[Panel]:
-    """The charts of several runs: one a number, with a curve a run, called by its name."""
+    """The charts of several runs: one per number, with one curve per run, labelled by its name."""
     found: list[Panel] = []
     for kind in _kinds(runs):
         for key, label, _ in kind.curves:
@@ -157,7 +157,7 @@ def _kinds(runs: Sequence[Run]) -> list[PanelKind]:
 
 
 def _metric_panels(run: Run) -> list[Panel]:
-    """A chart a metric; where one was measured in several ways, a curve for each."""
+    """One chart per metric, with one curve for each way in which it was measured."""
     charts: dict[str, list[list[Record]]] = {}
     for curve in curves(run.scores):
         if chart := chart_of(curve[0].metric):
@@ -193,7 +193,7 @@ def _score_series(curve: Sequence[Record], label: str, colour: str) -> Series:
 
 def _panel(run: Run, kind: PanelKind) -> Panel:
     numbers = {key: run.values(key) for key, _, _ in kind.curves}
-    # A constant 0 says that the thing is off (no R1, no GPU): no chart for that.
+    # A constant 0 means that the feature is off (no R1, no GPU): omit the chart.
     shown = {key for key, values in numbers.items() if any(values)}
     if kind.only_if_varying and all(len(set(numbers[key])) == 1 for key in shown):
         shown = set()

@@ -18,16 +18,16 @@ Item = TypeVar("Item")
 MAX_SIDE = 1024
 MAX_FRAMES = 48
 MAX_BYTES = 12 * 2**20
-"""Of JPEG data in one page, over all series."""
+"""Maximum bytes of JPEG data per page, over all series."""
 
 JPEG_QUALITY = 88
 
 
 def thin(frames: Sequence[Item], limit: int) -> list[Item]:
-    """At most `limit` frames, evenly spread, with the first and the last.
+    """Select at most `limit` evenly spaced frames, including the first and the last.
 
-    Every k-th is taken with k a power of two, so that a longer run keeps the frames it had chosen
-    (their previews are cached) or every other one of them.
+    It selects every k-th frame with k a power of two, so that a longer run keeps the frames
+    selected before (whose previews are cached), or every second one of them.
     """
     step = 1
     while len(frames) > 1 and -(-(len(frames) - 1) // step) + 1 > max(2, limit):

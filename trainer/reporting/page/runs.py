@@ -1,4 +1,4 @@
-"""Reads back what a run wrote into its folder."""
+"""Reading the contents of a run folder."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from realness.trainer.storage.run_folder import CONFIG_FILE, holds_run
 from realness.trainer.storage.scores import Record, read_records
 
 QUIET_SECONDS = 600.0
-"""A run whose statistics have not grown for so long counts as interrupted."""
+"""Seconds without new statistics after which a run is shown as interrupted."""
 
 _TRAILING_NUMBER = re.compile(r"[-_. ]*(\d+)$")
 
 
 class RunFolderError(ValueError):
-    """A folder that holds no run; the message names it and what is missing."""
+    """A folder that is not a run folder; the message names it and what is missing."""
 
 
 @dataclass(frozen=True)
@@ -37,28 +37,28 @@ class Frame:
 
     path: Path
     images_seen: int | None
-    """Images G had been trained on, where the file tells."""
+    """Images G had been trained on, if the file states it."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder's contents."""
+    """The contents of a run folder."""
 
     path: Path
     config: dict[str, Any]
     environment: dict[str, Any]
     records: list[StatsRecord]
-    """In the order of `images`."""
+    """Sorted by `images`."""
     grids: dict[str, list[Frame]]
     """Sample grids by series (file name without the trailing number), oldest first."""
     scores: list[Record]
-    """Of its generators, oldest first."""
+    """Scores of its generators, oldest first."""
     realness: list[Realness]
-    """What D makes of real and generated images, oldest first; RealnessGAN only."""
+    """D's distributions for real and generated images, oldest first; RealnessGAN only."""
     stats_age_s: float
-    """Seconds since the last record was written; infinite where there is none."""
+    """Seconds since the last record was written; infinite if there is none."""
     problems: list[str] = field(default_factory=list)
-    """What could not be read, a sentence each."""
+    """One sentence per file that could not be read."""
 
     @property
     def name(self) -> str:
@@ -72,7 +72,7 @@ class Run:
 
     @property
     def total_images(self) -> int | None:
-        """The length of the run in whole iterations, as the configuration states it."""
+        """The configured length of the run in images, rounded up to whole iterations."""
         kimg, batch = self.config.get("total_kimg"), self.config.get("batch_size")
         if not (isinstance(kimg, (int, float)) and isinstance(batch, int) and batch > 0):
             return None
@@ -80,7 +80,7 @@ class Run:
 
     @property
     def state(self) -> str:
-        """finished, running, interrupted or not started."""
+        """One of `finished`, `running`, `interrupted` and `not started`."""
         if self.total_images is not None and self.images >= self.total_images:
             return "finished"
         if not self.records:
@@ -89,7 +89,7 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Time spent, over all processes that worked on the run: `elapsed_s` restarts with each."""
+        """Time spent by all processes that worked on the run: `elapsed_s` restarts with each."""
         clock = self.values("elapsed_s")
         restarts = [now for now, after in pairwise(clock) if after < now]
         return sum(restarts) + (clock[-1] if clock else 0.0)
@@ -106,8 +106,8 @@ class Run:
 def load_run(run_dir: Path) -> Run:
     """Read config.json, environment.json, the statistics and scores, and the list of samples/*.png.
 
-    Files that are missing or damaged are named in `problems`, not fatal. Raises RunFolderError
-    where `run_dir` is no folder or holds neither a configuration nor statistics.
+    Missing or damaged files are listed in `problems`, and are not fatal. Raises RunFolderError if
+    `run_dir` is not a folder, or holds neither a configuration nor statistics.
     """
     if not run_dir.is_dir():
         what = "is a file" if run_dir.exists() else "does not exist"

@@ -1,4 +1,4 @@
-"""Figures of which one frame is seen at a time; all sliders of a page move together."""
+"""Figures that show one frame at a time; all sliders of a page move together."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def slider_figure(
     after: str = "",
     css: str = "",
 ) -> str:
-    """A `<figure>` with a slider over frames: (images seen where known, SVG content), oldest first.
+    """A `<figure>` with a slider over frames: (images seen if known, SVG content), oldest first.
 
-    The frames are put into `<g>` elements between `before` and `after`; the last one is seen.
+    The frames are put into `<g>` elements between `before` and `after`; the last one is shown.
     """
     last = len(frames) - 1
     inner = "".join(
@@ -29,7 +29,7 @@ def slider_figure(
 
 
 def image_figure(title: str, frames: Sequence[tuple[int | None, str, str]]) -> str:
-    """The same of pictures: (images seen where known, address, name of the file)."""
+    """The same for pictures: (images seen if known, address, file name)."""
     last = len(frames) - 1
     inner = "".join(
         f'<img class="frame" src="{address}" alt="{escape(moment(images) or name)}" '
@@ -41,7 +41,7 @@ def image_figure(title: str, frames: Sequence[tuple[int | None, str, str]]) -> s
 
 
 def moment(images: int | None) -> str:
-    """Where in training a frame stands, in words."""
+    """The position of a frame in training, in words."""
     return "" if images is None else f"after {images:,} images"
 
 

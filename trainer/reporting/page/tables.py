@@ -30,7 +30,7 @@ _SUBJECTS = {
 
 
 def run_tables(run: Run) -> str:
-    """Everything that is known of one run."""
+    """The configuration and environment of a run."""
     parts = []
     if run.config:
         parts.append(_section("Configuration", _config_tables(run.config)))
@@ -40,7 +40,7 @@ def run_tables(run: Run) -> str:
 
 
 def difference_table(runs: Sequence[Run], names: Sequence[str]) -> str:
-    """The fields of the configuration in which runs differ, a column a run."""
+    """The fields of the configuration in which runs differ, one column per run."""
     flat = [_flat(run.config) for run in runs]
     keys = list(dict.fromkeys(key for values in flat for key in values))
     differing = [key for key in keys if len({_plain(values.get(key)) for values in flat}) > 1]
@@ -60,7 +60,7 @@ def difference_table(runs: Sequence[Run], names: Sequence[str]) -> str:
 
 
 def _config_tables(config: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """The configuration by groups: the run's own fields, then one table a nested group."""
+    """The configuration by groups: the top-level fields, then one table per nested group."""
     own = {key: value for key, value in config.items() if not isinstance(value, dict)}
     groups: list[tuple[str, Mapping[str, Any]]] = [("Run", own)]
     for key, value in config.items():
@@ -70,7 +70,7 @@ def _config_tables(config: Mapping[str, Any]) -> list[tuple[str, Mapping[str, An
 
 
 def _environment_tables(environment: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """The environment by subject; what has no subject of its own is a version of something."""
+    """The environment by subject; all other keys are versions of software."""
     subjects = {key: title for title, keys in _SUBJECTS.items() for key in keys}
     tables: dict[str, dict[str, Any]] = {"Software": {}, **{title: {} for title in _SUBJECTS}}
     for key, value in environment.items():
