@@ -1,7 +1,9 @@
 """Maps the top-level folders to the package `realness` and compiles the kernels if possible.
 
 Other projects also use names like `trainer`, `kernels` and `launch`, so the folders are imported as
-`realness.trainer`, `realness.kernels`, and so on. Everything else is declared in pyproject.toml.
+`realness.trainer`, `realness.kernels`, and so on. `realness` itself lies in `.typings/`: in the root
+it would hide the installed package from whatever is started there. Everything else is declared in
+pyproject.toml.
 """
 
 import importlib.util
@@ -13,15 +15,17 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
 FOLDERS = ("trainer", "kernels", "data_pipeline", "launch")
+PACKAGE = ".typings/realness"
 
 
 def packages() -> list[str]:
     """Every package, and every folder of kernel sources, under its installed name."""
-    return [
+    inner = [
         f"realness.{name}"
         for folder in FOLDERS
         for name in (folder, *(f"{folder}.{inner}" for inner in _inside(folder)))
     ]
+    return ["realness", *inner]
 
 
 def _inside(folder: str) -> list[str]:
@@ -65,9 +69,12 @@ def _kernel_builder():
 
 
 setup(
-    package_dir={f"realness.{folder}": folder for folder in FOLDERS},
+    package_dir={"realness": PACKAGE, **{f"realness.{folder}": folder for folder in FOLDERS}},
     packages=packages(),
-    package_data={"realness.kernels": ["**/*.cu", "**/*.cuh", "**/*.h", "lib/*"]},
+    package_data={
+        "realness": ["py.typed"],
+        "realness.kernels": ["**/*.cu", "**/*.cuh", "**/*.h", "lib/*"],
+    },
     distclass=PlatformDistribution,
     cmdclass={"build_py": BuildWithKernels, "bdist_wheel": PlatformWheel},
 )

@@ -10,8 +10,8 @@ import difflib
 import importlib
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 
+import realness
 from realness.trainer.distributed.exit_codes import EXIT_OK, EXIT_USAGE
 
 COMMANDS = {
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(usage())
         return EXIT_OK
     if name == "--version":
-        print(f"realness {version('realness')}")
+        print(f"realness {realness.__version__}")
         return EXIT_OK
     # The DeepSpeed launcher puts --local_rank=N first; move it behind the subcommand's name.
     if name.startswith("--local_rank") and rest:

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from realness.kernels import build, library
+from tests.helpers import ROOT
 
-REPOSITORY = Path(build.__file__).parent.parent
 TINY = 'extern "C" int realness_answer() { return 42; }\n'
 
 
@@ -31,7 +31,7 @@ def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
         [sys.executable, *arguments],
         capture_output=True,
         text=True,
-        cwd=REPOSITORY,
+        cwd=ROOT,
         env={**os.environ, **environment},
         check=False,
     )

@@ -36,6 +36,15 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
     assert f'version = "{number}"' in (ROOT / "pyproject.toml").read_text()
 
 
+def test_the_version_is_known_without_an_installation(tmp_path: Path) -> None:
+    """-S leaves out every installed package, and with them what pip wrote about ours."""
+    code = f"import sys; sys.path.insert(0, {str(ROOT / '.typings')!r}); import realness as r"
+    line = [sys.executable, "-I", "-S", "-c", f"{code}; print(r.__version__)"]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.stdout, done.stderr
+    assert f'\nversion = "{done.stdout.strip()}"\n' in (ROOT / "pyproject.toml").read_text()
+
+
 def test_a_misspelt_command_is_named_with_a_suggestion(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -105,7 +106,8 @@ def claim_empty_folder(folder: Path) -> None:
 
 def write_config(folder: Path, config: TrainConfig) -> None:
     """Record the configuration that the run continues with."""
-    write_text(folder / CONFIG_FILE, to_json(config))
+    # --accept-config-change is a permission of this command: --config must not repeat it.
+    write_text(folder / CONFIG_FILE, to_json(replace(config, accept_config_change=False)))
 
 
 def _probe(folder: Path) -> None:
