@@ -1,9 +1,9 @@
 """Maps the top-level folders to the package `realness` and compiles the kernels if possible.
 
 Other projects also use names like `trainer`, `kernels` and `launch`, so the folders are imported as
-`realness.trainer`, `realness.kernels`, and so on. `realness` itself lies in `.typings/`: in the root
-it would hide the installed package from whatever is started there. Everything else is declared in
-pyproject.toml.
+`realness.trainer`, `realness.kernels`, and so on. `realness` itself lies in `.typings/`: in the
+root it would hide the installed package from whatever is started there. Everything else is declared
+in pyproject.toml.
 """
 
 import importlib.util
