@@ -277,7 +277,7 @@ def test_interrupted_run_resumes_to_the_same_bytes(tmp_path: Path, number: signa
         assert "Traceback" not in said
     assert not (tmp_path / "out").exists()
     again = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "were there from an interrupted run" in again.stdout
+    assert "come from an interrupted run" in again.stdout
     prepare(source, tmp_path / "straight", Conversion(128), shard_mib=1)
     assert tree(tmp_path / "out") == tree(tmp_path / "straight")
     assert not work.exists()
