@@ -240,7 +240,7 @@ def test_a_wrong_plan_is_refused(run: Path, colours: NetworkFile, tmp_path: Path
         Plan(check_metrics("swd,lpips"), 10, 10, 2)
     with pytest.raises(ValueError, match="3 generated images are too few"):
         Plan(("pr",), 3, 10, 2)
-    with pytest.raises(ValueError, match="defined by the Inception"):
+    with pytest.raises(ValueError, match="defined for the Inception"):
         measure(run, colours, "is", tmp_path)
 
 

@@ -23,8 +23,8 @@ class MetricsConfig:
     """Feature network: the Inception network of FID, downloaded once, or EfficientNet-lite0, which
     the extra offline-features installs."""
     metrics_resize: Literal["clean", "bilinear", "network"] = any_time("clean")
-    """How images are resized for it: clean is antialiased bicubic, bilinear is plain bilinear,
-    network leaves it to the network."""
+    """How images are resized for the feature network: clean is antialiased bicubic, bilinear is
+    plain bilinear, network leaves resizing to the network."""
 
     def __post_init__(self) -> None:
         not_negative(self, "metrics_kimg")

@@ -236,7 +236,7 @@ def test_a_resumed_run_keeps_its_batch_statistics(tmp_path: Path) -> None:
     assert resumed(tmp_path, then=(4, 2), ranks=1, accept_config_change=True)[0] == 32
     local = replace(tiny(BATCH).g, batch_statistics="local")
     assert resumed(tmp_path, then=(4, 2), ranks=1, g=local) == [4]
-    with pytest.raises(ConfigError, match=r"on each of 2 ranks, and nothing .* on 16; use 2"):
+    with pytest.raises(ConfigError, match=r"on each of 2 ranks, which 16 ranks .*; use 2"):
         resumed(tmp_path, then=(4, 2), ranks=16)
     (tmp_path / "run" / "environment.json").unlink()
 

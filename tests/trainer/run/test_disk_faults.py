@@ -61,7 +61,7 @@ def test_training_outlives_a_full_and_a_read_only_disk(tmp_path: Path) -> None:
         attempts = (end - begin) / 16 + 2
         assert passing.count(reason) <= attempts + 4, "not at most once a logging interval"
     assert passing.count("saving works again") == 2, done.stdout
-    assert "ended without a checkpoint of its last images" in lasting
+    assert "ended without a checkpoint of the last images" in lasting
 
     good = tmp_path / "good"
     for name in ("passing-after", "lasting-after"):
