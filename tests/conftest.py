@@ -7,6 +7,10 @@ import os
 from pathlib import Path
 
 import pytest
+
+# Before anything imports distutils, as DeepSpeed does, or looks for pip: afterwards setuptools may
+# refuse to load, and torch.compile needs it.
+import setuptools  # noqa: F401
 import torch
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from tests.helpers.source_tree import PRODUCT, python_files, relative
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(importlib.util.find_spec("pip") is None, reason="needs pip"),
+    pytest.mark.skipif(not any(metadata.distributions(name="pip")), reason="needs pip"),
 ]
 
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
