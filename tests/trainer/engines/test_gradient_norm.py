@@ -27,6 +27,8 @@ from tests.helpers.recorded_graph import RecordedGraph
 from tests.helpers.systems import systems
 from tests.helpers.watching import Watch
 
+pytestmark = pytest.mark.slow
+
 BATCH = 8
 STEPS = 3
 CLIPS = 0.02

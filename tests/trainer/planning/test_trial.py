@@ -74,6 +74,7 @@ def layouts_of_a_run(config: TrainConfig) -> set[tuple[str, torch.memory_format]
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", ["contiguous", "channels_last"])
 def test_a_trial_has_the_layout_of_the_run(
     setting: Literal["contiguous", "channels_last"],
