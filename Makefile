@@ -45,7 +45,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 test: $(INSTALLED)
 	$(PYTEST)
 
-# Leaves out tests that take several seconds each: under 3 minutes on 2 cores.
+# Leaves out the tests that take several seconds each.
 test-fast: $(INSTALLED)
 	$(PYTEST) -m "not slow"
 

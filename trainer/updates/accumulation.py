@@ -44,7 +44,7 @@ class BatchLoss:
 
     def __init__(self, loss_of: Callable[..., Tensor], parts: Sequence[slice]) -> None:
         self._loss_of = loss_of
-        self._num_parts = len(parts)
+        self._parts = parts
         self._losses: list[Tensor] = []
         self._outputs: list[Outputs] = []
         self._slopes: Outputs | None = None
@@ -55,11 +55,11 @@ class BatchLoss:
         return len(parts) * (2 if couples and len(parts) > 1 else 1)
 
     @torch.no_grad()
-    def look_ahead(self, parts: Sequence[slice], outputs_of: Callable[[slice], Outputs]) -> None:
-        """Compute the outputs of all `parts` in advance, for a loss that couples samples."""
-        if len(parts) == 1:
+    def look_ahead(self, outputs_of: Callable[[slice], Outputs]) -> None:
+        """Compute the outputs of all parts in advance, for a loss that couples samples."""
+        if len(self._parts) == 1:
             return
-        seen = [outputs_of(rows) for rows in parts]
+        seen = [outputs_of(rows) for rows in self._parts]
         whole = tuple(torch.cat(column).requires_grad_() for column in zip(*seen, strict=True))
         with torch.enable_grad():
             loss = self._loss_of(slice(None), *whole)
@@ -72,7 +72,7 @@ class BatchLoss:
             pairs = zip(outputs, self._slopes, strict=True)
             linear = torch.stack([(output * slope[rows]).sum() for output, slope in pairs]).sum()
             # The player averages over parts, but the slopes are those of the sum.
-            return self._num_parts * linear
+            return len(self._parts) * linear
         loss = self._loss_of(rows, *outputs)
         self._losses.append(loss.detach())
         self._outputs.append(tuple(output.detach() for output in outputs))

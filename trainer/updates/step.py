@@ -61,7 +61,7 @@ def update_d(gan: Gan, real: Tensor, first: int | Tensor, plan: Plan | None = No
     loss, penalties = BatchLoss(loss_of, parts), []
     with gathered_if(plan.penalty, gan.d):
         if objective.couples_samples:
-            loss.look_ahead(parts, outputs)
+            loss.look_ahead(outputs)
         for rows in parts:
             total = loss.of(rows, outputs(rows))
             if plan.penalty:
@@ -107,7 +107,7 @@ def update_g(gan: Gan, real: Tensor | None, first: int | Tensor, plan: Plan | No
         loss, penalties = BatchLoss(loss_of, parts), []
         with parts_of_one_batch(gan.g.module, num_forwards), gathered_if(plan.penalty, gan.g):
             if objective.couples_samples:
-                loss.look_ahead(parts, outputs)
+                loss.look_ahead(outputs)
             for rows in parts:
                 total = loss.of(rows, outputs(rows))
                 if plan.penalty:
