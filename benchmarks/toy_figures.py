@@ -10,6 +10,7 @@ from torch import Tensor
 from toy_plan import PAPER_ITERATIONS, Arrays, Task
 from toy_tables import Finished, at, checkpoints, of
 
+from realness.trainer.config import flatten
 from realness.trainer.toy import METHODS, DataName
 from realness.trainer.toy.data import build_data
 from realness.trainer.toy.figures import Panel, draw_panels
@@ -104,11 +105,11 @@ def draw_outcomes(finished: Finished, path: Path) -> None:
         if task.method == "realness"
     }
     rows: dict[bool, list[Panel]] = {False: [], True: []}
-    ordered = sorted(tasks.items(), key=lambda item: item[0].config.objective.num_outcomes)
+    ordered = sorted(tasks.items(), key=lambda item: flatten(item[0].config)["num_outcomes"])
     for task, arrays in ordered:
         k_g = task.config.optimizer.k_g
         end = PAPER_ITERATIONS if k_g > 1 or 1000 not in task.checkpoints else 1000
-        title = f"{task.config.objective.num_outcomes} outcomes, k_G = {k_g}"
+        title = f"{flatten(task.config)['num_outcomes']} outcomes, k_G = {k_g}"
         found = panel(task, arrays, end, title)
         rows[k_g > 1].append(Panel(found.title, f"{end} its: {found.note}", found.samples))
     columns = max(len(row) for row in rows.values())

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from toy_plan import PAPER_ITERATIONS, Arrays, Task
 
+from realness.trainer.config import flatten
 from realness.trainer.toy import METHODS
 from realness.trainer.toy.data import build_data
 from realness.trainer.toy.measures import energy_distance, wasserstein_distance
@@ -153,7 +154,7 @@ def outcome_table(finished: Finished) -> str:
         config = task.config
         ends = [end for end in task.checkpoints if end in (PAPER_ITERATIONS, 1000)]
         cells = [quality(arrays, end) for end in ends] + ["-"] * (2 - len(ends))
-        row = [str(config.optimizer.k_g), str(config.objective.num_outcomes), str(task.seeds)]
+        row = [str(config.optimizer.k_g), str(flatten(config)["num_outcomes"]), str(task.seeds)]
         rows.append([*row, *cells])
     return (
         "## grid9: the number of outcomes (paper: Fig. 3, curves without numbers)\n\n"
@@ -167,7 +168,7 @@ def outcome_table(finished: Finished) -> str:
 
 def _outcomes_and_updates(item: tuple[Task, Arrays]) -> tuple[bool, int, int]:
     config = item[0].config
-    return (config.optimizer.k_g > 1, config.objective.num_outcomes, config.optimizer.k_g)
+    return (config.optimizer.k_g > 1, flatten(config)["num_outcomes"], config.optimizer.k_g)
 
 
 def anchor_table(finished: Finished) -> str:

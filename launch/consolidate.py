@@ -29,6 +29,8 @@ class Command:
     """Folder for the files; created if it does not exist."""
     checkpoint: str = "latest"
     """latest, or the number of images seen by one of the run's checkpoints."""
+    plugin: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Plugin that the run was trained with; may be given several times. THE FILE IS EXECUTED."""
     force: bool = False
     """Replace the files of an earlier call."""
 
@@ -42,8 +44,10 @@ def main(arguments: Sequence[str]) -> int:
 def _consolidate(command: Command) -> str:
     from realness.trainer.checkpoint.choosing import choose_checkpoints
     from realness.trainer.config import ConfigError
+    from realness.trainer.config.plugins import load_plugins
     from realness.trainer.inference.consolidate import consolidate
 
+    load_plugins(command.plugin)
     if command.checkpoint == "all":
         raise ConfigError("--checkpoint=all: name one checkpoint, or latest")
     folder = choose_checkpoints(command.run, command.checkpoint)[-1]

@@ -43,6 +43,8 @@ class Command:
     """latest, all, best, or the number of images seen by one checkpoint. best is the checkpoint
     with the best score in the first of the --metrics (for pr: precision); scores that metrics.csv
     lacks are measured."""
+    plugin: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Plugin that the run was trained with; may be given several times. THE FILE IS EXECUTED."""
     num_images: int = 50_000
     """Images to generate. SWD uses at most 16,384 of them, and at most the number of real ones."""
     num_real: int = 0
@@ -80,11 +82,13 @@ def main(arguments: Sequence[str]) -> int:
     command = tyro.cli(Command, args=arguments, description=__doc__, console_outputs=leader)
     level = logging.WARNING if leader else logging.ERROR
     logging.basicConfig(level=level, format="%(name)s: %(message)s")
+    from realness.trainer.config.plugins import load_plugins
     from realness.trainer.distributed.device import pick_device
     from realness.trainer.distributed.ranks import start_process_group, stop_process_group
     from realness.trainer.metrics import MeasureFailed
 
     try:
+        load_plugins(command.plugin)
         device = pick_device(command.device)
         start_process_group(device)
         return _evaluate(command, device)

@@ -35,6 +35,8 @@ class Command:
     formats: str = "onnx,pt2"
     """Graphs to write in addition to the safetensors, comma-separated: onnx (needs the extra
     `export`), pt2 (torch.export); empty for none."""
+    plugin: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Plugin that the run was trained with; may be given several times. THE FILE IS EXECUTED."""
     licence: str = "not stated"
     """Licence of the weights, stated in the model card."""
 
@@ -55,11 +57,13 @@ def _export(command: Command) -> str:
     import torch
 
     from realness.trainer.config import ConfigError
+    from realness.trainer.config.plugins import load_plugins
     from realness.trainer.export import check_formats, write_networks
     from realness.trainer.inference.trained import load_discriminator, load_generator
     from realness.trainer.metrics import choose
     from realness.trainer.storage.run_folder import claim_empty_folder
 
+    load_plugins(command.plugin)
     formats = check_formats(command.formats)
     if command.checkpoint == "all":
         raise ConfigError("--checkpoint=all: name one checkpoint, latest or best")

@@ -46,6 +46,8 @@ class Command:
     checkpoint: str = "latest"
     """latest, best (by the run's metrics.csv: FID if present, else KID, else SWD), or the number of
     images seen by one of the run's checkpoints."""
+    plugin: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Plugin that the run was trained with; may be given several times. THE FILE IS EXECUTED."""
     top: float = 1.0
     """Keep this share of the images: those that D scores as most realistic, best first."""
     grid: int = 64
@@ -71,12 +73,14 @@ def main(arguments: Sequence[str]) -> int:
 
 def _generate(command: Command) -> str:
     """Write everything; returns the message for the user. Raises ValueError for invalid input."""
+    from realness.trainer.config.plugins import load_plugins
     from realness.trainer.distributed.device import pick_device
     from realness.trainer.inference.trained import load_discriminator, load_generator, truncated
     from realness.trainer.metrics import choose
     from realness.trainer.storage.run_folder import claim_empty_folder
 
     _check(command)
+    load_plugins(command.plugin)
     device = pick_device(command.device)
     folder = choose(command.run, command.checkpoint)[-1]
     generator = load_generator(command.run, folder, device)

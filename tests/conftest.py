@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,18 @@ import pytest
 # refuse to load, and torch.compile needs it.
 import setuptools  # noqa: F401
 import torch
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let torch.compile keep its code in a folder of this session, which all workers share.
+
+    torch's usual folder outlives the session, and code from there was wrong on a CPU with other
+    vector instructions than the one that had compiled it.
+    """
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        folder = tempfile.TemporaryDirectory(prefix="realness-compiled-")
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder.name
+        config.add_cleanup(folder.cleanup)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -22,7 +22,7 @@ from realness.data_pipeline import check as check_module
 from realness.data_pipeline.order import parts_of_rank, ranks_of_part
 from realness.data_pipeline.prepare.convert import Conversion
 from realness.data_pipeline.prepare.prepare import prepare
-from realness.trainer.config import ConfigError, TrainConfig
+from realness.trainer.config import ConfigError, TrainConfig, with_fields
 from realness.trainer.distributed.collectives import together
 from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.metrics import RealImages
@@ -283,7 +283,7 @@ def far(config: TrainConfig, fakes: int) -> TrainConfig:
 def test_batches_that_the_parts_do_not_divide_are_refused_with_a_remedy() -> None:
     config = replace(TrainConfig(), batch_size=32)
     config = replace(config, objective=replace(config.objective, g_objective=1))
-    relativistic = replace(config, objective=replace(config.objective, objective="relativistic"))
+    relativistic = with_fields(config, objective="relativistic")
     check_parts(config, 16, 4)
     check_parts(far(config, 8), 12, 4)
     check_parts(far(relativistic, 8), 8, 4)

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from realness.trainer.config import EngineConfig, PenaltyConfig, TrainConfig
-from realness.trainer.config.presets import realness_dcgan
-from realness.trainer.networks import update_spectral_norm
+from realness.launch.presets import realness_dcgan
+from realness.trainer.config import EngineConfig, PenaltyConfig, TrainConfig, with_fields
+from realness.trainer.engines.optimizer_configs import AdamConfig
+from realness.trainer.networks.spectral_norm import update_spectral_norm
 from realness.trainer.randomness import Purpose, Stream, batch_draws
 from realness.trainer.updates.build import build_networks
 
@@ -34,16 +35,15 @@ the losses by 0.01 to 0.1 each, and of that it changes 1e-2 at most. Seen: 1.3e-
 
 def tiny(batch_size: int, *, generator: str = "dcgan", clip: float = 0.0) -> TrainConfig:
     """RealnessGAN with R1 in every other step; "resnet" is a generator without batch norm."""
-    base = realness_dcgan(32)
+    base = with_fields(realness_dcgan(32), generator=generator, g_width=4, z_dim=16, d_width=4)
+    if generator == "resnet":
+        base = with_fields(base, g_max_channels=4)
+    # A large epsilon: Adam's division otherwise turns rounding of near-zero gradients into steps of
+    # full size, and no two summation orders agree.
+    base = with_fields(base, num_outcomes=5, optimizer_eps=1e-3, clip_grad_norm=clip)
     return replace(
         base,
         batch_size=batch_size,
-        g=replace(base.g, generator=generator, g_width=4, z_dim=16, g_max_channels=4),
-        d=replace(base.d, d_width=4),
-        objective=replace(base.objective, num_outcomes=5),
-        # A large epsilon: Adam's division otherwise turns rounding of near-zero gradients into
-        # steps of full size, and no two summation orders agree.
-        optimizer=replace(base.optimizer, optimizer_eps=1e-3, clip_grad_norm=clip),
         penalty=PenaltyConfig(r1_gamma=10.0, penalty_images=2 * batch_size),
         engine=EngineConfig(device="cpu"),
     )
@@ -64,9 +64,10 @@ class PlainGan:
         self.adam_g, self.adam_d = self._adam(self.g), self._adam(self.d)
 
     def _adam(self, module: nn.Module) -> torch.optim.Adam:
-        optimizer = self.config.optimizer
-        betas = (optimizer.beta1, optimizer.beta2)
-        return torch.optim.Adam(module.parameters(), 2e-4, betas, optimizer.optimizer_eps)
+        adam = self.config.optimizer.algorithm
+        assert isinstance(adam, AdamConfig)
+        betas = (adam.beta1, adam.beta2)
+        return torch.optim.Adam(module.parameters(), 2e-4, betas, adam.optimizer_eps)
 
     def _update(self, module: nn.Module, adam: torch.optim.Adam, loss: Tensor) -> None:
         adam.zero_grad()

@@ -194,6 +194,15 @@ def finish(ranks: list[subprocess.Popen[str]]) -> tuple[list[int], str]:
     return [rank.returncode for rank in ranks], "".join(outputs)
 
 
+def wait_for(path: Path, ranks: list[subprocess.Popen[str]]) -> None:
+    """Wait until a file of the run exists; fails when a rank ends before."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} never appeared"
+        assert all(rank.poll() is None for rank in ranks), finish(ranks)
+        time.sleep(0.02)
+
+
 def write_images(folder: Path, count: int = 48, size: int = 32) -> Path:
     """A folder of smooth random PNGs."""
     folder.mkdir(parents=True, exist_ok=True)

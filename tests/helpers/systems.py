@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from realness.launch.presets import PRESETS
 from realness.trainer.config import (
     EngineConfig,
     FakeAsRealConfig,
-    GeneratorConfig,
-    ObjectiveConfig,
     PenaltyConfig,
     TrainConfig,
+    flatten,
+    with_fields,
 )
-from realness.trainer.config.presets import PRESETS
+from realness.trainer.networks.configs import DCGANGeneratorConfig
+from realness.trainer.objectives.configs import StandardConfig
 
 BATCH = 8
 FAR = FakeAsRealConfig(far_fakes=4, far_candidates=16)
@@ -22,14 +24,10 @@ def small(name: str) -> TrainConfig:
     """The preset `name` with narrow networks and 8 images per iteration."""
     config = PRESETS[name]()
     far = FAR if config.far.far_fakes else config.far
-    return replace(
-        config,
-        batch_size=BATCH,
-        far=far,
-        g=replace(config.g, g_width=4, z_dim=16, g_max_channels=16),
-        d=replace(config.d, d_width=4, d_max_channels=16),
-        engine=EngineConfig(device="cpu"),
-    )
+    narrow = dict(g_width=4, z_dim=16, g_max_channels=16, d_width=4, d_max_channels=16)
+    settings = flatten(config)
+    config = with_fields(config, **{name: narrow[name] for name in narrow if name in settings})
+    return replace(config, batch_size=BATCH, far=far, engine=EngineConfig(device="cpu"))
 
 
 def stylegan2(name: str) -> TrainConfig:
@@ -71,15 +69,13 @@ def systems() -> dict[str, TrainConfig]:
             realness, penalty=PenaltyConfig(r1_gamma=1.0, penalty_images=2 * BATCH)
         ),
         "realness-far": replace(
-            realness, far=FAR, g=GeneratorConfig(g_width=4, z_dim=16), penalty=far.penalty
+            realness, far=FAR, g=DCGANGeneratorConfig(g_width=4, z_dim=16), penalty=far.penalty
         ),
         "0gp-interpolation": replace(zero_gp, penalty=between),
         "layer-norm-wgan-gp": replace(
             presets["wgan-gp"], d=replace(presets["wgan-gp"].d, d_norm="layer")
         ),
         "p2gan-stylegan2": replace(presets["stylegan2"], objective=presets["p2gan"].objective),
-        "saturating": replace(
-            presets["standard"], objective=ObjectiveConfig(objective="standard", saturating=True)
-        ),
+        "saturating": replace(presets["standard"], objective=StandardConfig(saturating=True)),
     }
     return {**presets, **combinations}

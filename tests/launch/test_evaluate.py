@@ -18,10 +18,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from realness.data_pipeline import open_catalog
+from realness.launch.presets import preset
 from realness.trainer import checkpoint
 from realness.trainer.checkpoint.choosing import choose_checkpoints
-from realness.trainer.config import ConfigError, TrainConfig
-from realness.trainer.config.presets import preset
+from realness.trainer.config import ConfigError, TrainConfig, with_fields
 from realness.trainer.inference.trained import load_generator
 from realness.trainer.metrics import (
     Evaluator,
@@ -38,7 +38,7 @@ from realness.trainer.metrics import (
 )
 from realness.trainer.metrics.frechet import GaussianMoments
 from realness.trainer.metrics.show import write_figure
-from realness.trainer.networks import build_generator
+from realness.trainer.networks.build import build_generator
 from realness.trainer.storage.run_folder import write_config
 from realness.trainer.storage.scores import Record, append_records, read_records, summarise
 from realness.trainer.updates.ema import Ema
@@ -128,8 +128,8 @@ def test_a_sample_depends_on_its_number_and_the_seed_only(run: Path) -> None:
 
 def test_p2gan_samples_with_codes(data: Path, tmp_path: Path) -> None:
     config = preset("cifar10-realness-dcgan")
-    config = replace(tiny_config(data), objective=replace(config.objective, objective="p2gan"))
-    from realness.trainer.objectives import build_objective
+    config = with_fields(tiny_config(data), objective="p2gan")
+    from realness.trainer.objectives.base import build_objective
 
     code_dim = build_objective(config.objective).code_dim
     module = build_generator(config.g, 32, code_dim=code_dim)

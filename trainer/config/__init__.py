@@ -7,23 +7,27 @@ that they keep their meaning when the batch size changes. An iteration counts `b
 
 from __future__ import annotations
 
-from realness.trainer.config.base import ConfigError, flag
-from realness.trainer.config.engine import EngineConfig
-from realness.trainer.config.metrics import MetricsConfig
-from realness.trainer.config.networks import DataConfig, DiscriminatorConfig, GeneratorConfig
-from realness.trainer.config.objective import (
-    AnchorConfig,
-    FakeAsRealConfig,
-    ObjectiveConfig,
-    PenaltyConfig,
-    PosteriorConfig,
+from realness.trainer.config.base import (
+    ConfigError,
+    flag,
+    fraction,
+    not_negative,
+    positive,
+    require,
 )
-from realness.trainer.config.optimizer import OptimizerConfig
+from realness.trainer.config.components import register
+from realness.trainer.config.data import DataConfig
+from realness.trainer.config.engine import EngineConfig
+from realness.trainer.config.fields import flatten
+from realness.trainer.config.metrics import MetricsConfig
+from realness.trainer.config.networks import DiscriminatorConfig, GeneratorConfig
+from realness.trainer.config.objective import FakeAsRealConfig, ObjectiveConfig, PenaltyConfig
+from realness.trainer.config.optimizer import AlgorithmConfig, OptimizerConfig
 from realness.trainer.config.train import TrainConfig
-from realness.trainer.config.tree import flatten, from_dict, to_json, trajectory_differences
+from realness.trainer.config.tree import from_dict, to_json, trajectory_differences, with_fields
 
 __all__ = [
-    "AnchorConfig",
+    "AlgorithmConfig",
     "ConfigError",
     "DataConfig",
     "DiscriminatorConfig",
@@ -34,11 +38,16 @@ __all__ = [
     "ObjectiveConfig",
     "OptimizerConfig",
     "PenaltyConfig",
-    "PosteriorConfig",
     "TrainConfig",
     "flag",
     "flatten",
+    "fraction",
     "from_dict",
+    "not_negative",
+    "positive",
+    "register",
+    "require",
     "to_json",
     "trajectory_differences",
+    "with_fields",
 ]

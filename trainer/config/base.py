@@ -21,20 +21,44 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def flag_prefix(section: type, attribute: str) -> str:
+    """What a field's flag begins with: the prefix of the class that introduced the field."""
+    for base in reversed(section.__mro__):
+        if attribute in base.__dict__.get("__dataclass_fields__", {}):
+            return base.__dict__.get("prefix", "")
+    raise AttributeError(f"{section.__qualname__} has no field {attribute!r}")
+
+
 def positive(config: Any, *names: str) -> None:
     """Require these fields to be greater than 0."""
     for name in names:
         value = getattr(config, name)
-        require(value > 0, f"{flag(name)}={value} must be greater than 0")
+        require(value > 0, f"{_flag_of(config, name)}={value} must be greater than 0")
 
 
 def not_negative(config: Any, *names: str) -> None:
     """Require these fields to be 0 or more."""
     for name in names:
         value = getattr(config, name)
-        require(value >= 0, f"{flag(name)}={value} must not be negative")
+        require(value >= 0, f"{_flag_of(config, name)}={value} must not be negative")
 
 
-def any_time(default: Any) -> Any:
+def fraction(config: Any, *names: str) -> None:
+    """Require these fields to lie in [0, 1)."""
+    for name in names:
+        value = getattr(config, name)
+        require(0 <= value < 1, f"{_flag_of(config, name)}={value} must lie in [0, 1)")
+
+
+def _flag_of(config: Any, name: str) -> str:
+    return flag(flag_prefix(type(config), name) + name)
+
+
+def derived(default: Any, label: str) -> Any:
+    """A field that the program sets, not a flag; `label` is its name in messages."""
+    return field(default=default, metadata={"label": label})
+
+
+def resumable(default: Any) -> Any:
     """A field that may change when a run is resumed: the trajectory does not depend on it."""
-    return field(default=default, metadata={"any_time": True})
+    return field(default=default, metadata={"resumable": True})

@@ -5,53 +5,53 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from realness.trainer.config.base import any_time, flag, not_negative, positive, require
+from realness.trainer.config.base import flag, not_negative, positive, require, resumable
 
 
 @dataclass(frozen=True)
 class EngineConfig:
     """Devices, precision and sharding."""
 
-    zero_g: Literal[0, 1, 2, 3] = any_time(1)
+    zero_g: Literal[0, 1, 2, 3] = resumable(1)
     """DeepSpeed ZeRO stage of G."""
-    zero_d: Literal[0, 1, 2, 3] = any_time(1)
+    zero_d: Literal[0, 1, 2, 3] = resumable(1)
     """DeepSpeed ZeRO stage of D."""
-    offload_optimizer: bool = any_time(False)
+    offload_optimizer: bool = resumable(False)
     """Keep the optimisers' moments in host memory and update the weights there (ZeRO 1 to 3)."""
-    micro_batch: int = any_time(0)
+    micro_batch: int = resumable(0)
     """Images per rank and pass through the networks. A rank's share of the batch is then processed
     in several passes (gradient accumulation), with the same gradients as in one; 0 uses one pass.
     WITH BATCH NORMALISATION IN G this changes the run: statistics cover one pass on all ranks."""
-    auto_batch: bool = any_time(False)
+    auto_batch: bool = resumable(False)
     """Find the largest --micro-batch that fits before training starts: on a GPU by running the
     heaviest updates of the run (with R1 and path lengths, however rarely they are due), on a CPU
     from the memory estimate."""
-    checkpoint_activations: bool = any_time(False)
+    checkpoint_activations: bool = resumable(False)
     """Store only the inputs of each block (stylegan2, resnet, D of sn-resnet) and recompute the
     rest in the backward pass: the same gradients, less memory, about 30 % more computation."""
-    memory_format: Literal["auto", "channels_last", "contiguous"] = any_time("auto")
+    memory_format: Literal["auto", "channels_last", "contiguous"] = resumable("auto")
     """Memory layout of images and activations. auto is channels_last, which tensor cores need and
     which is also faster on the CPU. Results differ only by rounding."""
-    compile: bool = any_time(False)
+    compile: bool = resumable(False)
     """Run the networks through torch.compile, except in penalties, which are differentiated twice;
     not with ZeRO 3. Compilation adds minutes to the first iterations."""
-    cuda_graphs: bool = any_time(False)
+    cuda_graphs: bool = resumable(False)
     """Capture whole updates of D and G as CUDA graphs and replay them, with one launch per update.
     Needs --zero-g 0 --zero-d 0."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 runs the networks under autocast; weights, optimiser state and losses stay fp32."""
-    tf32: bool = any_time(True)
+    tf32: bool = resumable(True)
     """Allow TF32 in matrix products and convolutions on CUDA (10 mantissa bits instead of 23)."""
-    deterministic: bool = any_time(False)
+    deterministic: bool = resumable(False)
     """Make runs on CUDA bit-for-bit reproducible, as they are on a CPU: use algorithms that add in
     a fixed order and do not benchmark cuDNN's algorithms. Slower."""
-    device: Literal["auto", "cuda", "cpu"] = any_time("auto")
+    device: Literal["auto", "cuda", "cpu"] = resumable("auto")
     """auto uses CUDA if a device is available, otherwise the CPU (with gloo)."""
-    impl: Literal["auto", "cuda", "cpu", "reference"] = any_time("auto")
+    impl: Literal["auto", "cuda", "cpu", "reference"] = resumable("auto")
     """Implementation of the fused operations."""
-    deepspeed_config: str = any_time("")
+    deepspeed_config: str = resumable("")
     """JSON file merged over the generated DeepSpeed configuration."""
-    rank_timeout_s: float = any_time(600.0)
+    rank_timeout_s: float = resumable(600.0)
     """Time limit in seconds for hangs. The run ends, naming the rank, if a rank sends no heartbeat
     for half of it, or if no rank makes progress for 90 % of it."""
 

@@ -5,24 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from realness.trainer.config.base import any_time, not_negative, positive
+from realness.trainer.config.base import not_negative, positive, resumable
 
 
 @dataclass(frozen=True)
 class MetricsConfig:
     """Scores of the moving average during training; they do not affect the trajectory."""
 
-    metrics_kimg: float = any_time(0.0)
+    metrics_kimg: float = resumable(0.0)
     """Measure the moving average every N thousand images and at the end; 0 for never."""
-    metrics: str = any_time("swd")
+    metrics: str = resumable("swd")
     """Comma-separated list of swd, fid, kid, is, pr, ppl. swd needs no feature network."""
-    metrics_images: int = any_time(2048)
+    metrics_images: int = resumable(2048)
     """Images generated per measurement, over all ranks; swd uses the same number of real images,
     the other metrics use all of them."""
-    metrics_network: Literal["inception", "efflite0"] = any_time("inception")
+    metrics_network: Literal["inception", "efflite0"] = resumable("inception")
     """Feature network: the Inception network of FID, downloaded once, or EfficientNet-lite0, which
     the extra offline-features installs."""
-    metrics_resize: Literal["clean", "bilinear", "network"] = any_time("clean")
+    metrics_resize: Literal["clean", "bilinear", "network"] = resumable("clean")
     """How images are resized for the feature network: clean is antialiased bicubic, bilinear is
     plain bilinear, network leaves resizing to the network."""
 

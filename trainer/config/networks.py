@@ -1,118 +1,88 @@
-"""Configuration of the real images and of the two networks."""
+"""Base classes of the networks' configurations: what all of them have, and what they can do."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
-from realness.trainer.config.base import any_time, not_negative, positive, require
+from realness.trainer.config.base import positive, require
+from realness.trainer.config.components import Component
 
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Real images."""
-
-    data: str = any_time("")
-    """Folder, zip or tar shards of square images (launch/prepare.py converts any collection)."""
-    resolution: int = 1024
-    """Side length of the images in pixels; a power of two from 32 to 1024."""
-    mirror: bool = True
-    """Flip half of the images horizontally."""
-    dequantize: bool = False
-    """Add uniform noise of one grey level (1/127.5) to real images, as FAR-GAN does."""
-    decoder: Literal["auto", "dali", "threads"] = any_time("auto")
-    """Decode with DALI or with CPU threads. auto uses DALI if it is installed, except for raw
-    images and, on machines without a GPU, for JPEG."""
-    decode_threads: int = any_time(4)
-    """Decoding threads per rank."""
-    max_bad_images: int = any_time(100)
-    """Unreadable images to tolerate before the run stops; each is replaced and named once."""
-
-    def __post_init__(self) -> None:
-        size = self.resolution
-        require(
-            32 <= size <= 1024 and size & (size - 1) == 0,
-            f"--resolution={size} must be a power of two from 32 to 1024",
-        )
-        positive(self, "decode_threads")
-        not_negative(self, "max_bad_images")
+Normalisation = Literal["spectral", "layer", "none"]
 
 
 @dataclass(frozen=True)
-class GeneratorConfig:
-    """The generator G: z [B, z_dim] -> images [B, 3, R, R] in [-1, 1]."""
+class GeneratorConfig(Component):
+    """The generator G: z [B, z_dim] -> images [B, 3, R, R] in [-1, 1].
 
-    generator: Literal["dcgan", "resnet", "sn-resnet", "stylegan2"] = "dcgan"
-    """Architecture of G: DCGAN; resnet, FAR-GAN's ResNet without normalisation; sn-resnet, the
-    batch-normalised ResNet of SNGAN; or StyleGAN2, configuration F."""
+    Capabilities:
+        styles: G maps z to styles w, which truncation, style mixing and path-length regularisation
+            need; the module is a `TakesNoiseAndStyles`.
+        codes: G takes P2GAN's posterior codes; the module is a `CodedGenerator`.
+        recompute: G is made of blocks that `--checkpoint-activations` can compute again: modules
+            whose class attribute `recomputable` is True, without batch normalisation.
+        shares_statistics: batch normalisation, if any, covers the batch of all ranks.
+    """
+
+    kind: ClassVar[str] = "generator"
+    styles: ClassVar[bool] = False
+    codes: ClassVar[bool] = False
+    recompute: ClassVar[bool] = False
+
     z_dim: int = 128
     """Dimensions of the latent z ~ N(0, I)."""
-    g_width: int = 32
-    """Channels of G at half the output resolution (dcgan), in the image stage (resnet), or a
-    quarter of the channels in every stage (sn-resnet)."""
-    g_max_channels: int = 512
-    """Maximum channels per stage of G (resnet, stylegan2)."""
-    g_channel_base: int = 32768
-    """Channels of a stage times its side length in pixels, up to --g-max-channels (stylegan2)."""
-    w_dim: int = 512
-    """Dimensions of the styles w (stylegan2)."""
-    mapping_layers: int = 8
-    """Fully connected layers from z to w (stylegan2)."""
-    style_mixing: float = 0.9
-    """Fraction of training images whose styles come from two latents (stylegan2)."""
-    g_blocks: Literal[1, 2] = 1
-    """Residual blocks per stage of G (resnet)."""
-    g_activation: Literal["relu", "lrelu"] = "relu"
-    """Activation function in G."""
-    batch_statistics: Literal["global", "local"] = "global"
-    """Compute batch normalisation over the batch of all ranks, or over each rank's own share."""
+
+    @property
+    def shares_statistics(self) -> bool:
+        return True
 
     def __post_init__(self) -> None:
-        positive(self, "z_dim", "g_width", "g_max_channels", "g_channel_base", "w_dim")
-        positive(self, "mapping_layers")
-        require(
-            0 <= self.style_mixing <= 1,
-            f"--style-mixing={self.style_mixing} is a fraction and must lie in [0, 1]",
-        )
+        positive(self, "z_dim")
+
+    def build(self, resolution: int, code_dim: int) -> Any:
+        """The network (`nn.Module`) for images of `resolution` pixels a side.
+
+        `code_dim` is the dimension of the posterior codes, 0 unless the objective has codes.
+        """
+        raise NotImplementedError(f"{type(self).__qualname__} does not define build()")
 
 
 @dataclass(frozen=True)
-class DiscriminatorConfig:
-    """The discriminator D: images [B, 3, R, R] -> outputs [B, K]."""
+class DiscriminatorConfig(Component):
+    """The discriminator D: images [B, 3, R, R] -> outputs [B, K].
 
-    discriminator: Literal["dcgan", "resnet", "sn-resnet", "stylegan2"] = "dcgan"
-    """Architecture of D: DCGAN; resnet, FAR-GAN's ResNet; sn-resnet, the ResNet of SNGAN; or
-    StyleGAN2, configuration F."""
-    d_width: int = 32
-    """Channels of D at half the input resolution (dcgan), in the image stage (resnet), or half of
-    the channels in every stage (sn-resnet)."""
-    d_activation: Literal["lrelu", "silu"] = "lrelu"
-    """Activation function in D (dcgan): LeakyReLU, or SiLU (x * sigmoid(x)), which is smooth."""
-    d_norm: Literal["spectral", "layer", "none"] = "spectral"
+    Capabilities:
+        norms: the values of --d-norm that D supports.
+        recompute: as of `GeneratorConfig`.
+        smooth: D has continuous second derivatives, which `--r1 finite-difference` needs.
+        group: number of consecutive images that D compares with each other.
+    """
+
+    kind: ClassVar[str] = "discriminator"
+    norms: ClassVar[tuple[str, ...]] = ("none",)
+    recompute: ClassVar[bool] = False
+
+    d_norm: Normalisation = "none"
     """Normalisation in D: spectral for its weights, layer for its features, or none."""
-    d_max_channels: int = 512
-    """Maximum channels per stage of D (resnet, stylegan2)."""
-    d_channel_base: int = 32768
-    """Channels of a stage times its side length in pixels, up to --d-max-channels (stylegan2)."""
-    minibatch_group: int = 4
-    """Images per group whose standard deviation is an input of D (stylegan2); 1 disables it."""
-    d_blocks: Literal[1, 2] = 1
-    """Residual blocks per stage of D (resnet)."""
 
-    def __post_init__(self) -> None:
-        positive(self, "d_width", "d_max_channels", "d_channel_base", "minibatch_group")
-        require(
-            self.discriminator not in ("resnet", "stylegan2") or self.d_norm == "none",
-            f"--discriminator={self.discriminator} does not support normalisation, but "
-            f"--d-norm={self.d_norm}; use --d-norm none, or --discriminator sn-resnet",
-        )
-        require(
-            self.discriminator == "dcgan" or self.d_activation == "lrelu",
-            f"--discriminator={self.discriminator} has a fixed activation, but "
-            f"--d-activation={self.d_activation}; use lrelu, or --discriminator dcgan",
-        )
+    @property
+    def smooth(self) -> bool:
+        return False
 
     @property
     def group(self) -> int:
-        """Number of consecutive images that D compares with each other."""
-        return self.minibatch_group if self.discriminator == "stylegan2" else 1
+        return 1
+
+    def __post_init__(self) -> None:
+        require(
+            self.d_norm in self.norms,
+            f"--discriminator={self.name} does not support --d-norm={self.d_norm}; use --d-norm "
+            f"{' or '.join(self.norms)}, or --discriminator sn-resnet",
+        )
+
+    def build(self, resolution: int, num_outputs: int) -> Any:
+        """The network (`nn.Module`) for images of `resolution` pixels a side.
+
+        `num_outputs` is the number of outputs K per image, which the objective sets.
+        """
+        raise NotImplementedError(f"{type(self).__qualname__} does not define build()")

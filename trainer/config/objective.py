@@ -1,93 +1,52 @@
-"""Configuration of the objective, the penalties and FAR-GAN."""
+"""Configuration of objectives: their base class, the penalties and FAR-GAN."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 from realness.trainer.config.base import not_negative, positive, require
+from realness.trainer.config.components import Component
 
 
 @dataclass(frozen=True)
-class AnchorConfig:
-    """The virtual ground truths A1 (real) and A0 (fake) of RealnessGAN (ICLR 2020, section 2.2)."""
+class ObjectiveConfig(Component):
+    """The losses that D and G minimise.
 
-    anchors: Literal["skewnorm", "histogram"] = "skewnorm"
-    """Skew-normals binned on [-1, 1] (the paper), or histograms of 1,000 draws (its code)."""
-    skew_real: float = 5.0
-    """Skewness parameter of A1."""
-    skew_fake: float = -5.0
-    """Skewness parameter of A0."""
-    anchor_loc: float = 0.0
-    """Location of A1's skew-normal; A0 uses its negative."""
-    anchor_scale: float = 1.0
-    """Scale of the skew-normals."""
-    anchor_kl: float | None = None
-    """Scale both skews by the factor that gives this D_KL(A1 || A0)."""
+    Capabilities:
+        codes: D's output on a real image is a distribution over codes, which G takes.
+        not_capturable: why updates cannot be captured as CUDA graphs, with the remedy; empty if
+            they can.
+        code_start_kimg: thousands of images after which G starts to use the codes.
+        tracks_codes: samples are drawn from a moving average of the codes of real images.
+    """
 
-    def __post_init__(self) -> None:
-        positive(self, "anchor_scale")
-        if self.anchor_kl is not None:
-            positive(self, "anchor_kl")
+    kind: ClassVar[str] = "objective"
+    codes: ClassVar[bool] = False
 
+    @property
+    def not_capturable(self) -> str:
+        return ""
 
-@dataclass(frozen=True)
-class PosteriorConfig:
-    """P2GAN's distributions over posterior codes (CVPR 2021), all diagonal Gaussians."""
+    @property
+    def code_start_kimg(self) -> float:
+        return 0.0
 
-    posterior_dim: int = 5
-    """Dimensions d of the posterior code that D outputs and G takes as input."""
-    prior_fake_mean: float = -4.0
-    """Mean of P_a, the ground truth of generated images."""
-    prior_fake_std: float = 1.0
-    """Standard deviation of P_a."""
-    prior_real_mean: float = 4.0
-    """Mean of P_b, the ground truth of real images."""
-    prior_real_std: float = 3.0
-    """Standard deviation of P_b."""
-    code_weight: float = 10.0
-    """Weight lambda of the latent code regulariser in G's loss (eq. 13)."""
-    pretrain_kimg: float = 0.0
-    """Train the first N thousand images without G's posterior modules (section 4.5)."""
-    test_code: Literal["theory", "ema"] = "theory"
-    """Distribution of codes for sampling: theory is P_c, the distribution at convergence; ema is a
-    moving average (decay 0.9) of the posteriors of real images."""
+    @property
+    def tracks_codes(self) -> bool:
+        return False
 
-    def __post_init__(self) -> None:
-        positive(self, "posterior_dim", "prior_fake_std", "prior_real_std")
-        not_negative(self, "code_weight", "pretrain_kimg")
+    def without_pretraining(self) -> ObjectiveConfig:
+        """The settings with codes in use from the first image on."""
+        return self
 
+    def build(self, members: int) -> Any:
+        """The `Objective`.
 
-@dataclass(frozen=True)
-class ObjectiveConfig:
-    """The losses that D and G minimise."""
-
-    objective: Literal[
-        "realness", "standard", "lsgan", "hinge", "wgan", "relativistic", "p2gan"
-    ] = "realness"
-    """Objective: RealnessGAN; the standard, least-squares, hinge or Wasserstein GAN; the
-    relativistic pairing loss of R3GAN; or P2GAN."""
-    divergence: Literal["kl", "emd"] = "kl"
-    """Divergence between realness distributions: Kullback-Leibler, or Earth Mover's Distance."""
-    num_outcomes: int = 51
-    """Number of outcomes of the realness distribution (RealnessGAN)."""
-    g_objective: Literal[1, 2, 3] = 2
-    """G's objective: equation 18, 19 or 20 of the RealnessGAN paper."""
-    resample: Literal["gaussian", "head", "none"] = "gaussian"
-    """Feature resampling: the Gaussian of the batch (the paper), a head per sample (its code), or
-    none."""
-    resample_statistics: Literal["global", "local"] = "global"
-    """Fit the resampling Gaussian to the batch of all ranks, or to each rank's own share."""
-    saturating: bool = False
-    """Train G of the standard GAN on log(1 - D(G(z))) instead of -log D(G(z))."""
-    anchor: AnchorConfig = field(default_factory=AnchorConfig)
-    posterior: PosteriorConfig = field(default_factory=PosteriorConfig)
-
-    def __post_init__(self) -> None:
-        require(
-            2 <= self.num_outcomes <= 1024,
-            f"--num-outcomes={self.num_outcomes} must lie between 2 and 1024",
-        )
+        With `members` > 1, D is an ensemble of independent networks with interleaved rows: row r of
+        its output belongs to member r % members.
+        """
+        raise NotImplementedError(f"{type(self).__qualname__} does not define build()")
 
 
 @dataclass(frozen=True)

@@ -2,30 +2,47 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
-from realness.trainer.config.base import any_time, flag, not_negative, positive, require
+from realness.trainer.config.base import not_negative, positive, resumable
+from realness.trainer.config.components import Component, default_component
+
+
+@dataclass(frozen=True)
+class AlgorithmConfig(Component):
+    """The optimiser of both networks: how gradients change the weights.
+
+    moments: names of the tensors in the optimiser's state that have the shape of the weight.
+    """
+
+    kind: ClassVar[str] = "optimizer"
+    moments: ClassVar[tuple[str, ...]] = ()
+
+    def build(self, weights: Iterable[Any], lr: Any) -> Any:
+        """The optimiser (`torch.optim.Optimizer`) with learning rate `lr`, a number or a tensor.
+
+        `step` must change nothing if the optimiser's attribute `found_inf`, a scalar tensor, is 1,
+        as torch's fused optimisers do, and must not synchronise with the device. It must count its
+        steps as torch's optimisers do, in the state's tensor `step`.
+        """
+        raise NotImplementedError(f"{type(self).__qualname__} does not define build()")
+
+    def lazily_corrected(self, c: float) -> AlgorithmConfig:
+        """The settings for c = k / (k + 1) as many steps (`--lazy-correction`)."""
+        return self
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
     """Optimiser, learning rates and the number of updates."""
 
-    optimizer: Literal["adam", "rmsprop"] = "adam"
-    """Optimiser of both networks."""
+    algorithm: AlgorithmConfig = field(default_factory=lambda: default_component(AlgorithmConfig))
     lr_g: float = 2e-4
     """Learning rate of G."""
     lr_d: float = 2e-4
     """Learning rate of D."""
-    beta1: float = 0.5
-    """Adam's first-moment decay."""
-    beta2: float = 0.999
-    """Adam's second-moment decay."""
-    rmsprop_alpha: float = 0.99
-    """RMSProp's decay of the squared gradients."""
-    optimizer_eps: float = 1e-8
-    """The optimiser's epsilon."""
     k_g: int = 1
     """G updates per iteration."""
     k_d: int = 1
@@ -36,7 +53,7 @@ class OptimizerConfig:
     makes k + 1 steps where this program makes k: without the correction, both move equally far."""
     clip_grad_norm: float = 0.0
     """Clip the gradient of each network to this norm; 0 disables clipping."""
-    log_grad_norm: bool = any_time(False)
+    log_grad_norm: bool = resumable(False)
     """Log the gradient norm of each network, averaged over the logging interval. Always logged with
     --clip-grad-norm; without clipping it costs one pass over the gradients per step."""
     lr_warmup_kimg: float = 0.0
@@ -54,9 +71,6 @@ class OptimizerConfig:
     """Factor by which each step multiplies the learning rates."""
 
     def __post_init__(self) -> None:
-        positive(self, "lr_g", "lr_d", "optimizer_eps", "k_g", "k_d", "lr_step_kimg")
+        positive(self, "lr_g", "lr_d", "k_g", "k_d", "lr_step_kimg")
         positive(self, "lr_step_factor")
         not_negative(self, "clip_grad_norm", "lr_warmup_kimg", "lr_decay_start_kimg", "lr_final")
-        for name in ("beta1", "beta2", "rmsprop_alpha"):
-            value = getattr(self, name)
-            require(0 <= value < 1, f"{flag(name)}={value} must lie in [0, 1)")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from realness.trainer.config.base import any_time, flag, not_negative, positive, require
+from realness.trainer.config.base import derived, flag, not_negative, positive, require, resumable
+from realness.trainer.config.components import default_component, registered
+from realness.trainer.config.data import DataConfig
 from realness.trainer.config.engine import EngineConfig
 from realness.trainer.config.metrics import MetricsConfig
-from realness.trainer.config.networks import DataConfig, DiscriminatorConfig, GeneratorConfig
+from realness.trainer.config.networks import DiscriminatorConfig, GeneratorConfig
 from realness.trainer.config.objective import FakeAsRealConfig, ObjectiveConfig, PenaltyConfig
 from realness.trainer.config.optimizer import OptimizerConfig
 
@@ -17,42 +19,46 @@ from realness.trainer.config.optimizer import OptimizerConfig
 class TrainConfig:
     """Configuration of a run."""
 
-    preset: str = any_time("custom")
+    preset: str = resumable("custom")
     """Name of the preset that provided the defaults."""
-    run_dir: str = any_time("")
+    run_dir: str = resumable("")
     """Folder of the run; repeat the same command to resume."""
     seed: int = 0
     """Seed of all randomness: initial weights, data order, flips, latents, resampling noise."""
     batch_size: int = 32
     """Images per iteration over ALL ranks."""
-    total_kimg: float = any_time(16640.0)
+    total_kimg: float = resumable(16640.0)
     """Length of the run in thousands of images."""
     ema_halflife_kimg: float = 10.0
     """Half-life of the moving average of G's weights, in thousands of images."""
     ema_rampup: float = 0.05
     """Limit the half-life to this fraction of the images seen, so that the average follows G early
     on; 0 for no limit."""
-    log_kimg: float = any_time(1.0)
+    log_kimg: float = resumable(1.0)
     """Write statistics every N thousand images."""
-    sample_kimg: float = any_time(50.0)
+    sample_kimg: float = resumable(50.0)
     """Write a sample grid every N thousand images."""
-    num_samples: int = any_time(32)
+    num_samples: int = resumable(32)
     """Images per sample grid."""
-    checkpoint_kimg: float = any_time(50.0)
+    checkpoint_kimg: float = resumable(50.0)
     """Write a checkpoint every N thousand images (and at the end, and on SIGTERM)."""
-    keep_checkpoints: int = any_time(3)
+    keep_checkpoints: int = resumable(3)
     """Number of newest checkpoints to keep."""
-    keep_checkpoint_kimg: float = any_time(0.0)
+    keep_checkpoint_kimg: float = resumable(0.0)
     """Also keep permanently the first checkpoint of every N thousand images; 0 disables this."""
-    max_skipped: int = any_time(50)
+    max_skipped: int = resumable(50)
     """Number of consecutive updates skipped because of a non-finite loss, after which the run goes
     back to its last checkpoint."""
-    accept_config_change: bool = any_time(False)
+    accept_config_change: bool = resumable(False)
     """Resume a run even if this command differs from the configuration it was started with."""
+    plugin: tuple[str, ...] = resumable(())
+    """Python file to import, whose networks, objectives and optimisers register themselves; may be
+    given several times. THE FILE IS EXECUTED."""
+    plugin_sha256: tuple[str, ...] = derived((), "contents of the --plugin files (sha256)")
     data: DataConfig = field(default_factory=DataConfig)
-    g: GeneratorConfig = field(default_factory=GeneratorConfig)
-    d: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    g: GeneratorConfig = field(default_factory=lambda: default_component(GeneratorConfig))
+    d: DiscriminatorConfig = field(default_factory=lambda: default_component(DiscriminatorConfig))
+    objective: ObjectiveConfig = field(default_factory=lambda: default_component(ObjectiveConfig))
     penalty: PenaltyConfig = field(default_factory=PenaltyConfig)
     far: FakeAsRealConfig = field(default_factory=FakeAsRealConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -70,45 +76,49 @@ class TrainConfig:
             f"--far-fakes={self.far.far_fakes} must be less than --batch-size={self.batch_size}",
         )
         self._check_finite_differences()
+        self._check_components()
+
+    def _check_components(self) -> None:
+        """Check that the chosen components can do what the other settings ask of them."""
+        g, d, objective = self.g, self.d, self.objective
         require(
-            not (self.engine.cuda_graphs and self.objective.anchor.anchors == "histogram"),
-            "--cuda-graphs does not combine with --anchors=histogram, which the host redraws in "
-            "every update; use --anchors skewnorm",
+            not (self.engine.cuda_graphs and objective.not_capturable),
+            f"--cuda-graphs does not combine with {objective.not_capturable}",
         )
         require(
-            not (self.far.far_fakes and self.objective.objective == "p2gan"),
-            "--far-fakes does not combine with --objective=p2gan, whose generator needs the "
-            "posterior of a real image for each generated image",
+            not (self.far.far_fakes and objective.codes),
+            f"--far-fakes does not combine with --objective={objective.name}, whose generator "
+            "needs the posterior of a real image for each generated image",
         )
-        blocks = "resnet", "sn-resnet", "stylegan2"
         require(
-            not self.engine.checkpoint_activations
-            or (self.g.generator in ("resnet", "stylegan2") and self.d.discriminator in blocks),
+            not self.engine.checkpoint_activations or (g.recompute and d.recompute),
             f"--checkpoint-activations needs networks made of blocks without batch normalisation, "
-            f"not --generator={self.g.generator} --discriminator={self.d.discriminator}; use "
-            "stylegan2 or resnet, or --no-checkpoint-activations",
+            f"not --generator={g.name} --discriminator={d.name}; use --generator "
+            f"{_able(g, 'recompute')} and --discriminator {_able(d, 'recompute')}, or "
+            "--no-checkpoint-activations",
         )
         require(
-            not self.penalty.path_length_weight or self.g.generator == "stylegan2",
+            not self.penalty.path_length_weight or g.styles,
             f"--path-length-weight={self.penalty.path_length_weight} needs a generator with styles "
-            f"w, and --generator={self.g.generator} has none; use --path-length-weight 0",
+            f"w, and --generator={g.name} has none; use --generator {_able(g, 'styles')}, or "
+            "--path-length-weight 0",
         )
         require(
-            not (self.far.far_fakes and self.d.group > 1),
-            f"--far-fakes does not combine with --minibatch-group={self.d.group}: FAR-GAN selects "
+            not (self.far.far_fakes and d.group > 1),
+            f"--far-fakes does not combine with --minibatch-group={d.group}: FAR-GAN selects "
             "images by their own scores; use --minibatch-group 1",
         )
         require(
-            self.objective.objective != "p2gan" or self.g.generator != "resnet",
-            "--objective=p2gan needs a generator that its codes can steer: --generator dcgan, "
-            "sn-resnet or stylegan2",
+            g.codes or not objective.codes,
+            f"--objective={objective.name} needs a generator that its codes can steer, not "
+            f"--generator={g.name}; use --generator {_able(g, 'codes')}",
         )
 
     def _check_finite_differences(self) -> None:
         if self.penalty.r1 == "exact":
             return
         require(
-            self.d.d_activation == "silu",
+            self.d.smooth,
             "--r1=finite-difference needs a smooth D: with rectifiers the gradient of the penalty "
             "is wrong by at least 30 %; use --discriminator dcgan --d-activation silu, or "
             "--r1 exact",
@@ -184,3 +194,9 @@ class TrainConfig:
             f"(--batch-size={self.batch_size} on {world_size} ranks); use {nearest}, or 0 for all",
         )
         return share // size
+
+
+def _able(chosen: GeneratorConfig | DiscriminatorConfig, capability: str) -> str:
+    """The components of a kind that declare a capability: "resnet or stylegan2"."""
+    known = registered(chosen.kind).items()
+    return " or ".join(name for name, kind in known if getattr(kind, capability))

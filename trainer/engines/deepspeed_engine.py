@@ -30,7 +30,6 @@ from realness.trainer.engines.deepspeed_state import (
     ShardedWeights,
 )
 from realness.trainer.engines.optimizers import (
-    MOMENTS,
     GradientNorm,
     SkipCount,
     allocate_state,
@@ -89,7 +88,7 @@ class Engine:
         device = next(module.parameters()).device
         rate = torch.tensor(lr, device=device) if capturable else lr
         self._optimizer = build_optimizer(optimizer, module.parameters(), rate)
-        self._moments = MOMENTS[optimizer.optimizer]
+        self._moments = optimizer.algorithm.moments
         self.name = name
         self.module = module
         self._network = network

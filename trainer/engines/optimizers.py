@@ -11,28 +11,31 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from realness.trainer.config import OptimizerConfig
+from realness.trainer.config import ConfigError, OptimizerConfig
 from realness.trainer.distributed.ranks import world_size
-
-# Names of the tensors in the optimiser's state that have the shape of the weight.
-MOMENTS = {"adam": ("exp_avg", "exp_avg_sq"), "rmsprop": ("square_avg",)}
+from realness.trainer.engines.optimizer_configs import RMSPropConfig
 
 
 def build_optimizer(
     config: OptimizerConfig, weights: Iterable[nn.Parameter], lr: float | Tensor
 ) -> torch.optim.Optimizer:
-    """The optimiser that `config` names, with learning rate `lr`.
+    """The optimiser that `config` chooses, with learning rate `lr`.
 
     If its attribute `found_inf`, a scalar tensor, is 1, `step` changes nothing; no device
     synchronisation is needed. A step can be captured in a CUDA graph if `lr` is a tensor on the
     device, whose value may then change between replays.
+
+    Raises ConfigError for an optimiser that does not support `found_inf`.
     """
-    eps = config.optimizer_eps
-    if config.optimizer == "rmsprop":
-        return SkippingRMSprop(weights, lr=lr, alpha=config.rmsprop_alpha, eps=eps)
-    betas, capturable = (config.beta1, config.beta2), isinstance(lr, Tensor)
-    # Only the fused implementation supports `found_inf`.
-    return torch.optim.Adam(weights, lr=lr, betas=betas, eps=eps, fused=True, capturable=capturable)
+    optimizer = config.algorithm.build(weights, lr)
+    if not getattr(optimizer, "_step_supports_amp_scaling", False):
+        raise ConfigError(
+            f"--optimizer={config.algorithm.name} cannot skip an update whose loss is not finite: "
+            f"{type(optimizer).__qualname__}.step must change nothing if `found_inf` is 1. Use an "
+            "optimiser of torch with fused=True, or write such a step and set its class attribute "
+            "_step_supports_amp_scaling = True"
+        )
+    return optimizer
 
 
 def lazily_corrected(
@@ -46,7 +49,7 @@ def lazily_corrected(
     if not config.lazy_correction or num_updates <= 1:
         return config, lr
     c = num_updates / (num_updates + 1)
-    return replace(config, beta1=config.beta1**c, beta2=config.beta2**c), lr * c
+    return replace(config, algorithm=config.algorithm.lazily_corrected(c)), lr * c
 
 
 class SkippingRMSprop(torch.optim.RMSprop):
@@ -57,6 +60,7 @@ class SkippingRMSprop(torch.optim.RMSprop):
     """
 
     found_inf: Tensor | None = None
+    _step_supports_amp_scaling = True  # torch's sign that `step` obeys found_inf
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -66,7 +70,7 @@ class SkippingRMSprop(torch.optim.RMSprop):
             if not weights:
                 continue
             new = [weight for weight in weights if not self.state[weight]]
-            allocate_state(self, new, MOMENTS["rmsprop"])
+            allocate_state(self, new, RMSPropConfig.moments)
             states = [self.state[weight] for weight in weights]
             steps = [state["step"] for state in states]
             averages = [state["square_avg"] for state in states]

@@ -7,7 +7,7 @@ from torch import nn
 
 from realness.trainer.config import EngineConfig
 from realness.trainer.engines.compiled import Compiled
-from realness.trainer.networks import recompute_blocks
+from realness.trainer.networks.recompute import recompute_blocks
 
 
 def prepare_network(

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from realness.trainer.export.folder import Exported
+from realness.trainer.objectives.configs import RealnessConfig
 from realness.trainer.storage.files import write_text
 from realness.trainer.storage.scores import Record
 
@@ -49,7 +50,7 @@ def _head(exported: Exported, licence: str) -> str:
     front = "" if licence == NO_LICENCE else f"---\nlicense: {_quoted(licence)}\n---\n"
     return (
         f"{front}# Generator and discriminator, {size}x{size}\n\n"
-        f"A generative adversarial network (objective `{config.objective.objective}`, preset "
+        f"A generative adversarial network (objective `{config.objective.name}`, preset "
         f"`{config.preset}`): the moving average of the generator, and the discriminator, after "
         f"{exported.generator.images_seen:,} images of training.\n"
     )
@@ -60,9 +61,11 @@ def _quoted(text: str) -> str:
 
 
 def _use(exported: Exported, files: Sequence[str]) -> str:
+    plugins = list(exported.generator.config.plugin)
+    needed = f", plugins={plugins}" if plugins else ""
     text = (
         "## Use\n\n```python\nimport torch\nfrom realness.trainer.export import load\n\n"
-        'model = load("FOLDER")\n'
+        f'model = load("FOLDER"{needed})\n'
         "images = model.generator.sample(torch.arange(16), seed=0)  # uint8 [16, 3, R, R]\n"
         "scores = model.discriminator.score(images / 127.5 - 1)  # higher is more real\n```\n"
     )
@@ -113,8 +116,8 @@ def _training(exported: Exported) -> str:
 
 def _objective(exported: Exported) -> str:
     objective = exported.generator.config.objective
-    if objective.objective != "realness":
-        return objective.objective
+    if not isinstance(objective, RealnessConfig):
+        return objective.name
     return f"realness, {objective.num_outcomes} outcomes, G's objective {objective.g_objective}"
 
 
@@ -123,10 +126,10 @@ def _networks(exported: Exported) -> str:
     return "## Networks\n\n" + _table(
         ("network", "architecture", "parameters"),
         [
-            ("G", config.g.generator, _count(exported.generator.module)),
+            ("G", config.g.name, _count(exported.generator.module)),
             (
                 "D",
-                f"{config.d.discriminator}, normalisation {config.d.d_norm}",
+                f"{config.d.name}, normalisation {config.d.d_norm}",
                 _count(exported.discriminator.module),
             ),
         ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from realness import kernels
 from realness.trainer.config import ConfigError
+from realness.trainer.config.plugins import load_plugins
 from realness.trainer.config.tree import portable_config
 from realness.trainer.inference.trained import (
     TrainedDiscriminator,
@@ -52,19 +54,25 @@ def write_networks(
 
 
 def load(
-    folder: Path | str, device: torch.device | str = "cpu", *, impl: kernels.Impl = "auto"
+    folder: Path | str,
+    device: torch.device | str = "cpu",
+    *,
+    impl: kernels.Impl = "auto",
+    plugins: Sequence[str] = (),
 ) -> Exported:
     """Load both networks of a folder that `launch/export.py` wrote.
 
-    `impl` is the implementation of the fused operations that the networks use. Needs no DeepSpeed,
-    reads only safetensors and JSON, and executes nothing from the folder.
+    `impl` is the implementation of the fused operations that the networks use. `plugins` are the
+    files of the plugins that they were trained with; THEY ARE EXECUTED. Needs no DeepSpeed, reads
+    only safetensors and JSON, and executes nothing from the folder.
 
     Raises:
-        ConfigError: for a folder without a valid config.json.
+        ConfigError: for a folder without a valid config.json, or for a missing plugin.
         WeightsError: for weights that are missing, damaged, or of a different architecture; it is
             also a ValueError.
     """
     folder = Path(folder)
+    load_plugins(plugins)
     config = read_config(folder)
     config = replace(config, engine=replace(config.engine, impl=impl))
     with kernels.implementation(impl):

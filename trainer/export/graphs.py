@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from realness.trainer.config import ConfigError
 from realness.trainer.inference.trained import TrainedDiscriminator, TrainedGenerator
-from realness.trainer.objectives import Objective
+from realness.trainer.objectives.base import Objective
 
 FORMATS = ("onnx", "pt2")
 ONNX_OPSET = 18

@@ -13,14 +13,10 @@ from realness import kernels
 from realness.trainer import checkpoint
 from realness.trainer.checkpoint.fragments import replicated
 from realness.trainer.config import ConfigError, TrainConfig
-from realness.trainer.networks import (
-    StyleGAN2Generator,
-    build_discriminator,
-    build_generator,
-    sampling_inputs,
-)
-from realness.trainer.networks.stylegan2_generator import CENTRE_SAMPLES
-from realness.trainer.objectives import CodeObjective, Objective, build_objective
+from realness.trainer.networks.build import build_discriminator, build_generator
+from realness.trainer.networks.inputs import sampling_inputs
+from realness.trainer.networks.stylegan2_generator import CENTRE_SAMPLES, StyleGAN2Generator
+from realness.trainer.objectives.base import CodeObjective, Objective, build_objective
 from realness.trainer.randomness import Draws, Purpose, Stream
 from realness.trainer.storage.run_folder import read_config
 
@@ -124,7 +120,7 @@ def trained_generator(
     objective = build_objective(config.objective)
     device, factors = next(module.parameters()).device, None
     if objective.code_dim:
-        if config.objective.posterior.test_code == "ema":
+        if config.objective.tracks_codes:
             factors = cast(Any, module).code_mean, cast(Any, module).code_std
         else:
             mean, std = cast(CodeObjective, objective).typical_factors()
@@ -144,7 +140,7 @@ def truncated(generator: TrainedGenerator, psi: float) -> TrainedGenerator:
     if not isinstance(module, StyleGAN2Generator):
         raise ConfigError(
             f"--truncation={psi} needs a generator with styles w, but this run's generator is "
-            f"{generator.config.g.generator}; leave it at 1"
+            f"{generator.config.g.name}; leave it at 1"
         )
     index = torch.arange(CENTRE_SAMPLES, device=generator.device)
     with kernels.implementation(generator.config.engine.impl):

@@ -15,18 +15,16 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from realness.trainer.networks.resnet import ResBlock
-from realness.trainer.networks.sn_resnet import DiscriminatorBlock
-from realness.trainer.networks.stylegan2_discriminator import ResidualBlock
-from realness.trainer.networks.stylegan2_generator import SynthesisBlock
-
-BLOCKS = (DiscriminatorBlock, ResBlock, ResidualBlock, SynthesisBlock)
-"""Recomputable blocks: none has statistics that a second pass would update again."""
-
 
 def recompute_blocks(network: nn.Module) -> int:
-    """Make every block of `network` recompute in the backward pass; returns their number."""
-    blocks: list[Any] = [module for module in network.modules() if isinstance(module, BLOCKS)]
+    """Make every block of `network` recompute in the backward pass; returns their number.
+
+    A block is a module with the class attribute `recomputable = True`: it must draw no random
+    numbers, and have no statistics that a second pass would update again.
+    """
+    blocks: list[Any] = [
+        module for module in network.modules() if getattr(module, "recomputable", False)
+    ]
     for block in blocks:
         block.forward = functools.partial(_recomputed, block.forward)
     return len(blocks)
@@ -35,5 +33,5 @@ def recompute_blocks(network: nn.Module) -> int:
 def _recomputed(forward: Callable[..., Any], *inputs: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*inputs)
-    # Blocks draw no random numbers, so there is no state to preserve.
+    # There is no state of random numbers to preserve.
     return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False)

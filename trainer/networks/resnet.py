@@ -45,6 +45,8 @@ class ResBlock(nn.Module):
     shortcut is a 1x1 convolution without bias if the widths differ, otherwise x itself.
     """
 
+    recomputable = True
+
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         hidden = min(in_channels, out_channels)

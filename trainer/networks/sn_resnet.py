@@ -118,6 +118,8 @@ class DiscriminatorBlock(nn.Module):
     input is the image, has neither a leading activation nor layer normalisation.
     """
 
+    recomputable = True
+
     def __init__(
         self,
         in_channels: int,

@@ -23,6 +23,8 @@ class ResidualBlock(nn.Module):
     1x1 convolution. The division preserves the variance of the sum.
     """
 
+    recomputable = True
+
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         half = math.sqrt(0.5)

@@ -127,6 +127,8 @@ class SynthesisBlock(nn.Module):
 
     fir: Tensor
 
+    recomputable = True
+
     def __init__(
         self, in_channels: int, out_channels: int, w_dim: int, *, first: bool, code_dim: int
     ) -> None:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from realness.trainer.config import AnchorConfig
 from realness.trainer.distributed import ranks
 from realness.trainer.objectives.anchors import (
     NUM_HISTOGRAM_SAMPLES,
     AnchorPair,
     expected_histogram_pair,
     histogram_pair,
-    skewnorm_pair_from_config,
 )
 from realness.trainer.randomness import Draws, Purpose
 
@@ -39,7 +37,7 @@ class AnchorSource(Protocol):
         ...
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class FixedAnchors:
     """One pair for the whole training."""
 
@@ -53,10 +51,10 @@ class FixedAnchors:
 def global_batch_row(draws: Draws) -> Draws:
     """The draws of the global batch's first sample: one row, the same on every rank."""
     first = draws.index[:1] - ranks.rank() * draws.index.numel()
-    return dataclasses.replace(draws, index=first)
+    return replace(draws, index=first)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class HistogramAnchors:
     """A new histogram of 1,000 draws at every step, as in the paper's published code.
 
@@ -76,17 +74,6 @@ class HistogramAnchors:
         row = global_batch_row(draws).normal(Purpose.ANCHORS, 2 * NUM_HISTOGRAM_SAMPLES)
         normals = row.reshape(2, NUM_HISTOGRAM_SAMPLES).cpu().numpy().astype(np.float64)
         return histogram_pair(normals, self.num_outcomes)
-
-
-def build_anchors(config: AnchorConfig, num_outcomes: int) -> AnchorSource:
-    """Build the source of anchors that `config` describes.
-
-    Raises:
-        ValueError: if no pair has the divergence `anchor_kl`.
-    """
-    if config.anchors == "histogram":
-        return HistogramAnchors(num_outcomes)
-    return FixedAnchors(skewnorm_pair_from_config(config, num_outcomes))
 
 
 def anchor_tensors(pair: AnchorPair, like: Tensor) -> tuple[Tensor, Tensor]:

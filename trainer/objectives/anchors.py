@@ -13,8 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, special, stats
 
-from realness.trainer.config import AnchorConfig
-
 # The minimum probability of a skew-normal anchor: the smallest normal float32 number. With it every
 # outcome is nonzero in fp32, and D_KL(A1 || A0) is finite: at most -ln(FLOOR) = 87.3 nats. The
 # losses do not need it (a softmax is never 0, and 0 ln 0 = 0); the solver and D_KL(A1 || A0) do.
@@ -141,15 +139,6 @@ def solve_skewnorm_pair(
         )
     solution = optimize.root_scalar(lambda factor: scaled(factor).kl - kl, bracket=(0.0, upper))
     return scaled(solution.root)
-
-
-def skewnorm_pair_from_config(config: AnchorConfig, num_outcomes: int) -> AnchorPair:
-    """The pair that `config` describes by its skews, or by `anchor_kl` if set."""
-    shape = {"loc": config.anchor_loc, "scale": config.anchor_scale}
-    skews = {"skew_real": config.skew_real, "skew_fake": config.skew_fake}
-    if config.anchor_kl is not None:
-        return solve_skewnorm_pair(config.anchor_kl, num_outcomes, **skews, **shape)
-    return skewnorm_pair(num_outcomes, **skews, **shape)
 
 
 def shift_on_support(probabilities: np.ndarray, shift: float) -> np.ndarray:

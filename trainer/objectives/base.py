@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from realness.trainer.config import ObjectiveConfig
 from realness.trainer.randomness import Draws
 
 
@@ -78,7 +79,7 @@ class CodeObjective(Objective, Protocol):
         ...
 
 
-class Plain:
+class ObjectiveDefaults:
     """Defaults shared by most objectives: no code, no coupling of samples, no extra scalars."""
 
     @property
@@ -98,3 +99,15 @@ class Plain:
 def as_float32(output: Tensor) -> Tensor:
     """The tensor in fp32, or unchanged if its dtype is wider."""
     return output.to(torch.promote_types(output.dtype, torch.float32))
+
+
+def build_objective(config: ObjectiveConfig, members: int = 1) -> Objective:
+    """Build the objective that `config` describes.
+
+    With `members` > 1, D is an ensemble of independent networks with interleaved rows: row r of its
+    output belongs to member r % members. Losses are then means over the rows of all members.
+
+    Raises:
+        ValueError: if no pair of anchors has the divergence `config.anchor.anchor_kl`.
+    """
+    return config.build(members)

@@ -13,17 +13,20 @@ from typing import Any, Literal
 from torch import Tensor
 
 from realness import kernels
-from realness.trainer.objectives.anchor_source import AnchorSource, anchor_tensors
+from realness.trainer.objectives.anchor_source import (
+    AnchorSource,
+    anchor_tensors,
+)
 from realness.trainer.objectives.anchors import AnchorPair
-from realness.trainer.objectives.base import Plain, as_float32
-from realness.trainer.objectives.resampling import Resampling
+from realness.trainer.objectives.base import ObjectiveDefaults, as_float32
+from realness.trainer.objectives.configs import Divergence
+from realness.trainer.objectives.resampling import (
+    Resampling,
+)
 from realness.trainer.randomness import Draws
 
 # The fused losses run in one thread block: fast for a few hundred rows, slow for thousands.
 MAX_FUSED_ROWS = 1024
-
-Divergence = Literal["kl", "emd"]
-"""D_KL(target || D), or the Earth Mover's Distance, which section 2.3 suggests as alternative."""
 
 DIVERGENCES = {"kl": kernels.realness_kl, "emd": kernels.realness_emd}
 """Functions of logits [B, N] and constant targets [N] or [B, N], to [B]."""
@@ -74,7 +77,7 @@ def realness_score(logits: Tensor, a1: Tensor, a0: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class RealnessObjective(Plain):
+class RealnessObjective(ObjectiveDefaults):
     """RealnessGAN as an `Objective`: anchors, resampling, divergence, and G's objective 1, 2 or 3.
 
     The KL losses of batches of up to MAX_FUSED_ROWS rows are one fused operation. `score` is the

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from realness.trainer.objectives.base import Plain, as_float32
+from realness.trainer.objectives.base import ObjectiveDefaults, as_float32
 from realness.trainer.randomness import Draws
 
 # The standard GAN: Goodfellow et al., "Generative Adversarial Nets" (NIPS 2014). The score is a
@@ -92,7 +92,7 @@ def relativistic_g_loss(fake: Tensor, real: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ScalarObjective(Plain):
+class ScalarObjective(ObjectiveDefaults):
     """A pair of losses on scores as an `Objective`; D's only output is the score.
 
     d_function is called with (real, fake); g_function with (fake), or with (fake, real) if
@@ -118,14 +118,3 @@ class ScalarObjective(Plain):
 
     def score(self, output: Tensor) -> Tensor:
         return as_float32(output).squeeze(1)
-
-
-SCALAR_OBJECTIVES = {
-    "lsgan": ScalarObjective(lsgan_d_loss, lsgan_g_loss),
-    "hinge": ScalarObjective(hinge_d_loss, hinge_g_loss),
-    "wgan": ScalarObjective(wgan_d_loss, wgan_g_loss),
-    "relativistic": ScalarObjective(
-        relativistic_d_loss, relativistic_g_loss, needs_real_in_g_step=True
-    ),
-}
-"""Objectives by name; the standard GAN is not listed, because it also depends on `saturating`."""

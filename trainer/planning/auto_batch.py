@@ -144,7 +144,7 @@ def _recorded_size(config: TrainConfig, num_ranks: int) -> int:
     size_then, ranks = read_pass(folder)
     # Statistics cover one pass on all ranks, or one rank's share of it.
     size, rest = size_then, 0
-    if config.g.batch_statistics == "global":
+    if config.g.shares_statistics:
         size, rest = divmod(size_then * ranks, num_ranks)
     if rest or size not in valid_sizes(config, num_ranks):
         raise ConfigError(
@@ -178,13 +178,13 @@ def _step(config: TrainConfig, player: str) -> str:
 
 def _refusal(config: TrainConfig, size: int, found: Found, device: str, *, recorded: bool) -> str:
     engine, on_gpu = config.engine, device == "cuda"
-    blocks = config.g.generator in ("resnet", "stylegan2") and config.d.discriminator != "dcgan"
+    blocks = config.g.recompute and config.d.recompute
     remedies = {
         "--checkpoint-activations": on_gpu and blocks and not engine.checkpoint_activations,
         "--precision bf16": engine.precision == "fp32" and config.penalty.r1 == "exact",
         "--zero-g 3 --zero-d 3": world_size() > 1 and min(engine.zero_g, engine.zero_d) < 3,
         "--offload-optimizer": on_gpu and not engine.offload_optimizer,
-        "more ranks": recorded and config.g.batch_statistics == "global",
+        "more ranks": recorded and config.g.shares_statistics,
         "--micro-batch to change the run's batch statistics": recorded,
         "narrower networks": True,
     }

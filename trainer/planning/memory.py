@@ -13,7 +13,6 @@ from realness import kernels
 from realness.trainer.config import TrainConfig
 from realness.trainer.distributed.ranks import alone
 from realness.trainer.engines.deepspeed_config import deepspeed_config
-from realness.trainer.engines.optimizers import MOMENTS
 from realness.trainer.planning.trial import Trial
 from realness.trainer.updates.build import Blueprint
 
@@ -93,7 +92,7 @@ def checkpoint_bytes(config: TrainConfig) -> int:
 
 
 def _num_moments(config: TrainConfig) -> int:
-    return len(MOMENTS[config.optimizer.optimizer])
+    return len(config.optimizer.algorithm.moments)
 
 
 def _optimizer_bytes(count: int, stage: int, num_ranks: int, num_moments: int) -> int:

@@ -67,7 +67,7 @@ class Trial:
 
 def heaviest(config: TrainConfig, num_ranks: int) -> TrainConfig:
     """A run of one rank on its share of every batch, with all penalties always due."""
-    far, penalty, objective = config.far, config.penalty, config.objective
+    far, penalty = config.far, config.penalty
     return replace(
         config,
         batch_size=config.batch_size // num_ranks,
@@ -78,5 +78,5 @@ def heaviest(config: TrainConfig, num_ranks: int) -> TrainConfig:
             far_candidates=far.far_candidates // num_ranks,
         ),
         penalty=replace(penalty, penalty_images=0, path_length_images=0),
-        objective=replace(objective, posterior=replace(objective.posterior, pretrain_kimg=0.0)),
+        objective=config.objective.without_pretraining(),
     )

@@ -11,7 +11,7 @@ from realness.data_pipeline import BatchShare, parts_of_rank
 from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.distributed.streams import open_stream
 from realness.trainer.inference.trained import TrainedGenerator, trained_generator
-from realness.trainer.objectives import RealnessObjective
+from realness.trainer.objectives.realness import RealnessObjective
 from realness.trainer.randomness import Stream
 from realness.trainer.reporting.realness import Realness
 from realness.trainer.run.recovery import skip_counts

@@ -18,6 +18,7 @@ from realness.trainer.config import (
     to_json,
     trajectory_differences,
 )
+from realness.trainer.config.plugins import changed_plugins, check_recorded
 from realness.trainer.storage.environment import ENVIRONMENT_FILE
 from realness.trainer.storage.files import sync, write_text
 
@@ -75,13 +76,25 @@ def holds_run(folder: Path) -> bool:
 
 
 def read_config(folder: Path) -> TrainConfig:
-    """The configuration in a run folder. Raises ConfigError when it is missing or unreadable."""
+    """The configuration in a run folder.
+
+    Raises ConfigError when it is missing or unreadable, and when it needs a plugin that has not
+    been loaded.
+    """
     path = folder / CONFIG_FILE
     try:
         values = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is not a valid configuration: {error}") from error
-    return from_dict(TrainConfig, values)
+    plugins = values.get("plugin", ()), values.get("plugin_sha256", ())
+    check_recorded(*plugins, path)
+    for plugin in changed_plugins(*plugins):
+        log.warning(
+            "the plugin %s differs from the one that %s was made with, so results may differ too",
+            plugin,
+            folder,
+        )
+    return from_dict(values)
 
 
 def read_pass(folder: Path) -> tuple[int, int]:

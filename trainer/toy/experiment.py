@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from realness.trainer.config import TrainConfig
 from realness.trainer.engines.plain_engine import PlainEngine
-from realness.trainer.objectives import build_objective
+from realness.trainer.objectives.base import build_objective
 from realness.trainer.randomness import Purpose, Stream
 from realness.trainer.toy import networks as mlp
 from realness.trainer.toy.data import ToyData

@@ -6,15 +6,25 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from realness.trainer.config import (
-    AnchorConfig,
     ConfigError,
     EngineConfig,
     FakeAsRealConfig,
-    GeneratorConfig,
     ObjectiveConfig,
     OptimizerConfig,
     PenaltyConfig,
     TrainConfig,
+    with_fields,
+)
+from realness.trainer.engines.optimizer_configs import AdamConfig
+from realness.trainer.networks.configs import DCGANGeneratorConfig
+from realness.trainer.objectives.configs import (
+    AnchorConfig,
+    HingeConfig,
+    LSGANConfig,
+    RealnessConfig,
+    RelativisticConfig,
+    StandardConfig,
+    WassersteinConfig,
 )
 from realness.trainer.toy.names import Networks
 
@@ -34,23 +44,23 @@ SETTINGS: dict[Networks, Setting] = {
         "realness",
         z_dim=32,
         batch_size=100,
-        optimizer=OptimizerConfig(lr_g=1e-4, lr_d=1e-4, beta1=0.8, beta2=0.999, k_g=3, k_d=1),
+        optimizer=OptimizerConfig(AdamConfig(0.8, 0.999), lr_g=1e-4, lr_d=1e-4, k_g=3, k_d=1),
     ),
     "far": Setting(
         "far",
         z_dim=2,
         batch_size=64,
-        optimizer=OptimizerConfig(lr_g=3e-3, lr_d=3e-3, beta1=0.5, beta2=0.999),
+        optimizer=OptimizerConfig(AdamConfig(0.5, 0.999), lr_g=3e-3, lr_d=3e-3),
     ),
 }
 """realness: networks and z of RealnessGAN (ICLR 2020), section 4; batch, rates, moments and 3
 updates of G per update of D as in its published script. far: networks, batch and rates of "Fake Can
 Be Real in GANs", section 6.1 and appendix E, which states no optimiser."""
 
-REALNESS = ObjectiveConfig(objective="realness", num_outcomes=5, resample="none")
+REALNESS = RealnessConfig(num_outcomes=5, resample="none")
 """RealnessGAN with five outcomes and no resampling, as in the published script of the 2-D
 experiment, and with the paper's default objective of G (eq. 19) and skew-normal anchors."""
-STANDARD = ObjectiveConfig(objective="standard")
+STANDARD = StandardConfig()
 
 
 @dataclass(frozen=True)
@@ -66,16 +76,12 @@ class Method:
     far: float = 0.0
 
 
-def _scalar(name: Any) -> ObjectiveConfig:
-    return ObjectiveConfig(objective=name)
-
-
 METHODS: dict[str, Method] = {
     "std": Method("Std-GAN", STANDARD),
     "std-saturating": Method("Std-GAN, saturating", replace(STANDARD, saturating=True)),
-    "lsgan": Method("LSGAN", _scalar("lsgan")),
-    "hinge": Method("HingeGAN", _scalar("hinge")),
-    "wgan-gp": Method("WGAN-GP", _scalar("wgan"), PenaltyConfig(gp_weight=10.0, gp_target=1)),
+    "lsgan": Method("LSGAN", LSGANConfig()),
+    "hinge": Method("HingeGAN", HingeConfig()),
+    "wgan-gp": Method("WGAN-GP", WassersteinConfig(), PenaltyConfig(gp_weight=10.0, gp_target=1)),
     "realness": Method("RealnessGAN", REALNESS),
     "realness-1": Method("RealnessGAN, objective 1", replace(REALNESS, g_objective=1)),
     "realness-3": Method("RealnessGAN, objective 3", replace(REALNESS, g_objective=3)),
@@ -85,7 +91,7 @@ METHODS: dict[str, Method] = {
         "RealnessGAN, histograms", replace(REALNESS, anchor=AnchorConfig(anchors="histogram"))
     ),
     "relativistic": Method(
-        "R3GAN (R1 + R2)", _scalar("relativistic"), PenaltyConfig(r1_gamma=1.0, r2_gamma=1.0)
+        "R3GAN (R1 + R2)", RelativisticConfig(), PenaltyConfig(r1_gamma=1.0, r2_gamma=1.0)
     ),
     "0gp-sample": Method("0GP-sample", STANDARD, PenaltyConfig(r1_gamma=20.0)),
     "0gp-interpolation": Method(
@@ -106,12 +112,12 @@ def method_config(
     networks: Networks = "realness",
     num_outcomes: int | None = None,
     anchor_kl: float | None = None,
-    **optimizer: Any,
+    **fields: Any,
 ) -> TrainConfig:
     """The configuration of method `name` in the setting of one paper.
 
-    num_outcomes and anchor_kl change a realness objective; other keywords are fields of
-    `OptimizerConfig`, where None keeps the setting's value.
+    num_outcomes and anchor_kl change a realness objective; other keywords are fields of the
+    optimiser, by the names of their flags, where None keeps the setting's value.
 
     Raises:
         ConfigError: for an unknown method, or a value out of range.
@@ -120,7 +126,7 @@ def method_config(
         raise ConfigError(f"--method={name} is unknown; choose one of {', '.join(METHODS)}")
     method, setting = METHODS[name], SETTINGS[networks]
     objective = method.objective
-    if objective.objective == "realness":
+    if isinstance(objective, RealnessConfig):
         anchor = objective.anchor
         if anchor_kl is not None:
             anchor = replace(anchor, anchor_kl=anchor_kl)
@@ -131,14 +137,14 @@ def method_config(
         raise ConfigError(
             f"--num-outcomes and --anchor-kl belong to the realness methods, not to --method={name}"
         )
-    given = {key: value for key, value in optimizer.items() if value is not None}
-    return TrainConfig(
+    config = TrainConfig(
         preset=f"toy-{name}",
         batch_size=setting.batch_size,
-        g=GeneratorConfig(z_dim=setting.z_dim),
+        g=DCGANGeneratorConfig(z_dim=setting.z_dim),
         objective=objective,
         penalty=method.penalty,
         far=FakeAsRealConfig(far_fakes=int(method.far * setting.batch_size), far_candidates=256),
-        optimizer=replace(setting.optimizer, **given),
+        optimizer=setting.optimizer,
         engine=EngineConfig(device="cpu"),
     )
+    return with_fields(config, **{key: value for key, value in fields.items() if value is not None})

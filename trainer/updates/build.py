@@ -10,14 +10,10 @@ import torch
 from torch import nn
 
 from realness.trainer.config import TrainConfig
-from realness.trainer.networks import (
-    ImageNetwork,
-    build_discriminator,
-    build_generator,
-    choose_layout,
-    has_batch_statistics,
-)
-from realness.trainer.objectives import Objective, build_objective
+from realness.trainer.networks.batch_norm import has_batch_statistics
+from realness.trainer.networks.build import build_discriminator, build_generator
+from realness.trainer.networks.layout import ImageNetwork, choose_layout
+from realness.trainer.objectives.base import Objective, build_objective
 
 
 def build_networks(config: TrainConfig) -> tuple[nn.Module, nn.Module, Objective]:

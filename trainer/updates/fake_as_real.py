@@ -7,7 +7,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from realness.trainer.distributed.ranks import rank, world_size
-from realness.trainer.networks import parts_of_one_batch, training_inputs
+from realness.trainer.networks.batch_norm import parts_of_one_batch
+from realness.trainer.networks.inputs import training_inputs
 from realness.trainer.randomness import Stream
 from realness.trainer.updates.accumulation import run_in_parts, split_rows
 from realness.trainer.updates.gan import Gan

@@ -12,8 +12,9 @@ from realness.trainer.config import TrainConfig
 from realness.trainer.distributed.collectives import mean_over_ranks
 from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.engines.player import Player
-from realness.trainer.networks import choose_layout, training_inputs
-from realness.trainer.objectives import CodeObjective, Objective
+from realness.trainer.networks.inputs import training_inputs
+from realness.trainer.networks.layout import choose_layout
+from realness.trainer.objectives.base import CodeObjective, Objective
 from realness.trainer.randomness import Draws, Purpose, Stream, batch_draws
 from realness.trainer.updates.accumulation import split_rows
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from realness.kernels import format_of
 from realness.trainer.distributed.collectives import mean_over_ranks
-from realness.trainer.networks import StyleGAN2Generator
+from realness.trainer.networks.stylegan2_generator import StyleGAN2Generator
 from realness.trainer.randomness import Draws, Purpose
 from realness.trainer.updates.accumulation import Stats
 from realness.trainer.updates.gan import Gan

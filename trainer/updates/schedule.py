@@ -71,7 +71,7 @@ def plan_g(config: TrainConfig, first: int) -> Plan:
 
 
 def _code_share(config: TrainConfig, images_seen: int) -> float:
-    return float(images_seen >= config.objective.posterior.pretrain_kimg * 1000)
+    return float(images_seen >= config.objective.code_start_kimg * 1000)
 
 
 def is_due(interval_kimg: float, images: int, batch_size: int) -> bool:

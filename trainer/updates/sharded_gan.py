@@ -16,7 +16,7 @@ from realness.trainer.engines.deepspeed_config import deepspeed_config
 from realness.trainer.engines.deepspeed_engine import Engine
 from realness.trainer.engines.optimizers import lazily_corrected
 from realness.trainer.engines.prepare import prepare_network
-from realness.trainer.networks import has_batch_statistics
+from realness.trainer.networks.batch_norm import has_batch_statistics
 from realness.trainer.updates.build import build_networks
 from realness.trainer.updates.ema import Ema
 from realness.trainer.updates.gan import Gan

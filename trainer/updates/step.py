@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from realness.trainer.engines.player import frozen
-from realness.trainer.networks import parts_of_one_batch, update_spectral_norm
+from realness.trainer.networks.batch_norm import parts_of_one_batch
+from realness.trainer.networks.spectral_norm import update_spectral_norm
 from realness.trainer.objectives.penalties import (
     finite_difference_squared_norm,
     gradient_squared_norm,

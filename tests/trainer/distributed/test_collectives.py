@@ -8,7 +8,7 @@ import torch
 
 from realness.trainer.config import ConfigError
 from realness.trainer.distributed import collectives, ranks
-from realness.trainer.networks import GlobalBatchNorm
+from realness.trainer.networks.batch_norm import GlobalBatchNorm
 from tests.helpers.ranks import run_on_ranks
 
 CHANNELS = 5

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from realness.trainer import checkpoint
-from realness.trainer.config import TrainConfig
+from realness.trainer.config import TrainConfig, with_fields
 from realness.trainer.inference.trained import load_discriminator, load_generator
 from realness.trainer.randomness import Stream
 from realness.trainer.storage.run_folder import write_config
@@ -86,17 +86,12 @@ def in_two_passes() -> dict[str, TrainConfig]:
     """Every objective, penalty and kind of anchors, with a G without batch normalisation."""
     configs = dict(systems())
     realness = configs["realness"]
-    histogram = replace(
-        realness.objective,
-        resample="none",
-        anchor=replace(realness.objective.anchor, anchors="histogram"),
-    )
-    configs["histogram"] = replace(realness, objective=histogram)
+    configs["histogram"] = with_fields(realness, resample="none", anchors="histogram")
     plain = tiny(BATCH, generator="resnet")
     chosen = {}
     for name, config in configs.items():
-        has_batch_norm = config.g.generator != "stylegan2"
-        if has_batch_norm and config.objective.objective == "p2gan":
+        has_batch_norm = config.g.name != "stylegan2"
+        if has_batch_norm and config.objective.codes:
             continue
         g = plain.g if has_batch_norm else config.g
         chosen[name] = replace(config, g=g, optimizer=replace(plain.optimizer, lr_d=1e-3))

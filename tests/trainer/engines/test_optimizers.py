@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from realness.trainer.config import OptimizerConfig
-from realness.trainer.engines.optimizers import build_optimizer
+from realness.trainer.config.components import component
+from realness.trainer.engines.optimizers import RMSPropConfig, build_optimizer
 
-CONFIG = OptimizerConfig(optimizer="rmsprop", rmsprop_alpha=0.9)
+CONFIG = OptimizerConfig(RMSPropConfig(rmsprop_alpha=0.9))
 
 
 def weights() -> list[nn.Parameter]:
@@ -31,7 +32,7 @@ def test_rmsprop_is_pytorchs(as_tensor: bool) -> None:
     ours, theirs = weights(), weights()
     rate: float | Tensor = torch.tensor(0.01) if as_tensor else 0.01
     optimizer = build_optimizer(CONFIG, ours, rate)
-    expected = torch.optim.RMSprop(theirs, lr=0.01, alpha=0.9, eps=CONFIG.optimizer_eps)
+    expected = torch.optim.RMSprop(theirs, lr=0.01, alpha=0.9, eps=1e-8)
     for step in range(5):
         take(optimizer, ours, step)
         take(expected, theirs, step)
@@ -43,7 +44,7 @@ def test_rmsprop_is_pytorchs(as_tensor: bool) -> None:
 def test_a_bad_update_leaves_no_trace(name: str) -> None:
     """Five updates with a bad one in between give the same result as the five."""
     ours, expected = weights(), weights()
-    config = OptimizerConfig(optimizer=name)  # type: ignore[arg-type]
+    config = OptimizerConfig(component("optimizer", name)())
     skipping, plain = build_optimizer(config, ours, 0.01), build_optimizer(config, expected, 0.01)
     for step in range(5):
         skipping.found_inf = torch.zeros(())  # type: ignore[attr-defined]

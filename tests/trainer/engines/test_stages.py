@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from realness.trainer.config import TrainConfig
+from realness.trainer.config import TrainConfig, with_fields
 from realness.trainer.updates.sharded_gan import build_gan
 from tests.helpers.engine_runs import Stretches, play, shown, stretches, whole
 from tests.helpers.plain_gan import (
@@ -106,9 +106,7 @@ def test_moments_in_host_memory_change_nothing(shard_all: Path) -> None:
 
 def system(name: str) -> TrainConfig:
     """A system of the papers, with an optimiser that does not amplify rounding."""
-    config = systems()[name]
-    optimizer = replace(config.optimizer, optimizer_eps=1e-3, lr_g=2e-4, lr_d=2e-4)
-    return replace(config, optimizer=optimizer)
+    return with_fields(systems()[name], optimizer_eps=1e-3, lr_g=2e-4, lr_d=2e-4)
 
 
 def train_systems(names: list[str], stages: list[int], deepspeed_config: str) -> list[Any]:

@@ -7,14 +7,16 @@ import torch
 from torch import nn
 
 from realness import kernels
-from realness.trainer.config import DiscriminatorConfig
-from realness.trainer.networks import LayerNorm, SpectralConv2d, build_discriminator
+from realness.trainer.networks.build import build_discriminator
+from realness.trainer.networks.configs import DCGANDiscriminatorConfig
+from realness.trainer.networks.layer_norm import LayerNorm
+from realness.trainer.networks.spectral_norm import SpectralConv2d
 from realness.trainer.objectives.penalties import gradient_squared_norm
 
 
 def small_discriminator(norm: str = "layer") -> nn.Module:
     torch.manual_seed(0)
-    return build_discriminator(DiscriminatorConfig(d_width=2, d_norm=norm), 32, 1)  # type: ignore[arg-type]
+    return build_discriminator(DCGANDiscriminatorConfig(d_width=2, d_norm=norm), 32, 1)  # type: ignore[arg-type]
 
 
 def test_definition():

@@ -12,14 +12,13 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from realness import kernels
-from realness.trainer.config import DiscriminatorConfig, GeneratorConfig
 from realness.trainer.distributed import collectives, ranks
-from realness.trainer.networks import (
-    GlobalBatchNorm,
+from realness.trainer.networks.batch_norm import GlobalBatchNorm
+from realness.trainer.networks.build import build_discriminator, build_generator
+from realness.trainer.networks.configs import DCGANDiscriminatorConfig, DCGANGeneratorConfig
+from realness.trainer.networks.spectral_norm import (
     SpectralConv2d,
     SpectralLinear,
-    build_discriminator,
-    build_generator,
     update_spectral_norm,
 )
 
@@ -41,14 +40,14 @@ HEAD_51 = 65_536 * 51
 
 def test_parameter_count_of_the_1024_generator():
     with torch.device("meta"):
-        generator = build_generator(GeneratorConfig(), 1024)
+        generator = build_generator(DCGANGeneratorConfig(), 1024)
     assert num_parameters(generator) == TRUNK_1024 + 8_388_608 + 16_320 == 187_352_512
 
 
 @pytest.mark.parametrize(("num_outputs", "total"), [(51, 182_289_920), (102, 185_632_256)])
 def test_parameter_count_of_the_1024_discriminator(num_outputs, total):
     with torch.device("meta"):
-        discriminator = build_discriminator(DiscriminatorConfig(), 1024, num_outputs)
+        discriminator = build_discriminator(DCGANDiscriminatorConfig(), 1024, num_outputs)
     trunk = num_parameters(discriminator.get_submodule("layers"))
     head = num_parameters(discriminator.get_submodule("head"))
     assert trunk == TRUNK_1024 == 178_947_584
@@ -64,8 +63,8 @@ def test_published_discriminator_size_counts_both_heads():
 @pytest.mark.parametrize("resolution", RESOLUTIONS)
 def test_shapes_and_channels_at_every_resolution(resolution):
     with torch.device("meta"):
-        generator = build_generator(GeneratorConfig(z_dim=7, g_width=3), resolution)
-        discriminator = build_discriminator(DiscriminatorConfig(d_width=3), resolution, 5)
+        generator = build_generator(DCGANGeneratorConfig(z_dim=7, g_width=3), resolution)
+        discriminator = build_discriminator(DCGANDiscriminatorConfig(d_width=3), resolution, 5)
         images = generator(torch.empty(2, 7))
         assert images.shape == (2, 3, resolution, resolution)
         assert discriminator(images).shape == (2, 5)
@@ -78,8 +77,8 @@ def test_shapes_and_channels_at_every_resolution(resolution):
 @pytest.mark.parametrize("resolution", RESOLUTIONS)
 def test_gradients_reach_every_parameter_at_every_resolution(resolution):
     torch.manual_seed(0)
-    generator = build_generator(GeneratorConfig(z_dim=7, g_width=1), resolution)
-    discriminator = build_discriminator(DiscriminatorConfig(d_width=1), resolution, 5)
+    generator = build_generator(DCGANGeneratorConfig(z_dim=7, g_width=1), resolution)
+    discriminator = build_discriminator(DCGANDiscriminatorConfig(d_width=1), resolution, 5)
     images = generator(torch.randn(2, 7))
     assert images.abs().max() <= 1
     discriminator(images).square().sum().backward()
@@ -92,24 +91,24 @@ def test_gradients_reach_every_parameter_at_every_resolution(resolution):
 @pytest.mark.parametrize("resolution", [16, 48, 2048])
 def test_other_resolutions_are_refused(resolution):
     with pytest.raises(ValueError, match=f"resolution={resolution} must be a power of two"):
-        build_generator(GeneratorConfig(), resolution)
+        build_generator(DCGANGeneratorConfig(), resolution)
     with pytest.raises(ValueError, match=f"resolution={resolution} must be a power of two"):
-        build_discriminator(DiscriminatorConfig(), resolution, 1)
+        build_discriminator(DCGANDiscriminatorConfig(), resolution, 1)
 
 
 def test_wrong_inputs_are_refused():
-    generator = build_generator(GeneratorConfig(g_width=2), 32)
+    generator = build_generator(DCGANGeneratorConfig(g_width=2), 32)
     with pytest.raises(ValueError, match=r"z has shape \(2, 100\), expected \[B, 128\]"):
         generator(torch.zeros(2, 100))
-    discriminator = build_discriminator(DiscriminatorConfig(d_width=2), 32, 1)
+    discriminator = build_discriminator(DCGANDiscriminatorConfig(d_width=2), 32, 1)
     with pytest.raises(ValueError, match=r"images have shape \(2, 3, 64, 64\)"):
         discriminator(torch.zeros(2, 3, 64, 64))
 
 
 def test_initial_weights():
     torch.manual_seed(0)
-    generator = build_generator(GeneratorConfig(), 64)
-    discriminator = build_discriminator(DiscriminatorConfig(), 64, 51)
+    generator = build_generator(DCGANGeneratorConfig(), 64)
+    discriminator = build_discriminator(DCGANDiscriminatorConfig(), 64, 51)
     for network in (generator, discriminator):
         kernels = [p for p in network.parameters() if p.dim() == 4]
         assert len(kernels) == {generator: 5, discriminator: 4}[network]
@@ -133,7 +132,9 @@ def test_initial_weights():
 def test_generator_is_the_torch_sequential(activation, torch_activation):
     """The same weights in torch's own layers: images, and gradients of z and all parameters."""
     torch.manual_seed(0)
-    generator = build_generator(GeneratorConfig(g_width=4, g_activation=activation), 32).double()
+    generator = build_generator(
+        DCGANGeneratorConfig(g_width=4, g_activation=activation), 32
+    ).double()
     layers: list[nn.Module] = []
     channels = [128, 16, 8, 4, 3]
     for i, (below, above) in enumerate(itertools.pairwise(channels)):
@@ -179,7 +180,7 @@ def torch_discriminator(network: nn.Module, num_outputs: int, spectral: bool) ->
 def test_discriminator_is_the_torch_sequential(norm):
     """Outputs and gradients of images and weights; torch's spectral_norm has the same u and v."""
     torch.manual_seed(0)
-    config = DiscriminatorConfig(d_width=4, d_norm=norm)
+    config = DCGANDiscriminatorConfig(d_width=4, d_norm=norm)
     network = build_discriminator(config, 32, 5).double()
     expected = torch_discriminator(network, 5, norm == "spectral")
     images = torch.randn(3, 3, 32, 32, dtype=torch.float64, requires_grad=True)
@@ -217,7 +218,7 @@ def test_spectral_norm_converges_to_the_svd(layer):
 
 def test_update_is_one_power_iteration_of_every_layer():
     torch.manual_seed(0)
-    network = build_discriminator(DiscriminatorConfig(d_width=2), 32, 3)
+    network = build_discriminator(DCGANDiscriminatorConfig(d_width=2), 32, 3)
     layers = [m for m in network.modules() if isinstance(m, SpectralConv2d | SpectralLinear)]
     assert len(layers) == 4
     expected = []
@@ -232,7 +233,7 @@ def test_update_is_one_power_iteration_of_every_layer():
 
 
 def test_forward_and_backward_leave_the_discriminator_as_it_was():
-    network = build_discriminator(DiscriminatorConfig(d_width=2), 32, 3)
+    network = build_discriminator(DCGANDiscriminatorConfig(d_width=2), 32, 3)
     before = copy.deepcopy(network.state_dict())
     for _ in range(3):
         network.train()(torch.randn(2, 3, 32, 32)).sum().backward()
@@ -242,7 +243,7 @@ def test_forward_and_backward_leave_the_discriminator_as_it_was():
 
 
 def test_update_ignores_networks_without_spectral_norm():
-    network = build_generator(GeneratorConfig(g_width=2), 32)
+    network = build_generator(DCGANGeneratorConfig(g_width=2), 32)
     before = copy.deepcopy(network.state_dict())
     update_spectral_norm(network)
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())

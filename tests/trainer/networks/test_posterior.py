@@ -8,14 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from realness.trainer.config import GeneratorConfig
 from realness.trainer.distributed import collectives, ranks
-from realness.trainer.networks import (
-    BatchNormGenerator,
-    GlobalBatchNorm,
-    PosteriorBatchNorm,
-    build_generator,
-)
+from realness.trainer.networks.batch_norm import GlobalBatchNorm
+from realness.trainer.networks.build import build_generator
+from realness.trainer.networks.configs import DCGANGeneratorConfig
+from realness.trainer.networks.posterior import BatchNormGenerator, PosteriorBatchNorm
 
 CODE_DIM = 3
 
@@ -31,7 +28,7 @@ def posterior_norm(channels: int = 4) -> PosteriorBatchNorm:
 
 def small_generator(**options) -> BatchNormGenerator:
     torch.manual_seed(0)
-    config = GeneratorConfig(z_dim=5, g_width=2, **options)
+    config = DCGANGeneratorConfig(z_dim=5, g_width=2, **options)
     generator = build_generator(config, 32, code_dim=CODE_DIM)
     assert isinstance(generator, BatchNormGenerator)
     return generator
@@ -126,7 +123,10 @@ def test_statistics_are_those_of_all_ranks(monkeypatch):
 
 def test_every_batch_norm_of_dcgan_is_replaced():
     """By hand at width 2: stages of 8, 4 and 2 channels, a module of (3 + 1) * 2C each."""
-    generator, plain = small_generator(), build_generator(GeneratorConfig(z_dim=5, g_width=2), 32)
+    generator, plain = (
+        small_generator(),
+        build_generator(DCGANGeneratorConfig(z_dim=5, g_width=2), 32),
+    )
     norms = [m for m in generator.modules() if isinstance(m, PosteriorBatchNorm)]
     assert [m.normalize.num_features for m in norms] == [8, 4, 2]
     assert not any(m.affine for m in generator.modules() if isinstance(m, GlobalBatchNorm))
@@ -138,7 +138,7 @@ def test_every_batch_norm_of_dcgan_is_replaced():
 def test_share_0_is_the_plain_generator_and_leaves_posterior_gradients_at_zero():
     """Pretraining: the same images as batch normalisation of scale 1 and shift 0, for any code."""
     generator = small_generator().double()
-    plain = build_generator(GeneratorConfig(z_dim=5, g_width=2), 32).double()
+    plain = build_generator(DCGANGeneratorConfig(z_dim=5, g_width=2), 32).double()
     convolutions = [
         [m for m in network.modules() if isinstance(m, nn.ConvTranspose2d)]
         for network in (generator, plain)
@@ -201,7 +201,7 @@ def test_wrong_codes_are_refused():
         generator(z, torch.zeros(3, 3))
     with pytest.raises(ValueError, match=r"z has shape \(2, 4\), expected \[B, 5\]"):
         generator(torch.zeros(2, 4), torch.zeros(2, 3))
-    plain = build_generator(GeneratorConfig(z_dim=5, g_width=2), 32)
+    plain = build_generator(DCGANGeneratorConfig(z_dim=5, g_width=2), 32)
     with pytest.raises(ValueError, match="code_dim=0"):
         plain(z, torch.zeros(2, 3))
     assert not hasattr(plain, "code_mean")

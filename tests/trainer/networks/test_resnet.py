@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from realness import kernels
-from realness.trainer.config import DiscriminatorConfig, GeneratorConfig
-from realness.trainer.networks import build_discriminator, build_generator
+from realness.trainer.networks.build import build_discriminator, build_generator
+from realness.trainer.networks.configs import ResNetDiscriminatorConfig, ResNetGeneratorConfig
 from realness.trainer.networks.resnet import ResBlock
 from realness.trainer.objectives.penalties import gradient_squared_norm
 
@@ -31,18 +31,14 @@ TABLE_8 = [
 
 
 def cifar_networks() -> tuple[nn.Module, nn.Module]:
-    g = GeneratorConfig(generator="resnet", z_dim=128, g_width=64, g_max_channels=512, g_blocks=1)
-    d = DiscriminatorConfig(
-        discriminator="resnet", d_norm="none", d_width=64, d_max_channels=512, d_blocks=1
-    )
+    g = ResNetGeneratorConfig(z_dim=128, g_width=64, g_max_channels=512, g_blocks=1)
+    d = ResNetDiscriminatorConfig(d_width=64, d_max_channels=512, d_blocks=1)
     return build_generator(g, 32), build_discriminator(d, 32, 1)
 
 
 def imagenet_networks() -> tuple[nn.Module, nn.Module]:
-    g = GeneratorConfig(generator="resnet", z_dim=256, g_width=64, g_max_channels=1024, g_blocks=2)
-    d = DiscriminatorConfig(
-        discriminator="resnet", d_norm="none", d_width=64, d_max_channels=1024, d_blocks=2
-    )
+    g = ResNetGeneratorConfig(z_dim=256, g_width=64, g_max_channels=1024, g_blocks=2)
+    d = ResNetDiscriminatorConfig(d_width=64, d_max_channels=1024, d_blocks=2)
     return build_generator(g, 64), build_discriminator(d, 64, 1)
 
 
@@ -50,16 +46,13 @@ def small_networks(
     resolution: int, blocks: int = 1, num_outputs: int = 5
 ) -> tuple[nn.Module, nn.Module]:
     torch.manual_seed(0)
-    g = GeneratorConfig(
-        generator="resnet",
+    g = ResNetGeneratorConfig(
         z_dim=7,
         g_width=2,
         g_max_channels=8,
         g_blocks=blocks,  # type: ignore[arg-type]
     )
-    d = DiscriminatorConfig(
-        discriminator="resnet",
-        d_norm="none",
+    d = ResNetDiscriminatorConfig(
         d_width=2,
         d_max_channels=8,
         d_blocks=blocks,  # type: ignore[arg-type]
@@ -310,4 +303,4 @@ def test_wrong_settings_and_inputs_are_refused():
     with pytest.raises(
         ValueError, match=r"resnet has no normalisation layers that a posterior code .code_dim=5"
     ):
-        build_generator(GeneratorConfig(generator="resnet"), 32, code_dim=5)
+        build_generator(ResNetGeneratorConfig(), 32, code_dim=5)

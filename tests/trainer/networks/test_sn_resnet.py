@@ -10,18 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from realness import kernels
-from realness.trainer.config import DiscriminatorConfig, GeneratorConfig
-from realness.trainer.networks import (
-    BatchNormGenerator,
-    GlobalBatchNorm,
-    LayerNorm,
-    PosteriorBatchNorm,
-    SpectralConv2d,
-    SpectralLinear,
-    build_discriminator,
-    build_generator,
-)
+from realness.trainer.networks.batch_norm import GlobalBatchNorm
+from realness.trainer.networks.build import build_discriminator, build_generator
+from realness.trainer.networks.configs import SNResNetDiscriminatorConfig, SNResNetGeneratorConfig
+from realness.trainer.networks.layer_norm import LayerNorm
+from realness.trainer.networks.posterior import BatchNormGenerator, PosteriorBatchNorm
 from realness.trainer.networks.sn_resnet import DiscriminatorBlock, UpBlock, upsample
+from realness.trainer.networks.spectral_norm import SpectralConv2d, SpectralLinear
 from realness.trainer.objectives.penalties import gradient_squared_norm
 
 RESOLUTIONS = [32, 64, 128, 256, 512, 1024]
@@ -36,7 +31,7 @@ def plain_operations() -> Iterator[None]:
 
 def make_generator(width: int, resolution: int, code_dim: int = 0, **options) -> BatchNormGenerator:
     torch.manual_seed(0)
-    config = GeneratorConfig(generator="sn-resnet", g_width=width, **options)
+    config = SNResNetGeneratorConfig(g_width=width, **options)
     generator = build_generator(config, resolution, code_dim=code_dim)
     assert isinstance(generator, BatchNormGenerator)
     return generator
@@ -46,7 +41,7 @@ def make_discriminator(
     width: int, resolution: int, num_outputs: int = 1, norm: str = "spectral"
 ) -> nn.Module:
     torch.manual_seed(0)
-    config = DiscriminatorConfig(discriminator="sn-resnet", d_width=width, d_norm=norm)  # type: ignore[arg-type]
+    config = SNResNetDiscriminatorConfig(d_width=width, d_norm=norm)  # type: ignore[arg-type]
     return build_discriminator(config, resolution, num_outputs)
 
 

@@ -14,15 +14,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from realness import kernels
-from realness.trainer.config import ConfigError, DiscriminatorConfig, GeneratorConfig, TrainConfig
-from realness.trainer.networks import (
-    StyleGAN2Discriminator,
-    StyleGAN2Generator,
-    build_discriminator,
-    build_generator,
-    training_inputs,
-)
-from realness.trainer.networks.stylegan2_generator import side_channels
+from realness.trainer.config import ConfigError, TrainConfig
+from realness.trainer.networks.build import build_discriminator, build_generator
+from realness.trainer.networks.configs import StyleGAN2DiscriminatorConfig, StyleGAN2GeneratorConfig
+from realness.trainer.networks.inputs import training_inputs
+from realness.trainer.networks.stylegan2_discriminator import StyleGAN2Discriminator
+from realness.trainer.networks.stylegan2_generator import StyleGAN2Generator, side_channels
 from realness.trainer.networks.stylegan2_layers import (
     EqualConv2d,
     EqualLinear,
@@ -31,17 +28,14 @@ from realness.trainer.networks.stylegan2_layers import (
 )
 from realness.trainer.randomness import Draws, Purpose, Stream, batch_draws
 
-TINY_G = GeneratorConfig(
-    generator="stylegan2",
+TINY_G = StyleGAN2GeneratorConfig(
     z_dim=6,
     w_dim=5,
     mapping_layers=2,
     g_channel_base=128,
     g_max_channels=8,
 )
-TINY_D = DiscriminatorConfig(
-    discriminator="stylegan2", d_norm="none", d_channel_base=128, d_max_channels=8
-)
+TINY_D = StyleGAN2DiscriminatorConfig(d_channel_base=128, d_max_channels=8)
 
 
 def tiny_generator(code_dim: int = 0, **fields: Any) -> StyleGAN2Generator:
@@ -106,8 +100,8 @@ def sides(resolution: int) -> list[int]:
 
 
 def build_on_meta(resolution: int, base: int, outputs: int = 1) -> tuple[Any, Any]:
-    g = GeneratorConfig(generator="stylegan2", z_dim=512, g_channel_base=base)
-    d = DiscriminatorConfig(discriminator="stylegan2", d_norm="none", d_channel_base=base)
+    g = StyleGAN2GeneratorConfig(z_dim=512, g_channel_base=base)
+    d = StyleGAN2DiscriminatorConfig(d_channel_base=base)
     with torch.device("meta"):
         return build_generator(g, resolution), build_discriminator(d, resolution, outputs)
 
@@ -435,7 +429,7 @@ def test_wrong_inputs_are_named() -> None:
         side_channels(16, 512, 32)
     with pytest.raises(ConfigError, match=r"--style-mixing=1\.5"):
         replace(TINY_G, style_mixing=1.5)
-    with pytest.raises(ConfigError, match=r"stylegan2 does not support normalisation"):
+    with pytest.raises(ConfigError, match=r"stylegan2 does not support --d-norm=spectral"):
         replace(TINY_D, d_norm="spectral")
 
 

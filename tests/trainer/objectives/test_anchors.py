@@ -7,13 +7,11 @@ import pytest
 import torch
 from scipy import integrate, special, stats
 
-from realness.trainer.config import AnchorConfig
 from realness.trainer.distributed import ranks
 from realness.trainer.objectives.anchor_source import (
     FixedAnchors,
     HistogramAnchors,
     anchor_tensors,
-    build_anchors,
 )
 from realness.trainer.objectives.anchors import (
     FLOOR,
@@ -26,6 +24,7 @@ from realness.trainer.objectives.anchors import (
     skewnorm_pair,
     solve_skewnorm_pair,
 )
+from realness.trainer.objectives.configs import AnchorConfig
 from realness.trainer.randomness import Purpose, Stream, batch_draws
 
 SHAPES = [(5, 0, 1), (-5, 0, 1), (0, 0, 0.3), (3, 0.3, 0.2), (200, 0.1, 0.5), (-40, -0.7, 2)]
@@ -185,12 +184,12 @@ def test_histogram_anchors_have_draws_of_their_own(num_outcomes):
 
 def test_build_anchors_follows_the_configuration():
     draws = batch_draws(0, Stream.D_FAKE, 0, 4)
-    fixed = build_anchors(AnchorConfig(skew_real=3.0, skew_fake=-2.0, anchor_scale=0.5), 21)
+    fixed = AnchorConfig(skew_real=3.0, skew_fake=-2.0, anchor_scale=0.5).build(21)
     assert isinstance(fixed, FixedAnchors)
     np.testing.assert_array_equal(fixed.pair(draws).fake, skewnorm_anchor(21, -2, scale=0.5))
-    solved = build_anchors(AnchorConfig(anchor_kl=11.05), 51)
+    solved = AnchorConfig(anchor_kl=11.05).build(51)
     assert solved.typical.kl == pytest.approx(11.05)
-    assert isinstance(build_anchors(AnchorConfig(anchors="histogram"), 51), HistogramAnchors)
+    assert isinstance(AnchorConfig(anchors="histogram").build(51), HistogramAnchors)
 
 
 def test_anchor_tensors_take_dtype_from_the_logits():

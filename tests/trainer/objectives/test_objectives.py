@@ -6,34 +6,46 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from realness.trainer.config import AnchorConfig, ObjectiveConfig, PosteriorConfig
-from realness.trainer.objectives import build_objective
+from realness.trainer.config import flatten
+from realness.trainer.config.components import component
+from realness.trainer.objectives.base import build_objective
+from realness.trainer.objectives.configs import (
+    AnchorConfig,
+    HingeConfig,
+    LSGANConfig,
+    P2GANConfig,
+    PosteriorConfig,
+    RealnessConfig,
+    RelativisticConfig,
+    StandardConfig,
+    WassersteinConfig,
+)
 from tests.helpers.objective_tools import N, anchors64, both_draws
 
 A1, A0 = anchors64()
 
 CONFIGS = [
-    ObjectiveConfig(objective="standard"),
-    ObjectiveConfig(objective="standard", saturating=True),
-    ObjectiveConfig(objective="lsgan"),
-    ObjectiveConfig(objective="hinge"),
-    ObjectiveConfig(objective="wgan"),
-    ObjectiveConfig(objective="relativistic"),
-    ObjectiveConfig(objective="p2gan"),
+    StandardConfig(),
+    StandardConfig(saturating=True),
+    LSGANConfig(),
+    HingeConfig(),
+    WassersteinConfig(),
+    RelativisticConfig(),
+    P2GANConfig(),
     *(
-        ObjectiveConfig(num_outcomes=N, g_objective=g, resample=r, anchor=AnchorConfig(anchors=a))
+        RealnessConfig(num_outcomes=N, g_objective=g, resample=r, anchor=AnchorConfig(anchors=a))
         for g in (1, 2, 3)
         for r in ("gaussian", "head", "none")
         for a in ("skewnorm", "histogram")
     ),
-    *(ObjectiveConfig(num_outcomes=N, g_objective=g, divergence="emd") for g in (1, 2, 3)),
+    *(RealnessConfig(num_outcomes=N, g_objective=g, divergence="emd") for g in (1, 2, 3)),
 ]
 
 
 @pytest.mark.parametrize(
     "config",
     CONFIGS,
-    ids=lambda c: f"{c.objective}-{c.divergence}-{c.g_objective}-{c.resample}-{c.anchor.anchors}",
+    ids=lambda c: "-".join(map(str, flatten(c).values())),
 )
 def test_every_objective_has_fp32_losses_with_gradients(config):
     """bf16 outputs, inside autocast: losses and scores are fp32 scalars with finite gradients."""
@@ -58,20 +70,20 @@ def test_every_objective_has_fp32_losses_with_gradients(config):
 
 def test_number_of_outputs():
     outputs = {
-        resample: build_objective(ObjectiveConfig(resample=resample)).num_outputs
+        resample: build_objective(RealnessConfig(resample=resample)).num_outputs
         for resample in ("gaussian", "head", "none")
     }
     assert outputs == {"gaussian": 51, "head": 102, "none": 51}
     scalar = ("standard", "lsgan", "hinge", "wgan", "relativistic")
-    assert {build_objective(ObjectiveConfig(objective=o)).num_outputs for o in scalar} == {1}
+    assert {build_objective(component("objective", o)()).num_outputs for o in scalar} == {1}
     posterior = PosteriorConfig(posterior_dim=20)
-    p2gan = build_objective(ObjectiveConfig(objective="p2gan", posterior=posterior))
+    p2gan = build_objective(P2GANConfig(posterior=posterior))
     assert (p2gan.num_outputs, p2gan.code_dim) == (40, 20)
 
 
 @pytest.mark.parametrize("name", ["realness", "standard", "relativistic"])
 def test_only_p2gan_gives_codes_to_g_and_measures_its_convergence(name):
-    objective = build_objective(ObjectiveConfig(objective=name))
+    objective = build_objective(component("objective", name)())
     output = torch.randn(4, objective.num_outputs)
     assert objective.code_dim == 0
     assert objective.measures(output, output, *both_draws()) == {}
@@ -79,14 +91,14 @@ def test_only_p2gan_gives_codes_to_g_and_measures_its_convergence(name):
 
 def test_unreachable_anchor_divergence_is_refused_when_built():
     with pytest.raises(ValueError, match="out of reach with 3 outcomes"):
-        build_objective(ObjectiveConfig(num_outcomes=3, anchor=AnchorConfig(anchor_kl=80.0)))
+        build_objective(RealnessConfig(num_outcomes=3, anchor=AnchorConfig(anchor_kl=80.0)))
 
 
 def test_one_fixed_batch_is_told_apart_by_gradient_descent():
     """D's loss falls to its optimum KL(A1 || A1) + KL(A0 || A0) = 0 on separable logits."""
     real, fake = (torch.zeros(4, N, requires_grad=True) for _ in range(2))
     optimizer = torch.optim.Adam([real, fake], 0.1)
-    objective = build_objective(ObjectiveConfig(num_outcomes=N, resample="none"))
+    objective = build_objective(RealnessConfig(num_outcomes=N, resample="none"))
     for _ in range(400):
         optimizer.zero_grad()
         loss = objective.d_loss(real, fake, *both_draws())

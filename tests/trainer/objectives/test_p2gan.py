@@ -8,9 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from realness.trainer.config import ObjectiveConfig, PosteriorConfig
-from realness.trainer.objectives import GaussianPrior, P2GANObjective, build_objective
-from realness.trainer.objectives.p2gan import exact_distance, posterior_factors
+from realness.trainer.objectives.base import build_objective
+from realness.trainer.objectives.configs import P2GANConfig, PosteriorConfig
+from realness.trainer.objectives.p2gan import (
+    GaussianPrior,
+    P2GANObjective,
+    exact_distance,
+    posterior_factors,
+)
 from realness.trainer.randomness import Purpose, Stream
 from tests.helpers.objective_tools import both_draws, draws, logits64
 
@@ -145,7 +150,7 @@ def test_built_from_the_configuration():
     posterior = PosteriorConfig(
         posterior_dim=20, prior_fake_mean=-5.0, prior_real_mean=6.0, code_weight=2.5
     )
-    objective = build_objective(ObjectiveConfig(objective="p2gan", posterior=posterior))
+    objective = build_objective(P2GANConfig(posterior=posterior))
     assert objective == P2GANObjective(GaussianPrior(-5, 1), GaussianPrior(6, 3), 2.5, 20)
     assert isinstance(objective, P2GANObjective)
     mean, std = objective.typical_factors()

@@ -9,16 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from realness import kernels
-from realness.trainer.config import (
-    ConfigError,
-    DiscriminatorConfig,
-    EngineConfig,
-    ObjectiveConfig,
-    PenaltyConfig,
-    TrainConfig,
-)
-from realness.trainer.networks import build_discriminator
-from realness.trainer.objectives import build_objective
+from realness.trainer.config import ConfigError, EngineConfig, PenaltyConfig, TrainConfig
+from realness.trainer.networks.build import build_discriminator
+from realness.trainer.networks.configs import DCGANDiscriminatorConfig
+from realness.trainer.objectives.base import build_objective
+from realness.trainer.objectives.configs import RealnessConfig
 from realness.trainer.objectives.penalties import (
     finite_difference_squared_norm,
     gradient_squared_norm,
@@ -29,7 +24,7 @@ from realness.trainer.objectives.penalties import (
 from realness.trainer.updates.schedule import lazy_weight
 
 Form = Callable[[Tensor], Tensor]
-OBJECTIVE = build_objective(ObjectiveConfig(num_outcomes=5))
+OBJECTIVE = build_objective(RealnessConfig(num_outcomes=5))
 
 
 def mean_penalty(network: nn.Module, images: Tensor, form: Form = zero_centered) -> Tensor:
@@ -58,7 +53,7 @@ def test_quadratic_score_in_closed_form():
 def test_parameter_gradient_against_finite_differences(norm, form):
     """d/dt of the penalty along a random direction of all of D's weights, in float64."""
     torch.manual_seed(0)
-    config = DiscriminatorConfig(d_width=2, d_norm=norm)
+    config = DCGANDiscriminatorConfig(d_width=2, d_norm=norm)
     network = build_discriminator(config, 32, OBJECTIVE.num_outputs).double()
     if norm == "none":  # at N(0, 0.02) five layers leave a penalty of 1e-9
         for parameter in network.parameters():
@@ -85,7 +80,7 @@ def test_parameter_gradient_against_finite_differences(norm, form):
 
 def test_rows_are_independent():
     torch.manual_seed(0)
-    network = build_discriminator(DiscriminatorConfig(d_width=2), 32, OBJECTIVE.num_outputs)
+    network = build_discriminator(DCGANDiscriminatorConfig(d_width=2), 32, OBJECTIVE.num_outputs)
     images = torch.randn(4, 3, 32, 32)
     whole = images.clone().requires_grad_()
     part = images[1:2].clone().requires_grad_()
@@ -97,10 +92,10 @@ def test_rows_are_independent():
 def test_gaussian_resampling_does_not_enter_the_penalty():
     """`score` acts on the output as it is, so gaussian and no resampling have one penalty."""
     torch.manual_seed(0)
-    network = build_discriminator(DiscriminatorConfig(d_width=2), 32, 5)
+    network = build_discriminator(DCGANDiscriminatorConfig(d_width=2), 32, 5)
     penalties = []
     for resample in ("gaussian", "none"):
-        objective = build_objective(ObjectiveConfig(num_outcomes=5, resample=resample))
+        objective = build_objective(RealnessConfig(num_outcomes=5, resample=resample))
         torch.manual_seed(1)
         images = torch.randn(2, 3, 32, 32, requires_grad=True)
         penalties.append(gradient_squared_norm(objective.score(network(images)), images))
@@ -178,7 +173,7 @@ def test_lazy_terms_weigh_what_they_would_without_laziness(interval: int, batch:
 def difference_error(activation, norm, dtype, form, **step) -> float:
     """Relative error of the weights' gradient of a penalty by central differences."""
     torch.manual_seed(0)
-    config = DiscriminatorConfig(d_width=4, d_norm=norm, d_activation=activation)
+    config = DCGANDiscriminatorConfig(d_width=4, d_norm=norm, d_activation=activation)
     network = build_discriminator(config, 32, OBJECTIVE.num_outputs).to(dtype)
     if norm != "spectral":
         for parameter in network.parameters():
@@ -223,6 +218,6 @@ def test_central_difference_is_wrong_for_rectifiers_and_refused():
     penalty = PenaltyConfig(r1_gamma=1.0, r1="finite-difference")
     with pytest.raises(ConfigError, match="wrong by at least 30 %"):
         TrainConfig(penalty=penalty)
-    smooth = DiscriminatorConfig(d_activation="silu")
+    smooth = DCGANDiscriminatorConfig(d_activation="silu")
     with pytest.raises(ConfigError, match="--precision=bf16 cannot resolve"):
         TrainConfig(penalty=penalty, d=smooth, engine=EngineConfig(precision="bf16"))

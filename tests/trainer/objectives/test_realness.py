@@ -13,23 +13,21 @@ from scipy import stats
 from torch import Tensor
 
 from realness import kernels
-from realness.trainer.config import AnchorConfig, ObjectiveConfig
 from realness.trainer.distributed import collectives, ranks
-from realness.trainer.objectives import (
-    FixedAnchors,
-    NoResampling,
-    RealnessObjective,
-    build_objective,
-    realness,
-)
+from realness.trainer.objectives import realness
+from realness.trainer.objectives.anchor_source import FixedAnchors
 from realness.trainer.objectives.anchors import AnchorPair, skewnorm_pair
+from realness.trainer.objectives.base import build_objective
+from realness.trainer.objectives.configs import AnchorConfig, RealnessConfig
 from realness.trainer.objectives.realness import (
+    RealnessObjective,
     realness_d_loss,
     realness_g_loss1,
     realness_g_loss2,
     realness_g_loss3,
     realness_score,
 )
+from realness.trainer.objectives.resampling import NoResampling
 from realness.trainer.objectives.scalar import (
     non_saturating_g_loss,
     saturating_g_loss,
@@ -88,7 +86,7 @@ def test_objective_chooses_the_equation(g_objective):
 
 
 def test_objective_2_needs_real_outputs():
-    objective = build_objective(ObjectiveConfig(num_outcomes=N, g_objective=2))
+    objective = build_objective(RealnessConfig(num_outcomes=N, g_objective=2))
     with pytest.raises(ValueError, match=r"objective 2 \(eq. 19\) needs D's output on real"):
         objective.g_loss(FAKE, None, draws(), None)
 
@@ -159,7 +157,7 @@ def test_emd_losses_are_scipys_distances_of_the_same_pairs():
         2: emd(D_REAL, D_FAKE) - to_fake_anchor,
         3: emd(A1, D_FAKE) - to_fake_anchor,
     }
-    config = ObjectiveConfig(num_outcomes=N, divergence="emd", resample="none")
+    config = RealnessConfig(num_outcomes=N, divergence="emd", resample="none")
     d_loss = build_objective(config).d_loss(REAL, FAKE, *both_draws())
     assert d_loss.item() == pytest.approx(expected["d"], rel=1e-12)
     for number in (1, 2, 3):
@@ -171,7 +169,7 @@ def test_emd_losses_are_scipys_distances_of_the_same_pairs():
 @pytest.mark.parametrize("g_objective", [1, 2, 3])
 @pytest.mark.parametrize("resample", ["gaussian", "head", "none"])
 def test_emd_gradients_against_finite_differences(g_objective, resample):
-    config = ObjectiveConfig(
+    config = RealnessConfig(
         num_outcomes=N, divergence="emd", resample=resample, g_objective=g_objective
     )
     objective = build_objective(config)
@@ -196,7 +194,7 @@ def test_emd_gradients_against_finite_differences(g_objective, resample):
 @pytest.mark.parametrize("g_objective", [1, 2, 3])
 def test_fused_losses_are_the_separate_ones(monkeypatch, g_objective, resample, statistics, dtype):
     objective = build_objective(
-        ObjectiveConfig(
+        RealnessConfig(
             num_outcomes=N,
             resample=resample,
             resample_statistics=statistics,
@@ -240,7 +238,7 @@ def called(monkeypatch: pytest.MonkeyPatch, **settings: Any) -> dict[str, int]:
     for name in FUSED:
         monkeypatch.setattr(kernels, name, count(name, getattr(kernels, name)))
     rows = settings.pop("rows", 6)
-    objective = build_objective(ObjectiveConfig(num_outcomes=N, g_objective=1, **settings))
+    objective = build_objective(RealnessConfig(num_outcomes=N, g_objective=1, **settings))
     output = torch.randn(rows, objective.num_outputs)
     objective.d_loss(output, output, *both_draws(rows))
     objective.g_loss(output, None, draws(rows), None)
@@ -283,9 +281,7 @@ def test_score_orders_like_the_difference_of_divergences():
 @pytest.mark.parametrize("resample", ["gaussian", "head", "none"])
 @pytest.mark.parametrize("anchors", ["skewnorm", "histogram"])
 def test_score_is_per_row_and_prefers_the_real_end(resample, anchors):
-    config = ObjectiveConfig(
-        num_outcomes=N, resample=resample, anchor=AnchorConfig(anchors=anchors)
-    )
+    config = RealnessConfig(num_outcomes=N, resample=resample, anchor=AnchorConfig(anchors=anchors))
     objective = build_objective(config)
     output = torch.zeros(3, objective.num_outputs)
     output[0, N - 1] = output[1, 0] = 1

@@ -8,11 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from realness.trainer.config import ObjectiveConfig
 from realness.trainer.distributed import collectives
-from realness.trainer.objectives import GaussianResampling, HeadResampling, build_objective
+from realness.trainer.objectives.base import build_objective
+from realness.trainer.objectives.configs import RealnessConfig
 from realness.trainer.objectives.realness import realness_d_loss
-from realness.trainer.objectives.resampling import resample_gaussian, resample_head
+from realness.trainer.objectives.resampling import (
+    GaussianResampling,
+    HeadResampling,
+    resample_gaussian,
+    resample_head,
+)
 from realness.trainer.randomness import Draws, Purpose, Stream
 from tests.helpers.objective_tools import N, anchors64, both_draws, draws, logits64
 
@@ -108,7 +113,7 @@ def test_members_of_an_ensemble_are_resampled_apart(num_outcomes, members, stati
 def test_the_loss_of_an_ensemble_is_the_mean_of_its_members_losses(g_objective, divergence):
     """Gradients are a share of each member's own: nothing passes between members."""
     members = 3
-    config = ObjectiveConfig(num_outcomes=N, g_objective=g_objective, divergence=divergence)
+    config = RealnessConfig(num_outcomes=N, g_objective=g_objective, divergence=divergence)
     ensemble, single = build_objective(config, members=members), build_objective(config)
     together, alone = members_draws(4, members)
     real, fake = logits64(4 * members, seed=1), logits64(4 * members, seed=2)
@@ -157,7 +162,7 @@ def test_head_resampling_is_the_formula_with_its_gradients():
 @pytest.mark.parametrize("resample", ["gaussian", "head"])
 def test_each_batch_of_a_loss_has_its_own_noise(resample):
     """D's loss is that of logits resampled apart for the real and the fake batch."""
-    objective = build_objective(ObjectiveConfig(num_outcomes=N, resample=resample))
+    objective = build_objective(RealnessConfig(num_outcomes=N, resample=resample))
     real, fake = torch.randn(2, 6, objective.num_outputs).unbind()
     real_draws, fake_draws = both_draws(6)
     method = GaussianResampling(N) if resample == "gaussian" else HeadResampling(N)

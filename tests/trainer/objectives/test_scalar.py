@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from realness.trainer.config import ObjectiveConfig
-from realness.trainer.objectives import build_objective
+from realness.trainer.config.components import component
+from realness.trainer.objectives.base import build_objective
+from realness.trainer.objectives.configs import StandardConfig
 from realness.trainer.objectives.scalar import (
     non_saturating_g_loss,
     relativistic_d_loss,
@@ -26,7 +27,7 @@ NAMES = ["standard", "lsgan", "hinge", "wgan", "relativistic"]
 
 def losses(name: str, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
     """(D's, G's) loss of the objective called `name`; real, fake: scores [B]."""
-    objective = build_objective(ObjectiveConfig(objective=name))  # type: ignore[arg-type]
+    objective = build_objective(component("objective", name)())
     outputs = real[:, None], fake[:, None]
     needed = outputs[0] if objective.needs_real_in_g_step else None
     real_draws, fake_draws = both_draws(len(real))
@@ -86,7 +87,7 @@ def test_d_tells_the_two_apart_and_g_pulls_the_fake_one_up(name):
 
 
 def test_only_the_relativistic_pairing_needs_real_images_in_gs_step():
-    built = {name: build_objective(ObjectiveConfig(objective=name)) for name in NAMES}  # type: ignore[arg-type]
+    built = {name: build_objective(component("objective", name)()) for name in NAMES}
     assert [name for name in NAMES if built[name].needs_real_in_g_step] == ["relativistic"]
     with pytest.raises(ValueError, match="loss of G compares with real images"):
         built["relativistic"].g_loss(torch.zeros(2, 1), None, draws(2), None)
@@ -144,7 +145,7 @@ def test_standard_losses_follow_equation_1():
         torch.autograd.grad(formulas["d"], [s_real, s_fake], retain_graph=True),
     )
     for saturating in (True, False):
-        objective = build_objective(ObjectiveConfig(objective="standard", saturating=saturating))
+        objective = build_objective(StandardConfig(saturating=saturating))
         g_loss = objective.g_loss(s_fake, None, draws(5), None)
         torch.testing.assert_close(g_loss, formulas[saturating])
         torch.testing.assert_close(

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from realness.trainer.config import TrainConfig
-from realness.trainer.config.presets import preset
+from realness.launch.presets import preset
+from realness.trainer.config import TrainConfig, flatten
 from realness.trainer.planning.flops import count_flops
 
 
@@ -26,10 +26,11 @@ def dcgan_layers(width: int, resolution: int, z_dim: int) -> list[float]:
 @pytest.mark.parametrize("name", ["cifar10-realness-dcgan", "ffhq1024-realness-dcgan"])
 def test_dcgan_by_hand(name: str) -> None:
     config = preset(name)
-    resolution, outcomes = config.data.resolution, config.objective.num_outcomes
-    g = dcgan_layers(config.g.g_width, resolution, config.g.z_dim)
+    settings = flatten(config)
+    resolution, outcomes = settings["resolution"], settings["num_outcomes"]
+    g = dcgan_layers(settings["g_width"], resolution, settings["z_dim"])
     # D mirrors G, except for its head: 4 x 4 features to the outcomes.
-    d = [2.0 * config.d.d_width * resolution // 8 * 16 * outcomes, *g[1:]]
+    d = [2.0 * settings["d_width"] * resolution // 8 * 16 * outcomes, *g[1:]]
     flops = count_flops(config)
     # D's update: fakes; D on both batches, weights' gradients, inputs' but for the image itself.
     assert flops.d == pytest.approx(sum(g) + 6 * sum(d) - 2 * d[-1], rel=0.01)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from realness import kernels
+from realness.launch.presets import preset
 from realness.trainer.config import TrainConfig
-from realness.trainer.config.presets import preset
 from realness.trainer.planning.memory import (
     checkpoint_bytes,
     estimate_memory,

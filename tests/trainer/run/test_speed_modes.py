@@ -15,11 +15,11 @@ import torch._inductor.config
 from torch import Tensor, nn
 
 from realness import kernels
-from realness.trainer.config import ConfigError, TrainConfig
+from realness.trainer.config import ConfigError, TrainConfig, with_fields
 from realness.trainer.distributed.ranks import rank
 from realness.trainer.engines import compiled as compiling
 from realness.trainer.engines.compiled import torch_release
-from realness.trainer.networks import recompute_blocks
+from realness.trainer.networks.recompute import recompute_blocks
 from realness.trainer.objectives.penalties import gradient_squared_norm
 from realness.trainer.randomness import Stream
 from realness.trainer.updates.build import build_networks
@@ -41,7 +41,7 @@ def losses_of(
 ) -> np.ndarray:
     """[2, steps]: D's and G's on made-up images, with R1 and path lengths in every other step."""
     # Adam's division turns rounding of near-zero gradients into steps of full size.
-    config = replace(config, optimizer=replace(config.optimizer, optimizer_eps=1e-3))
+    config = with_fields(config, optimizer_eps=1e-3)
     with kernels.implementation(config.engine.impl):
         gan = build_gan(config, torch.device("cpu"))
         rows = slice(rank() * gan.local_batch, (rank() + 1) * gan.local_batch)
@@ -97,7 +97,7 @@ def gradients(networks: tuple[nn.Module, nn.Module], config: TrainConfig) -> lis
     score = discriminator(images).sum(1)
     (score.sum() + gradient_squared_norm(score, images).sum()).backward()
     inputs = [torch.randn(4, config.g.z_dim)]
-    if config.g.generator == "stylegan2":
+    if config.g.styles:
         inputs.append(torch.randn(4, generator.noise_dim))  # type: ignore[arg-type]
     generator(*inputs).square().sum().backward()
     weights = [*discriminator.parameters(), *generator.parameters()]

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from realness.launch import fetch_faces, prepare
+from realness.launch.presets import PRESETS
 from realness.trainer.config import TrainConfig, flag
-from realness.trainer.config.presets import PRESETS
 from realness.trainer.distributed.exit_codes import EXIT_OK
 from tests.helpers.ranks import run_command
 from tests.helpers.systems import BATCH, systems

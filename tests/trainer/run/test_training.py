@@ -25,6 +25,7 @@ from tests.helpers.ranks import (
     free_port,
     start_training,
     tiny_arguments,
+    wait_for,
     write_images,
 )
 
@@ -50,14 +51,6 @@ def last_files(run_dir: Path) -> dict[str, Any]:
     """Sizes and checksums of the newest checkpoint's files."""
     name = (run_dir / "checkpoints" / "latest").read_text().strip()
     return json.loads((run_dir / "checkpoints" / name / "checkpoint.json").read_text())["files"]
-
-
-def wait_for(path: Path, ranks: list[subprocess.Popen[str]]) -> None:
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} never appeared"
-        assert all(rank.poll() is None for rank in ranks), finish(ranks)
-        time.sleep(0.02)
 
 
 def test_sigkill_and_rerun_equal_a_straight_run_bit_for_bit(data: Path, tmp_path: Path) -> None:

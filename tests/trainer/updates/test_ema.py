@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from realness.trainer.networks import DCGANGenerator
+from realness.trainer.networks.dcgan import DCGANGenerator
 from realness.trainer.updates.ema import Ema
 
 

@@ -17,8 +17,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from realness.trainer.config import EngineConfig, PenaltyConfig
-from realness.trainer.config.presets import realness_dcgan
+from realness.launch.presets import realness_dcgan
+from realness.trainer.config import EngineConfig, PenaltyConfig, with_fields
 from realness.trainer.distributed.ranks import rank
 from realness.trainer.randomness import Stream
 from realness.trainer.updates.sharded_gan import build_gan
@@ -31,13 +31,10 @@ BATCH, STEPS = 8, 10
 
 
 def ten_losses() -> dict[str, list[float]]:
-    base = realness_dcgan(32)
+    base = with_fields(realness_dcgan(32), g_width=8, d_width=8, z_dim=32)
     config = replace(
-        base,
+        with_fields(base, optimizer_eps=1e-3, lr_g=2e-3, lr_d=2e-3),
         batch_size=BATCH,
-        g=replace(base.g, g_width=8, z_dim=32),
-        d=replace(base.d, d_width=8),
-        optimizer=replace(base.optimizer, optimizer_eps=1e-3, lr_g=2e-3, lr_d=2e-3),
         penalty=PenaltyConfig(r1_gamma=1.0, penalty_images=2 * BATCH),
         engine=EngineConfig(device="cpu"),
     )

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from realness.trainer.config import ConfigError, OptimizerConfig, PenaltyConfig, TrainConfig
+from realness.trainer.engines.optimizer_configs import AdamConfig
 from realness.trainer.engines.optimizers import lazily_corrected
-from realness.trainer.networks import StyleGAN2Generator
+from realness.trainer.networks.stylegan2_generator import StyleGAN2Generator
 from realness.trainer.planning.memory import estimate_memory
 from realness.trainer.randomness import Purpose, Stream, batch_draws
 from realness.trainer.updates.build import build_networks
@@ -34,7 +35,7 @@ def brute_force(generator: StyleGAN2Generator, config: TrainConfig, average: flo
     noise = generator.draw_noise(draws).double()
     mixed, crossover = generator.draw_mixing(draws)
     y = draws.normal(Purpose.PATH, 3 * 32 * 32).double() / 32
-    shape, lengths = (generator.num_styles, config.g.w_dim), []
+    shape, lengths = (generator.num_styles, generator.w_dim), []
     directions = torch.eye(shape[0] * shape[1], dtype=torch.float64).view(-1, *shape)
     for row in range(len(z)):
         rows = [row] * len(directions)
@@ -170,11 +171,12 @@ def test_memory_counts_path_lengths() -> None:
 
 def test_lazy_correction() -> None:
     """c = k / (k + 1): 16/17 for R1 in one of 16 updates ([2], appendix B)."""
-    config = OptimizerConfig(beta1=0.5, beta2=0.99, lazy_correction=True)
+    config = OptimizerConfig(AdamConfig(0.5, 0.99), lazy_correction=True)
     corrected, lr = lazily_corrected(config, 0.002, 16)
     assert lr == pytest.approx(0.002 * 16 / 17)
-    assert corrected.beta1 == pytest.approx(0.5 ** (16 / 17))
-    assert corrected.beta2 == pytest.approx(0.99 ** (16 / 17))
+    assert isinstance(corrected.algorithm, AdamConfig)
+    assert corrected.algorithm.beta1 == pytest.approx(0.5 ** (16 / 17))
+    assert corrected.algorithm.beta2 == pytest.approx(0.99 ** (16 / 17))
     for unchanged in ((config, 0.0), (config, 1.0), (replace(config, lazy_correction=False), 16)):
         assert lazily_corrected(unchanged[0], 0.002, unchanged[1]) == (unchanged[0], 0.002)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from realness.trainer.config import ConfigError, FakeAsRealConfig, TrainConfig
+from realness.trainer.config import ConfigError, FakeAsRealConfig, TrainConfig, with_fields
 from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.randomness import Stream
 from realness.trainer.updates.fake_as_real import lowest, lowest_over_ranks
@@ -34,7 +34,7 @@ def batch(gan: Any, stream: Stream, update: int, count: int) -> Tensor:
 def play(config: TrainConfig) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Weights and last statistics after a few iterations."""
     # Adam's division turns rounding of near-zero gradients into steps of full size.
-    config = replace(config, optimizer=replace(config.optimizer, optimizer_eps=1e-3))
+    config = with_fields(config, optimizer_eps=1e-3)
     gan = build_gan(config, torch.device("cpu"))
     k_d, k_g, stats = config.optimizer.k_d, config.optimizer.k_g, {}
     for step in range(STEPS):
@@ -59,7 +59,7 @@ def play(config: TrainConfig) -> tuple[dict[str, np.ndarray], dict[str, float]]:
 def test_the_number_of_ranks_does_not_matter(name: str) -> None:
     config = systems()[name]
     # Adam's division turns rounding of near-zero gradients into steps of full size.
-    config = replace(config, optimizer=replace(config.optimizer, optimizer_eps=1e-3))
+    config = with_fields(config, optimizer_eps=1e-3)
     [(expected, alone)] = run_on_ranks(1, play, config)
     ranks = run_on_ranks(2, play, config)
     for state, _ in ranks:

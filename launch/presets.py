@@ -16,14 +16,32 @@ from typing import Literal
 from realness.trainer.config import (
     ConfigError,
     DataConfig,
-    DiscriminatorConfig,
     FakeAsRealConfig,
-    GeneratorConfig,
     ObjectiveConfig,
     OptimizerConfig,
     PenaltyConfig,
-    PosteriorConfig,
     TrainConfig,
+)
+from realness.trainer.engines.optimizer_configs import AdamConfig, RMSPropConfig
+from realness.trainer.networks.configs import (
+    DCGANDiscriminatorConfig,
+    DCGANGeneratorConfig,
+    ResNetDiscriminatorConfig,
+    ResNetGeneratorConfig,
+    SNResNetDiscriminatorConfig,
+    SNResNetGeneratorConfig,
+    StyleGAN2DiscriminatorConfig,
+    StyleGAN2GeneratorConfig,
+)
+from realness.trainer.objectives.configs import (
+    HingeConfig,
+    LSGANConfig,
+    P2GANConfig,
+    PosteriorConfig,
+    RealnessConfig,
+    RelativisticConfig,
+    StandardConfig,
+    WassersteinConfig,
 )
 
 DEFAULT = "ffhq1024-realness-dcgan"
@@ -36,10 +54,10 @@ def realness_dcgan(resolution: int) -> TrainConfig:
         batch_size=32,
         total_kimg=16_640,
         data=DataConfig(resolution=resolution),
-        g=GeneratorConfig(g_width=32, z_dim=128),
-        d=DiscriminatorConfig(d_width=32, d_norm="spectral"),
-        objective=ObjectiveConfig(num_outcomes=51, g_objective=2, resample="gaussian"),
-        optimizer=OptimizerConfig(lr_g=2e-4, lr_d=2e-4, beta1=0.5, beta2=0.999),
+        g=DCGANGeneratorConfig(g_width=32, z_dim=128),
+        d=DCGANDiscriminatorConfig(d_width=32, d_norm="spectral"),
+        objective=RealnessConfig(num_outcomes=51, g_objective=2, resample="gaussian"),
+        optimizer=OptimizerConfig(AdamConfig(beta1=0.5, beta2=0.999), lr_g=2e-4, lr_d=2e-4),
     )
 
 
@@ -62,8 +80,8 @@ def wgan_gp_dcgan(resolution: int) -> TrainConfig:
     RealnessGAN paper states it for every D.
     """
     return replace(
-        baseline_dcgan(resolution, ObjectiveConfig(objective="wgan")),
-        optimizer=OptimizerConfig(lr_g=1e-4, lr_d=1e-4, beta1=0.5, beta2=0.9, k_d=5),
+        baseline_dcgan(resolution, WassersteinConfig()),
+        optimizer=OptimizerConfig(AdamConfig(beta1=0.5, beta2=0.9), lr_g=1e-4, lr_d=1e-4, k_d=5),
         penalty=PenaltyConfig(gp_weight=10.0, gp_target=1),
     )
 
@@ -77,30 +95,28 @@ def zero_gp_resnet(resolution: int = 32) -> TrainConfig:
     """
     cifar = resolution == 32
     width, most, blocks = (64, 512, 1) if cifar else (64, 1024, 2)
-    rmsprop = OptimizerConfig(optimizer="rmsprop", lr_g=1e-4, lr_d=1e-4)
+    rmsprop = OptimizerConfig(RMSPropConfig(), lr_g=1e-4, lr_d=1e-4)
+    adam = OptimizerConfig(AdamConfig(beta1=0.0, beta2=0.9), lr_g=1e-4, lr_d=3e-4)
     return TrainConfig(
         batch_size=64,
         total_kimg=32_000 if cifar else 38_400,
         ema_halflife_kimg=round(0.064 * math.log(0.5) / math.log(0.999), 2),
         ema_rampup=0.0,
         data=DataConfig(resolution=resolution, dequantize=True),
-        g=GeneratorConfig(
-            generator="resnet",
+        g=ResNetGeneratorConfig(
             z_dim=128 if cifar else 256,
             g_width=width,
             g_max_channels=most,
             g_blocks=blocks,
         ),
-        d=DiscriminatorConfig(
-            discriminator="resnet",
+        d=ResNetDiscriminatorConfig(
             d_width=width,
-            d_norm="none",
             d_max_channels=most,
             d_blocks=blocks,
         ),
-        objective=ObjectiveConfig(objective="standard"),
+        objective=StandardConfig(),
         penalty=PenaltyConfig(r1_gamma=20.0),
-        optimizer=rmsprop if cifar else OptimizerConfig(lr_g=1e-4, lr_d=3e-4, beta1=0.0, beta2=0.9),
+        optimizer=rmsprop if cifar else adam,
     )
 
 
@@ -117,9 +133,9 @@ def relativistic_resnet(resolution: int) -> TrainConfig:
     """
     return replace(
         zero_gp_resnet(resolution),
-        objective=ObjectiveConfig(objective="relativistic"),
+        objective=RelativisticConfig(),
         penalty=PenaltyConfig(r1_gamma=1.0, r2_gamma=1.0),
-        optimizer=OptimizerConfig(lr_g=2e-4, lr_d=2e-4, beta1=0.0, beta2=0.99),
+        optimizer=OptimizerConfig(AdamConfig(beta1=0.0, beta2=0.99), lr_g=2e-4, lr_d=2e-4),
     )
 
 
@@ -132,7 +148,10 @@ def p2gan(resolution: int, networks: Literal["dcgan", "sn-resnet"]) -> TrainConf
     """
     cifar = resolution == 32
     epoch_kimg = (CIFAR_IMAGES if cifar else CELEBA_IMAGES) / 1000
-    width = 64 if networks == "sn-resnet" else 32
+    if networks == "sn-resnet":
+        width, generator, discriminator = 64, SNResNetGeneratorConfig, SNResNetDiscriminatorConfig
+    else:
+        width, generator, discriminator = 32, DCGANGeneratorConfig, DCGANDiscriminatorConfig
     mean = 4.0 if cifar else 5.0
     posterior = PosteriorConfig(
         posterior_dim=5 if cifar else 20,
@@ -144,12 +163,11 @@ def p2gan(resolution: int, networks: Literal["dcgan", "sn-resnet"]) -> TrainConf
         batch_size=32,
         total_kimg=(200 if cifar else 50) * epoch_kimg,
         data=DataConfig(resolution=resolution),
-        g=GeneratorConfig(generator=networks, z_dim=64 if cifar else 128, g_width=width),
-        d=DiscriminatorConfig(discriminator=networks, d_width=width, d_norm="spectral"),
-        objective=ObjectiveConfig(objective="p2gan", posterior=posterior),
+        g=generator(z_dim=64 if cifar else 128, g_width=width),
+        d=discriminator(d_width=width, d_norm="spectral"),
+        objective=P2GANConfig(posterior),
         optimizer=OptimizerConfig(
-            beta1=0.0,
-            beta2=0.999,
+            AdamConfig(beta1=0.0, beta2=0.999),
             lr_decay="step",
             lr_step_kimg=50 * epoch_kimg,
             lr_step_factor=0.9,
@@ -174,21 +192,16 @@ def stylegan2(resolution: int) -> TrainConfig:
         total_kimg=25_000,
         ema_halflife_kimg=20 if small else 10,
         data=DataConfig(resolution=resolution),
-        g=GeneratorConfig(generator="stylegan2", z_dim=512, g_channel_base=base),
-        d=DiscriminatorConfig(
-            discriminator="stylegan2",
-            d_norm="none",
-            d_channel_base=base,
-            minibatch_group=8 if small else 4,
-        ),
-        objective=ObjectiveConfig(objective="standard"),
+        g=StyleGAN2GeneratorConfig(z_dim=512, g_channel_base=base),
+        d=StyleGAN2DiscriminatorConfig(d_channel_base=base, minibatch_group=8 if small else 4),
+        objective=StandardConfig(),
         penalty=PenaltyConfig(
             r1_gamma=1.0 if small else 10.0,
             penalty_images=16 * batch,
             path_length_weight=2.0,
             path_length_images=4 * batch,
         ),
-        optimizer=OptimizerConfig(lr_g=lr, lr_d=lr, beta1=0.0, beta2=0.99),
+        optimizer=OptimizerConfig(AdamConfig(beta1=0.0, beta2=0.99), lr_g=lr, lr_d=lr),
     )
 
 
@@ -197,7 +210,7 @@ def realness_stylegan2(resolution: int) -> TrainConfig:
 
     This combination is not from a paper; R1 acts on RealnessGAN's score.
     """
-    objective = ObjectiveConfig(num_outcomes=51, g_objective=2, resample="gaussian")
+    objective = RealnessConfig(num_outcomes=51, g_objective=2, resample="gaussian")
     return replace(stylegan2(resolution), objective=objective)
 
 
@@ -206,7 +219,7 @@ def lecture_dcgan() -> TrainConfig:
 
     For Fashion-MNIST, enlarged to 32x32. Learning rates and batch size are typical of DCGANs.
     """
-    base = baseline_dcgan(32, ObjectiveConfig(objective="standard"))
+    base = baseline_dcgan(32, StandardConfig())
     return replace(
         base,
         batch_size=64,
@@ -240,15 +253,9 @@ def demo() -> TrainConfig:
 
 def _baselines(data: str, resolution: int) -> dict[str, Callable[[], TrainConfig]]:
     return {
-        f"{data}-standard-dcgan": lambda: baseline_dcgan(
-            resolution, ObjectiveConfig(objective="standard")
-        ),
-        f"{data}-lsgan-dcgan": lambda: baseline_dcgan(
-            resolution, ObjectiveConfig(objective="lsgan")
-        ),
-        f"{data}-hinge-dcgan": lambda: baseline_dcgan(
-            resolution, ObjectiveConfig(objective="hinge")
-        ),
+        f"{data}-standard-dcgan": lambda: baseline_dcgan(resolution, StandardConfig()),
+        f"{data}-lsgan-dcgan": lambda: baseline_dcgan(resolution, LSGANConfig()),
+        f"{data}-hinge-dcgan": lambda: baseline_dcgan(resolution, HingeConfig()),
         f"{data}-wgan-gp-dcgan": lambda: wgan_gp_dcgan(resolution),
     }
 

@@ -1,0 +1,38 @@
+"""Configuration of the real images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from realness.trainer.config.base import not_negative, positive, require, resumable
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Real images."""
+
+    data: str = resumable("")
+    """Folder, zip or tar shards of square images (launch/prepare.py converts any collection)."""
+    resolution: int = 1024
+    """Side length of the images in pixels; a power of two from 32 to 1024."""
+    mirror: bool = True
+    """Flip half of the images horizontally."""
+    dequantize: bool = False
+    """Add uniform noise of one grey level (1/127.5) to real images, as FAR-GAN does."""
+    decoder: Literal["auto", "dali", "threads"] = resumable("auto")
+    """Decode with DALI or with CPU threads. auto uses DALI if it is installed, except for raw
+    images and, on machines without a GPU, for JPEG."""
+    decode_threads: int = resumable(4)
+    """Decoding threads per rank."""
+    max_bad_images: int = resumable(100)
+    """Unreadable images to tolerate before the run stops; each is replaced and named once."""
+
+    def __post_init__(self) -> None:
+        size = self.resolution
+        require(
+            32 <= size <= 1024 and size & (size - 1) == 0,
+            f"--resolution={size} must be a power of two from 32 to 1024",
+        )
+        positive(self, "decode_threads")
+        not_negative(self, "max_bad_images")

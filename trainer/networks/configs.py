@@ -1,0 +1,295 @@
+"""The networks of this program: settings, capabilities, and how they are built.
+
+Nothing here loads torch before a network is built: the command line needs only the settings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from realness.trainer.config import (
+    DiscriminatorConfig,
+    GeneratorConfig,
+    positive,
+    register,
+    require,
+)
+from realness.trainer.config.networks import Normalisation
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@register("dcgan", prefix="")
+@dataclass(frozen=True)
+class DCGANGeneratorConfig(GeneratorConfig):
+    """DCGAN. Settings of `DCGANGenerator`."""
+
+    codes: ClassVar[bool] = True
+
+    g_width: int = 32
+    """Channels of G at half the output resolution."""
+    g_activation: Literal["relu", "lrelu"] = "relu"
+    """Activation function in G."""
+    batch_statistics: Literal["global", "local"] = "global"
+    """Compute batch normalisation over the batch of all ranks, or over each rank's own share."""
+
+    @property
+    def shares_statistics(self) -> bool:
+        return self.batch_statistics == "global"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "g_width")
+
+    def build(self, resolution: int, code_dim: int) -> nn.Module:
+        from realness.trainer.networks.dcgan import DCGANGenerator
+
+        return DCGANGenerator(
+            z_dim=self.z_dim,
+            width=self.g_width,
+            resolution=resolution,
+            code_dim=code_dim,
+            activation=self.g_activation,
+            batch_statistics=self.batch_statistics,
+        )
+
+
+@register("dcgan", prefix="")
+@dataclass(frozen=True)
+class DCGANDiscriminatorConfig(DiscriminatorConfig):
+    """DCGAN. Settings of `DCGANDiscriminator`."""
+
+    norms: ClassVar[tuple[str, ...]] = ("spectral", "layer", "none")
+
+    d_width: int = 32
+    """Channels of D at half the input resolution."""
+    d_activation: Literal["lrelu", "silu"] = "lrelu"
+    """Activation function in D: LeakyReLU, or SiLU (x * sigmoid(x)), which is smooth."""
+    d_norm: Normalisation = "spectral"
+    """Normalisation in D: spectral for its weights, layer for its features, or none."""
+
+    @property
+    def smooth(self) -> bool:
+        return self.d_activation == "silu"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "d_width")
+
+    def build(self, resolution: int, num_outputs: int) -> nn.Module:
+        from realness.trainer.networks.dcgan import DCGANDiscriminator
+
+        return DCGANDiscriminator(
+            width=self.d_width,
+            resolution=resolution,
+            num_outputs=num_outputs,
+            norm=self.d_norm,
+            activation=self.d_activation,
+        )
+
+
+@register("resnet", prefix="")
+@dataclass(frozen=True)
+class ResNetGeneratorConfig(GeneratorConfig):
+    """FAR-GAN's ResNet without normalisation. Settings of `ResNetGenerator`."""
+
+    recompute: ClassVar[bool] = True
+
+    g_width: int = 32
+    """Channels of G in the image stage."""
+    g_max_channels: int = 512
+    """Maximum channels per stage of G."""
+    g_blocks: Literal[1, 2] = 1
+    """Residual blocks per stage of G."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "g_width", "g_max_channels")
+
+    def build(self, resolution: int, code_dim: int) -> nn.Module:
+        from realness.trainer.networks.resnet import ResNetGenerator
+
+        if code_dim:
+            raise ValueError(
+                f"--generator=resnet has no normalisation layers that a posterior code (code_dim="
+                f"{code_dim}) could control; use --generator dcgan, sn-resnet or stylegan2"
+            )
+        return ResNetGenerator(
+            z_dim=self.z_dim,
+            width=self.g_width,
+            max_channels=self.g_max_channels,
+            blocks=self.g_blocks,
+            resolution=resolution,
+        )
+
+
+@register("resnet", prefix="")
+@dataclass(frozen=True)
+class ResNetDiscriminatorConfig(DiscriminatorConfig):
+    """FAR-GAN's ResNet. Settings of `ResNetDiscriminator`."""
+
+    recompute: ClassVar[bool] = True
+
+    d_width: int = 32
+    """Channels of D in the image stage."""
+    d_max_channels: int = 512
+    """Maximum channels per stage of D."""
+    d_blocks: Literal[1, 2] = 1
+    """Residual blocks per stage of D."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "d_width", "d_max_channels")
+
+    def build(self, resolution: int, num_outputs: int) -> nn.Module:
+        from realness.trainer.networks.resnet import ResNetDiscriminator
+
+        return ResNetDiscriminator(
+            width=self.d_width,
+            max_channels=self.d_max_channels,
+            blocks=self.d_blocks,
+            resolution=resolution,
+            num_outputs=num_outputs,
+        )
+
+
+@register("sn-resnet", prefix="")
+@dataclass(frozen=True)
+class SNResNetGeneratorConfig(GeneratorConfig):
+    """The batch-normalised ResNet of SNGAN. Settings of `SNResNetGenerator`."""
+
+    codes: ClassVar[bool] = True
+
+    g_width: int = 32
+    """A quarter of the channels of G in every stage."""
+    g_activation: Literal["relu", "lrelu"] = "relu"
+    """Activation function in G."""
+    batch_statistics: Literal["global", "local"] = "global"
+    """Compute batch normalisation over the batch of all ranks, or over each rank's own share."""
+
+    @property
+    def shares_statistics(self) -> bool:
+        return self.batch_statistics == "global"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "g_width")
+
+    def build(self, resolution: int, code_dim: int) -> nn.Module:
+        from realness.trainer.networks.sn_resnet import SNResNetGenerator
+
+        return SNResNetGenerator(
+            z_dim=self.z_dim,
+            width=self.g_width,
+            resolution=resolution,
+            code_dim=code_dim,
+            activation=self.g_activation,
+            batch_statistics=self.batch_statistics,
+        )
+
+
+@register("sn-resnet", prefix="")
+@dataclass(frozen=True)
+class SNResNetDiscriminatorConfig(DiscriminatorConfig):
+    """The ResNet of SNGAN. Settings of `SNResNetDiscriminator`."""
+
+    norms: ClassVar[tuple[str, ...]] = ("spectral", "layer", "none")
+    recompute: ClassVar[bool] = True
+
+    d_width: int = 32
+    """Half of the channels of D in every stage."""
+    d_norm: Normalisation = "spectral"
+    """Normalisation in D: spectral for its weights, layer for its features, or none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "d_width")
+
+    def build(self, resolution: int, num_outputs: int) -> nn.Module:
+        from realness.trainer.networks.sn_resnet import SNResNetDiscriminator
+
+        return SNResNetDiscriminator(
+            width=self.d_width,
+            resolution=resolution,
+            num_outputs=num_outputs,
+            norm=self.d_norm,
+        )
+
+
+@register("stylegan2", prefix="")
+@dataclass(frozen=True)
+class StyleGAN2GeneratorConfig(GeneratorConfig):
+    """StyleGAN2, configuration F. Settings of `StyleGAN2Generator`."""
+
+    styles: ClassVar[bool] = True
+    codes: ClassVar[bool] = True
+    recompute: ClassVar[bool] = True
+
+    g_max_channels: int = 512
+    """Maximum channels per stage of G."""
+    g_channel_base: int = 32768
+    """Channels of a stage times its side length in pixels, up to --g-max-channels."""
+    w_dim: int = 512
+    """Dimensions of the styles w."""
+    mapping_layers: int = 8
+    """Fully connected layers from z to w."""
+    style_mixing: float = 0.9
+    """Fraction of training images whose styles come from two latents."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "g_max_channels", "g_channel_base", "w_dim", "mapping_layers")
+        require(
+            0 <= self.style_mixing <= 1,
+            f"--style-mixing={self.style_mixing} is a fraction and must lie in [0, 1]",
+        )
+
+    def build(self, resolution: int, code_dim: int) -> nn.Module:
+        from realness.trainer.networks.stylegan2_generator import StyleGAN2Generator
+
+        return StyleGAN2Generator(
+            z_dim=self.z_dim,
+            w_dim=self.w_dim,
+            mapping_layers=self.mapping_layers,
+            channel_base=self.g_channel_base,
+            max_channels=self.g_max_channels,
+            resolution=resolution,
+            style_mixing=self.style_mixing,
+            code_dim=code_dim,
+        )
+
+
+@register("stylegan2", prefix="")
+@dataclass(frozen=True)
+class StyleGAN2DiscriminatorConfig(DiscriminatorConfig):
+    """StyleGAN2, configuration F. Settings of `StyleGAN2Discriminator`."""
+
+    recompute: ClassVar[bool] = True
+
+    d_max_channels: int = 512
+    """Maximum channels per stage of D."""
+    d_channel_base: int = 32768
+    """Channels of a stage times its side length in pixels, up to --d-max-channels."""
+    minibatch_group: int = 4
+    """Images per group whose standard deviation is an input of D; 1 disables it."""
+
+    @property
+    def group(self) -> int:
+        return self.minibatch_group
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "d_max_channels", "d_channel_base", "minibatch_group")
+
+    def build(self, resolution: int, num_outputs: int) -> nn.Module:
+        from realness.trainer.networks.stylegan2_discriminator import StyleGAN2Discriminator
+
+        return StyleGAN2Discriminator(
+            channel_base=self.d_channel_base,
+            max_channels=self.d_max_channels,
+            resolution=resolution,
+            num_outputs=num_outputs,
+            group=self.group,
+        )
