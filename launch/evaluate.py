@@ -100,15 +100,15 @@ def main(arguments: Sequence[str]) -> int:
 
 def _evaluate(command: Command, device: torch.device) -> int:
     from realness.trainer.config import ConfigError
-    from realness.trainer.distributed.collectives import together
+    from realness.trainer.distributed.collectives import on_all_ranks
     from realness.trainer.distributed.ranks import rank
     from realness.trainer.metrics import check_metrics
     from realness.trainer.metrics.show import open_progress
     from realness.trainer.storage.run_folder import read_config
 
     with ExitStack() as cleanup:
-        config = together(lambda: read_config(command.run), failure=ConfigError)
-        folders = together(lambda: _folders(command), failure=ConfigError)
+        config = on_all_ranks(lambda: read_config(command.run), failure=ConfigError)
+        folders = on_all_ranks(lambda: _folders(command), failure=ConfigError)
         progress = open_progress(cleanup, enabled=rank() == 0)
         evaluator, digest = _prepare(command, config, device, cleanup, progress)
         first, *others = check_metrics(command.metrics)
@@ -174,13 +174,13 @@ def _find_best(
     Scores in metrics.csv with the same settings are reused; all ranks read the same rows.
     """
     from realness.trainer.config import ConfigError
-    from realness.trainer.distributed.collectives import together
+    from realness.trainer.distributed.collectives import on_all_ranks
     from realness.trainer.metrics import best_record, is_headline
     from realness.trainer.storage.scores import read_records
 
     (metric,) = evaluator.metrics
     there = {int(folder.name): folder for folder in folders}
-    earlier = together(lambda: read_records(command.run), failure=ConfigError)
+    earlier = on_all_ranks(lambda: read_records(command.run), failure=ConfigError)
     known = [
         record
         for record in earlier
@@ -211,7 +211,7 @@ def _prepare(
     """The evaluator and the digest of the real images, after checking all inputs."""
     from realness.data_pipeline import check_images, check_shards, open_catalog
     from realness.trainer.config import ConfigError
-    from realness.trainer.distributed.collectives import together
+    from realness.trainer.distributed.collectives import on_all_ranks
     from realness.trainer.distributed.ranks import rank, world_size
     from realness.trainer.metrics import Evaluator, Plan, RealImages, check_metrics
 
@@ -237,7 +237,7 @@ def _prepare(
         real = RealImages(catalog, data, plan.batch_size)
         return Evaluator(plan, real, network, progress), catalog.digest
 
-    return together(prepare, failure=ConfigError)
+    return on_all_ranks(prepare, failure=ConfigError)
 
 
 def _open_network(command: Command, device: torch.device) -> FeatureNetwork:

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 import torch
 from torch import Tensor
 
-from realness.trainer.distributed.collectives import together
+from realness.trainer.distributed.collectives import on_all_ranks
 from realness.trainer.distributed.ranks import world_size
 from realness.trainer.inference.trained import TrainedGenerator
 from realness.trainer.metrics.features import FeatureNetwork
@@ -218,7 +218,7 @@ class Evaluator:
                     action(share.index(device))
                 self._progress(what, min(total, number * batch * world_size()), total)
 
-        together(share_by_share, failure=MeasureFailed, what=f"{what}: ")
+        on_all_ranks(share_by_share, failure=MeasureFailed, what=f"{what}: ")
 
     @property
     def _wanted_of_fakes(self) -> Wanted:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from realness.data_pipeline import Catalog
 from realness.trainer.config import DataConfig
-from realness.trainer.distributed.collectives import gather, together
+from realness.trainer.distributed.collectives import gather, on_all_ranks
 from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.distributed.streams import open_stream, rank_share
 from realness.trainer.metrics.features import FeatureNetwork
@@ -94,7 +94,7 @@ class RealImages:
                 action(*batch)
                 progress(what, min(count, done * self.global_batch), count)
 
-        together(batch_by_batch, failure=MeasureFailed, what=f"{what}: ")
+        on_all_ranks(batch_by_batch, failure=MeasureFailed, what=f"{what}: ")
 
     def embedding(
         self, count: int, network: FeatureNetwork, wanted: Wanted, progress: Progress

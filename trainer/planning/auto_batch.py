@@ -1,6 +1,6 @@
 """`--auto-batch`: the largest micro-batch with which the heaviest update of a run fits.
 
-On a GPU it is found by trials. Each rank runs its own (`distributed.alone`), so that a rank which
+On a GPU it is found by trials. Each rank runs its own (`ranks.as_single_rank`), so that one which
 runs out of memory leaves no other waiting in an all-reduce; then all use the smallest result. A
 trial is a temporary pair of networks without optimisers, deleted before the run's own are built,
 so it does not affect the run. It runs the loop's updates of D and G on one rank's share of the
@@ -28,7 +28,7 @@ from pathlib import Path
 import torch
 
 from realness.trainer.config import ConfigError, TrainConfig
-from realness.trainer.distributed.collectives import gather, together
+from realness.trainer.distributed.collectives import gather, on_all_ranks
 from realness.trainer.distributed.exit_codes import RunFailed
 from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.planning.memory import GIB, estimate_memory
@@ -67,11 +67,11 @@ def choose_micro_batch(
     """
     if not config.engine.auto_batch:
         return config
-    fixed = together(lambda: _recorded_size(config, world_size()), failure=ConfigError)
+    fixed = on_all_ranks(lambda: _recorded_size(config, world_size()), failure=ConfigError)
     sizes = [fixed] if fixed else valid_sizes(config, world_size())
     if memory is None:
         memory = DeviceMemory(config, device) if device.type == "cuda" else HostMemory()
-    found = together(
+    found = on_all_ranks(
         lambda: search(config, sizes, memory), failure=RunFailed, what="--auto-batch: "
     )
     tightest = min(gather(found), key=lambda one: (one.micro_batch, one.capacity - one.needed))

@@ -11,7 +11,7 @@ import torch
 
 from realness.trainer.config import TrainConfig
 from realness.trainer.distributed.collectives import gather
-from realness.trainer.distributed.ranks import alone, world_size
+from realness.trainer.distributed.ranks import as_single_rank, world_size
 from realness.trainer.engines.compiled import wants_compiled
 from realness.trainer.planning.host_memory import available_memory
 from realness.trainer.planning.memory import checkpoint_bytes, estimate_memory, resident_memory
@@ -87,7 +87,7 @@ class DeviceMemory:
 
     def needs(self, config: TrainConfig) -> dict[str, int]:
         resident = sum(resident_memory(config, self._num_ranks).values())
-        with alone():
+        with as_single_rank():
             trial = Trial(
                 config, self._num_ranks, self._device, compiled=self._compiled, averaging=True
             )

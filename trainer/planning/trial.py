@@ -24,7 +24,7 @@ class Trial:
 
     An iteration is one update of each network, with every penalty due. The networks are those of
     the run at its start, prepared in the same way, and their gradients stay allocated throughout.
-    Nothing is collective: with several ranks, use it inside `alone()`.
+    Nothing is collective: with several ranks, use it inside `as_single_rank()`.
     """
 
     def __init__(

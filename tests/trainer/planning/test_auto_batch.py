@@ -17,7 +17,7 @@ from torch import Tensor
 
 from realness.trainer.config import ConfigError, EngineConfig, PenaltyConfig, TrainConfig
 from realness.trainer.distributed.exit_codes import EXIT_OK
-from realness.trainer.distributed.ranks import alone, rank, world_size
+from realness.trainer.distributed.ranks import as_single_rank, rank, world_size
 from realness.trainer.planning import rank_memory
 from realness.trainer.planning.auto_batch import (
     choose_micro_batch,
@@ -89,7 +89,7 @@ class FakeMemory:
     def needs(self, config: TrainConfig) -> dict[str, int]:
         self.tried.append(config.engine.micro_batch)
         num_ranks, peaks = world_size(), {}
-        with alone(), SavedTensors((1 - MARGIN) * self.capacity) as memory:
+        with as_single_rank(), SavedTensors((1 - MARGIN) * self.capacity) as memory:
             for name in Trial(config, num_ranks, CPU).updates():
                 peaks[name], memory.peak = memory.peak, memory.live
         return peaks
