@@ -114,14 +114,14 @@ class Level:
         self.seconds: Times = defaultdict(list)
         self.peak_bytes = 0
 
-    def real(self, stream: Stream, first: int) -> Tensor | None:
+    def real(self, stream: Stream, first_sample: int) -> Tensor | None:
         """The next real batch, or None for an objective that needs none."""
         if stream not in self.streams:
             return None
-        return self.gan.normalise(next(self.streams[stream]), stream, first)
+        return self.gan.normalise(next(self.streams[stream]), stream, first_sample)
 
-    def _wanted_real(self, stream: Stream, first: int) -> Tensor:
-        return cast(Tensor, self.real(stream, first))
+    def _wanted_real(self, stream: Stream, first_sample: int) -> Tensor:
+        return cast(Tensor, self.real(stream, first_sample))
 
     def iteration(self, gan: ShardedGan) -> dict[str, Tensor]:
         """The loop's iteration, with `gan`'s penalties."""

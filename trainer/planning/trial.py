@@ -58,11 +58,11 @@ class Trial:
                 self._ema.update(gan.g.module, batch, batch)
             yield "G" if "loss_g" in stats else "D"
 
-    def _black(self, stream: Stream, first: int) -> Tensor:
+    def _black(self, stream: Stream, first_sample: int) -> Tensor:
         count = self.config.num_real if stream == Stream.D_REAL else self.config.batch_size
         size = self.config.data.resolution
         black = torch.zeros(count, 3, size, size, dtype=torch.uint8, device=self.gan.device)
-        return self.gan.normalise(black, stream, first)
+        return self.gan.normalise(black, stream, first_sample)
 
 
 def heaviest(config: TrainConfig, num_ranks: int) -> TrainConfig:

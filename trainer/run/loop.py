@@ -133,8 +133,8 @@ def _iterate(run: Run, stop: StopRequest) -> int:
         streams = _open_streams(run, cleanup)
         pace = Pace(run.catalog, list(streams.values()))
 
-        def real_of(stream: Stream, first: int) -> Tensor:
-            return gan.normalise(next(streams[stream]), stream, first)
+        def real_of(stream: Stream, first_sample: int) -> Tensor:
+            return gan.normalise(next(streams[stream]), stream, first_sample)
 
         if run.images == 0:
             save_reals(run)

@@ -49,16 +49,16 @@ class Experiment:
         self.iterations += 1
         return stats
 
-    def draw_points(self, stream: Stream, first: int, count: int) -> Tensor:
+    def draw_points(self, stream: Stream, first_sample: int, count: int) -> Tensor:
         """Training points drawn with replacement, [count * S, 2], interleaved."""
-        draws = self.gan.draws(stream, first, count)
+        draws = self.gan.draws(stream, first_sample, count)
         share = draws.uniform(Purpose.POINT, 1).squeeze(1)
         return self.points[(share * len(self.points)).long()]
 
-    def _real(self, stream: Stream, first: int) -> Tensor:
+    def _real(self, stream: Stream, first_sample: int) -> Tensor:
         config = self.gan.config
         count = config.num_real if stream == Stream.D_REAL else config.batch_size
-        return self.draw_points(stream, first, count)
+        return self.draw_points(stream, first_sample, count)
 
     @torch.no_grad()
     def sample(self, count: int) -> Tensor:

@@ -14,14 +14,14 @@ from realness.trainer.updates.gan import Gan
 
 
 @torch.no_grad()
-def fakes_as_real(gan: Gan, first: int | Tensor) -> Tensor:
+def fakes_as_real(gan: Gan, first_sample: int | Tensor) -> Tensor:
     """This rank's share of D_FAR: the M0 of M1 newly generated samples with the lowest scores.
 
     Eq. 11, over the candidates of all ranks. Low scores mark regions where many generated samples
     crowd around one real sample (section 5). Returns [rows, ...].
     """
     far = gan.config.far
-    update = first // gan.config.batch_size
+    update = first_sample // gan.config.batch_size
     draws = gan.draws(Stream.CANDIDATES, update * far.far_candidates, far.far_candidates)
     parts = split_rows(len(draws.index), gan.config.engine.micro_batch)
 

@@ -1,9 +1,10 @@
 """One update of D and one update of G.
 
-`first` is the index of the batch's first sample in its streams, counted over all ranks and the
-whole run. Returned values are tensors on the device; there is no device synchronisation. The
-host-side decisions are in the `plan` of an update, computed from `first` if not given; with a plan,
-`first` may also be a tensor. A batch may pass through the networks in parts (`gan.parts()`).
+`first_sample` is the index of the batch's first sample in its streams, counted over all ranks and
+the whole run. Returned values are tensors on the device; there is no device synchronisation. The
+host-side decisions are in the `plan` of an update, computed from `first_sample` if not given; with
+a plan, `first_sample` may also be a tensor. A batch may pass through the networks in parts
+(`gan.parts()`).
 """
 
 from __future__ import annotations
@@ -33,21 +34,24 @@ from realness.trainer.updates.accumulation import (
 from realness.trainer.updates.fake_as_real import fakes_as_real
 from realness.trainer.updates.gan import Gan
 from realness.trainer.updates.path_length import path_length_penalty, track_path_length
-from realness.trainer.updates.schedule import Plan, plan_d, plan_g
+from realness.trainer.updates.schedule import UpdatePlan, plan_d_update, plan_g_update
 
 
-def update_d(gan: Gan, real: Tensor, first: int | Tensor, plan: Plan | None = None) -> Stats:
+def update_d(
+    gan: Gan, real: Tensor, first_sample: int | Tensor, plan: UpdatePlan | None = None
+) -> Stats:
     """Update D once. real: [B, ...] in the networks' range, this rank's share of the real batch.
 
     With FAR-GAN, the real batch has M0 images less, and M0 fakes complete it.
     """
-    plan = plan or plan_d(gan.config, cast(int, first))
+    plan = plan or plan_d_update(gan.config, cast(int, first_sample))
     objective, parts = gan.objective, gan.parts()
-    real_draws, fake_draws = gan.draws(Stream.D_REAL, first), gan.draws(Stream.D_FAKE, first)
+    real_draws = gan.draws(Stream.D_REAL, first_sample)
+    fake_draws = gan.draws(Stream.D_FAKE, first_sample)
 
     fake = generate(gan, real, real_draws, fake_draws, plan)
     if gan.config.far.far_fakes:
-        real = torch.cat([real, fakes_as_real(gan, first).to(real.dtype)])
+        real = torch.cat([real, fakes_as_real(gan, first_sample).to(real.dtype)])
     with gan.d.gathered():
         update_spectral_norm(gan.d.module)
 
@@ -82,12 +86,15 @@ def update_d(gan: Gan, real: Tensor, first: int | Tensor, plan: Plan | None = No
     }
 
 
-def update_g(gan: Gan, real: Tensor | None, first: int | Tensor, plan: Plan | None = None) -> Stats:
+def update_g(
+    gan: Gan, real: Tensor | None, first_sample: int | Tensor, plan: UpdatePlan | None = None
+) -> Stats:
     """Update G once. real: [B, ...] as in `update_d`, or None for objectives that need none."""
-    plan = plan or plan_g(gan.config, cast(int, first))
+    plan = plan or plan_g_update(gan.config, cast(int, first_sample))
     objective, parts = gan.objective, gan.parts()
-    real_draws, fake_draws = gan.draws(Stream.G_REAL, first), gan.draws(Stream.G_FAKE, first)
-    path_draws = gan.draws(Stream.PATH, first)
+    real_draws = gan.draws(Stream.G_REAL, first_sample)
+    fake_draws = gan.draws(Stream.G_FAKE, first_sample)
+    path_draws = gan.draws(Stream.PATH, first_sample)
     num_forwards = BatchLoss.num_forwards(parts, objective.couples_samples)
 
     # Frozen, because D's gradients in this step would otherwise leak into D's next update.
@@ -128,7 +135,9 @@ def update_g(gan: Gan, real: Tensor | None, first: int | Tensor, plan: Plan | No
 
 
 @torch.no_grad()
-def generate(gan: Gan, real: Tensor, real_draws: Draws, fake_draws: Draws, plan: Plan) -> Tensor:
+def generate(
+    gan: Gan, real: Tensor, real_draws: Draws, fake_draws: Draws, plan: UpdatePlan
+) -> Tensor:
     """This rank's generated images [B, ...] for an update of D, in the dtype of `real`.
 
     For P2GAN they use codes from D's posteriors of the `real` images in the same rows.

@@ -140,11 +140,11 @@ def test_only_valid_sizes_are_tried() -> None:
     assert valid_sizes(config, 2) == [2, 4, 6, 8, 12, 24]
 
 
-def peak_of_r1(config: TrainConfig, first: int) -> int:
+def peak_of_r1(config: TrainConfig, first_sample: int) -> int:
     """Peak bytes that D's update keeps in the run itself."""
     gan = build_gan(config, CPU)
     with SavedTensors() as memory:
-        update_d(gan, images(Stream.D_REAL, 0, BATCH), first)
+        update_d(gan, images(Stream.D_REAL, 0, BATCH), first_sample)
     gan.close()
     return memory.peak
 
