@@ -146,7 +146,7 @@ def _measure(
     """The scores of one checkpoint; empty, with a message, if it is damaged."""
     from realness.trainer.checkpoint import CheckpointError
     from realness.trainer.inference.trained import load_generator
-    from realness.trainer.metrics import Place
+    from realness.trainer.metrics import CheckpointInfo
 
     started = time.monotonic()
     try:
@@ -158,8 +158,8 @@ def _measure(
         _say(f"{folder.name} was not trained on the images that it is compared with")
     scores = evaluator.scores(generator)
     seconds = time.monotonic() - started
-    place = Place(generator.images_seen, generator.iteration, command.seed, digest, seconds)
-    return place.records(scores)
+    info = CheckpointInfo(generator.images_seen, generator.iteration, command.seed, digest, seconds)
+    return info.records(scores)
 
 
 def _find_best(
@@ -213,7 +213,7 @@ def _prepare(
     from realness.trainer.config import ConfigError
     from realness.trainer.distributed.collectives import on_all_ranks
     from realness.trainer.distributed.ranks import rank, world_size
-    from realness.trainer.metrics import Evaluator, Plan, RealImages, check_metrics
+    from realness.trainer.metrics import Evaluator, MeasurementPlan, RealImages, check_metrics
 
     def prepare() -> tuple[Evaluator, str]:
         metrics = check_metrics(command.metrics)
@@ -223,7 +223,7 @@ def _prepare(
         cleanup.callback(catalog.close)
         check_shards(catalog, rank(), world_size())
         check_images(catalog, config.data.resolution, max_bad_images=config.data.max_bad_images)
-        plan = Plan(
+        plan = MeasurementPlan(
             metrics,
             num_images=command.num_images,
             num_real=min(command.num_real or len(catalog), len(catalog)),
