@@ -89,10 +89,10 @@ def main(arguments: Sequence[str]) -> int:
         start_process_group(device)
         return _evaluate(command, device)
     except ValueError as error:
-        _say(f"error: {error}")
+        _print_message(f"error: {error}")
         return EXIT_USAGE
     except MeasureFailed as error:
-        _say(f"error: {error}")
+        _print_message(f"error: {error}")
         return EXIT_FAILED
     finally:
         stop_process_group()
@@ -124,7 +124,7 @@ def _evaluate(command: Command, device: torch.device) -> int:
                 for record in _measure(command, evaluator, folder, digest, device)
             ]
     if not records:
-        _say("no checkpoint could be measured")
+        _print_message("no checkpoint could be measured")
         return EXIT_FAILED
     if rank() == 0:
         _report(command, records)
@@ -152,10 +152,10 @@ def _measure(
     try:
         generator = load_generator(command.run, folder, device)
     except CheckpointError as error:
-        _say(f"skipped: {error}")
+        _print_message(f"skipped: {error}")
         return []
     if generator.data_digest != digest:
-        _say(f"{folder.name} was not trained on the images that it is compared with")
+        _print_message(f"{folder.name} was not trained on the images that it is compared with")
     scores = evaluator.scores(generator)
     seconds = time.monotonic() - started
     info = CheckpointInfo(generator.images_seen, generator.iteration, command.seed, digest, seconds)
@@ -197,7 +197,7 @@ def _find_best(
     best = best_record([*known, *measured], metric)
     if best is None:
         return [], []
-    _say(f"best: {best.metric} {best.value:.5g} after {best.images:,} images of training")
+    _print_message(f"best: {best.metric} {best.value:.5g} after {best.images:,} images of training")
     return [there[best.images]], measured or [best]
 
 
@@ -283,7 +283,7 @@ def _report(command: Command, records: list[Record]) -> None:
     print(f"{path}: {len(new)} rows added")
 
 
-def _say(message: str) -> None:
+def _print_message(message: str) -> None:
     if os.environ.get("RANK", "0") == "0":
         print(message, file=sys.stderr)
 

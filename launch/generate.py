@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from realness.launch.exit_status import write_and_tell
+from realness.launch.exit_status import run_and_report
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,7 +66,7 @@ class Command:
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
     command = tyro.cli(Command, args=arguments, description=__doc__)
-    return write_and_tell(lambda: _generate(command), command.out)
+    return run_and_report(lambda: _generate(command), command.out)
 
 
 def _generate(command: Command) -> str:
