@@ -32,7 +32,7 @@ from realness.trainer.distributed.collectives import gather, on_all_ranks
 from realness.trainer.distributed.exit_codes import RunFailed
 from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.planning.memory import GIB, estimate_memory
-from realness.trainer.planning.rank_memory import MARGIN, DeviceMemory, HostMemory, Memory
+from realness.trainer.planning.rank_memory import MEMORY_MARGIN, DeviceMemory, HostMemory, Memory
 from realness.trainer.storage.run_folder import holds_run, read_pass
 from realness.trainer.updates.build import Blueprint
 
@@ -112,7 +112,7 @@ def search(config: TrainConfig, sizes: Sequence[int], memory: Memory) -> Found:
     while low < high:
         needs = _try(memory, with_micro_batch(config, sizes[probe]))
         player = max(needs, key=needs.__getitem__, default="")
-        if player and needs[player] <= (1 - MARGIN) * memory.capacity:
+        if player and needs[player] <= (1 - MEMORY_MARGIN) * memory.capacity:
             best = Found(sizes[probe], needs[player], player, memory.capacity)
             low = probe + 1
         else:
@@ -192,7 +192,8 @@ def _refusal(config: TrainConfig, size: int, found: Found, device: str, *, recor
     why = "with which this run was started" if recorded else "the minimum"
     lines = [
         f"--auto-batch: {size} image(s) per pass, {why}, do not fit into the "
-        f"{found.capacity / GIB:.2f} GiB per rank, of which {MARGIN:.0%} stay free; estimate:",
+        f"{found.capacity / GIB:.2f} GiB per rank, of which {MEMORY_MARGIN:.0%} stay free; "
+        "estimate:",
         *(f"  {part_bytes / GIB:8.2f} GiB  {part}" for part, part_bytes in table.items()),
         f"use {', '.join(name for name, helps in remedies.items() if helps)}",
     ]

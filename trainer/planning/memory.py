@@ -14,7 +14,7 @@ from realness.trainer.config import TrainConfig
 from realness.trainer.distributed.ranks import as_single_rank
 from realness.trainer.engines.deepspeed_config import deepspeed_config
 from realness.trainer.engines.optimizers import MOMENTS
-from realness.trainer.planning.trial import Trial
+from realness.trainer.planning.trial import TrialRun
 from realness.trainer.updates.build import Blueprint
 
 FLOAT_BYTES = 4
@@ -108,7 +108,7 @@ def _activations(config: TrainConfig, num_ranks: int) -> dict[str, int]:
     num_shares = num_ranks * config.num_passes(num_ranks)
     # Not on the meta device, which autocast ignores.
     with as_single_rank(), kernels.implementation("reference"), FakeTensorMode():
-        trial = Trial(replace(config, engine=engine), num_shares, torch.device("cpu"))
+        trial = TrialRun(replace(config, engine=engine), num_shares, torch.device("cpu"))
         saved = _SavedTensors((trial.gan.g.module, trial.gan.d.module))
         with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
             return {

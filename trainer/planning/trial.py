@@ -19,7 +19,7 @@ from realness.trainer.updates.iteration import Updates, run_iteration
 from realness.trainer.updates.step import update_d, update_g
 
 
-class Trial:
+class TrialRun:
     """One rank's share of a run, as a run of one rank whose networks never learn.
 
     An iteration is one update of each network, with every penalty due. The networks are those of
@@ -37,7 +37,7 @@ class Trial:
         averaging: bool = False,
     ) -> None:
         """Build the networks. averaging: whether G's updates also update its moving average."""
-        self.config = config = heaviest(config, num_ranks)
+        self.config = config = worst_case(config, num_ranks)
         generator, discriminator, objective = build_networks(config)
         halflife = config.ema_halflife_kimg * 1000
         self._ema = Ema(generator.to(device), halflife) if averaging else None
@@ -65,7 +65,7 @@ class Trial:
         return self.gan.normalise(black, stream, first_sample)
 
 
-def heaviest(config: TrainConfig, num_ranks: int) -> TrainConfig:
+def worst_case(config: TrainConfig, num_ranks: int) -> TrainConfig:
     """A run of one rank on its share of every batch, with all penalties always due."""
     far, penalty, objective = config.far, config.penalty, config.objective
     return replace(

@@ -26,8 +26,8 @@ from realness.trainer.planning.auto_batch import (
     with_micro_batch,
 )
 from realness.trainer.planning.memory import estimate_memory
-from realness.trainer.planning.rank_memory import MARGIN, HostMemory
-from realness.trainer.planning.trial import Trial
+from realness.trainer.planning.rank_memory import MEMORY_MARGIN, HostMemory
+from realness.trainer.planning.trial import TrialRun
 from realness.trainer.randomness import Stream
 from realness.trainer.updates.sharded_gan import build_gan
 from realness.trainer.updates.step import update_d
@@ -89,8 +89,8 @@ class FakeMemory:
     def needs(self, config: TrainConfig) -> dict[str, int]:
         self.tried.append(config.engine.micro_batch)
         num_ranks, peaks = world_size(), {}
-        with as_single_rank(), SavedTensors((1 - MARGIN) * self.capacity) as memory:
-            for name in Trial(config, num_ranks, CPU).updates():
+        with as_single_rank(), SavedTensors((1 - MEMORY_MARGIN) * self.capacity) as memory:
+            for name in TrialRun(config, num_ranks, CPU).updates():
                 peaks[name], memory.peak = memory.peak, memory.live
         return peaks
 
@@ -125,7 +125,7 @@ def test_the_search_finds_the_largest_and_tries_few() -> None:
     for capacity in range(100, 1300, 7):
         memory = LinearMemory(capacity)
         found = search(config, sizes, memory)
-        fitting = [size for size in sizes if 100 + 10 * size <= (1 - MARGIN) * capacity]
+        fitting = [size for size in sizes if 100 + 10 * size <= (1 - MEMORY_MARGIN) * capacity]
         assert found.micro_batch == max(fitting, default=0)
         assert found.needed == (100 + 10 * max(fitting) if fitting else 0)
         assert memory.tried[0] == 96
@@ -164,7 +164,7 @@ def later_r1_step() -> None:
     assert part[1] < whole[1]
     # Whole batches fit except for R1.
     limit = (max(plain, part[1]) + whole[1]) / 2
-    memory = FakeMemory(limit / (1 - MARGIN))
+    memory = FakeMemory(limit / (1 - MEMORY_MARGIN))
     chosen = choose_micro_batch(config, CPU, memory)
     assert memory.tried == [8, 2, 4]
     assert chosen == with_micro_batch(config, 4)
@@ -315,7 +315,7 @@ def _set_available(size: int) -> None:
 
     config = parse(tiny_arguments(Path("data"), Path("run"))).config
     needed = max(HostMemory().needs(with_micro_batch(config, size)).values())
-    rank_memory.available_memory = lambda: math.ceil(needed / (1 - MARGIN))
+    rank_memory.available_memory = lambda: math.ceil(needed / (1 - MEMORY_MARGIN))
 
 
 @pytest.mark.slow
