@@ -34,7 +34,7 @@ class Objective(Protocol):
         ...
 
     @property
-    def couples_samples(self) -> bool:
+    def loss_couples_samples(self) -> bool:
         """Whether the loss of a batch differs from the mean of the losses of its pairs of rows."""
         ...
 
@@ -82,7 +82,7 @@ class Plain:
     """Defaults shared by most objectives: no code, no coupling of samples, no extra scalars."""
 
     @property
-    def couples_samples(self) -> bool:
+    def loss_couples_samples(self) -> bool:
         return False
 
     @property

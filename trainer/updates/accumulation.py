@@ -50,9 +50,9 @@ class BatchLoss:
         self._slopes: Outputs | None = None
 
     @staticmethod
-    def num_forwards(parts: Sequence[slice], couples: bool) -> int:
+    def num_forwards(parts: Sequence[slice], loss_couples_samples: bool) -> int:
         """Forward passes of the network over all parts, including `look_ahead` if needed."""
-        return len(parts) * (2 if couples and len(parts) > 1 else 1)
+        return len(parts) * (2 if loss_couples_samples and len(parts) > 1 else 1)
 
     @torch.no_grad()
     def look_ahead(self, outputs_of: Callable[[slice], Outputs]) -> None:

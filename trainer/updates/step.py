@@ -64,7 +64,7 @@ def update_d(
 
     loss, penalties = BatchLoss(loss_of, parts), []
     with gathered_if(plan.penalty, gan.d):
-        if objective.couples_samples:
+        if objective.loss_couples_samples:
             loss.look_ahead(outputs)
         for rows in parts:
             total = loss.of(rows, outputs(rows))
@@ -95,7 +95,7 @@ def update_g(
     real_draws = gan.draws(Stream.G_REAL, first_sample)
     fake_draws = gan.draws(Stream.G_FAKE, first_sample)
     path_draws = gan.draws(Stream.PATH, first_sample)
-    num_forwards = BatchLoss.num_forwards(parts, objective.couples_samples)
+    num_forwards = BatchLoss.num_forwards(parts, objective.loss_couples_samples)
 
     # Frozen, because D's gradients in this step would otherwise leak into D's next update.
     with frozen(gan.d) as discriminator:
@@ -113,7 +113,7 @@ def update_g(
 
         loss, penalties = BatchLoss(loss_of, parts), []
         with parts_of_one_batch(gan.g.module, num_forwards), gathered_if(plan.penalty, gan.g):
-            if objective.couples_samples:
+            if objective.loss_couples_samples:
                 loss.look_ahead(outputs)
             for rows in parts:
                 total = loss.of(rows, outputs(rows))
