@@ -105,12 +105,12 @@ def load_generator(run: Path, folder: Path, device: torch.device) -> TrainedGene
         CheckpointError: for a damaged checkpoint, or one of a different architecture.
     """
     config = read_config(run)
-    module = empty_generator(config, device)
+    module = build_empty_generator(config, device)
     position = checkpoint.load(folder, replicated("EMA.model", module.state_dict()))
     return trained_generator(config, module, position.images, position.data_digest)
 
 
-def empty_generator(config: TrainConfig, device: torch.device | str) -> nn.Module:
+def build_empty_generator(config: TrainConfig, device: torch.device | str) -> nn.Module:
     """A generator for inference, with weights still to be loaded."""
     code_dim = build_objective(config.objective).code_dim
     module = build_generator(config.g, config.data.resolution, code_dim)
@@ -172,12 +172,14 @@ class TrainedDiscriminator:
 
 def load_discriminator(run: Path, folder: Path, device: torch.device) -> TrainedDiscriminator:
     """Load D from a checkpoint of a run. Raises as `load_generator` does."""
-    discriminator = empty_discriminator(read_config(run), device)
+    discriminator = build_empty_discriminator(read_config(run), device)
     checkpoint.load(folder, replicated("D.model", discriminator.module.state_dict()))
     return discriminator
 
 
-def empty_discriminator(config: TrainConfig, device: torch.device | str) -> TrainedDiscriminator:
+def build_empty_discriminator(
+    config: TrainConfig, device: torch.device | str
+) -> TrainedDiscriminator:
     """D for inference, with weights still to be loaded."""
     objective = build_objective(config.objective)
     module = build_discriminator(config.d, config.data.resolution, objective.num_outputs)
