@@ -63,23 +63,23 @@ class Clock:
 
 
 class Timed:
-    """A player whose optimiser steps are timed."""
+    """A network whose optimiser steps are timed."""
 
-    def __init__(self, player: Any, device: torch.device) -> None:
-        self._player = player
+    def __init__(self, network: Any, device: torch.device) -> None:
+        self._inner = network
         self._device = device
         self.seconds = 0.0
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._player, name)
+        return getattr(self._inner, name)
 
     def __call__(self, *inputs: Any) -> Tensor:
-        return self._player(*inputs)
+        return self._inner(*inputs)
 
     def step(self, loss: Tensor) -> None:
         clock = Clock(self._device)
         clock.mark()
-        self._player.step(loss)
+        self._inner.step(loss)
         self.seconds += clock.mark()
 
 

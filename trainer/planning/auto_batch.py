@@ -43,13 +43,13 @@ log = logging.getLogger("realness.trainer")
 class Found:
     """The largest micro-batch that fits one rank, 0 if none does.
 
-    needed: bytes in its heaviest update, which is that of the `player` "D" or "G"; capacity: bytes
+    needed: bytes in its heaviest update, which is that of the `network` "D" or "G"; capacity: bytes
     available to the rank, margin included.
     """
 
     micro_batch: int
     needed: int
-    player: str
+    network: str
     capacity: int
 
 
@@ -111,9 +111,9 @@ def search(config: TrainConfig, sizes: Sequence[int], memory: Memory) -> Found:
     probe = high - 1
     while low < high:
         needs = _try(memory, with_micro_batch(config, sizes[probe]))
-        player = max(needs, key=needs.__getitem__, default="")
-        if player and needs[player] <= (1 - MEMORY_MARGIN) * memory.capacity:
-            best = Found(sizes[probe], needs[player], player, memory.capacity)
+        network = max(needs, key=needs.__getitem__, default="")
+        if network and needs[network] <= (1 - MEMORY_MARGIN) * memory.capacity:
+            best = Found(sizes[probe], needs[network], network, memory.capacity)
             low = probe + 1
         else:
             high = probe
@@ -122,7 +122,7 @@ def search(config: TrainConfig, sizes: Sequence[int], memory: Memory) -> Found:
 
 
 def _try(memory: Memory, config: TrainConfig) -> dict[str, int]:
-    """Bytes needed per update, by player; empty if out of memory."""
+    """Bytes needed per update, by network; empty if out of memory."""
     needs: dict[str, int] = {}
     try:
         needs = memory.needs(config)
@@ -160,20 +160,20 @@ def _describe(config: TrainConfig, found: Found) -> str:
     return (
         f"--auto-batch: {found.micro_batch} of {share} images per pass ({passes} "
         f"pass{'es' if passes > 1 else ''}); {found.needed / GIB:.1f} of "
-        f"{found.capacity / GIB:.1f} GiB at the heaviest step ({_step(config, found.player)})"
+        f"{found.capacity / GIB:.1f} GiB at the heaviest step ({_step(config, found.network)})"
     )
 
 
-def _step(config: TrainConfig, player: str) -> str:
-    """A description of the heaviest update of `player`, such as "D with R1"."""
+def _step(config: TrainConfig, network: str) -> str:
+    """A description of the heaviest update of `network`, such as "D with R1"."""
     penalty = config.penalty
     terms = (
         {"path lengths": penalty.path_length_weight}
-        if player == "G"
+        if network == "G"
         else {"R1": penalty.r1_gamma, "R2": penalty.r2_gamma, "GP": penalty.gp_weight}
     )
     due = " and ".join(name for name, weight in terms.items() if weight)
-    return f"{player} with {due}" if due else player
+    return f"{network} with {due}" if due else network
 
 
 def _refusal(config: TrainConfig, size: int, found: Found, device: str, *, recorded: bool) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from realness.trainer.config import TrainConfig
-from realness.trainer.engines.plain_engine import StillPlayer
+from realness.trainer.engines.plain_engine import EngineWithoutOptimizer
 from realness.trainer.engines.prepare import prepare_network
 from realness.trainer.randomness import Stream
 from realness.trainer.updates.build import build_networks
@@ -42,13 +42,13 @@ class TrialRun:
         halflife = config.ema_halflife_kimg * 1000
         self._ema = Ema(generator.to(device), halflife) if averaging else None
 
-        def player(module: nn.Module) -> StillPlayer:
+        def engine(module: nn.Module) -> EngineWithoutOptimizer:
             network = prepare_network(module, config.engine, device, compiled=compiled)
             for weight in module.parameters():
                 weight.grad = torch.zeros_like(weight)
-            return StillPlayer(module, network)
+            return EngineWithoutOptimizer(module, network)
 
-        self.gan = Gan(config, device, objective, player(generator), player(discriminator))
+        self.gan = Gan(config, device, objective, engine(generator), engine(discriminator))
 
     def updates(self) -> Iterator[str]:
         """Run an iteration as the loop does, on black images; yields "D" or "G" per update."""

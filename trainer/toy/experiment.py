@@ -85,7 +85,7 @@ def build_experiment(
     objective = build_objective(config.objective, len(seeds))
     generator, discriminator = _networks(networks, objective.num_outputs, seeds)
 
-    def player(module: nn.Module, lr: float) -> PlainEngine:
+    def engine(module: nn.Module, lr: float) -> PlainEngine:
         # Losses are means over all members' rows; times S, each member gets its own mean.
         return PlainEngine(module, lr=lr, optimizer=config.optimizer, loss_scale=float(len(seeds)))
 
@@ -93,8 +93,8 @@ def build_experiment(
         config,
         torch.device("cpu"),
         objective,
-        player(generator, config.optimizer.lr_g),
-        player(discriminator, config.optimizer.lr_d),
+        engine(generator, config.optimizer.lr_g),
+        engine(discriminator, config.optimizer.lr_d),
         seeds=tuple(seeds),
     )
     return Experiment(gan, data.training_points())

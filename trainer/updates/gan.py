@@ -1,4 +1,4 @@
-"""The two players and everything that their updates need."""
+"""The two networks and everything that their updates need."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from realness.trainer.config import TrainConfig
 from realness.trainer.distributed.collectives import mean_over_ranks
 from realness.trainer.distributed.ranks import rank, world_size
-from realness.trainer.engines.player import Player
+from realness.trainer.engines.trainable_network import TrainableNetwork
 from realness.trainer.networks import choose_layout, training_inputs
 from realness.trainer.objectives import CodeObjective, Objective
 from realness.trainer.randomness import Draws, Purpose, Stream, batch_draws
@@ -28,8 +28,8 @@ class Gan:
     config: TrainConfig
     device: torch.device
     objective: Objective
-    g: Player
-    d: Player
+    g: TrainableNetwork
+    d: TrainableNetwork
     seeds: tuple[int, ...] = (0,)
 
     @property

@@ -14,7 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from realness.trainer.engines.player import frozen
+from realness.trainer.engines.trainable_network import frozen
 from realness.trainer.networks import parts_of_one_batch, update_spectral_norm
 from realness.trainer.objectives.penalties import (
     finite_difference_squared_norm,
@@ -27,9 +27,9 @@ from realness.trainer.randomness import Draws, Purpose, Stream
 from realness.trainer.updates.accumulation import (
     BatchLoss,
     Stats,
-    gathered_if,
     mean_over_parts,
     run_in_parts,
+    weights_gathered_if,
 )
 from realness.trainer.updates.fake_as_real import fakes_as_real
 from realness.trainer.updates.gan import Gan
@@ -52,7 +52,7 @@ def update_d(
     fake = generate(gan, real, real_draws, fake_draws, plan)
     if gan.config.far.far_fakes:
         real = torch.cat([real, fakes_as_real(gan, first_sample).to(real.dtype)])
-    with gan.d.gathered():
+    with gan.d.weights_gathered():
         update_spectral_norm(gan.d.module)
 
     # D treats all images alike, so one pass over both batches is exact and loads the weights once.
@@ -63,7 +63,7 @@ def update_d(
         return objective.d_loss(out_real, out_fake, real_draws[rows], fake_draws[rows])
 
     loss, penalties = BatchLoss(loss_of, parts), []
-    with gathered_if(plan.penalty, gan.d):
+    with weights_gathered_if(plan.penalty, gan.d):
         if objective.loss_couples_samples:
             loss.look_ahead(outputs)
         for rows in parts:
@@ -112,7 +112,10 @@ def update_g(
             return objective.g_loss(out_fake, on_real(rows), fake_draws[rows], real_draws[rows])
 
         loss, penalties = BatchLoss(loss_of, parts), []
-        with parts_of_one_batch(gan.g.module, num_forwards), gathered_if(plan.penalty, gan.g):
+        with (
+            parts_of_one_batch(gan.g.module, num_forwards),
+            weights_gathered_if(plan.penalty, gan.g),
+        ):
             if objective.loss_couples_samples:
                 loss.look_ahead(outputs)
             for rows in parts:
@@ -145,7 +148,9 @@ def generate(
     parts = gan.parts()
 
     def images(rows: slice) -> Tensor:
-        coded = gan.d.first_order(real[rows]).float() if gan.objective.code_dim else None
+        coded = None
+        if gan.objective.code_dim:
+            coded = gan.d.forward_once_differentiable(real[rows]).float()
         return gan.g(*gan.inputs(fake_draws[rows], plan.code_share, coded, real_draws[rows]))
 
     with parts_of_one_batch(gan.g.module, len(parts)):

@@ -97,7 +97,7 @@ def test_a_trial_is_compiled_where_the_run_is(monkeypatch: pytest.MonkeyPatch) -
 
     def trial(*arguments: Any, **options: Any) -> TrialRun:
         made = real_trial(*arguments, **options)
-        networks.extend(cast(Any, player)._network for player in (made.gan.g, made.gan.d))
+        networks.extend(cast(Any, engine)._network for engine in (made.gan.g, made.gan.d))
         return made
 
     monkeypatch.setattr(rank_memory, "TrialRun", trial)

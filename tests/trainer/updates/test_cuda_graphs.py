@@ -62,9 +62,9 @@ def play(config: TrainConfig, new_graph: Callable[[], Any] | None) -> list[dict[
         stats = d(gan, real_d, first_sample) if d else update_d(gan, real_d, first_sample)
         stats |= g(gan, real_g, first_sample) if g else update_g(gan, real_g, first_sample)
         state = {
-            f"{player.name}.{name}": value.detach().cpu().clone()
-            for player in (gan.g, gan.d)
-            for name, value in player.module.state_dict().items()
+            f"{network.name}.{name}": value.detach().cpu().clone()
+            for network in (gan.g, gan.d)
+            for name, value in network.module.state_dict().items()
         }
         skipped = {"skipped": torch.tensor(gan.d.skips.read())}
         seen.append({**state, **skipped, **{key: value.cpu() for key, value in stats.items()}})
