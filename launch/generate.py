@@ -222,7 +222,7 @@ def _between(generator: TrainedGenerator, ends: Tensor, command: Command) -> NDA
     """`interpolate` images, uint8 [steps, R, R, 3], between two samples, ends: [2]."""
     import torch
 
-    from realness.trainer.inference.trained import to_uint8
+    from realness.trainer.inference.pixels import to_uint8
     from realness.trainer.metrics.path_length import slerp
 
     steps = command.interpolate

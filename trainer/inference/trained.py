@@ -13,6 +13,7 @@ from realness import kernels
 from realness.trainer import checkpoint
 from realness.trainer.checkpoint.fragments import replicated
 from realness.trainer.config import ConfigError, TrainConfig
+from realness.trainer.inference.pixels import to_uint8
 from realness.trainer.networks import (
     StyleGAN2Generator,
     build_discriminator,
@@ -90,11 +91,6 @@ class TrainedGenerator:
             inputs = self.inputs(index, seed, Stream.SHOWN)
             images.append(self.render(self.latents(index, seed, Stream.SHOWN), inputs).cpu())
         return torch.cat(images)
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """Round images in [-1, 1] to 256 grey levels, as stored in files."""
-    return (images * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def load_generator(run: Path, folder: Path, device: torch.device) -> TrainedGenerator:

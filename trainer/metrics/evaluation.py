@@ -12,6 +12,7 @@ from torch import Tensor
 
 from realness.trainer.distributed.collectives import on_all_ranks
 from realness.trainer.distributed.ranks import world_size
+from realness.trainer.inference.pixels import HALF_RANGE
 from realness.trainer.inference.trained import TrainedGenerator
 from realness.trainer.metrics.features import FeatureNetwork
 from realness.trainer.metrics.frechet import frechet_distance
@@ -287,7 +288,7 @@ class Evaluator:
         def embed(z: Tensor, index: Tensor) -> Tensor:
             # Not rounded to grey levels, because these are much coarser than the step.
             images = generator.images(z.float(), index, plan.seed)
-            return network.features((images + 1) * 127.5)
+            return network.features((images + 1) * HALF_RANGE)
 
         def add_distances(index: Tensor) -> None:
             t = Draws(plan.seed, Stream.EVALUATED, index).uniform(Purpose.INTERPOLATION, 1)
