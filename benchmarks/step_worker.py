@@ -63,23 +63,23 @@ class Clock:
 
 
 class Timed:
-    """A player whose optimiser steps are timed."""
+    """A network whose optimiser steps are timed."""
 
-    def __init__(self, player: Any, device: torch.device) -> None:
-        self._player = player
+    def __init__(self, network: Any, device: torch.device) -> None:
+        self._inner = network
         self._device = device
         self.seconds = 0.0
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._player, name)
+        return getattr(self._inner, name)
 
     def __call__(self, *inputs: Any) -> Tensor:
-        return self._player(*inputs)
+        return self._inner(*inputs)
 
     def step(self, loss: Tensor) -> None:
         clock = Clock(self._device)
         clock.mark()
-        self._player.step(loss)
+        self._inner.step(loss)
         self.seconds += clock.mark()
 
 
@@ -114,14 +114,14 @@ class Level:
         self.seconds: Times = defaultdict(list)
         self.peak_bytes = 0
 
-    def real(self, stream: Stream, first: int) -> Tensor | None:
+    def real(self, stream: Stream, first_sample: int) -> Tensor | None:
         """The next real batch, or None for an objective that needs none."""
         if stream not in self.streams:
             return None
-        return self.gan.normalise(next(self.streams[stream]), stream, first)
+        return self.gan.normalise(next(self.streams[stream]), stream, first_sample)
 
-    def _wanted_real(self, stream: Stream, first: int) -> Tensor:
-        return cast(Tensor, self.real(stream, first))
+    def _wanted_real(self, stream: Stream, first_sample: int) -> Tensor:
+        return cast(Tensor, self.real(stream, first_sample))
 
     def iteration(self, gan: ShardedGan) -> dict[str, Tensor]:
         """The loop's iteration, with `gan`'s penalties."""

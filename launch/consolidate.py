@@ -16,7 +16,7 @@ from typing import Annotated
 
 import tyro
 
-from realness.launch.exit_status import write_and_tell
+from realness.launch.exit_status import run_and_report
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Command:
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
     command = tyro.cli(Command, args=arguments, description=__doc__)
-    return write_and_tell(lambda: _consolidate(command), command.out)
+    return run_and_report(lambda: _consolidate(command), command.out)
 
 
 def _consolidate(command: Command) -> str:

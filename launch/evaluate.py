@@ -93,10 +93,10 @@ def main(arguments: Sequence[str]) -> int:
         start_process_group(device)
         return _evaluate(command, device)
     except ValueError as error:
-        _say(f"error: {error}")
+        _print_message(f"error: {error}")
         return EXIT_USAGE
     except MeasureFailed as error:
-        _say(f"error: {error}")
+        _print_message(f"error: {error}")
         return EXIT_FAILED
     finally:
         stop_process_group()
@@ -104,15 +104,15 @@ def main(arguments: Sequence[str]) -> int:
 
 def _evaluate(command: Command, device: torch.device) -> int:
     from realness.trainer.config import ConfigError
-    from realness.trainer.distributed.collectives import together
+    from realness.trainer.distributed.collectives import on_all_ranks
     from realness.trainer.distributed.ranks import rank
     from realness.trainer.metrics import check_metrics
     from realness.trainer.metrics.show import open_progress
     from realness.trainer.storage.run_folder import read_config
 
     with ExitStack() as cleanup:
-        config = together(lambda: read_config(command.run), failure=ConfigError)
-        folders = together(lambda: _folders(command), failure=ConfigError)
+        config = on_all_ranks(lambda: read_config(command.run), failure=ConfigError)
+        folders = on_all_ranks(lambda: _folders(command), failure=ConfigError)
         progress = open_progress(cleanup, enabled=rank() == 0)
         evaluator, digest = _prepare(command, config, device, cleanup, progress)
         first, *others = check_metrics(command.metrics)
@@ -128,7 +128,7 @@ def _evaluate(command: Command, device: torch.device) -> int:
                 for record in _measure(command, evaluator, folder, digest, device)
             ]
     if not records:
-        _say("no checkpoint could be measured")
+        _print_message("no checkpoint could be measured")
         return EXIT_FAILED
     if rank() == 0:
         _report(command, records)
@@ -150,20 +150,20 @@ def _measure(
     """The scores of one checkpoint; empty, with a message, if it is damaged."""
     from realness.trainer.checkpoint import CheckpointError
     from realness.trainer.inference.trained import load_generator
-    from realness.trainer.metrics import Place
+    from realness.trainer.metrics import CheckpointInfo
 
     started = time.monotonic()
     try:
         generator = load_generator(command.run, folder, device)
     except CheckpointError as error:
-        _say(f"skipped: {error}")
+        _print_message(f"skipped: {error}")
         return []
     if generator.data_digest != digest:
-        _say(f"{folder.name} was not trained on the images that it is compared with")
+        _print_message(f"{folder.name} was not trained on the images that it is compared with")
     scores = evaluator.scores(generator)
     seconds = time.monotonic() - started
-    place = Place(generator.images_seen, generator.iteration, command.seed, digest, seconds)
-    return place.records(scores)
+    info = CheckpointInfo(generator.images_seen, generator.iteration, command.seed, digest, seconds)
+    return info.records(scores)
 
 
 def _find_best(
@@ -178,13 +178,13 @@ def _find_best(
     Scores in metrics.csv with the same settings are reused; all ranks read the same rows.
     """
     from realness.trainer.config import ConfigError
-    from realness.trainer.distributed.collectives import together
+    from realness.trainer.distributed.collectives import on_all_ranks
     from realness.trainer.metrics import best_record, is_headline
     from realness.trainer.storage.scores import read_records
 
     (metric,) = evaluator.metrics
     there = {int(folder.name): folder for folder in folders}
-    earlier = together(lambda: read_records(command.run), failure=ConfigError)
+    earlier = on_all_ranks(lambda: read_records(command.run), failure=ConfigError)
     known = [
         record
         for record in earlier
@@ -201,7 +201,7 @@ def _find_best(
     best = best_record([*known, *measured], metric)
     if best is None:
         return [], []
-    _say(f"best: {best.metric} {best.value:.5g} after {best.images:,} images of training")
+    _print_message(f"best: {best.metric} {best.value:.5g} after {best.images:,} images of training")
     return [there[best.images]], measured or [best]
 
 
@@ -215,9 +215,9 @@ def _prepare(
     """The evaluator and the digest of the real images, after checking all inputs."""
     from realness.data_pipeline import check_images, check_shards, open_catalog
     from realness.trainer.config import ConfigError
-    from realness.trainer.distributed.collectives import together
+    from realness.trainer.distributed.collectives import on_all_ranks
     from realness.trainer.distributed.ranks import rank, world_size
-    from realness.trainer.metrics import Evaluator, Plan, RealImages, check_metrics
+    from realness.trainer.metrics import Evaluator, MeasurementPlan, RealImages, check_metrics
 
     def prepare() -> tuple[Evaluator, str]:
         metrics = check_metrics(command.metrics)
@@ -227,7 +227,7 @@ def _prepare(
         cleanup.callback(catalog.close)
         check_shards(catalog, rank(), world_size())
         check_images(catalog, config.data.resolution, max_bad_images=config.data.max_bad_images)
-        plan = Plan(
+        plan = MeasurementPlan(
             metrics,
             num_images=command.num_images,
             num_real=min(command.num_real or len(catalog), len(catalog)),
@@ -241,7 +241,7 @@ def _prepare(
         real = RealImages(catalog, data, plan.batch_size)
         return Evaluator(plan, real, network, progress), catalog.digest
 
-    return together(prepare, failure=ConfigError)
+    return on_all_ranks(prepare, failure=ConfigError)
 
 
 def _open_network(command: Command, device: torch.device) -> FeatureNetwork:
@@ -287,7 +287,7 @@ def _report(command: Command, records: list[Record]) -> None:
     print(f"{path}: {len(new)} rows added")
 
 
-def _say(message: str) -> None:
+def _print_message(message: str) -> None:
     if os.environ.get("RANK", "0") == "0":
         print(message, file=sys.stderr)
 

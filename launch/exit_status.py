@@ -10,7 +10,7 @@ from pathlib import Path
 from realness.trainer.distributed.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 
 
-def write_and_tell(write: Callable[[], str], out: Path, *failures: type[Exception]) -> int:
+def run_and_report(write: Callable[[], str], out: Path, *failures: type[Exception]) -> int:
     """Call `write`, which fills the folder `out`, print its message and return the exit code.
 
     `failures` map to EXIT_FAILED, ValueError and CheckpointError to EXIT_USAGE, and OSError (such

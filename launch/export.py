@@ -18,7 +18,7 @@ from typing import Annotated
 
 import tyro
 
-from realness.launch.exit_status import write_and_tell
+from realness.launch.exit_status import run_and_report
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
 
     # ONNX has no fused operators; the reference computes the same function.
     with kernels.implementation("reference"):
-        return write_and_tell(lambda: _export(command), command.out, ExportError)
+        return run_and_report(lambda: _export(command), command.out, ExportError)
 
 
 def _export(command: Command) -> str:
@@ -76,7 +76,7 @@ def _export(command: Command) -> str:
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as made:
         staged = Path(made) / out.name
         staged.mkdir()
-        _say(f"writing the networks of {generator.images_seen:,} images of training")
+        _print_message(f"writing the networks of {generator.images_seen:,} images of training")
         write_networks(generator, discriminator, staged)
         _write_rest(command, staged, formats)
         staged.rename(out)
@@ -103,14 +103,16 @@ def _write_rest(command: Command, staged: Path, formats: Sequence[str]) -> None:
         discriminator_graph(exported.discriminator, exported.generator),
     )
     for graph in graphs if formats else ():
-        _say(f"writing and checking {graph.name}: {', '.join(formats)}")
+        _print_message(f"writing and checking {graph.name}: {', '.join(formats)}")
         differences |= write_graph(graph, staged, formats)
     for name, difference in differences.items():
-        _say(f"{name} differs from the network by {difference:.1e} of the network's largest output")
+        _print_message(
+            f"{name} differs from the network by {difference:.1e} of the network's largest output"
+        )
     write_card(exported, read_records(command.run), differences, staged, licence=command.licence)
 
 
-def _say(message: str) -> None:
+def _print_message(message: str) -> None:
     print(message, file=sys.stderr)
 
 

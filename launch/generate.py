@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from realness.launch.exit_status import write_and_tell
+from realness.launch.exit_status import run_and_report
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,7 +68,7 @@ class Command:
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
     command = tyro.cli(Command, args=arguments, description=__doc__)
-    return write_and_tell(lambda: _generate(command), command.out)
+    return run_and_report(lambda: _generate(command), command.out)
 
 
 def _generate(command: Command) -> str:
@@ -226,7 +226,7 @@ def _between(generator: TrainedGenerator, ends: Tensor, command: Command) -> NDA
     """`interpolate` images, uint8 [steps, R, R, 3], between two samples, ends: [2]."""
     import torch
 
-    from realness.trainer.inference.trained import to_uint8
+    from realness.trainer.inference.pixels import to_uint8
     from realness.trainer.metrics.path_length import slerp
 
     steps = command.interpolate

@@ -28,7 +28,7 @@ from realness.launch import consolidate, evaluate, export, generate, report
 from realness.trainer.config import DataConfig
 from realness.trainer.export import load
 from realness.trainer.metrics import FeatureNetworkError, NetworkFile, RealImages, open_network
-from realness.trainer.metrics.samples import Wanted
+from realness.trainer.metrics.samples import NeededStatistics
 from realness.trainer.reporting.realness import read_realness
 from realness.trainer.storage.scores import read_records
 from tests.helpers.metric_images import pictures
@@ -288,7 +288,7 @@ def test_cached_statistics_that_are_a_pickle_are_computed_anew(
 
     def means() -> float:
         made = real.embedding(
-            8, network, Wanted(moments=True), lambda what, *_: stages.append(what)
+            8, network, NeededStatistics(moments=True), lambda what, *_: stages.append(what)
         )
         assert made.moments is not None
         return made.moments.mean.item()

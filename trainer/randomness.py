@@ -87,20 +87,20 @@ class Draws:
 def batch_draws(
     seed: int,
     stream: Stream,
-    first: int | Tensor,
+    first_sample: int | Tensor,
     local_batch: int,
     *,
     rank: int = 0,
     seeds: tuple[int, ...] = (0,),
     device: torch.device | str = "cpu",
 ) -> Draws:
-    """Draws for this rank's rows of the global batch whose first sample has index `first`.
+    """Draws for this rank's rows of the global batch whose first sample has index `first_sample`.
 
-    `first` may be an int64 scalar on `device`; the host then need not know its value. For an
+    `first_sample` may be an int64 scalar on `device`; the host then need not know its value. For an
     ensemble with `seeds`, each row becomes one row per member, interleaved; each member has its own
     sample indices, so that its draws are those of a separate run with its seed.
     """
-    index = torch.arange(local_batch, device=device) + (first + rank * local_batch)
+    index = torch.arange(local_batch, device=device) + (first_sample + rank * local_batch)
     if seeds != (0,):
         offsets = torch.tensor(seeds, device=device) << MEMBER_SHIFT
         index = (index[:, None] + offsets).flatten()

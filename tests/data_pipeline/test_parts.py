@@ -23,7 +23,7 @@ from realness.data_pipeline.order import parts_of_rank, ranks_of_part
 from realness.data_pipeline.prepare.convert import Conversion
 from realness.data_pipeline.prepare.prepare import prepare
 from realness.trainer.config import ConfigError, TrainConfig, with_fields
-from realness.trainer.distributed.collectives import together
+from realness.trainer.distributed.collectives import on_all_ranks
 from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.metrics import RealImages
 from realness.trainer.run.data import check_parts, check_same_images, open_data
@@ -303,7 +303,7 @@ def read_on_a_node(folders: list[str]) -> tuple[torch.Tensor, list[tuple[int, ..
         config.data, data=folders[rank()], resolution=SIZE, decode_threads=1, decoder="threads"
     )
     config = replace(config, data=data, num_samples=5)
-    catalog = together(lambda: open_data(config), failure=ConfigError)
+    catalog = on_all_ranks(lambda: open_data(config), failure=ConfigError)
     check_same_images(catalog)
     images, _ = run(catalog, rank(), world_size())
     seen = []

@@ -11,8 +11,8 @@ from realness.trainer.randomness import Draws, Stream, batch_draws
 N = 7
 
 
-def draws(num_samples: int = 4, stream: Stream = Stream.D_FAKE, first: int = 0) -> Draws:
-    return batch_draws(3, stream, first, num_samples)
+def draws(num_samples: int = 4, stream: Stream = Stream.D_FAKE, first_sample: int = 0) -> Draws:
+    return batch_draws(3, stream, first_sample, num_samples)
 
 
 def both_draws(num_samples: int = 4) -> tuple[Draws, Draws]:

@@ -32,7 +32,7 @@ def storage(tensor: Tensor) -> int:
 
 
 class RecordedGraph:
-    """A `Graph` for `CapturedUpdate`."""
+    """A `Graph` for `GraphedUpdate`."""
 
     def __init__(self) -> None:
         self._calls: list[tuple[Any, Any, Any, Any]] = []

@@ -79,7 +79,7 @@ def test_work_goes_to_the_current_stream(case: Case) -> None:
 
 
 def loss_step(name: str) -> Callable[[], list[Tensor]]:
-    """The loss of a player's update and the gradient of its logits, at 32 samples."""
+    """The loss of an update and the gradient of its logits, at 32 samples."""
     device = torch.device("cuda")
     real, fake, noise_real, noise_fake = (torch.randn(32, 51, device=device) for _ in range(4))
     a, b = (torch.randn(51, device=device).softmax(0) for _ in range(2))
@@ -105,7 +105,7 @@ def loss_step(name: str) -> Callable[[], list[Tensor]]:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["d", "1", "2", "3"])
-def test_a_players_loss_takes_at_most_three_launches(name: str) -> None:
+def test_the_loss_of_an_update_takes_at_most_three_launches(name: str) -> None:
     """Forward, backward, and autograd's own filling of the first gradient with 1."""
     names = launched(loss_step(name))
     ours = [kernel for kernel in names if "realness" in kernel]

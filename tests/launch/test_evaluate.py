@@ -25,8 +25,8 @@ from realness.trainer.config import ConfigError, TrainConfig, with_fields
 from realness.trainer.inference.trained import load_generator
 from realness.trainer.metrics import (
     Evaluator,
+    MeasurementPlan,
     NetworkFile,
-    Plan,
     RealImages,
     best_record,
     check_metrics,
@@ -163,7 +163,7 @@ def measure(
 ) -> tuple[dict[str, float], list[str]]:
     """Scores by name, and the stages that ran."""
     catalog = open_catalog(str(read_config_data(run)))
-    plan = Plan(check_metrics(metrics), num_images, NUM_REAL, batch_size=6, seed=3)
+    plan = MeasurementPlan(check_metrics(metrics), num_images, NUM_REAL, batch_size=6, seed=3)
     stages: list[str] = []
     evaluator = Evaluator(
         plan,
@@ -237,9 +237,9 @@ def test_two_ranks_give_the_scores_of_one(run: Path, colours: NetworkFile, tmp_p
 
 def test_a_wrong_plan_is_refused(run: Path, colours: NetworkFile, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown \\['lpips'\\]"):
-        Plan(check_metrics("swd,lpips"), 10, 10, 2)
+        MeasurementPlan(check_metrics("swd,lpips"), 10, 10, 2)
     with pytest.raises(ValueError, match="3 generated images are too few"):
-        Plan(("pr",), 3, 10, 2)
+        MeasurementPlan(("pr",), 3, 10, 2)
     with pytest.raises(ValueError, match="defined for the Inception"):
         measure(run, colours, "is", tmp_path)
 

@@ -15,7 +15,7 @@ from realness.trainer.checkpoint.format import (
     read_manifest,
 )
 from realness.trainer.checkpoint.fragments import Fragment
-from realness.trainer.distributed.collectives import gather, together
+from realness.trainer.distributed.collectives import gather, on_all_ranks
 from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.storage.checkpoint_folder import by_preference
 
@@ -94,7 +94,7 @@ def _open(path: Path) -> Any:
 
 def _load(folder: Path, targets: list[Fragment]) -> Position:
     manifest = read_manifest(folder)
-    together(
+    on_all_ranks(
         lambda: read_tensors(folder, manifest, targets),
         failure=CheckpointError,
         what="could not read the checkpoint: ",

@@ -24,27 +24,27 @@ log = logging.getLogger("realness.trainer")
 
 @dataclass(frozen=True)
 class Retention:
-    """Which checkpoints to keep: the newest `keep`, and the milestones.
+    """Which checkpoints to keep: the newest `keep`, and some forever.
 
-    Milestones, the first checkpoints of every `every_images` images (0: none), stay permanently.
+    The first checkpoint of every `every_images` images (0: none) is kept forever.
     """
 
     keep: int
     every_images: float = 0
 
-    def milestones(self, images: Iterable[int]) -> set[int]:
-        """Which of the checkpoints after `images` images each are kept permanently."""
+    def kept_forever(self, images: Iterable[int]) -> set[int]:
+        """Which of the checkpoints after `images` images each are kept forever."""
         first: dict[int, int] = {}
         for count in sorted(images) if self.every_images else ():
             first.setdefault(math.floor(count / self.every_images), count)
         return {count for interval, count in first.items() if interval > 0}
 
-    def doomed(self, root: Path) -> list[str]:
-        """Names of the checkpoints in `root` to remove; never the one that `latest` names."""
+    def to_delete(self, root: Path) -> list[str]:
+        """Names of the checkpoints in `root` to delete; never the one that `latest` names."""
         names = by_preference(root)
-        forever = self.milestones(map(int, names))
+        kept = self.kept_forever(map(int, names))
         latest = read_latest(root)
-        return [name for name in names[self.keep :] if name != latest and int(name) not in forever]
+        return [name for name in names[self.keep :] if name != latest and int(name) not in kept]
 
 
 def prune(root: Path, retention: Retention) -> None:
@@ -52,7 +52,7 @@ def prune(root: Path, retention: Retention) -> None:
 
     If one cannot be removed, a warning names it, and the next call tries again.
     """
-    for name in retention.doomed(root):
+    for name in retention.to_delete(root):
         try:
             remove_checkpoint(root / name)
         except OSError as error:
@@ -65,11 +65,11 @@ def check_free_space(
     """Raise ConfigError unless the disk can hold the checkpoints to keep and one being written.
 
     checkpoint_bytes: size of one checkpoint; num_images: length of the run. If the disk will become
-    too small for the milestones, only a warning is logged: there is time to move them elsewhere.
+    too small for those kept forever, only a warning is logged: there is time to move them.
     """
     existing = {int(path.name) for path in list_checkpoints(checkpoint_root(folder))}
-    milestones = retention.milestones(existing)
-    wanted = checkpoint_bytes * max(1, retention.keep + 1 - len(existing - milestones))
+    kept_forever = retention.kept_forever(existing)
+    wanted = checkpoint_bytes * max(1, retention.keep + 1 - len(existing - kept_forever))
     free = shutil.disk_usage(folder).free
     if free < wanted:
         raise ConfigError(
@@ -79,7 +79,7 @@ def check_free_space(
         )
     if not retention.every_images:
         return
-    to_come = math.floor(num_images / retention.every_images) - len(milestones)
+    to_come = math.floor(num_images / retention.every_images) - len(kept_forever)
     if free < wanted + to_come * checkpoint_bytes and rank() == 0:
         log.warning(
             "--keep-checkpoint-kimg=%g will keep %d more checkpoints of %.2f GiB, but the disk of "

@@ -19,7 +19,7 @@ from realness.trainer.checkpoint.format import (
 )
 from realness.trainer.checkpoint.fragments import Fragment
 from realness.trainer.checkpoint.retention import Retention, prune
-from realness.trainer.distributed.collectives import Result, gather, together
+from realness.trainer.distributed.collectives import Result, gather, on_all_ranks
 from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.storage.checkpoint_folder import (
     MANIFEST,
@@ -51,7 +51,7 @@ def write(
 
     def all_ranks(what: str, action: Callable[[], Result]) -> Result:
         what = f"could not {what} the checkpoint: "
-        return together(action, failure=CheckpointError, what=what, group=group)
+        return on_all_ranks(action, failure=CheckpointError, what=what, group=group)
 
     name = folder_name(position.images)
     staging, final = staging_path(root, name), root / name

@@ -61,7 +61,7 @@ def global_moments(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
     return merged, (variances + (means - merged).square()).mean(0)
 
 
-def together(
+def on_all_ranks(
     action: Callable[[], Result],
     *,
     failure: type[Exception],

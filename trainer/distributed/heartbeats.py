@@ -27,7 +27,7 @@ class MainThread:
         self._position: tuple[tuple[int, int], ...] = ()
         self._since = 0.0
 
-    def see(self, frame: FrameType, now: float) -> tuple[str, float]:
+    def locate(self, frame: FrameType, now: float) -> tuple[str, float]:
         """(place, seconds without movement), from the thread's innermost frame at time `now`."""
         position, place, walker = [], "", frame
         while walker is not None:
@@ -47,7 +47,7 @@ def _own_place(frame: FrameType) -> str:
     )
 
 
-class Roster:
+class Heartbeats:
     """The reports of all ranks over time, as received by one rank.
 
     silence_s: seconds without a heartbeat after which a rank is declared lost. stall_s: seconds
@@ -60,7 +60,7 @@ class Roster:
         self._reports: list[Report] = []
         self._heard: list[float] = []
 
-    def take(self, reports: Sequence[Report], now: float) -> None:
+    def record(self, reports: Sequence[Report], now: float) -> None:
         """Record the newest report of every rank, in rank order, at time `now` in seconds."""
         if not self._reports:
             self._heard = [now] * len(reports)
@@ -71,7 +71,7 @@ class Roster:
             ]
         self._reports = list(reports)
 
-    def forgive(self, now: float) -> None:
+    def reset_silence(self, now: float) -> None:
         """Restart counting silence at `now`, because this process itself was suspended."""
         self._heard = [now] * len(self._heard)
 
@@ -84,7 +84,7 @@ class Roster:
             if now - heard > limit_s
         )
 
-    def judge(self, now: float) -> str:
+    def diagnose(self, now: float) -> str:
         """Why the run cannot continue, naming the ranks; empty if it can."""
         if not self._reports:
             return ""

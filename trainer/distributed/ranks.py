@@ -57,18 +57,18 @@ def world_size() -> int:
 
 
 def _in_group() -> bool:
-    return dist.is_initialized() and not getattr(_thread, "alone", False)
+    return dist.is_initialized() and not getattr(_thread, "is_single_rank", False)
 
 
 @contextlib.contextmanager
-def alone() -> Iterator[None]:
+def as_single_rank() -> Iterator[None]:
     """Make this thread act as the only rank in the block, so that nothing in it is collective.
 
     A rank may then fail in the block, or do something different from the others. Other threads are
     not affected.
     """
-    _thread.alone = True
+    _thread.is_single_rank = True
     try:
         yield
     finally:
-        _thread.alone = False
+        _thread.is_single_rank = False

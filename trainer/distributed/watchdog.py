@@ -25,7 +25,7 @@ from realness.data_pipeline import DataError
 from realness.trainer.config import ConfigError
 from realness.trainer.distributed.collectives import gather
 from realness.trainer.distributed.exit_codes import EXIT_FAILED, RunFailed
-from realness.trainer.distributed.heartbeats import MainThread, Report, Roster
+from realness.trainer.distributed.heartbeats import Heartbeats, MainThread, Report
 from realness.trainer.distributed.launcher import beat_for_supervisor
 from realness.trainer.distributed.ranks import rank, world_size
 
@@ -42,8 +42,8 @@ STANDSTILL_PART = 1 / 2
 PATIENCE_OF_RANK_0 = 3  # how long rank 0 waits for a verdict after a collective failed
 PATIENCE_OF_OTHERS = 5  # the others wait longer, because rank 0 decides and they read its verdict
 MISSED_REPORTS = 2  # after a failed collective, a rank that missed this many reports is lost
-LINGER_REPORTS = 2  # enough for every rank to read the verdict once
-CLEANUP_REPORTS = 6  # more than any rank's patience and lingering, which come first
+WAIT_FOR_READERS = 2  # enough for every rank to read the verdict once
+CLEANUP_REPORTS = 6  # more than any rank's patience and wait for readers, which come first
 
 LOOKS_PER_INTERVAL = 4  # checks per interval while waiting for a verdict
 
@@ -70,7 +70,7 @@ class Watch(AbstractContextManager["Watch"]):
         self._timeout_s = timeout_s
         self._silence_s = SILENCE_PART * timeout_s
         self._interval_s = min(MOST_REPORT_SECONDS, REPORT_PART * timeout_s)
-        self._roster = Roster(self._silence_s, STALL_PART * timeout_s)
+        self._heartbeats = Heartbeats(self._silence_s, STALL_PART * timeout_s)
         self._watched_thread = threading.get_ident()
         self._main_thread = MainThread()
         self._beats = itertools.count()
@@ -110,12 +110,13 @@ class Watch(AbstractContextManager["Watch"]):
         if any(sign in str(error).lower() for sign in PEER_ERRORS):
             first = self._wait_for_verdict(store)
         own = f"rank {rank()} failed: {type(error).__name__}: {error}"
-        first = first or _settle(store, own)
+        first = first or _publish_verdict(store, own)
         if first != own:
-            _say(f"rank {rank()} ends: {first}")
+            _print_error(f"rank {rank()} ends: {first}")
         elif not isinstance(error, DataError):
-            _say(f"rank {rank()} failed:\n{''.join(traceback.format_exception(error)).rstrip()}")
-        self._linger()
+            trace = "".join(traceback.format_exception(error)).rstrip()
+            _print_error(f"rank {rank()} failed:\n{trace}")
+        self._wait_for_readers()
         self._over.set()
         if not isinstance(error, DataError):
             raise RunFailed(first) from error
@@ -133,8 +134,8 @@ class Watch(AbstractContextManager["Watch"]):
             time.sleep(self._interval_s / LOOKS_PER_INTERVAL)
         if rank() != 0:
             return ""
-        lost = self._roster.silent(time.monotonic(), MISSED_REPORTS * self._interval_s)
-        return _settle(store, lost) if lost else ""
+        lost = self._heartbeats.silent(time.monotonic(), MISSED_REPORTS * self._interval_s)
+        return _publish_verdict(store, lost) if lost else ""
 
     def _exchange(self, store: dist.Store) -> None:
         """Report and read the verdict; blocks while the store's host does not answer."""
@@ -143,7 +144,7 @@ class Watch(AbstractContextManager["Watch"]):
                 self._report(store)
                 beat_for_supervisor()
                 if rank() == 0:
-                    self._judge(store)
+                    self._diagnose(store)
                 verdict = store.get(VERDICT).decode() if store.check([VERDICT]) else ""
             except RuntimeError:
                 if not self._over.wait(CLEANUP_SECONDS):
@@ -161,7 +162,7 @@ class Watch(AbstractContextManager["Watch"]):
             if now - looked > STANDSTILL_PART * self._silence_s:
                 # This process itself was suspended (a paused job), so no rank is at fault.
                 self._contact = now
-                self._roster.forgive(now)
+                self._heartbeats.reset_silence(now)
             looked, silent_s = now, now - self._contact
             if silent_s > self._silence_s:
                 self._end(
@@ -171,27 +172,27 @@ class Watch(AbstractContextManager["Watch"]):
 
     def _report(self, store: dist.Store) -> None:
         frame = sys._current_frames()[self._watched_thread]
-        place, still_s = self._main_thread.see(frame, time.monotonic())
+        place, still_s = self._main_thread.locate(frame, time.monotonic())
         report = Report(next(self._beats), place, still_s)
         store.set(_key(rank()), json.dumps(asdict(report)))
 
-    def _judge(self, store: dist.Store) -> None:
+    def _diagnose(self, store: dist.Store) -> None:
         texts = store.multi_get([_key(number) for number in range(world_size())])
-        self._roster.take([Report(**json.loads(text)) for text in texts], time.monotonic())
-        if problem := self._roster.judge(time.monotonic()):
-            _settle(store, problem)
+        self._heartbeats.record([Report(**json.loads(text)) for text in texts], time.monotonic())
+        if problem := self._heartbeats.diagnose(time.monotonic()):
+            _publish_verdict(store, problem)
 
     def _end(self, why: str) -> None:
         """End the process, whose main thread waits in a collective that will never complete."""
         with self._ending:  # never released, so that only one thread prints
-            _say(f"rank {rank()} ends: {why}")
-            self._linger()
+            _print_error(f"rank {rank()} ends: {why}")
+            self._wait_for_readers()
             os._exit(EXIT_FAILED)
 
-    def _linger(self) -> None:
+    def _wait_for_readers(self) -> None:
         """Give the others time to read the verdict on rank 0, where the store ends with it."""
         if rank() == 0:
-            time.sleep(LINGER_REPORTS * self._interval_s)
+            time.sleep(WAIT_FOR_READERS * self._interval_s)
 
     def _end_cleanup(self) -> None:
         time.sleep(CLEANUP_SECONDS + CLEANUP_REPORTS * self._interval_s)
@@ -208,12 +209,12 @@ def _connect(timeout: timedelta) -> dist.Store:
     return dist.PrefixStore(f"realness/{attempt}", store)
 
 
-def _settle(store: dist.Store, problem: str) -> str:
+def _publish_verdict(store: dist.Store, problem: str) -> str:
     """Set `problem` as the verdict unless there is one already; returns the actual verdict."""
     return store.compare_set(VERDICT, "", problem).decode()
 
 
-def _say(text: str) -> None:
+def _print_error(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 

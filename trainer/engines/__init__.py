@@ -1,1 +1,1 @@
-"""Networks with their optimisers: the `Player` protocol, and engines with and without DeepSpeed."""
+"""Networks with their optimisers: `TrainableNetwork`, and engines with and without DeepSpeed."""

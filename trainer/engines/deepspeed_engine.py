@@ -63,7 +63,7 @@ def _deepspeed() -> Any:
 
 
 class Engine:
-    """A `Player`: a network, its optimiser and the DeepSpeed engine that wraps both.
+    """A `TrainableNetwork`: a network, its optimiser and the DeepSpeed engine that wraps both.
 
     `module` is the network itself; calling the engine runs it through DeepSpeed, compiled if
     configured.
@@ -116,7 +116,7 @@ class Engine:
     def __call__(self, *inputs: Any) -> Tensor:
         return self._engine(*inputs)
 
-    def first_order(self, *inputs: Any) -> Tensor:
+    def forward_once_differentiable(self, *inputs: Any) -> Tensor:
         """Run the network without DeepSpeed, for outputs differentiated at most once."""
         return self._network(*inputs)
 
@@ -133,7 +133,7 @@ class Engine:
         self._engine.step()
 
     @contextlib.contextmanager
-    def gathered(self) -> Iterator[None]:
+    def weights_gathered(self) -> Iterator[None]:
         """Gather the whole weights on every rank for the block; collective.
 
         No-op below ZeRO 3. Do not nest.

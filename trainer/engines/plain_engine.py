@@ -1,4 +1,4 @@
-"""Players in a single process without DeepSpeed, for the 2-D experiments and for trials."""
+"""Engines in a single process without DeepSpeed, for the 2-D experiments and for trials."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from realness.trainer.engines.optimizers import build_optimizer
 
 
 class PlainEngine:
-    """A `Player` in plain PyTorch.
+    """A `TrainableNetwork` in plain PyTorch.
 
     `loss_scale` multiplies losses before the backward pass. For a network of S independent members,
     whose loss is a mean over the rows of all members, a scale of S gives each member the gradients
@@ -35,7 +35,7 @@ class PlainEngine:
     def __call__(self, *inputs: Any) -> Tensor:
         return self.module(*inputs)
 
-    def first_order(self, *inputs: Any) -> Tensor:
+    def forward_once_differentiable(self, *inputs: Any) -> Tensor:
         """Run the network."""
         return self.module(*inputs)
 
@@ -48,7 +48,7 @@ class PlainEngine:
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
 
-    def gathered(self) -> AbstractContextManager[None]:
+    def weights_gathered(self) -> AbstractContextManager[None]:
         """No-op: the weights are never sharded."""
         return nullcontext()
 
@@ -63,8 +63,8 @@ class PlainEngine:
         return self._optimizer.param_groups[0]["lr"]
 
 
-class StillPlayer:
-    """A `Player` that never learns: gradients accumulate, and `step` changes nothing.
+class EngineWithoutOptimizer:
+    """A `TrainableNetwork` that never learns: gradients accumulate, and `step` changes nothing.
 
     network: the module that calls run; `module` itself by default.
     """
@@ -78,7 +78,7 @@ class StillPlayer:
     def __call__(self, *inputs: Any) -> Tensor:
         return self._network(*inputs)
 
-    def first_order(self, *inputs: Any) -> Tensor:
+    def forward_once_differentiable(self, *inputs: Any) -> Tensor:
         """Run the network."""
         return self._network(*inputs)
 
@@ -89,7 +89,7 @@ class StillPlayer:
     def step(self, loss: Tensor) -> None:
         """No-op: there is no optimiser."""
 
-    def gathered(self) -> AbstractContextManager[None]:
+    def weights_gathered(self) -> AbstractContextManager[None]:
         """No-op: the weights are never sharded."""
         return nullcontext()
 

@@ -16,8 +16,8 @@ from realness.trainer.config.tree import portable_config
 from realness.trainer.inference.trained import (
     TrainedDiscriminator,
     TrainedGenerator,
-    empty_discriminator,
-    empty_generator,
+    build_empty_discriminator,
+    build_empty_generator,
     trained_generator,
 )
 from realness.trainer.storage.run_folder import read_config, write_config
@@ -76,8 +76,8 @@ def load(
     config = read_config(folder)
     config = replace(config, engine=replace(config.engine, impl=impl))
     with kernels.implementation(impl):
-        module = empty_generator(config, device)
-        discriminator = empty_discriminator(config, device)
+        module = build_empty_generator(config, device)
+        discriminator = build_empty_discriminator(config, device)
     about = _fill(module, folder / GENERATOR_FILE)
     _fill(discriminator.module, folder / DISCRIMINATOR_FILE)
     try:

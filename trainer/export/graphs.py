@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from realness.trainer.config import ConfigError
+from realness.trainer.inference.pixels import to_unit
 from realness.trainer.inference.trained import TrainedDiscriminator, TrainedGenerator
 from realness.trainer.objectives.base import Objective
 
@@ -102,7 +103,7 @@ def discriminator_graph(discriminator: TrainedDiscriminator, like: TrainedGenera
 
     def examples(batch: int) -> tuple[Tensor, ...]:
         noise = torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(batch))
-        made = like.sample(torch.arange(batch), CHECK_SEED) / 127.5 - 1
+        made = to_unit(like.sample(torch.arange(batch), CHECK_SEED))
         return (torch.lerp(made, noise * 2 - 1, 0.25),)
 
     module = _Judge(discriminator.module, discriminator.objective).eval()

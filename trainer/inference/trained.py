@@ -13,6 +13,7 @@ from realness import kernels
 from realness.trainer import checkpoint
 from realness.trainer.checkpoint.fragments import replicated
 from realness.trainer.config import ConfigError, TrainConfig
+from realness.trainer.inference.pixels import to_uint8
 from realness.trainer.networks.build import build_discriminator, build_generator
 from realness.trainer.networks.inputs import sampling_inputs
 from realness.trainer.networks.stylegan2_generator import CENTRE_SAMPLES, StyleGAN2Generator
@@ -88,11 +89,6 @@ class TrainedGenerator:
         return torch.cat(images)
 
 
-def to_uint8(images: Tensor) -> Tensor:
-    """Round images in [-1, 1] to 256 grey levels, as stored in files."""
-    return (images * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
 def load_generator(run: Path, folder: Path, device: torch.device) -> TrainedGenerator:
     """Load the moving average of G from a checkpoint of a run.
 
@@ -101,12 +97,12 @@ def load_generator(run: Path, folder: Path, device: torch.device) -> TrainedGene
         CheckpointError: for a damaged checkpoint, or one of a different architecture.
     """
     config = read_config(run)
-    module = empty_generator(config, device)
+    module = build_empty_generator(config, device)
     position = checkpoint.load(folder, replicated("EMA.model", module.state_dict()))
     return trained_generator(config, module, position.images, position.data_digest)
 
 
-def empty_generator(config: TrainConfig, device: torch.device | str) -> nn.Module:
+def build_empty_generator(config: TrainConfig, device: torch.device | str) -> nn.Module:
     """A generator for inference, with weights still to be loaded."""
     code_dim = build_objective(config.objective).code_dim
     module = build_generator(config.g, config.data.resolution, code_dim)
@@ -168,12 +164,14 @@ class TrainedDiscriminator:
 
 def load_discriminator(run: Path, folder: Path, device: torch.device) -> TrainedDiscriminator:
     """Load D from a checkpoint of a run. Raises as `load_generator` does."""
-    discriminator = empty_discriminator(read_config(run), device)
+    discriminator = build_empty_discriminator(read_config(run), device)
     checkpoint.load(folder, replicated("D.model", discriminator.module.state_dict()))
     return discriminator
 
 
-def empty_discriminator(config: TrainConfig, device: torch.device | str) -> TrainedDiscriminator:
+def build_empty_discriminator(
+    config: TrainConfig, device: torch.device | str
+) -> TrainedDiscriminator:
     """D for inference, with weights still to be loaded."""
     objective = build_objective(config.objective)
     module = build_discriminator(config.d, config.data.resolution, objective.num_outputs)

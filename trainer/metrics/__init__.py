@@ -9,9 +9,9 @@ from __future__ import annotations
 from realness.trainer.metrics.best import best_record, choose, is_headline
 from realness.trainer.metrics.evaluation import (
     METRICS,
+    CheckpointInfo,
     Evaluator,
-    Place,
-    Plan,
+    MeasurementPlan,
     Score,
     check_metrics,
 )
@@ -32,15 +32,15 @@ from realness.trainer.metrics.swd import PatchSet, SlicedWasserstein, sliced_was
 __all__ = [
     "INCEPTION",
     "METRICS",
+    "CheckpointInfo",
     "Evaluator",
     "FeatureNetwork",
     "FeatureNetworkError",
     "GaussianMoments",
     "MeasureFailed",
+    "MeasurementPlan",
     "NetworkFile",
     "PatchSet",
-    "Place",
-    "Plan",
     "RealImages",
     "Score",
     "SlicedWasserstein",

@@ -10,8 +10,9 @@ from datetime import datetime, timezone
 import torch
 from torch import Tensor
 
-from realness.trainer.distributed.collectives import together
+from realness.trainer.distributed.collectives import on_all_ranks
 from realness.trainer.distributed.ranks import world_size
+from realness.trainer.inference.pixels import HALF_RANGE
 from realness.trainer.inference.trained import TrainedGenerator
 from realness.trainer.metrics.features import FeatureNetwork
 from realness.trainer.metrics.frechet import frechet_distance
@@ -26,7 +27,12 @@ from realness.trainer.metrics.path_length import (
 from realness.trainer.metrics.precision_recall import NEIGHBOUR, precision_recall
 from realness.trainer.metrics.ranks import shares
 from realness.trainer.metrics.reference import MeasureFailed, Progress, RealImages
-from realness.trainer.metrics.samples import Embedder, Embedding, RowBank, Wanted
+from realness.trainer.metrics.samples import (
+    Embedding,
+    FeatureCollector,
+    NeededStatistics,
+    RowGatherer,
+)
 from realness.trainer.metrics.swd import DEFAULT_NUM_IMAGES as MAX_PATCH_IMAGES
 from realness.trainer.metrics.swd import PatchSet, sliced_wasserstein
 from realness.trainer.randomness import Draws, Purpose, Stream
@@ -48,10 +54,11 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Place:
-    """What scores refer to: images and iterations of training, seed, real images, seconds spent.
+class CheckpointInfo:
+    """The checkpoint that scores refer to, and how they were measured.
 
-    data: digest of the real images.
+    images, iteration: how far it was trained; seed: of the samples; data: digest of the real
+    images; seconds: time spent on measuring.
     """
 
     images: int
@@ -83,7 +90,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Plan:
+class MeasurementPlan:
     """The metrics to measure, and the numbers of generated and of real images."""
 
     metrics: tuple[str, ...]
@@ -127,7 +134,11 @@ class Evaluator:
     """Measures generators against the same real images. The real images are read once."""
 
     def __init__(
-        self, plan: Plan, real: RealImages, network: FeatureNetwork | None, progress: Progress
+        self,
+        plan: MeasurementPlan,
+        real: RealImages,
+        network: FeatureNetwork | None,
+        progress: Progress,
     ) -> None:
         """Raises ValueError if metrics need a network, or Inception, and it is missing."""
         if plan.needs_network and network is None:
@@ -183,25 +194,27 @@ class Evaluator:
 
     def _generate(self, generator: TrainedGenerator) -> tuple[PatchSet | None, Embedding]:
         """Patches and statistics of the generated images; each image is generated once."""
-        plan, fake = self._plan, self._wanted_of_fakes
+        plan, fake = self._plan, self._needed_of_fakes
         patches = None
         if plan.has("swd"):
             patches = PatchSet(self._real.data.resolution, plan.seed, Stream.EVALUATED)
-        embedder = Embedder(self._network, fake) if self._network is not None and fake else None
-        total = plan.num_images if embedder else plan.num_patch_images
-        if not embedder and not patches:
+        collector = None
+        if self._network is not None and fake:
+            collector = FeatureCollector(self._network, fake)
+        total = plan.num_images if collector else plan.num_patch_images
+        if not collector and not patches:
             return None, Embedding()
 
         def take_in(index: Tensor) -> None:
             images = generator.sample(index, plan.seed)
-            if embedder:
-                embedder.add(images, index)
+            if collector:
+                collector.add(images, index)
             if patches:
                 kept = index < plan.num_patch_images
                 patches.add(images[kept], index[kept])
 
         self._go_through("generated images", total, generator.device, take_in)
-        return patches, embedder.finish() if embedder else Embedding()
+        return patches, collector.finish() if collector else Embedding()
 
     def _go_through(
         self, what: str, total: int, device: torch.device, action: Callable[[Tensor], None]
@@ -218,12 +231,12 @@ class Evaluator:
                     action(share.index(device))
                 self._progress(what, min(total, number * batch * world_size()), total)
 
-        together(share_by_share, failure=MeasureFailed, what=f"{what}: ")
+        on_all_ranks(share_by_share, failure=MeasureFailed, what=f"{what}: ")
 
     @property
-    def _wanted_of_fakes(self) -> Wanted:
+    def _needed_of_fakes(self) -> NeededStatistics:
         plan = self._plan
-        return Wanted(plan.has("fid"), plan.has("kid", "pr"), plan.has("is"))
+        return NeededStatistics(plan.has("fid"), plan.has("kid", "pr"), plan.has("is"))
 
     @functools.cached_property
     def _real_patches(self) -> PatchSet:
@@ -233,10 +246,10 @@ class Evaluator:
     @functools.cached_property
     def _real_embedding(self) -> Embedding:
         plan, network = self._plan, self._network
-        wanted = Wanted(plan.has("fid"), plan.has("kid", "pr"))
-        if network is None or not wanted:
+        needed = NeededStatistics(plan.has("fid"), plan.has("kid", "pr"))
+        if network is None or not needed:
             return Embedding()
-        return self._real.embedding(plan.num_real, network, wanted, self._progress)
+        return self._real.embedding(plan.num_real, network, needed, self._progress)
 
     def _feature_scores(self, network: FeatureNetwork, fake: Embedding) -> list[Score]:
         plan, real, found = self._plan, self._real_embedding, []
@@ -270,12 +283,12 @@ class Evaluator:
 
     @torch.no_grad()
     def _path_length(self, generator: TrainedGenerator, network: FeatureNetwork) -> float:
-        plan, bank = self._plan, RowBank()
+        plan, distances = self._plan, RowGatherer()
 
         def embed(z: Tensor, index: Tensor) -> Tensor:
             # Not rounded to grey levels, because these are much coarser than the step.
             images = generator.images(z.float(), index, plan.seed)
-            return network.features((images + 1) * 127.5)
+            return network.features((images + 1) * HALF_RANGE)
 
         def add_distances(index: Tensor) -> None:
             t = Draws(plan.seed, Stream.EVALUATED, index).uniform(Purpose.INTERPOLATION, 1)
@@ -283,10 +296,10 @@ class Evaluator:
             # The reference stream uses no latents, so its draws serve as end points.
             end = generator.latents(index, plan.seed, Stream.REFERENCE)
             pair = [embed(z, index) for z in step_pair(start, end, t)]
-            bank.add(squared_feature_distance(*pair)[:, None] / EPSILON**2, index)
+            distances.add(squared_feature_distance(*pair)[:, None] / EPSILON**2, index)
 
         self._go_through("path length", plan.num_images, generator.device, add_distances)
-        return trimmed_mean(bank.gathered()[:, 0])
+        return trimmed_mean(distances.gather()[:, 0])
 
 
 def check_metrics(text: str) -> tuple[str, ...]:

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from realness.data_pipeline import Catalog
 from realness.trainer.config import DataConfig
-from realness.trainer.distributed.collectives import gather, together
+from realness.trainer.distributed.collectives import gather, on_all_ranks
 from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.distributed.streams import open_stream, rank_share
 from realness.trainer.metrics.features import FeatureNetwork
 from realness.trainer.metrics.frechet import GaussianMoments
 from realness.trainer.metrics.network_file import cache_folder
-from realness.trainer.metrics.samples import Embedder, Embedding, Wanted
+from realness.trainer.metrics.samples import Embedding, FeatureCollector, NeededStatistics
 from realness.trainer.metrics.swd import PatchSet
 from realness.trainer.randomness import Stream
 from realness.trainer.storage.files import atomic_writer
@@ -94,10 +94,10 @@ class RealImages:
                 action(*batch)
                 progress(what, min(count, done * self.global_batch), count)
 
-        together(batch_by_batch, failure=MeasureFailed, what=f"{what}: ")
+        on_all_ranks(batch_by_batch, failure=MeasureFailed, what=f"{what}: ")
 
     def embedding(
-        self, count: int, network: FeatureNetwork, wanted: Wanted, progress: Progress
+        self, count: int, network: FeatureNetwork, needed: NeededStatistics, progress: Progress
     ) -> Embedding:
         """The statistics of the first `count` images, from the cache if they are in it.
 
@@ -110,23 +110,23 @@ class RealImages:
             "network": network.sha256,
             "resize": network.resize,
             "count": count,
-            "moments": wanted.moments,
-            "features": wanted.features,
+            "moments": needed.moments,
+            "features": needed.features,
         }
         name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         path = self.cache / "references" / f"{name}.safetensors"
-        cached = _read(path, wanted)
+        cached = _read(path, needed)
         if all(gather(cached is not None)) and cached is not None:
             return cached
-        embedder = Embedder(network, wanted)
-        self._go_through("real features", count, progress, embedder.add)
-        embedding = embedder.finish()
+        collector = FeatureCollector(network, needed)
+        self._go_through("real features", count, progress, collector.add)
+        embedding = collector.finish()
         if rank() == 0:
             _write(path, embedding)
         return embedding
 
 
-def _read(path: Path, wanted: Wanted) -> Embedding | None:
+def _read(path: Path, needed: NeededStatistics) -> Embedding | None:
     if not path.exists():
         return None
     try:
@@ -135,7 +135,7 @@ def _read(path: Path, wanted: Wanted) -> Embedding | None:
         log.warning("%s cannot be read and is recomputed: %s", path, error)
         return None
     moments = None
-    if wanted.moments:
+    if needed.moments:
         moments = GaussianMoments(len(stored["mean"]))
         moments.count = int(stored["count"])
         moments.mean, moments.scatter = stored["mean"], stored["scatter"]

@@ -14,7 +14,7 @@ from realness.trainer.metrics.ranks import gather_rows
 
 
 @dataclass(frozen=True)
-class Wanted:
+class NeededStatistics:
     """Which statistics of embedded images are needed."""
 
     moments: bool = False
@@ -25,7 +25,7 @@ class Wanted:
         return self.moments or self.features or self.probabilities
 
 
-class RowBank:
+class RowGatherer:
     """Rows of a table distributed over ranks: each rank adds its own, and all get all in order."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class RowBank:
         self._rows.append(rows.cpu())
         self._index.append(index.cpu())
 
-    def gathered(self) -> Tensor:
+    def gather(self) -> Tensor:
         """All ranks' rows [n, dim] by index; collective. Some rank must have added a batch."""
         dim = max(gather(self._rows[0].shape[1] if self._rows else 0))
         rows = gather_rows(torch.cat([torch.empty(0, dim), *self._rows]))
@@ -54,38 +54,38 @@ class Embedding:
     probabilities: Tensor | None = None
 
 
-class Embedder:
+class FeatureCollector:
     """Embeds this rank's share of a set of images, batch by batch."""
 
-    def __init__(self, network: FeatureNetwork, wanted: Wanted) -> None:
-        self._network, self._wanted = network, wanted
+    def __init__(self, network: FeatureNetwork, needed: NeededStatistics) -> None:
+        self._network, self._needed = network, needed
         self._moments: GaussianMoments | None = None
-        self._features, self._probabilities = RowBank(), RowBank()
+        self._features, self._probabilities = RowGatherer(), RowGatherer()
 
     def add(self, images: Tensor, index: Tensor) -> None:
         """Add images uint8 [B, 3, R, R] (B may be 0) with their indices in the set."""
-        wanted = self._wanted
+        needed = self._needed
         if not len(images):
             return
-        if wanted.moments or wanted.features:
+        if needed.moments or needed.features:
             features = self._network.features(images)
-            if wanted.moments:
+            if needed.moments:
                 self._moments = self._moments or GaussianMoments(features.shape[1])
                 self._moments.add(features)
-            if wanted.features:
+            if needed.features:
                 self._features.add(features, index)
-        if wanted.probabilities:
+        if needed.probabilities:
             self._probabilities.add(self._network.probabilities(images), index)
 
     def finish(self) -> Embedding:
         """The statistics of all ranks' images; collective."""
         moments = None
-        if self._wanted.moments:
+        if self._needed.moments:
             # A rank without any image does not know the dimension of the features.
             dim = max(gather(len(self._moments.mean) if self._moments else 0))
             moments = (self._moments or GaussianMoments(dim)).over_ranks()
         return Embedding(
             moments,
-            self._features.gathered() if self._wanted.features else None,
-            self._probabilities.gathered() if self._wanted.probabilities else None,
+            self._features.gather() if self._needed.features else None,
+            self._probabilities.gather() if self._needed.probabilities else None,
         )

@@ -1,6 +1,6 @@
 """The inputs of a generator, drawn for the samples of a batch.
 
-Every generator takes latents z. A generator with further inputs is `Styled`: it has methods that
+Every generator takes latents z. A generator with further inputs is `TakesNoiseAndStyles`: it has methods that
 draw them.
 """
 
@@ -17,7 +17,7 @@ Mixing = tuple[Tensor, Tensor]
 
 
 @runtime_checkable
-class Styled(Protocol):
+class TakesNoiseAndStyles(Protocol):
     """A generator called as `generator(z, noise, code, share, mixing)`."""
 
     def draw_noise(self, draws: Draws) -> Tensor:
@@ -40,7 +40,7 @@ def training_inputs(
     `coded` is a posterior code [B, code_dim] with its share, for generators that take one.
     """
     latents = draws.normal(Purpose.LATENT, z_dim)
-    if not isinstance(generator, Styled):
+    if not isinstance(generator, TakesNoiseAndStyles):
         return latents, *(coded or ())
     code, share = coded or (None, 1.0)
     return latents, generator.draw_noise(draws), code, share, generator.draw_mixing(draws)
@@ -48,4 +48,6 @@ def training_inputs(
 
 def sampling_inputs(generator: nn.Module, draws: Draws) -> dict[str, Tensor]:
     """The keyword arguments of `generator` for sampling, in addition to z: noise, if any."""
-    return {"noise": generator.draw_noise(draws)} if isinstance(generator, Styled) else {}
+    return (
+        {"noise": generator.draw_noise(draws)} if isinstance(generator, TakesNoiseAndStyles) else {}
+    )

@@ -33,7 +33,7 @@ NUM_FLAT_BLOCKS = 2
 """Blocks at D's smallest side, which do not downsample."""
 
 
-def started(layer: Layer, gain: float = 1.0) -> Layer:
+def xavier_initialised(layer: Layer, gain: float = 1.0) -> Layer:
     """Initialise the weight from Glorot & Bengio's uniform distribution and the bias to 0."""
     nn.init.xavier_uniform_(layer.weight, gain)
     if layer.bias is not None:
@@ -58,8 +58,9 @@ class UpBlock(nn.Module):
         self.norm_0, self.norm_1 = norms
         conv_0 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         conv_1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.conv_0, self.conv_1 = started(conv_0, RESIDUAL_GAIN), started(conv_1, RESIDUAL_GAIN)
-        self.shortcut = started(nn.Conv2d(channels, channels, 1, bias=False))
+        self.conv_0 = xavier_initialised(conv_0, RESIDUAL_GAIN)
+        self.conv_1 = xavier_initialised(conv_1, RESIDUAL_GAIN)
+        self.shortcut = xavier_initialised(nn.Conv2d(channels, channels, 1, bias=False))
 
     def forward(self, x: Tensor, *condition: Tensor | float) -> Tensor:
         dx = upsample(rectify(self.norm_0(x, *condition), self.leak))
@@ -93,13 +94,13 @@ class SNResNetGenerator(BatchNormGenerator):
         super().__init__(z_dim, code_dim, batch_statistics)
         channels = 4 * width
         self.leak = LEAK if activation == "lrelu" else 0.0
-        self.start = started(nn.Linear(z_dim, channels * START_SIZE**2))
+        self.start = xavier_initialised(nn.Linear(z_dim, channels * START_SIZE**2))
         self.blocks = nn.ModuleList(
             UpBlock(channels, (self.new_norm(channels), self.new_norm(channels)), self.leak)
             for _ in range(count_doublings(resolution))
         )
         self.norm = self.new_norm(channels)
-        self.to_image = started(nn.Conv2d(channels, IMAGE_CHANNELS, 3, padding=1))
+        self.to_image = xavier_initialised(nn.Conv2d(channels, IMAGE_CHANNELS, 3, padding=1))
 
     def synthesize(self, z: Tensor, *condition: Tensor | float) -> Tensor:
         x = self.start(z).unflatten(1, (-1, START_SIZE, START_SIZE))
@@ -159,8 +160,8 @@ def halve(x: Tensor) -> Tensor:
 def _convolution(in_channels: int, channels: int, size: int, gain: float, norm: str) -> nn.Conv2d:
     if norm == "spectral":
         layer = SpectralConv2d(in_channels, channels, size, 1, size // 2, bias=True)
-        return started(layer, gain)
-    return started(nn.Conv2d(in_channels, channels, size, 1, size // 2), gain)
+        return xavier_initialised(layer, gain)
+    return xavier_initialised(nn.Conv2d(in_channels, channels, size, 1, size // 2), gain)
 
 
 class SNResNetDiscriminator(ImageNetwork):
@@ -195,7 +196,7 @@ class SNResNetDiscriminator(ImageNetwork):
                 for i in range(num_halvings + NUM_FLAT_BLOCKS)
             )
         )
-        self.head = started(
+        self.head = xavier_initialised(
             SpectralLinear(channels, num_outputs, bias=True)
             if norm == "spectral"
             else nn.Linear(channels, num_outputs)

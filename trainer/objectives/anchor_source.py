@@ -28,7 +28,7 @@ class AnchorSource(Protocol):
         ...
 
     @property
-    def couples_samples(self) -> bool:
+    def loss_couples_samples(self) -> bool:
         """Whether each batch gets its own pair, so that parts of a batch would get other pairs."""
         ...
 
@@ -42,7 +42,7 @@ class FixedAnchors:
     """One pair for the whole training."""
 
     typical: AnchorPair
-    couples_samples: bool = False
+    loss_couples_samples: bool = False
 
     def pair(self, draws: Draws) -> AnchorPair:
         return self.typical
@@ -64,7 +64,7 @@ class HistogramAnchors:
     """
 
     num_outcomes: int
-    couples_samples: bool = True
+    loss_couples_samples: bool = True
 
     @property
     def typical(self) -> AnchorPair:

@@ -35,7 +35,7 @@ class Objective(Protocol):
         ...
 
     @property
-    def couples_samples(self) -> bool:
+    def loss_couples_samples(self) -> bool:
         """Whether the loss of a batch differs from the mean of the losses of its pairs of rows."""
         ...
 
@@ -83,7 +83,7 @@ class ObjectiveDefaults:
     """Defaults shared by most objectives: no code, no coupling of samples, no extra scalars."""
 
     @property
-    def couples_samples(self) -> bool:
+    def loss_couples_samples(self) -> bool:
         return False
 
     @property

@@ -124,7 +124,7 @@ class P2GANObjective:
         return 2 * self.code_dim
 
     @property
-    def couples_samples(self) -> bool:
+    def loss_couples_samples(self) -> bool:
         return False
 
     @property

@@ -101,8 +101,8 @@ class RealnessObjective(ObjectiveDefaults):
         return self.g_objective == 2
 
     @property
-    def couples_samples(self) -> bool:
-        return self.resampling.couples_samples or self.anchors.couples_samples
+    def loss_couples_samples(self) -> bool:
+        return self.resampling.loss_couples_samples or self.anchors.loss_couples_samples
 
     def d_loss(self, real: Tensor, fake: Tensor, draws_real: Draws, draws_fake: Draws) -> Tensor:
         real, fake = as_float32(real), as_float32(fake)

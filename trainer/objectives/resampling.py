@@ -47,7 +47,7 @@ class Resampling(Protocol):
         ...
 
     @property
-    def couples_samples(self) -> bool:
+    def loss_couples_samples(self) -> bool:
         """Whether a row's logits depend on the other rows."""
         ...
 
@@ -81,7 +81,7 @@ class NoResampling:
         return self.num_outcomes
 
     @property
-    def couples_samples(self) -> bool:
+    def loss_couples_samples(self) -> bool:
         return False
 
     def logits(self, output: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ class GaussianResampling(NoResampling):
     members: int = 1
 
     @property
-    def couples_samples(self) -> bool:
+    def loss_couples_samples(self) -> bool:
         return True
 
     def sample(self, output: Tensor, draws: Draws) -> Tensor:
@@ -147,7 +147,7 @@ class HeadResampling:
         return 2 * self.num_outcomes
 
     @property
-    def couples_samples(self) -> bool:
+    def loss_couples_samples(self) -> bool:
         return False
 
     def logits(self, output: Tensor) -> Tensor:

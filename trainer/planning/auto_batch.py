@@ -1,6 +1,6 @@
 """`--auto-batch`: the largest micro-batch with which the heaviest update of a run fits.
 
-On a GPU it is found by trials. Each rank runs its own (`distributed.alone`), so that a rank which
+On a GPU it is found by trials. Each rank runs its own (`ranks.as_single_rank`), so that one which
 runs out of memory leaves no other waiting in an all-reduce; then all use the smallest result. A
 trial is a temporary pair of networks without optimisers, deleted before the run's own are built,
 so it does not affect the run. It runs the loop's updates of D and G on one rank's share of the
@@ -28,11 +28,11 @@ from pathlib import Path
 import torch
 
 from realness.trainer.config import ConfigError, TrainConfig
-from realness.trainer.distributed.collectives import gather, together
+from realness.trainer.distributed.collectives import gather, on_all_ranks
 from realness.trainer.distributed.exit_codes import RunFailed
 from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.planning.memory import GIB, estimate_memory
-from realness.trainer.planning.rank_memory import MARGIN, DeviceMemory, HostMemory, Memory
+from realness.trainer.planning.rank_memory import MEMORY_MARGIN, DeviceMemory, HostMemory, Memory
 from realness.trainer.storage.run_folder import holds_run, read_pass
 from realness.trainer.updates.build import Blueprint
 
@@ -43,13 +43,13 @@ log = logging.getLogger("realness.trainer")
 class Found:
     """The largest micro-batch that fits one rank, 0 if none does.
 
-    needed: bytes in its heaviest update, which is that of the `player` "D" or "G"; capacity: bytes
+    needed: bytes in its heaviest update, which is that of the `network` "D" or "G"; capacity: bytes
     available to the rank, margin included.
     """
 
     micro_batch: int
     needed: int
-    player: str
+    network: str
     capacity: int
 
 
@@ -67,11 +67,11 @@ def choose_micro_batch(
     """
     if not config.engine.auto_batch:
         return config
-    fixed = together(lambda: _recorded_size(config, world_size()), failure=ConfigError)
+    fixed = on_all_ranks(lambda: _recorded_size(config, world_size()), failure=ConfigError)
     sizes = [fixed] if fixed else valid_sizes(config, world_size())
     if memory is None:
         memory = DeviceMemory(config, device) if device.type == "cuda" else HostMemory()
-    found = together(
+    found = on_all_ranks(
         lambda: search(config, sizes, memory), failure=RunFailed, what="--auto-batch: "
     )
     tightest = min(gather(found), key=lambda one: (one.micro_batch, one.capacity - one.needed))
@@ -111,9 +111,9 @@ def search(config: TrainConfig, sizes: Sequence[int], memory: Memory) -> Found:
     probe = high - 1
     while low < high:
         needs = _try(memory, with_micro_batch(config, sizes[probe]))
-        player = max(needs, key=needs.__getitem__, default="")
-        if player and needs[player] <= (1 - MARGIN) * memory.capacity:
-            best = Found(sizes[probe], needs[player], player, memory.capacity)
+        network = max(needs, key=needs.__getitem__, default="")
+        if network and needs[network] <= (1 - MEMORY_MARGIN) * memory.capacity:
+            best = Found(sizes[probe], needs[network], network, memory.capacity)
             low = probe + 1
         else:
             high = probe
@@ -122,7 +122,7 @@ def search(config: TrainConfig, sizes: Sequence[int], memory: Memory) -> Found:
 
 
 def _try(memory: Memory, config: TrainConfig) -> dict[str, int]:
-    """Bytes needed per update, by player; empty if out of memory."""
+    """Bytes needed per update, by network; empty if out of memory."""
     needs: dict[str, int] = {}
     try:
         needs = memory.needs(config)
@@ -160,20 +160,20 @@ def _describe(config: TrainConfig, found: Found) -> str:
     return (
         f"--auto-batch: {found.micro_batch} of {share} images per pass ({passes} "
         f"pass{'es' if passes > 1 else ''}); {found.needed / GIB:.1f} of "
-        f"{found.capacity / GIB:.1f} GiB at the heaviest step ({_step(config, found.player)})"
+        f"{found.capacity / GIB:.1f} GiB at the heaviest step ({_step(config, found.network)})"
     )
 
 
-def _step(config: TrainConfig, player: str) -> str:
-    """A description of the heaviest update of `player`, such as "D with R1"."""
+def _step(config: TrainConfig, network: str) -> str:
+    """A description of the heaviest update of `network`, such as "D with R1"."""
     penalty = config.penalty
     terms = (
         {"path lengths": penalty.path_length_weight}
-        if player == "G"
+        if network == "G"
         else {"R1": penalty.r1_gamma, "R2": penalty.r2_gamma, "GP": penalty.gp_weight}
     )
     due = " and ".join(name for name, weight in terms.items() if weight)
-    return f"{player} with {due}" if due else player
+    return f"{network} with {due}" if due else network
 
 
 def _refusal(config: TrainConfig, size: int, found: Found, device: str, *, recorded: bool) -> str:
@@ -192,7 +192,8 @@ def _refusal(config: TrainConfig, size: int, found: Found, device: str, *, recor
     why = "with which this run was started" if recorded else "the minimum"
     lines = [
         f"--auto-batch: {size} image(s) per pass, {why}, do not fit into the "
-        f"{found.capacity / GIB:.2f} GiB per rank, of which {MARGIN:.0%} stay free; estimate:",
+        f"{found.capacity / GIB:.2f} GiB per rank, of which {MEMORY_MARGIN:.0%} stay free; "
+        "estimate:",
         *(f"  {part_bytes / GIB:8.2f} GiB  {part}" for part, part_bytes in table.items()),
         f"use {', '.join(name for name, helps in remedies.items() if helps)}",
     ]

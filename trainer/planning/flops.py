@@ -16,7 +16,7 @@ from torch.utils.flop_counter import flop_registry
 
 from realness import kernels
 from realness.trainer.config import TrainConfig
-from realness.trainer.planning.trial import Trial
+from realness.trainer.planning.trial import TrialRun
 
 META = torch.device("meta")
 
@@ -93,7 +93,7 @@ def _count(config: TrainConfig) -> tuple[float, float]:
     engine = replace(config.engine, micro_batch=0, precision="fp32", checkpoint_activations=False)
     config = replace(config, engine=engine)
     with META:
-        trial = Trial(config, 1, META)
+        trial = TrialRun(config, 1, META)
     counts: dict[str, float] = {}
     with _Counter() as counter:
         for name in trial.updates():

@@ -11,9 +11,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from realness import kernels
 from realness.trainer.config import TrainConfig
-from realness.trainer.distributed.ranks import alone
+from realness.trainer.distributed.ranks import as_single_rank
 from realness.trainer.engines.deepspeed_config import deepspeed_config
-from realness.trainer.planning.trial import Trial
+from realness.trainer.planning.trial import TrialRun
 from realness.trainer.updates.build import Blueprint
 
 FLOAT_BYTES = 4
@@ -106,8 +106,8 @@ def _activations(config: TrainConfig, num_ranks: int) -> dict[str, int]:
     engine = replace(config.engine, micro_batch=0, checkpoint_activations=False)
     num_shares = num_ranks * config.num_passes(num_ranks)
     # Not on the meta device, which autocast ignores.
-    with alone(), kernels.implementation("reference"), FakeTensorMode():
-        trial = Trial(replace(config, engine=engine), num_shares, torch.device("cpu"))
+    with as_single_rank(), kernels.implementation("reference"), FakeTensorMode():
+        trial = TrialRun(replace(config, engine=engine), num_shares, torch.device("cpu"))
         saved = _SavedTensors((trial.gan.g.module, trial.gan.d.module))
         with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
             return {

@@ -11,17 +11,17 @@ import torch
 
 from realness.trainer.config import TrainConfig
 from realness.trainer.distributed.collectives import gather
-from realness.trainer.distributed.ranks import alone, world_size
+from realness.trainer.distributed.ranks import as_single_rank, world_size
 from realness.trainer.engines.compiled import wants_compiled
 from realness.trainer.planning.host_memory import available_memory
 from realness.trainer.planning.memory import checkpoint_bytes, estimate_memory, resident_memory
-from realness.trainer.planning.trial import Trial
+from realness.trainer.planning.trial import TrialRun
 from realness.trainer.updates.build import Blueprint
 
-MARGIN = 0.1
+MEMORY_MARGIN = 0.1
 """Fraction of the memory that is left free (a choice): on a GPU for the buffers of NCCL and of the
 decoder, on a CPU for what the estimate does not include."""
-ROUNDS = 2
+TRIAL_ITERATIONS = 2
 """Iterations per trial: the second starts with the allocator state that the first leaves."""
 
 
@@ -29,7 +29,7 @@ class Memory(Protocol):
     """Memory of this rank, and how much of it a run needs."""
 
     capacity: int
-    """Bytes available to this rank, MARGIN included."""
+    """Bytes available to this rank, the margin included."""
     remark: str
     """How needs are determined, if not by measuring; appended to the log message."""
 
@@ -87,16 +87,16 @@ class DeviceMemory:
 
     def needs(self, config: TrainConfig) -> dict[str, int]:
         resident = sum(resident_memory(config, self._num_ranks).values())
-        with alone():
-            trial = Trial(
+        with as_single_rank():
+            trial = TrialRun(
                 config, self._num_ranks, self._device, compiled=self._compiled, averaging=True
             )
             # Memory that the run needs and the trial does not; negative if ZeRO shards a lot.
             held = torch.cuda.memory_allocated(self._device) - self._before
             missing = resident - held
-            self._cap((1 - MARGIN) * self.capacity - missing)
+            self._cap((1 - MEMORY_MARGIN) * self.capacity - missing)
             peaks = {"D": 0, "G": 0}
-            for _ in range(ROUNDS):
+            for _ in range(TRIAL_ITERATIONS):
                 torch.cuda.reset_peak_memory_stats(self._device)
                 for name in trial.updates():
                     peak = torch.cuda.max_memory_allocated(self._device) - self._before

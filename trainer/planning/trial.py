@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from realness.trainer.config import TrainConfig
-from realness.trainer.engines.plain_engine import StillPlayer
+from realness.trainer.engines.plain_engine import EngineWithoutOptimizer
 from realness.trainer.engines.prepare import prepare_network
 from realness.trainer.randomness import Stream
 from realness.trainer.updates.build import build_networks
@@ -19,12 +19,12 @@ from realness.trainer.updates.iteration import Updates, run_iteration
 from realness.trainer.updates.step import update_d, update_g
 
 
-class Trial:
+class TrialRun:
     """One rank's share of a run, as a run of one rank whose networks never learn.
 
     An iteration is one update of each network, with every penalty due. The networks are those of
     the run at its start, prepared in the same way, and their gradients stay allocated throughout.
-    Nothing is collective: with several ranks, use it inside `alone()`.
+    Nothing is collective: with several ranks, use it inside `as_single_rank()`.
     """
 
     def __init__(
@@ -37,18 +37,18 @@ class Trial:
         averaging: bool = False,
     ) -> None:
         """Build the networks. averaging: whether G's updates also update its moving average."""
-        self.config = config = heaviest(config, num_ranks)
+        self.config = config = worst_case(config, num_ranks)
         generator, discriminator, objective = build_networks(config)
         halflife = config.ema_halflife_kimg * 1000
         self._ema = Ema(generator.to(device), halflife) if averaging else None
 
-        def player(module: nn.Module) -> StillPlayer:
+        def engine(module: nn.Module) -> EngineWithoutOptimizer:
             network = prepare_network(module, config.engine, device, compiled=compiled)
             for weight in module.parameters():
                 weight.grad = torch.zeros_like(weight)
-            return StillPlayer(module, network)
+            return EngineWithoutOptimizer(module, network)
 
-        self.gan = Gan(config, device, objective, player(generator), player(discriminator))
+        self.gan = Gan(config, device, objective, engine(generator), engine(discriminator))
 
     def updates(self) -> Iterator[str]:
         """Run an iteration as the loop does, on black images; yields "D" or "G" per update."""
@@ -58,14 +58,14 @@ class Trial:
                 self._ema.update(gan.g.module, batch, batch)
             yield "G" if "loss_g" in stats else "D"
 
-    def _black(self, stream: Stream, first: int) -> Tensor:
+    def _black(self, stream: Stream, first_sample: int) -> Tensor:
         count = self.config.num_real if stream == Stream.D_REAL else self.config.batch_size
         size = self.config.data.resolution
         black = torch.zeros(count, 3, size, size, dtype=torch.uint8, device=self.gan.device)
-        return self.gan.normalise(black, stream, first)
+        return self.gan.normalise(black, stream, first_sample)
 
 
-def heaviest(config: TrainConfig, num_ranks: int) -> TrainConfig:
+def worst_case(config: TrainConfig, num_ranks: int) -> TrainConfig:
     """A run of one rank on its share of every batch, with all penalties always due."""
     far, penalty = config.far, config.penalty
     return replace(

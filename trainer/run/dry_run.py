@@ -8,7 +8,7 @@ from pathlib import Path
 from realness import kernels
 from realness.data_pipeline import describe_readers, is_prepared, read_manifest
 from realness.trainer.config import ConfigError, TrainConfig, flag, flatten
-from realness.trainer.distributed.collectives import together
+from realness.trainer.distributed.collectives import on_all_ranks
 from realness.trainer.distributed.device import pick_device
 from realness.trainer.distributed.exit_codes import EXIT_OK
 from realness.trainer.distributed.ranks import (
@@ -32,7 +32,7 @@ def dry_run(config: TrainConfig) -> int:
     try:
         ranks, is_leader = world_size(), rank() == 0
         config.check_ranks(ranks)
-        num_parts = together(lambda: _count_parts(config), failure=ConfigError)
+        num_parts = on_all_ranks(lambda: _count_parts(config), failure=ConfigError)
         with kernels.implementation(config.engine.impl):
             config = choose_micro_batch(config, device)
             memory = estimate_memory(config, ranks)

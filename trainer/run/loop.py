@@ -14,7 +14,7 @@ from realness.trainer import checkpoint
 from realness.trainer.checkpoint import Retention, Saver
 from realness.trainer.checkpoint.retention import check_free_space
 from realness.trainer.config import ConfigError, TrainConfig
-from realness.trainer.distributed.collectives import together
+from realness.trainer.distributed.collectives import on_all_ranks
 from realness.trainer.distributed.device import pick_device
 from realness.trainer.distributed.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_STOPPED
 from realness.trainer.distributed.numerics import set_numerics
@@ -57,15 +57,17 @@ def train(config: TrainConfig) -> int:
     start_process_group(device, config.engine.rank_timeout_s)
     try:
         set_numerics(config.engine)
-        folder, catalog = together(lambda: _check(config), failure=ConfigError)
+        folder, catalog = on_all_ranks(lambda: _check(config), failure=ConfigError)
         check_same_images(catalog)
         stop = StopRequest()
         with ExitStack() as cleanup, Watch(config.engine.rank_timeout_s):
             cleanup.enter_context(kernels.implementation(config.engine.impl))
             cleanup.enter_context(capturing_stream(config, device))
-            cleanup.enter_context(together(lambda: _lock(folder), failure=ConfigError))
+            cleanup.enter_context(on_all_ranks(lambda: _lock(folder), failure=ConfigError))
             config = choose_micro_batch(config, device)
-            monitor = together(lambda: open_monitor(config, catalog, device), failure=ConfigError)
+            monitor = on_all_ranks(
+                lambda: open_monitor(config, catalog, device), failure=ConfigError
+            )
             gan = build_gan(config, device)
             cleanup.callback(gan.close)
             images = _restore(config, folder, catalog, gan)
@@ -131,8 +133,8 @@ def _iterate(run: Run, stop: StopRequest) -> int:
         streams = _open_streams(run, cleanup)
         pace = Pace(run.catalog, list(streams.values()))
 
-        def real_of(stream: Stream, first: int) -> Tensor:
-            return gan.normalise(next(streams[stream]), stream, first)
+        def real_of(stream: Stream, first_sample: int) -> Tensor:
+            return gan.normalise(next(streams[stream]), stream, first_sample)
 
         if run.images == 0:
             save_reals(run)

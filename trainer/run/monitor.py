@@ -13,9 +13,9 @@ from realness.trainer.config import TrainConfig
 from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.inference.trained import TrainedGenerator
 from realness.trainer.metrics import (
+    CheckpointInfo,
     Evaluator,
-    Place,
-    Plan,
+    MeasurementPlan,
     RealImages,
     Score,
     check_metrics,
@@ -37,7 +37,7 @@ class Monitor:
     def __init__(self, config: TrainConfig, catalog: Catalog, device: torch.device) -> None:
         """Raises ValueError for metrics that cannot be measured, or a missing feature network."""
         metrics = config.metrics
-        plan = Plan(
+        plan = MeasurementPlan(
             check_metrics(metrics.metrics),
             num_images=metrics.metrics_images,
             num_real=len(catalog),
@@ -79,9 +79,9 @@ class Monitor:
             return time.monotonic() - started
         seconds = time.monotonic() - started
         if rank() == 0:
-            place = Place(images, generator.iteration, SEED, self._digest, seconds)
+            info = CheckpointInfo(images, generator.iteration, SEED, self._digest, seconds)
             with reporter.hold("metrics.csv", "these scores are in stats.jsonl only."):
-                append_records(folder, place.records(scores))
+                append_records(folder, info.records(scores))
         reporter.log_scores(images, {score.metric: score.value for score in scores}, seconds)
         return seconds
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from realness.data_pipeline import BatchShare, parts_of_rank
 from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.distributed.streams import open_stream
+from realness.trainer.inference.pixels import to_unit
 from realness.trainer.inference.trained import TrainedGenerator, trained_generator
 from realness.trainer.objectives.realness import RealnessObjective
 from realness.trainer.randomness import Stream
@@ -54,7 +55,7 @@ def _shown_reals(run: Run) -> Tensor:
         BatchShare(count * num_parts, part, num_parts),
         seed=run.config.seed,
     ) as stream:
-        return next(stream) / 127.5 - 1
+        return to_unit(next(stream))
 
 
 def save_samples(run: Run) -> None:

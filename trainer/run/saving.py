@@ -27,7 +27,7 @@ def save_checkpoint(run: Run) -> None:
 def await_checkpoint(run: Run) -> None:
     """Wait until the checkpoint in progress is written; collective."""
     failed_before = run.saver.failed
-    _tell(run, run.saver.wait(), failed_before)
+    _report_outcome(run, run.saver.wait(), failed_before)
 
 
 def retry_is_due(run: Run) -> bool:
@@ -36,11 +36,11 @@ def retry_is_due(run: Run) -> bool:
     Called once per logging interval, so that a full disk costs at most one attempt per interval.
     """
     failed_before = run.saver.failed
-    _tell(run, run.saver.poll(), failed_before)
+    _report_outcome(run, run.saver.poll(), failed_before)
     return run.saver.failed
 
 
-def _tell(run: Run, outcome: Outcome | None, failed_before: bool) -> None:
+def _report_outcome(run: Run, outcome: Outcome | None, failed_before: bool) -> None:
     if outcome is None:
         return
     at = f"at {outcome.images / 1000:.1f} kimg"

@@ -49,16 +49,16 @@ class Experiment:
         self.iterations += 1
         return stats
 
-    def draw_points(self, stream: Stream, first: int, count: int) -> Tensor:
+    def draw_points(self, stream: Stream, first_sample: int, count: int) -> Tensor:
         """Training points drawn with replacement, [count * S, 2], interleaved."""
-        draws = self.gan.draws(stream, first, count)
+        draws = self.gan.draws(stream, first_sample, count)
         share = draws.uniform(Purpose.POINT, 1).squeeze(1)
         return self.points[(share * len(self.points)).long()]
 
-    def _real(self, stream: Stream, first: int) -> Tensor:
+    def _real(self, stream: Stream, first_sample: int) -> Tensor:
         config = self.gan.config
         count = config.num_real if stream == Stream.D_REAL else config.batch_size
-        return self.draw_points(stream, first, count)
+        return self.draw_points(stream, first_sample, count)
 
     @torch.no_grad()
     def sample(self, count: int) -> Tensor:
@@ -85,7 +85,7 @@ def build_experiment(
     objective = build_objective(config.objective, len(seeds))
     generator, discriminator = _networks(networks, objective.num_outputs, seeds)
 
-    def player(module: nn.Module, lr: float) -> PlainEngine:
+    def engine(module: nn.Module, lr: float) -> PlainEngine:
         # Losses are means over all members' rows; times S, each member gets its own mean.
         return PlainEngine(module, lr=lr, optimizer=config.optimizer, loss_scale=float(len(seeds)))
 
@@ -93,8 +93,8 @@ def build_experiment(
         config,
         torch.device("cpu"),
         objective,
-        player(generator, config.optimizer.lr_g),
-        player(discriminator, config.optimizer.lr_d),
+        engine(generator, config.optimizer.lr_g),
+        engine(discriminator, config.optimizer.lr_d),
         seeds=tuple(seeds),
     )
     return Experiment(gan, data.training_points())

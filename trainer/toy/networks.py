@@ -19,7 +19,7 @@ POINT_DIM = 2
 
 
 def member_generators(
-    seeds: Sequence[int], player: Literal["G", "D"]
+    seeds: Sequence[int], network: Literal["G", "D"]
 ) -> tuple[torch.Generator, ...]:
     """Random generators for the members' initial weights, different for G and D of the same seed.
 
@@ -28,7 +28,7 @@ def member_generators(
     """
     if not seeds:
         raise ValueError("seeds is empty; give one seed per member")
-    offset = 1 if player == "D" else 0
+    offset = 1 if network == "D" else 0
     return tuple(torch.Generator().manual_seed(2 * seed + offset) for seed in seeds)
 
 

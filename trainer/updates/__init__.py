@@ -1,1 +1,1 @@
-"""Updates of D and G, and their parts: the two players, schedules, the moving average."""
+"""Updates of D and G, and their parts: the two networks, schedules, the moving average."""

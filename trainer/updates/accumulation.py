@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from realness.trainer.engines.player import Player
+from realness.trainer.engines.trainable_network import TrainableNetwork
 
 Stats = dict[str, Tensor]
 Outputs = tuple[Tensor, ...]
@@ -50,9 +50,9 @@ class BatchLoss:
         self._slopes: Outputs | None = None
 
     @staticmethod
-    def num_forwards(parts: Sequence[slice], couples: bool) -> int:
+    def num_forwards(parts: Sequence[slice], loss_couples_samples: bool) -> int:
         """Forward passes of the network over all parts, including `look_ahead` if needed."""
-        return len(parts) * (2 if couples and len(parts) > 1 else 1)
+        return len(parts) * (2 if loss_couples_samples and len(parts) > 1 else 1)
 
     @torch.no_grad()
     def look_ahead(self, outputs_of: Callable[[slice], Outputs]) -> None:
@@ -71,7 +71,7 @@ class BatchLoss:
         if self._slopes is not None:
             pairs = zip(outputs, self._slopes, strict=True)
             linear = torch.stack([(output * slope[rows]).sum() for output, slope in pairs]).sum()
-            # The player averages over parts, but the slopes are those of the sum.
+            # `backward` averages over the parts, but the slopes are those of the sum.
             return len(self._parts) * linear
         loss = self._loss_of(rows, *outputs)
         self._losses.append(loss.detach())
@@ -95,6 +95,9 @@ def mean_over_parts(reports: Sequence[Stats]) -> Stats:
     return {name: torch.stack([stats[name] for stats in reports]).mean() for name in names}
 
 
-def gathered_if(needed: float, player: Player) -> AbstractContextManager[None]:
-    """`player.gathered()` if `needed` is not 0 (passes are differentiated twice); else no-op."""
-    return player.gathered() if needed else nullcontext()
+def weights_gathered_if(needed: float, network: TrainableNetwork) -> AbstractContextManager[None]:
+    """`network.weights_gathered()` if `needed` is not 0; otherwise no-op.
+
+    It is needed around passes that are differentiated twice.
+    """
+    return network.weights_gathered() if needed else nullcontext()

@@ -3,7 +3,7 @@
 An update of a small network consists of many kernel launches of microseconds each, and the host may
 not issue them as fast as a GPU executes them. A graph is the list of launches of one update,
 recorded once, which the device then runs by itself. Host-side decisions differ between updates only
-in their `Plan`, so there is one graph per plan. The images, the position in the run and the
+in their `UpdatePlan`, so there is one graph per plan. The images, the position in the run and the
 learning rates are in tensors that each replay reads again.
 """
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from realness.trainer.config import ConfigError, TrainConfig
 from realness.trainer.updates.accumulation import Stats
 from realness.trainer.updates.gan import Gan
-from realness.trainer.updates.schedule import Plan, plan_d, plan_g
+from realness.trainer.updates.schedule import UpdatePlan, plan_d_update, plan_g_update
 from realness.trainer.updates.step import update_d, update_g
 
 NUM_WARM_UPDATES = 3
@@ -72,7 +72,7 @@ class _Recording:
     values: Tensor
 
 
-class CapturedUpdate:
+class GraphedUpdate:
     """`update_d` or `update_g` through CUDA graphs, with the same arguments and results.
 
     Use one per `Gan`. `update` and `plan_of` are those of `updates.step` and `updates.schedule`.
@@ -80,40 +80,40 @@ class CapturedUpdate:
 
     def __init__(
         self,
-        update: Callable[[Gan, Any, int | Tensor, Plan], Stats],
-        plan_of: Callable[[TrainConfig, int], Plan],
+        update: Callable[[Gan, Any, int | Tensor, UpdatePlan], Stats],
+        plan_of: Callable[[TrainConfig, int], UpdatePlan],
         new_graph: Callable[[], Graph] = CudaGraph,
     ) -> None:
         self._update, self._plan_of, self._new_graph = update, plan_of, new_graph
-        self._num_warm: Counter[Plan] = Counter()
-        self._recordings: dict[Plan, _Recording] = {}
+        self._num_warm: Counter[UpdatePlan] = Counter()
+        self._recordings: dict[UpdatePlan, _Recording] = {}
         # Inputs of the graphs: the images, if any, and the index of the first sample.
         self._real: Tensor | None = None
-        self._first = torch.zeros((), dtype=torch.int64)
+        self._first_sample = torch.zeros((), dtype=torch.int64)
 
-    def __call__(self, gan: Gan, real: Tensor | None, first: int) -> Stats:
-        plan = self._plan_of(gan.config, first)
+    def __call__(self, gan: Gan, real: Tensor | None, first_sample: int) -> Stats:
+        plan = self._plan_of(gan.config, first_sample)
         if self._num_warm[plan] < NUM_WARM_UPDATES:
             self._num_warm[plan] += 1
-            return self._update(gan, real, first, plan)
+            return self._update(gan, real, first_sample, plan)
         if plan not in self._recordings:
             self._recordings[plan] = self._capture(gan, real, plan)
         recording = self._recordings[plan]
         if self._real is not None and real is not None:
             self._real.copy_(real)
-        self._first.fill_(first)
+        self._first_sample.fill_(first_sample)
         recording.graph.replay()
         # Copied, because the next replay overwrites them.
         return dict(zip(recording.names, recording.values.clone().unbind(), strict=True))
 
-    def _capture(self, gan: Gan, real: Tensor | None, plan: Plan) -> _Recording:
+    def _capture(self, gan: Gan, real: Tensor | None, plan: UpdatePlan) -> _Recording:
         if real is not None and self._real is None:
             self._real = torch.empty_like(real)
-        self._first = self._first.to(gan.device)
+        self._first_sample = self._first_sample.to(gan.device)
         names: list[str] = []
 
         def work() -> Tensor:
-            stats = self._update(gan, self._real, self._first, plan)
+            stats = self._update(gan, self._real, self._first_sample, plan)
             names.extend(stats)
             return torch.stack([value.float() for value in stats.values()])
 
@@ -121,9 +121,9 @@ class CapturedUpdate:
         return _Recording(graph, names, graph.capture(work))
 
 
-def captured_updates() -> tuple[CapturedUpdate, CapturedUpdate]:
+def graphed_updates() -> tuple[GraphedUpdate, GraphedUpdate]:
     """`update_d` and `update_g` through CUDA graphs."""
-    return CapturedUpdate(update_d, plan_d), CapturedUpdate(update_g, plan_g)
+    return GraphedUpdate(update_d, plan_d_update), GraphedUpdate(update_g, plan_g_update)
 
 
 @contextlib.contextmanager

@@ -15,14 +15,14 @@ from realness.trainer.updates.gan import Gan
 
 
 @torch.no_grad()
-def fakes_as_real(gan: Gan, first: int | Tensor) -> Tensor:
+def fakes_as_real(gan: Gan, first_sample: int | Tensor) -> Tensor:
     """This rank's share of D_FAR: the M0 of M1 newly generated samples with the lowest scores.
 
     Eq. 11, over the candidates of all ranks. Low scores mark regions where many generated samples
     crowd around one real sample (section 5). Returns [rows, ...].
     """
     far = gan.config.far
-    update = first // gan.config.batch_size
+    update = first_sample // gan.config.batch_size
     draws = gan.draws(Stream.CANDIDATES, update * far.far_candidates, far.far_candidates)
     parts = split_rows(len(draws.index), gan.config.engine.micro_batch)
 
@@ -31,7 +31,7 @@ def fakes_as_real(gan: Gan, first: int | Tensor) -> Tensor:
 
     with parts_of_one_batch(gan.g.module, len(parts)):
         candidates = torch.cat([generate(rows) for rows in parts])
-    scores = gan.objective.score(run_in_parts(gan.d.first_order, candidates, parts))
+    scores = gan.objective.score(run_in_parts(gan.d.forward_once_differentiable, candidates, parts))
     if world_size() > 1:
         return lowest_over_ranks(candidates, scores, far.far_fakes)
     return lowest(candidates, scores, far.far_fakes, gan.num_members)

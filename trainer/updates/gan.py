@@ -1,4 +1,4 @@
-"""The two players and everything that their updates need."""
+"""The two networks and everything that their updates need."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from realness.trainer.config import TrainConfig
 from realness.trainer.distributed.collectives import mean_over_ranks
 from realness.trainer.distributed.ranks import rank, world_size
-from realness.trainer.engines.player import Player
+from realness.trainer.engines.trainable_network import TrainableNetwork
 from realness.trainer.networks.inputs import training_inputs
 from realness.trainer.networks.layout import choose_layout
 from realness.trainer.objectives.base import CodeObjective, Objective
@@ -29,8 +29,8 @@ class Gan:
     config: TrainConfig
     device: torch.device
     objective: Objective
-    g: Player
-    d: Player
+    g: TrainableNetwork
+    d: TrainableNetwork
     seeds: tuple[int, ...] = (0,)
 
     @property
@@ -47,31 +47,36 @@ class Gan:
         """The rows of this rank's share that are processed in each pass of an update."""
         return split_rows(self.local_batch, self.config.engine.micro_batch)
 
-    def draws(self, stream: Stream, first: int | Tensor, num_rows: int | None = None) -> Draws:
+    def draws(
+        self, stream: Stream, first_sample: int | Tensor, num_rows: int | None = None
+    ) -> Draws:
         """This rank's draws for `num_rows` samples, counted over all ranks, of `stream`.
 
-        The samples start at index `first` (see `batch_draws`). `num_rows` defaults to the batch
-        size.
+        The samples start at index `first_sample` (see `batch_draws`). `num_rows` defaults to the
+        batch size.
         """
         return batch_draws(
             self.config.seed,
             stream,
-            first,
+            first_sample,
             (num_rows or self.config.batch_size) // world_size(),
             rank=rank(),
             seeds=self.seeds,
             device=self.device,
         )
 
-    def normalise(self, images: Tensor, stream: Stream, first: int) -> Tensor:
-        """Convert uint8 [B, 3, R, R] to float32 in [-1, 1], with the configured memory format and
-        dequantisation. `first` is the index in `stream` of the global batch's first sample."""
+    def normalise(self, images: Tensor, stream: Stream, first_sample: int) -> Tensor:
+        """Convert uint8 [B, 3, R, R] to float32 in [-1, 1].
+
+        The memory format is the configured one, and noise is added if `dequantize` is set.
+        `first_sample` is the index in `stream` of the global batch's first sample.
+        """
         layout = choose_layout(self.config.engine.memory_format)
         images = images.to(self.device, torch.float32, memory_format=layout)
         images = images.mul_(1 / 127.5).sub_(1)
         if not self.config.data.dequantize:
             return images
-        draws = self.draws(stream, first, len(images) * world_size())
+        draws = self.draws(stream, first_sample, len(images) * world_size())
         noise = draws.uniform(Purpose.DEQUANTIZE, images[0].numel()).view(images.shape)
         return images.add_(noise, alpha=1 / 128)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from realness.trainer.config import EngineConfig
 from realness.trainer.randomness import Stream
 from realness.trainer.updates.accumulation import Stats
-from realness.trainer.updates.cuda_graphs import captured_updates
+from realness.trainer.updates.cuda_graphs import graphed_updates
 from realness.trainer.updates.gan import Gan
 from realness.trainer.updates.step import update_d, update_g
 
@@ -24,7 +24,7 @@ class Updates(NamedTuple):
 
 def choose_updates(config: EngineConfig) -> Updates:
     """The updates that `config` asks for; captured ones may be used with only one `Gan`."""
-    return Updates(*captured_updates()) if config.cuda_graphs else Updates(update_d, update_g)
+    return Updates(*graphed_updates()) if config.cuda_graphs else Updates(update_d, update_g)
 
 
 def run_iteration(
@@ -38,9 +38,9 @@ def run_iteration(
     """
     optimizer, batch = gan.config.optimizer, gan.config.batch_size
     for update in range(optimizer.k_d):
-        first = images * optimizer.k_d + update * batch
-        yield updates.d(gan, real_of(Stream.D_REAL, first), first)
+        first_sample = images * optimizer.k_d + update * batch
+        yield updates.d(gan, real_of(Stream.D_REAL, first_sample), first_sample)
     for update in range(optimizer.k_g):
-        first = images * optimizer.k_g + update * batch
+        first_sample = images * optimizer.k_g + update * batch
         needed = gan.objective.needs_real_in_g_step
-        yield updates.g(gan, real_of(Stream.G_REAL, first) if needed else None, first)
+        yield updates.g(gan, real_of(Stream.G_REAL, first_sample) if needed else None, first_sample)

@@ -27,8 +27,8 @@ def lr_factor(config: TrainConfig, images: int) -> float:
     return ramp * (schedule.lr_final + (1 - schedule.lr_final) * left)
 
 
-def lazy_weight(interval: int, first: int, batch_size: int) -> float:
-    """The weight of a term due every `interval` images, in the update on images from `first` on.
+def lazy_weight(interval: int, first_sample: int, batch_size: int) -> float:
+    """The weight of a term due every `interval` images, in the update starting at `first_sample`.
 
     It is the average number of updates per update in which the term is due, so that the term's mean
     gradient is the same as without laziness; 0 if it is not due. An interval up to the batch size
@@ -37,12 +37,12 @@ def lazy_weight(interval: int, first: int, batch_size: int) -> float:
     """
     if interval <= batch_size:
         return 1.0
-    due = first // interval > (first - batch_size) // interval
+    due = first_sample // interval > (first_sample - batch_size) // interval
     return interval / batch_size if due else 0.0
 
 
 @dataclass(frozen=True)
-class Plan:
+class UpdatePlan:
     """The host-side decisions for one update. Everything else is computed on the device.
 
     An update can therefore be captured once per plan, and replayed on the device (`cuda_graphs`).
@@ -55,19 +55,21 @@ class Plan:
     code_share: float
 
 
-def plan_d(config: TrainConfig, first: int) -> Plan:
-    """The plan of D's update on the samples from `first` on."""
+def plan_d_update(config: TrainConfig, first_sample: int) -> UpdatePlan:
+    """The plan of D's update on the samples from `first_sample` on."""
     penalty = config.penalty
-    weight = lazy_weight(penalty.penalty_images, first, config.batch_size)
-    return Plan(weight * penalty.any, _code_share(config, first // config.optimizer.k_d))
+    weight = lazy_weight(penalty.penalty_images, first_sample, config.batch_size)
+    return UpdatePlan(
+        weight * penalty.any, _code_share(config, first_sample // config.optimizer.k_d)
+    )
 
 
-def plan_g(config: TrainConfig, first: int) -> Plan:
-    """The plan of G's update on the samples from `first` on."""
+def plan_g_update(config: TrainConfig, first_sample: int) -> UpdatePlan:
+    """The plan of G's update on the samples from `first_sample` on."""
     penalty = config.penalty
-    weight = lazy_weight(penalty.path_length_images, first, config.batch_size)
+    weight = lazy_weight(penalty.path_length_images, first_sample, config.batch_size)
     due = penalty.path_length_weight > 0
-    return Plan(weight * due, _code_share(config, first // config.optimizer.k_g))
+    return UpdatePlan(weight * due, _code_share(config, first_sample // config.optimizer.k_g))
 
 
 def _code_share(config: TrainConfig, images_seen: int) -> float:

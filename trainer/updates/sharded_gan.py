@@ -1,4 +1,4 @@
-"""A `Gan` for images whose players are DeepSpeed engines, with its moving average and state."""
+"""A `Gan` for images whose networks are in DeepSpeed engines, with its moving average and state."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = logging.getLogger("realness.trainer")
 
 @dataclass(frozen=True)
 class ShardedGan(Gan):
-    """The players as engines, and the moving average of G."""
+    """The networks in their engines, and the moving average of G."""
 
     g: Engine
     d: Engine
@@ -42,7 +42,7 @@ class ShardedGan(Gan):
 
     def update_average(self, images_seen: int) -> None:
         """Move the average towards G after an iteration; collective."""
-        with self.g.gathered():
+        with self.g.weights_gathered():
             self.ema.update(self.g.module, self.config.batch_size, images_seen)
 
     def num_updates(self) -> dict[str, int]:

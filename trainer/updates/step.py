@@ -1,9 +1,10 @@
 """One update of D and one update of G.
 
-`first` is the index of the batch's first sample in its streams, counted over all ranks and the
-whole run. Returned values are tensors on the device; there is no device synchronisation. The
-host-side decisions are in the `plan` of an update, computed from `first` if not given; with a plan,
-`first` may also be a tensor. A batch may pass through the networks in parts (`gan.parts()`).
+`first_sample` is the index of the batch's first sample in its streams, counted over all ranks and
+the whole run. Returned values are tensors on the device; there is no device synchronisation. The
+host-side decisions are in the `plan` of an update, computed from `first_sample` if not given; with
+a plan, `first_sample` may also be a tensor. A batch may pass through the networks in parts
+(`gan.parts()`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from realness.trainer.engines.player import frozen
+from realness.trainer.engines.trainable_network import frozen
 from realness.trainer.networks.batch_norm import parts_of_one_batch
 from realness.trainer.networks.spectral_norm import update_spectral_norm
 from realness.trainer.objectives.penalties import (
@@ -27,29 +28,32 @@ from realness.trainer.randomness import Draws, Purpose, Stream
 from realness.trainer.updates.accumulation import (
     BatchLoss,
     Stats,
-    gathered_if,
     mean_over_parts,
     run_in_parts,
+    weights_gathered_if,
 )
 from realness.trainer.updates.fake_as_real import fakes_as_real
 from realness.trainer.updates.gan import Gan
 from realness.trainer.updates.path_length import path_length_penalty, track_path_length
-from realness.trainer.updates.schedule import Plan, plan_d, plan_g
+from realness.trainer.updates.schedule import UpdatePlan, plan_d_update, plan_g_update
 
 
-def update_d(gan: Gan, real: Tensor, first: int | Tensor, plan: Plan | None = None) -> Stats:
+def update_d(
+    gan: Gan, real: Tensor, first_sample: int | Tensor, plan: UpdatePlan | None = None
+) -> Stats:
     """Update D once. real: [B, ...] in the networks' range, this rank's share of the real batch.
 
     With FAR-GAN, the real batch has M0 images less, and M0 fakes complete it.
     """
-    plan = plan or plan_d(gan.config, cast(int, first))
+    plan = plan or plan_d_update(gan.config, cast(int, first_sample))
     objective, parts = gan.objective, gan.parts()
-    real_draws, fake_draws = gan.draws(Stream.D_REAL, first), gan.draws(Stream.D_FAKE, first)
+    real_draws = gan.draws(Stream.D_REAL, first_sample)
+    fake_draws = gan.draws(Stream.D_FAKE, first_sample)
 
     fake = generate(gan, real, real_draws, fake_draws, plan)
     if gan.config.far.far_fakes:
-        real = torch.cat([real, fakes_as_real(gan, first).to(real.dtype)])
-    with gan.d.gathered():
+        real = torch.cat([real, fakes_as_real(gan, first_sample).to(real.dtype)])
+    with gan.d.weights_gathered():
         update_spectral_norm(gan.d.module)
 
     # D treats all images alike, so one pass over both batches is exact and loads the weights once.
@@ -60,8 +64,8 @@ def update_d(gan: Gan, real: Tensor, first: int | Tensor, plan: Plan | None = No
         return objective.d_loss(out_real, out_fake, real_draws[rows], fake_draws[rows])
 
     loss, penalties = BatchLoss(loss_of, parts), []
-    with gathered_if(plan.penalty, gan.d):
-        if objective.couples_samples:
+    with weights_gathered_if(plan.penalty, gan.d):
+        if objective.loss_couples_samples:
             loss.look_ahead(outputs)
         for rows in parts:
             total = loss.of(rows, outputs(rows))
@@ -83,13 +87,16 @@ def update_d(gan: Gan, real: Tensor, first: int | Tensor, plan: Plan | None = No
     }
 
 
-def update_g(gan: Gan, real: Tensor | None, first: int | Tensor, plan: Plan | None = None) -> Stats:
+def update_g(
+    gan: Gan, real: Tensor | None, first_sample: int | Tensor, plan: UpdatePlan | None = None
+) -> Stats:
     """Update G once. real: [B, ...] as in `update_d`, or None for objectives that need none."""
-    plan = plan or plan_g(gan.config, cast(int, first))
+    plan = plan or plan_g_update(gan.config, cast(int, first_sample))
     objective, parts = gan.objective, gan.parts()
-    real_draws, fake_draws = gan.draws(Stream.G_REAL, first), gan.draws(Stream.G_FAKE, first)
-    path_draws = gan.draws(Stream.PATH, first)
-    num_forwards = BatchLoss.num_forwards(parts, objective.couples_samples)
+    real_draws = gan.draws(Stream.G_REAL, first_sample)
+    fake_draws = gan.draws(Stream.G_FAKE, first_sample)
+    path_draws = gan.draws(Stream.PATH, first_sample)
+    num_forwards = BatchLoss.num_forwards(parts, objective.loss_couples_samples)
 
     # Frozen, because D's gradients in this step would otherwise leak into D's next update.
     with frozen(gan.d) as discriminator:
@@ -106,8 +113,11 @@ def update_g(gan: Gan, real: Tensor | None, first: int | Tensor, plan: Plan | No
             return objective.g_loss(out_fake, on_real(rows), fake_draws[rows], real_draws[rows])
 
         loss, penalties = BatchLoss(loss_of, parts), []
-        with parts_of_one_batch(gan.g.module, num_forwards), gathered_if(plan.penalty, gan.g):
-            if objective.couples_samples:
+        with (
+            parts_of_one_batch(gan.g.module, num_forwards),
+            weights_gathered_if(plan.penalty, gan.g),
+        ):
+            if objective.loss_couples_samples:
                 loss.look_ahead(outputs)
             for rows in parts:
                 total = loss.of(rows, outputs(rows))
@@ -129,7 +139,9 @@ def update_g(gan: Gan, real: Tensor | None, first: int | Tensor, plan: Plan | No
 
 
 @torch.no_grad()
-def generate(gan: Gan, real: Tensor, real_draws: Draws, fake_draws: Draws, plan: Plan) -> Tensor:
+def generate(
+    gan: Gan, real: Tensor, real_draws: Draws, fake_draws: Draws, plan: UpdatePlan
+) -> Tensor:
     """This rank's generated images [B, ...] for an update of D, in the dtype of `real`.
 
     For P2GAN they use codes from D's posteriors of the `real` images in the same rows.
@@ -137,7 +149,9 @@ def generate(gan: Gan, real: Tensor, real_draws: Draws, fake_draws: Draws, plan:
     parts = gan.parts()
 
     def images(rows: slice) -> Tensor:
-        coded = gan.d.first_order(real[rows]).float() if gan.objective.code_dim else None
+        coded = None
+        if gan.objective.code_dim:
+            coded = gan.d.forward_once_differentiable(real[rows]).float()
         return gan.g(*gan.inputs(fake_draws[rows], plan.code_share, coded, real_draws[rows]))
 
     with parts_of_one_batch(gan.g.module, len(parts)):

@@ -100,7 +100,7 @@ def fail_on_rank_one() -> str:
         return 7
 
     try:
-        collectives.together(action, failure=ConfigError, what="could not write: ")
+        collectives.on_all_ranks(action, failure=ConfigError, what="could not write: ")
     except ConfigError as error:
         return str(error)
     return "no error"

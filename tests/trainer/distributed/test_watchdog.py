@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from realness.trainer.distributed.exit_codes import EXIT_FAILED
-from realness.trainer.distributed.heartbeats import MainThread, Report, Roster
+from realness.trainer.distributed.heartbeats import Heartbeats, MainThread, Report
 from tests.helpers import TESTS
 from tests.helpers.ranks import (
     TIMEOUT_SECONDS,
@@ -29,38 +29,38 @@ def report(beat: int, place: str = "", still_s: float = 0.0) -> Report:
 
 
 def test_a_silent_rank_is_named_with_its_last_place() -> None:
-    roster = Roster(silence_s=10, stall_s=100)
-    roster.take([report(0), report(0, "trainer.step, line 7")], now=0)
-    roster.take([report(1), report(1, "trainer.step, line 9")], now=5)
-    roster.take([report(2), report(1, "trainer.step, line 9")], now=14)
-    assert roster.judge(15) == ""
-    verdict = roster.judge(15.5)
+    heartbeats = Heartbeats(silence_s=10, stall_s=100)
+    heartbeats.record([report(0), report(0, "trainer.step, line 7")], now=0)
+    heartbeats.record([report(1), report(1, "trainer.step, line 9")], now=5)
+    heartbeats.record([report(2), report(1, "trainer.step, line 9")], now=14)
+    assert heartbeats.diagnose(15) == ""
+    verdict = heartbeats.diagnose(15.5)
     assert "rank 1 " in verdict
     assert "trainer.step, line 9" in verdict
     assert "rank 0" not in verdict
 
 
-def test_silence_while_the_watching_process_slept_is_forgiven() -> None:
-    roster = Roster(silence_s=10, stall_s=100)
-    roster.take([report(0), report(0)], now=0)
-    roster.forgive(50)
-    assert roster.judge(55) == ""
-    assert "rank 0" in roster.judge(61)
+def test_silence_while_the_watching_process_slept_is_not_counted() -> None:
+    heartbeats = Heartbeats(silence_s=10, stall_s=100)
+    heartbeats.record([report(0), report(0)], now=0)
+    heartbeats.reset_silence(50)
+    assert heartbeats.diagnose(55) == ""
+    assert "rank 0" in heartbeats.diagnose(61)
 
 
 def test_a_stall_needs_every_rank_to_stand_still() -> None:
-    roster = Roster(silence_s=10, stall_s=100)
-    roster.take([report(0, "step", 101), report(0, "decode", 3)], now=0)
-    assert roster.judge(1) == ""
-    roster.take([report(1, "step", 104), report(1, "decode", 101)], now=2)
-    assert "rank 0: step; rank 1: decode" in roster.judge(3)
+    heartbeats = Heartbeats(silence_s=10, stall_s=100)
+    heartbeats.record([report(0, "step", 101), report(0, "decode", 3)], now=0)
+    assert heartbeats.diagnose(1) == ""
+    heartbeats.record([report(1, "step", 104), report(1, "decode", 101)], now=2)
+    assert "rank 0: step; rank 1: decode" in heartbeats.diagnose(3)
 
 
 def test_a_thread_moves_when_any_of_its_frames_does() -> None:
     thread = MainThread()
 
     def look(now: float) -> float:
-        return thread.see(sys._getframe(), now)[1]
+        return thread.locate(sys._getframe(), now)[1]
 
     # Two calls of one function: the same code, from two places.
     assert [look(1.0), look(2.0)] == [0.0, 0.0]

@@ -16,8 +16,8 @@ from realness.trainer.config import EngineConfig, OptimizerConfig, TrainConfig
 from realness.trainer.engines.optimizers import GradientNorm, build_optimizer
 from realness.trainer.randomness import Stream
 from realness.trainer.reporting import write_report
-from realness.trainer.updates.cuda_graphs import NUM_WARM_UPDATES, CapturedUpdate
-from realness.trainer.updates.schedule import plan_d
+from realness.trainer.updates.cuda_graphs import NUM_WARM_UPDATES, GraphedUpdate
+from realness.trainer.updates.schedule import plan_d_update
 from realness.trainer.updates.sharded_gan import build_gan
 from realness.trainer.updates.step import update_d, update_g
 from tests.helpers.engine_runs import play
@@ -146,7 +146,7 @@ def norms_of_captured_updates(captured: bool) -> list[float]:
         engine=EngineConfig(device="cpu", zero_g=0, zero_d=0, cuda_graphs=True),
     )
     gan = build_gan(config, torch.device("cpu"))
-    update = CapturedUpdate(update_d, plan_d, RecordedGraph) if captured else update_d
+    update = GraphedUpdate(update_d, plan_d_update, RecordedGraph) if captured else update_d
     norms = []
     for step in range(NUM_WARM_UPDATES + 3):
         update(gan, images(Stream.D_REAL, step, config.num_real), step * config.batch_size)

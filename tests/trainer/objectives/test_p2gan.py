@@ -135,7 +135,7 @@ def test_codes_are_drawn_from_the_posterior_of_their_row():
     assert codes.shape == (count, DIM)
     torch.testing.assert_close(codes.mean(0), mean[0], atol=0.05, rtol=0)
     torch.testing.assert_close(codes.std(0), std[0], atol=0, rtol=0.02)
-    part = OBJECTIVE.code(output[:3], draws(3, Stream.D_REAL, first=4))
+    part = OBJECTIVE.code(output[:3], draws(3, Stream.D_REAL, first_sample=4))
     assert torch.equal(part, codes[4:7])
 
 

@@ -65,7 +65,7 @@ def test_gaussian_resampling_is_stateless():
     whole = GaussianResampling(N, "local")
     noise = draws(6).normal(Purpose.RESAMPLE, N)
     torch.testing.assert_close(whole.sample(output, draws(6)), gaussian_formula(output, noise))
-    assert torch.equal(draws(3, first=3).normal(Purpose.RESAMPLE, N), noise[3:])
+    assert torch.equal(draws(3, first_sample=3).normal(Purpose.RESAMPLE, N), noise[3:])
 
 
 def test_gaussian_resampling_merges_the_moments_of_all_ranks(monkeypatch):
@@ -89,7 +89,7 @@ def test_gaussian_resampling_merges_the_moments_of_all_ranks(monkeypatch):
 
 def members_draws(batch: int, members: int) -> tuple[Draws, list[Draws]]:
     """The draws of an ensemble, rows in turn, and those of its members by themselves."""
-    alone = [draws(batch, first=1000 * member) for member in range(members)]
+    alone = [draws(batch, first_sample=1000 * member) for member in range(members)]
     in_turn = torch.stack([d.index for d in alone], dim=1).flatten()
     return replace(alone[0], index=in_turn), alone
 

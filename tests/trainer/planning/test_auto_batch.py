@@ -17,7 +17,7 @@ from torch import Tensor
 
 from realness.trainer.config import ConfigError, EngineConfig, PenaltyConfig, TrainConfig
 from realness.trainer.distributed.exit_codes import EXIT_OK
-from realness.trainer.distributed.ranks import alone, rank, world_size
+from realness.trainer.distributed.ranks import as_single_rank, rank, world_size
 from realness.trainer.planning import rank_memory
 from realness.trainer.planning.auto_batch import (
     choose_micro_batch,
@@ -26,8 +26,8 @@ from realness.trainer.planning.auto_batch import (
     with_micro_batch,
 )
 from realness.trainer.planning.memory import estimate_memory
-from realness.trainer.planning.rank_memory import MARGIN, HostMemory
-from realness.trainer.planning.trial import Trial
+from realness.trainer.planning.rank_memory import MEMORY_MARGIN, HostMemory
+from realness.trainer.planning.trial import TrialRun
 from realness.trainer.randomness import Stream
 from realness.trainer.updates.sharded_gan import build_gan
 from realness.trainer.updates.step import update_d
@@ -89,8 +89,8 @@ class FakeMemory:
     def needs(self, config: TrainConfig) -> dict[str, int]:
         self.tried.append(config.engine.micro_batch)
         num_ranks, peaks = world_size(), {}
-        with alone(), SavedTensors((1 - MARGIN) * self.capacity) as memory:
-            for name in Trial(config, num_ranks, CPU).updates():
+        with as_single_rank(), SavedTensors((1 - MEMORY_MARGIN) * self.capacity) as memory:
+            for name in TrialRun(config, num_ranks, CPU).updates():
                 peaks[name], memory.peak = memory.peak, memory.live
         return peaks
 
@@ -125,7 +125,7 @@ def test_the_search_finds_the_largest_and_tries_few() -> None:
     for capacity in range(100, 1300, 7):
         memory = LinearMemory(capacity)
         found = search(config, sizes, memory)
-        fitting = [size for size in sizes if 100 + 10 * size <= (1 - MARGIN) * capacity]
+        fitting = [size for size in sizes if 100 + 10 * size <= (1 - MEMORY_MARGIN) * capacity]
         assert found.micro_batch == max(fitting, default=0)
         assert found.needed == (100 + 10 * max(fitting) if fitting else 0)
         assert memory.tried[0] == 96
@@ -140,11 +140,11 @@ def test_only_valid_sizes_are_tried() -> None:
     assert valid_sizes(config, 2) == [2, 4, 6, 8, 12, 24]
 
 
-def peak_of_r1(config: TrainConfig, first: int) -> int:
+def peak_of_r1(config: TrainConfig, first_sample: int) -> int:
     """Peak bytes that D's update keeps in the run itself."""
     gan = build_gan(config, CPU)
     with SavedTensors() as memory:
-        update_d(gan, images(Stream.D_REAL, 0, BATCH), first)
+        update_d(gan, images(Stream.D_REAL, 0, BATCH), first_sample)
     gan.close()
     return memory.peak
 
@@ -164,7 +164,7 @@ def later_r1_step() -> None:
     assert part[1] < whole[1]
     # Whole batches fit except for R1.
     limit = (max(plain, part[1]) + whole[1]) / 2
-    memory = FakeMemory(limit / (1 - MARGIN))
+    memory = FakeMemory(limit / (1 - MEMORY_MARGIN))
     chosen = choose_micro_batch(config, CPU, memory)
     assert memory.tried == [8, 2, 4]
     assert chosen == with_micro_batch(config, 4)
@@ -315,7 +315,7 @@ def _set_available(size: int) -> None:
 
     config = parse(tiny_arguments(Path("data"), Path("run"))).config
     needed = max(HostMemory().needs(with_micro_batch(config, size)).values())
-    rank_memory.available_memory = lambda: math.ceil(needed / (1 - MARGIN))
+    rank_memory.available_memory = lambda: math.ceil(needed / (1 - MEMORY_MARGIN))
 
 
 @pytest.mark.slow

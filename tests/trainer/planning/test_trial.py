@@ -20,7 +20,7 @@ from realness.trainer.planning import host_memory, rank_memory
 from realness.trainer.planning.auto_batch import search, with_micro_batch
 from realness.trainer.planning.memory import resident_memory
 from realness.trainer.planning.rank_memory import DeviceMemory, HostMemory
-from realness.trainer.planning.trial import Trial
+from realness.trainer.planning.trial import TrialRun
 from realness.trainer.updates import step
 from realness.trainer.updates.sharded_gan import build_gan
 from tests.helpers.engine_runs import play
@@ -46,7 +46,7 @@ def test_penalties_are_tried_however_seldom_they_are_due(monkeypatch: pytest.Mon
     due: list[str] = []
     for name in ("gradient_penalty", "path_length_penalty"):
         monkeypatch.setattr(step, name, spied(name, getattr(step, name), due))
-    rehearsal = Trial(with_micro_batch(replace(config, penalty=penalty), 4), 1, CPU)
+    rehearsal = TrialRun(with_micro_batch(replace(config, penalty=penalty), 4), 1, CPU)
     for _ in range(2):
         assert list(rehearsal.updates()) == ["D", "G"]
     assert due == 2 * (2 * ["gradient_penalty"] + 2 * ["path_length_penalty"])
@@ -81,7 +81,7 @@ def test_a_trial_has_the_layout_of_the_run(
 ) -> None:
     config = tiny(BATCH)
     config = replace(config, engine=replace(config.engine, memory_format=setting))
-    trial = Trial(config, 1, CPU)
+    trial = TrialRun(config, 1, CPU)
     seen = layouts(trial.gan.g.module, trial.gan.d.module)
     assert list(trial.updates()) == ["D", "G"]
     (expected,) = run_on_ranks(1, layouts_of_a_run, config)
@@ -93,14 +93,14 @@ def test_a_trial_has_the_layout_of_the_run(
 def test_a_trial_is_compiled_where_the_run_is(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeCuda(monkeypatch, [10**6] * 8)
     networks: list[nn.Module] = []
-    real_trial = rank_memory.Trial
+    real_trial = rank_memory.TrialRun
 
-    def trial(*arguments: Any, **options: Any) -> Trial:
+    def trial(*arguments: Any, **options: Any) -> TrialRun:
         made = real_trial(*arguments, **options)
-        networks.extend(cast(Any, player)._network for player in (made.gan.g, made.gan.d))
+        networks.extend(cast(Any, engine)._network for engine in (made.gan.g, made.gan.d))
         return made
 
-    monkeypatch.setattr(rank_memory, "Trial", trial)
+    monkeypatch.setattr(rank_memory, "TrialRun", trial)
     monkeypatch.setattr(compiled, "BACKEND", "eager")
     for asked in (False, True):
         config = tiny(BATCH)

@@ -20,7 +20,7 @@ from realness.trainer.checkpoint.choosing import choose_checkpoints
 from realness.trainer.config import MetricsConfig, TrainConfig
 from realness.trainer.inference.trained import (
     TrainedGenerator,
-    empty_generator,
+    build_empty_generator,
     load_discriminator,
     trained_generator,
 )
@@ -59,7 +59,7 @@ def scores_on_a_rank(data: str, broken_rank: int = -1) -> dict[str, float]:
 
     settings = config(data)
     torch.manual_seed(5)
-    generator = trained_generator(settings, empty_generator(settings, CPU), 80, "digest")
+    generator = trained_generator(settings, build_empty_generator(settings, CPU), 80, "digest")
     if rank() == broken_rank:
         generator = Broken(**vars(generator))
     reporter = Reporter(Path(), total_images=1, enabled=False)
@@ -150,7 +150,7 @@ def test_a_failure_costs_the_scores_only(
     console, said = captured_console()
     reporter = Reporter(tmp_path, total_images=1000, console=console)
     catalog = open_catalog(str(data))
-    ema = SimpleNamespace(module=empty_generator(settings, CPU))
+    ema = SimpleNamespace(module=build_empty_generator(settings, CPU))
     gan: Any = SimpleNamespace(ema=ema)
     monitor = Monitor(settings, catalog, CPU)
     saver = Saver(tmp_path / "checkpoints", Retention(1))

@@ -46,12 +46,12 @@ def play(config: TrainConfig) -> dict[str, Any]:
     spoiled = replace(gan, objective=Spoiled(gan.objective))
     real = torch.rand(gan.local_batch, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     weights = []
-    for step, players in enumerate((gan, spoiled, gan)):
-        update_d(players, real, step * BATCH)
-        update_g(players, real, step * BATCH)
+    for step, current in enumerate((gan, spoiled, gan)):
+        update_d(current, real, step * BATCH)
+        update_g(current, real, step * BATCH)
         weights.append([])
         for engine in (gan.d, gan.g):
-            with engine.gathered():
+            with engine.weights_gathered():
                 weights[-1] += [w.detach().numpy().copy() for w in engine.module.parameters()]
     updates, skips = gan.num_updates(), (gan.d.skips.read(), gan.g.skips.read())
     gan.close()

@@ -199,7 +199,7 @@ def compile_without_compiler() -> tuple[bool, list[str]]:
     logging.getLogger("realness.trainer").addHandler(handler)
     with torch._inductor.config.patch({"cpp.cxx": (None, "/no/such/compiler")}):
         gan = build_gan(with_engine(systems()["realness"], compile=True), torch.device("cpu"))
-    compiled = any(isinstance(player._network, compiling.Compiled) for player in (gan.g, gan.d))
+    compiled = any(isinstance(engine._network, compiling.Compiled) for engine in (gan.g, gan.d))
     gan.close()
     return compiled, messages
 

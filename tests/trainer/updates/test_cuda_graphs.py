@@ -18,11 +18,11 @@ from realness.trainer.distributed.ranks import start_process_group, stop_process
 from realness.trainer.randomness import Stream
 from realness.trainer.updates.cuda_graphs import (
     NUM_WARM_UPDATES,
-    CapturedUpdate,
     CudaGraph,
+    GraphedUpdate,
     capturing_stream,
 )
-from realness.trainer.updates.schedule import plan_d, plan_g
+from realness.trainer.updates.schedule import plan_d_update, plan_g_update
 from realness.trainer.updates.sharded_gan import build_gan
 from realness.trainer.updates.step import update_d, update_g
 from tests.helpers.ranks import run_on_ranks
@@ -45,26 +45,26 @@ def play(config: TrainConfig, new_graph: Callable[[], Any] | None) -> list[dict[
     """Statistics and state after each update of both; without graphs for None."""
     device = torch.device(config.engine.device)
     gan = build_gan(config, device)
-    d = CapturedUpdate(update_d, plan_d, new_graph) if new_graph else None
-    g = CapturedUpdate(update_g, plan_g, new_graph) if new_graph else None
+    d = GraphedUpdate(update_d, plan_d_update, new_graph) if new_graph else None
+    g = GraphedUpdate(update_g, plan_g_update, new_graph) if new_graph else None
     seen = []
     for step in range(NUM_UPDATES):
         gan.set_lr_factor(1 / (1 + step))
         generator = torch.Generator().manual_seed(step)
         images = torch.randint(0, 256, (2, BATCH, 3, 32, 32), generator=generator).byte()
-        first = step * BATCH
-        real_d = gan.normalise(images[0, : config.num_real], Stream.D_REAL, first)
+        first_sample = step * BATCH
+        real_d = gan.normalise(images[0, : config.num_real], Stream.D_REAL, first_sample)
         if step == NUM_UPDATES - 3:
             real_d = real_d * math.nan  # an update to be left out
         real_g = None
         if gan.objective.needs_real_in_g_step:
-            real_g = gan.normalise(images[1], Stream.G_REAL, first)
-        stats = d(gan, real_d, first) if d else update_d(gan, real_d, first, plan_d(config, first))
-        stats |= g(gan, real_g, first) if g else update_g(gan, real_g, first, plan_g(config, first))
+            real_g = gan.normalise(images[1], Stream.G_REAL, first_sample)
+        stats = d(gan, real_d, first_sample) if d else update_d(gan, real_d, first_sample)
+        stats |= g(gan, real_g, first_sample) if g else update_g(gan, real_g, first_sample)
         state = {
-            f"{player.name}.{name}": value.detach().cpu().clone()
-            for player in (gan.g, gan.d)
-            for name, value in player.module.state_dict().items()
+            f"{network.name}.{name}": value.detach().cpu().clone()
+            for network in (gan.g, gan.d)
+            for name, value in network.module.state_dict().items()
         }
         skipped = {"skipped": torch.tensor(gan.d.skips.read())}
         seen.append({**state, **skipped, **{key: value.cpu() for key, value in stats.items()}})

@@ -51,7 +51,7 @@ class Convolutions(TorchDispatchMode):
 
 
 def convolutions_of_two_updates(name: str, setting: str) -> tuple[int, list[str], bool]:
-    """Number and faults of one update of each player, penalties included, and of sampling."""
+    """Number and faults of one update of each network, penalties included, and of sampling."""
     config = systems()[name]
     engine = replace(config.engine, memory_format=setting)
     gan = build_gan(replace(config, engine=engine), torch.device("cpu"))

@@ -10,14 +10,14 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 
-class Player(Protocol):
+class TrainableNetwork(Protocol):
     """G or D: a network, its optimiser, and the engine that runs them."""
 
     @property
     def module(self) -> nn.Module:
         """The network itself, for access to its state and for passes differentiated twice.
 
-        Passes whose gradients are to be used call the player instead.
+        Passes whose gradients are to be used call this object instead.
         """
         ...
 
@@ -28,7 +28,7 @@ class Player(Protocol):
 
     def __call__(self, *inputs: Any) -> Tensor: ...
 
-    def first_order(self, *inputs: Any) -> Tensor:
+    def forward_once_differentiable(self, *inputs: Any) -> Tensor:
         """Run the network outside the engine, for outputs differentiated at most once."""
         ...
 
@@ -40,7 +40,7 @@ class Player(Protocol):
         """Update the weights with the gradients of `loss`, and clear the gradients."""
         ...
 
-    def gathered(self) -> AbstractContextManager[None]:
+    def weights_gathered(self) -> AbstractContextManager[None]:
         """Gather the whole weights on every rank for the block.
 
         Needed to read weights outside forward and backward passes, and around passes that are
@@ -54,10 +54,13 @@ class Player(Protocol):
 
 
 @contextlib.contextmanager
-def frozen(player: Player) -> Iterator[Callable[..., Tensor]]:
-    """The player's `first_order`, with its weights frozen (treated as constants) in the block."""
-    player.module.requires_grad_(False)
+def frozen(network: TrainableNetwork) -> Iterator[Callable[..., Tensor]]:
+    """The network's `forward_once_differentiable`, with frozen weights in the block.
+
+    Frozen weights are constants: gradients pass through the network, and none are accumulated.
+    """
+    network.module.requires_grad_(False)
     try:
-        yield player.first_order
+        yield network.forward_once_differentiable
     finally:
-        player.module.requires_grad_(True)
+        network.module.requires_grad_(True)
