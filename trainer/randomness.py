@@ -50,6 +50,21 @@ class Purpose(IntEnum):
     CROSSOVER = 11
     NOISE = 12
     PATH = 13
+    # Augmentation; kinds of amounts that are drawn in the same way share a purpose.
+    BLIT = 14
+    GEOMETRY = 15
+    GEOMETRY_NORMAL = 16
+    COLOR = 17
+    COLOR_NORMAL = 18
+    FILTER = 19
+    FILTER_NORMAL = 20
+    PIXEL_NOISE = 21
+    PIXEL_NOISE_LEVEL = 22
+    PIXEL_NOISE_VALUE = 23
+    CUTOUT = 24
+    POLICY_COLOR = 25
+    POLICY_TRANSLATION = 26
+    POLICY_CUTOUT = 27
 
 
 @dataclass(frozen=True)
