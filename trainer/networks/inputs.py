@@ -1,7 +1,7 @@
 """The inputs of a generator, drawn for the samples of a batch.
 
-Every generator takes latents z. A generator with further inputs is `TakesNoiseAndStyles`: it has methods that
-draw them.
+Every generator takes latents z. A generator with further inputs is `TakesNoiseAndStyles`: it has
+methods that draw them.
 """
 
 from __future__ import annotations
