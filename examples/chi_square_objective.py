@@ -39,6 +39,10 @@ class ChiSquareConfig(ObjectiveConfig):
             "that D would have nothing to tell apart; use -1 and 1",
         )
 
+    @property
+    def undecided(self) -> float | None:
+        return (self.real_label + self.fake_label) / 2
+
     def build(self, members: int) -> Objective:
         def d_loss(real: Tensor, fake: Tensor) -> Tensor:
             of_real = (real - self.real_label).square().mean()

@@ -46,11 +46,12 @@ def test_the_default_preset_is_the_papers_configuration() -> None:
     assert config.num_iterations == 520_000
 
 
+KINDS = ("generator", "discriminator", "objective", "optimizer", "augment")
 CHOICES = (
-    dict(generator="dcgan", discriminator="dcgan", objective="realness", optimizer="adam"),
-    dict(generator="resnet", discriminator="resnet", objective="standard", optimizer="rmsprop"),
-    dict(generator="sn-resnet", discriminator="sn-resnet", objective="p2gan", optimizer="adam"),
-    dict(generator="stylegan2", discriminator="stylegan2", objective="hinge", optimizer="adam"),
+    dict(zip(KINDS, ("dcgan", "dcgan", "realness", "adam", "ada"), strict=True)),
+    dict(zip(KINDS, ("resnet", "resnet", "standard", "rmsprop", "fixed"), strict=True)),
+    dict(zip(KINDS, ("sn-resnet", "sn-resnet", "p2gan", "adam", "scheduled"), strict=True)),
+    dict(zip(KINDS, ("stylegan2", "stylegan2", "hinge", "adam", "diffaugment"), strict=True)),
 )
 """Components that together have every field."""
 
@@ -64,14 +65,15 @@ def test_every_field_is_a_flag() -> None:
     given |= dict(beta2="0.5", lr_final="0.5", divergence="emd", test_code="ema", g_blocks="2")
     given |= dict(rmsprop_alpha="0.9", d_blocks="2", gp_target="0", metrics="kid")
     given |= dict(memory_format="contiguous", metrics_network="efflite0", style_mixing="0.5")
-    given |= dict(metrics_resize="bilinear", minibatch_group="1")
+    given |= dict(metrics_resize="bilinear", minibatch_group="1", augment_ops="bgcf0.5")
+    given |= dict(augment_target="0.5", augment_p="0.2", augment_shape="linear")
     # These combine with few others: the next test covers them. --plugin has tests of its own.
     left_out = {"preset", "r1", "d_activation", "cuda_graphs", "auto_batch"}
     left_out |= {"plugin", "plugin_sha256", "path_length_weight", "far_fakes"}
-    left_out |= {"generator", "discriminator", "objective", "optimizer", "checkpoint_activations"}
+    left_out |= {"checkpoint_activations", *KINDS}
     seen: set[str] = set()
     for choice in CHOICES:
-        seen |= set(CHOICES[0]) | left_out
+        seen |= left_out
         start = with_fields(preset("demo"), **choice)
         defaults = flatten(start)
         arguments = [word for name, value in choice.items() for word in (flag(name), value)]

@@ -6,6 +6,8 @@ import difflib
 import re
 from collections.abc import Sequence
 
+from realness.trainer.config import ConfigError
+
 GROUPS = {
     "b": "blit",
     "g": "geom",
@@ -43,7 +45,7 @@ def read_ops(text: str) -> tuple[Groups, tuple[str, ...]]:
     returned in the order of `GROUPS`. Policies are separated by commas, and applied in this order.
 
     Raises:
-        ValueError: for an unknown or repeated group or policy, or a factor out of range.
+        ConfigError: for an unknown or repeated group or policy, or a factor out of range.
     """
     words = [word.strip() for word in text.split(",")]
     if len(words) > 1 or text in POLICY_NAMES:
@@ -71,8 +73,8 @@ def _groups(text: str) -> Groups:
     factors = {letter: float(number or 1) for letter, number in found}
     for letter, factor in factors.items():
         if not 0 < factor <= 1:
-            raise ValueError(
-                f"augment_ops={text!r}: the factor of {letter!r} is {factor:g}; "
+            raise ConfigError(
+                f"--augment-ops={text}: the factor of {letter!r} is {factor:g}; "
                 "use a number above 0 and at most 1"
             )
     return tuple((letter, factors[letter]) for letter in GROUPS if letter in factors)
@@ -81,14 +83,14 @@ def _groups(text: str) -> Groups:
 def _check_once(text: str, names: list[str]) -> None:
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"augment_ops={text!r} names {name!r} twice; name it once")
+            raise ConfigError(f"--augment-ops={text} names {name!r} twice; name it once")
 
 
-def _unknown(text: str, what: str, word: str, names: Sequence[str]) -> ValueError:
+def _unknown(text: str, what: str, word: str, names: Sequence[str]) -> ConfigError:
     close = difflib.get_close_matches(word, names, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else "."
     letters = ", ".join(f"{letter} ({name})" for letter, name in GROUPS.items())
-    return ValueError(
-        f"augment_ops={text!r}: {what}{hint} Use letters of ADA's groups, {letters}, for example "
+    return ConfigError(
+        f"--augment-ops={text}: {what}{hint} Use letters of ADA's groups, {letters}, for example "
         f"bgc, or DiffAugment's policies with commas: {','.join(POLICY_NAMES)}"
     )

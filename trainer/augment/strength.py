@@ -168,7 +168,7 @@ class AdaptiveStrength:
 
     def measures(self) -> dict[str, Tensor]:
         """`r_t` of the last 4 updates after which p changed."""
-        return {"r_t": self._r_t}
+        return {"r_t": self._r_t.clone()}
 
     def tensors(self) -> dict[str, Tensor]:
         return {

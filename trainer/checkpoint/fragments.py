@@ -16,13 +16,15 @@ from torch import Tensor
 class Fragment:
     """`data` (1-D, a view) holds elements [offset, offset + len(data)) of the tensor `name`.
 
-    `numel` is the length of the whole tensor.
+    `numel` is the length of the whole tensor. optional: a checkpoint may lack it; what is to be
+    read then stays as it is.
     """
 
     name: str
     offset: int
     data: Tensor
     numel: int
+    optional: bool = False
 
     @staticmethod
     def whole(name: str, tensor: Tensor) -> Fragment:

@@ -58,6 +58,8 @@ def read_tensors(folder: Path, manifest: dict[str, Any], targets: list[Fragment]
     opened: dict[str, Any] = {}
     for target in targets:
         entry = manifest["tensors"].get(target.name)
+        if entry is None and target.optional:
+            continue
         if entry is None:
             raise CheckpointError(f"{folder} holds no tensor {target.name!r}")
         wanted = (target.numel, str(target.data.dtype))

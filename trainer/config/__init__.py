@@ -7,6 +7,7 @@ that they keep their meaning when the batch size changes. An iteration counts `b
 
 from __future__ import annotations
 
+from realness.trainer.config.augment import AugmentationConfig
 from realness.trainer.config.base import (
     ConfigError,
     flag,
@@ -28,6 +29,7 @@ from realness.trainer.config.tree import from_dict, to_json, trajectory_differen
 
 __all__ = [
     "AlgorithmConfig",
+    "AugmentationConfig",
     "ConfigError",
     "DataConfig",
     "DiscriminatorConfig",

@@ -1,9 +1,10 @@
-"""Components: the networks, objectives and optimisers that a run is composed of.
+"""Components: the networks, objectives, optimisers and augmentations that make up a run.
 
 The configuration of a component is a frozen dataclass that inherits from the base class of its kind
-(`GeneratorConfig`, `DiscriminatorConfig`, `ObjectiveConfig`, `AlgorithmConfig`), declares what the
-component can do, and builds it. `register` gives it the name by which a flag chooses it. Components
-of this program and of plugins are registered in the same way.
+(`GeneratorConfig`, `DiscriminatorConfig`, `ObjectiveConfig`, `AlgorithmConfig`,
+`AugmentationConfig`), declares what the component can do, and builds it. `register` gives it the
+name by which a flag chooses it. Components of this program and of plugins are registered in the
+same way.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ BUILT_IN = (
     "realness.trainer.networks.configs",
     "realness.trainer.objectives.configs",
     "realness.trainer.engines.optimizer_configs",
+    "realness.trainer.augment.configs",
 )
 """Modules that register the components of this program. They are imported by name, as plugins are,
 because the configuration belongs to a lower layer than what it describes."""
@@ -33,6 +35,7 @@ DEFAULTS = {
     "discriminator": "dcgan",
     "objective": "realness",
     "optimizer": "adam",
+    "augment": "none",
 }
 """The component of each kind that a configuration has if none is chosen."""
 
@@ -70,7 +73,7 @@ def register(name: str, *, prefix: str | None = None) -> Callable[[type[C]], typ
         if getattr(cls, "kind", None) not in _registered:
             raise ConfigError(
                 f"{where} cannot be registered: it must inherit from GeneratorConfig, "
-                "DiscriminatorConfig, ObjectiveConfig or AlgorithmConfig"
+                "DiscriminatorConfig, ObjectiveConfig, AlgorithmConfig or AugmentationConfig"
             )
         # Of this class itself: a subclass inherits the attribute of its base class.
         parameters = cls.__dict__.get("__dataclass_params__")

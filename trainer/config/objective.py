@@ -18,6 +18,7 @@ class ObjectiveConfig(Component):
         not_capturable: why updates cannot be captured as CUDA graphs, with the remedy; empty if
             they can.
         code_start_kimg: thousands of images after which G starts to use the codes.
+        undecided: the score at which D is undecided; None if there is none.
         tracks_codes: samples are drawn from a moving average of the codes of real images.
     """
 
@@ -30,6 +31,10 @@ class ObjectiveConfig(Component):
 
     @property
     def code_start_kimg(self) -> float:
+        return 0.0
+
+    @property
+    def undecided(self) -> float | None:
         return 0.0
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from realness.trainer.config.augment import AugmentationConfig
 from realness.trainer.config.base import derived, flag, not_negative, positive, require, resumable
 from realness.trainer.config.components import default_component, registered
 from realness.trainer.config.data import DataConfig
@@ -62,6 +63,9 @@ class TrainConfig:
     penalty: PenaltyConfig = field(default_factory=PenaltyConfig)
     far: FakeAsRealConfig = field(default_factory=FakeAsRealConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    augment: AugmentationConfig = field(
+        default_factory=lambda: default_component(AugmentationConfig)
+    )
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
 
@@ -107,6 +111,12 @@ class TrainConfig:
             not (self.far.far_fakes and d.group > 1),
             f"--far-fakes does not combine with --minibatch-group={d.group}: FAR-GAN selects "
             "images by their own scores; use --minibatch-group 1",
+        )
+        require(
+            objective.undecided is not None or not self.augment.adaptive,
+            f"--augment={self.augment.name} adapts to the sign of D's score, but "
+            f"--objective={objective.name} has no score at which D is undecided; use --augment "
+            "fixed or scheduled",
         )
         require(
             g.codes or not objective.codes,

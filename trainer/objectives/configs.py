@@ -134,6 +134,10 @@ class StandardConfig(ObjectiveConfig):
 class LSGANConfig(ObjectiveConfig):
     """The least-squares GAN."""
 
+    @property
+    def undecided(self) -> float | None:
+        return 0.5  # between the labels 0 and 1
+
     def build(self, members: int) -> Objective:
         from realness.trainer.objectives import scalar
 
@@ -156,6 +160,10 @@ class HingeConfig(ObjectiveConfig):
 class WassersteinConfig(ObjectiveConfig):
     """The Wasserstein GAN."""
 
+    @property
+    def undecided(self) -> float | None:
+        return None
+
     def build(self, members: int) -> Objective:
         from realness.trainer.objectives import scalar
 
@@ -166,6 +174,10 @@ class WassersteinConfig(ObjectiveConfig):
 @dataclass(frozen=True)
 class RelativisticConfig(ObjectiveConfig):
     """The relativistic pairing loss of R3GAN."""
+
+    @property
+    def undecided(self) -> float | None:
+        return None  # only differences of scores count
 
     def build(self, members: int) -> Objective:
         from realness.trainer.objectives import scalar
@@ -214,6 +226,10 @@ class P2GANConfig(ObjectiveConfig):
     @property
     def code_start_kimg(self) -> float:
         return self.posterior.pretrain_kimg
+
+    @property
+    def undecided(self) -> float | None:
+        return (self.posterior.prior_real_mean + self.posterior.prior_fake_mean) / 2
 
     @property
     def tracks_codes(self) -> bool:

@@ -12,7 +12,7 @@ from realness.trainer.config import TrainConfig
 from realness.trainer.engines.plain_engine import EngineWithoutOptimizer
 from realness.trainer.engines.prepare import prepare_network
 from realness.trainer.randomness import Stream
-from realness.trainer.updates.build import build_networks
+from realness.trainer.updates.build import build_augmentation, build_networks
 from realness.trainer.updates.ema import Ema
 from realness.trainer.updates.gan import Gan
 from realness.trainer.updates.iteration import Updates, run_iteration
@@ -48,7 +48,8 @@ class TrialRun:
                 weight.grad = torch.zeros_like(weight)
             return EngineWithoutOptimizer(module, network)
 
-        self.gan = Gan(config, device, objective, engine(generator), engine(discriminator))
+        g, d = engine(generator), engine(discriminator)
+        self.gan = Gan(config, device, objective, g, d, augment=build_augmentation(config, device))
 
     def updates(self) -> Iterator[str]:
         """Run an iteration as the loop does, on black images; yields "D" or "G" per update."""

@@ -21,6 +21,8 @@ _TAGS = {
     "score_real": "score/real",
     "score_fake": "score/fake",
     "r1": "penalty/R1",
+    "augment_p": "augmentation/p",
+    "r_t": "augmentation/r_t",
     "lr_d": "learning_rate/D",
     "lr_g": "learning_rate/G",
     "img_per_s": "speed/img_per_s",

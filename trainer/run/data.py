@@ -29,6 +29,7 @@ def open_data(config: TrainConfig) -> Catalog:
     """
     catalog = open_catalog(config.data.data)
     check_parts(config, catalog.num_parts, world_size())
+    _check_number(config, len(catalog))
     check_shards(catalog, rank(), world_size())
     check_images(
         catalog,
@@ -43,6 +44,16 @@ def open_data(config: TrainConfig) -> Catalog:
             "%d parts of images; this rank (%d) reads part %s", catalog.num_parts, rank(), parts
         )
     return catalog
+
+
+def _check_number(config: TrainConfig, num_images: int) -> None:
+    """Raise ConfigError for augmentation of fewer images than one batch."""
+    if config.augment.name != "none" and num_images < config.batch_size:
+        raise ConfigError(
+            f"--data={config.data.data} has {num_images} images, fewer than one batch of "
+            f"{config.batch_size}, which augmentation cannot make up for; add images, or use "
+            f"--batch-size {num_images} or less"
+        )
 
 
 def check_parts(config: TrainConfig, num_parts: int, num_ranks: int) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from realness.data_pipeline import BatchShare, parts_of_rank
+from realness.trainer.augment.strength import leak_warning
 from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.distributed.streams import open_stream
 from realness.trainer.inference.pixels import to_unit
@@ -33,6 +34,15 @@ def write_record(run: Run, means: dict[str, float], pace: Pace) -> None:
     record["checkpoint_stall_s"] = run.saver.take_stalled_seconds()
     record |= skip_counts(run)
     run.reporter.log(record)
+    _warn_of_leaks(run, record.get("augment_p", 0.0))
+
+
+def _warn_of_leaks(run: Run, p: float) -> None:
+    """Warn when the probability of augmentation becomes so high that G may learn the changes."""
+    warning = leak_warning(p)
+    if warning and not run.warned_of_leaks:
+        run.reporter.warn(f"WARNING: {warning}")
+    run.warned_of_leaks = bool(warning)
 
 
 def save_reals(run: Run) -> None:

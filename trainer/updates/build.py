@@ -9,6 +9,7 @@ from typing import cast
 import torch
 from torch import nn
 
+from realness.trainer.augment.input_augmentation import InputAugmentation
 from realness.trainer.config import TrainConfig
 from realness.trainer.networks.batch_norm import has_batch_statistics
 from realness.trainer.networks.build import build_discriminator, build_generator
@@ -30,6 +31,16 @@ def build_networks(config: TrainConfig) -> tuple[nn.Module, nn.Module, Objective
     for network in (generator, discriminator):
         cast(ImageNetwork, network).memory_format = choose_layout(config.engine.memory_format)
     return generator, discriminator, objective
+
+
+def build_augmentation(config: TrainConfig, device: torch.device) -> InputAugmentation | None:
+    """The augmentation of D's input on `device`; None if there is none."""
+    return config.augment.build(
+        batch_size=config.batch_size,
+        num_images=config.num_images,
+        undecided=config.objective.undecided,
+        device=device,
+    )
 
 
 @dataclass(frozen=True)

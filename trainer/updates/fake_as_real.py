@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from realness.trainer.augment.input_augmentation import View
 from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.networks.batch_norm import parts_of_one_batch
 from realness.trainer.networks.inputs import training_inputs
-from realness.trainer.randomness import Stream
+from realness.trainer.randomness import Draws, Stream
 from realness.trainer.updates.accumulation import run_in_parts, split_rows
 from realness.trainer.updates.gan import Gan
 
 
 @torch.no_grad()
-def fakes_as_real(gan: Gan, first_sample: int | Tensor) -> Tensor:
+def fakes_as_real(gan: Gan, view: View, first_sample: int | Tensor) -> Tensor:
     """This rank's share of D_FAR: the M0 of M1 newly generated samples with the lowest scores.
 
     Eq. 11, over the candidates of all ranks. Low scores mark regions where many generated samples
-    crowd around one real sample (section 5). Returns [rows, ...].
+    crowd around one real sample (section 5). D sees them as `view` shows them; they are returned as
+    they are, [rows, ...].
     """
     far = gan.config.far
     update = first_sample // gan.config.batch_size
@@ -31,10 +35,25 @@ def fakes_as_real(gan: Gan, first_sample: int | Tensor) -> Tensor:
 
     with parts_of_one_batch(gan.g.module, len(parts)):
         candidates = torch.cat([generate(rows) for rows in parts])
-    scores = gan.objective.score(run_in_parts(gan.d.forward_once_differentiable, candidates, parts))
+    seen = view(candidates, draws)
+    scores = gan.objective.score(run_in_parts(gan.d.forward_once_differentiable, seen, parts))
     if world_size() > 1:
         return lowest_over_ranks(candidates, scores, far.far_fakes)
     return lowest(candidates, scores, far.far_fakes, gan.num_members)
+
+
+def real_batch_draws(gan: Gan, first_sample: int | Tensor) -> Draws:
+    """The draws of this rank's images that D is told are real in an update.
+
+    Real images come first, then this rank's share of the M0 generated ones, in the same order over
+    the ranks for any number of ranks.
+    """
+    num_real, far_fakes = gan.config.num_real, gan.config.far.far_fakes
+    draws = gan.draws(Stream.D_REAL, first_sample, num_real)
+    if not far_fakes:
+        return draws
+    chosen = gan.draws(Stream.D_REAL, first_sample + num_real, far_fakes)
+    return replace(draws, index=torch.cat([draws.index, chosen.index]))
 
 
 def lowest(candidates: Tensor, scores: Tensor, count: int, num_members: int = 1) -> Tensor:

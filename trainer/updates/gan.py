@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from realness.trainer.augment.input_augmentation import InputAugmentation, View, unchanged
 from realness.trainer.config import TrainConfig
 from realness.trainer.distributed.collectives import mean_over_ranks
 from realness.trainer.distributed.ranks import rank, world_size
@@ -24,6 +25,7 @@ class Gan:
     """Generator and discriminator with their objective.
 
     `seeds` has one entry per member of an ensemble of networks; runs on images have one member.
+    `augment` changes every image before D sees it, if not None.
     """
 
     config: TrainConfig
@@ -32,6 +34,7 @@ class Gan:
     g: TrainableNetwork
     d: TrainableNetwork
     seeds: tuple[int, ...] = (0,)
+    augment: InputAugmentation | None = None
 
     @property
     def num_members(self) -> int:
@@ -102,6 +105,10 @@ class Gan:
             mean, std = cast(CodeObjective, self.objective).factors(real)
             factors = mean_over_ranks(torch.stack([mean.mean(0), std.mean(0)]))
             cast(Any, self.g.module).track_codes(*factors)
+
+    def view(self, images_seen: int | Tensor) -> View:
+        """What D sees of images, in an update that starts after `images_seen` of the run."""
+        return unchanged if self.augment is None else self.augment.at(images_seen)
 
     def set_lr_factor(self, factor: float) -> None:
         """Set both learning rates to `factor` times their base values."""

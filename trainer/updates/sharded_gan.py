@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
 
-from realness.trainer.checkpoint.fragments import Fragment
+from realness.trainer.checkpoint.fragments import Fragment, replicated, share_of
 from realness.trainer.config import TrainConfig
 from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.engines.compiled import wants_compiled
@@ -17,7 +17,7 @@ from realness.trainer.engines.deepspeed_engine import Engine
 from realness.trainer.engines.optimizers import lazily_corrected
 from realness.trainer.engines.prepare import prepare_network
 from realness.trainer.networks.batch_norm import has_batch_statistics
-from realness.trainer.updates.build import build_networks
+from realness.trainer.updates.build import build_augmentation, build_networks
 from realness.trainer.updates.ema import Ema
 from realness.trainer.updates.gan import Gan
 
@@ -34,11 +34,18 @@ class ShardedGan(Gan):
 
     def owned_state(self) -> list[Fragment]:
         """The fragments that this rank writes into a checkpoint."""
-        return self.g.owned_state() + self.d.owned_state() + self.ema.owned_state()
+        networks = self.g.owned_state() + self.d.owned_state() + self.ema.owned_state()
+        return networks + [share_of(whole, rank(), world_size()) for whole in self._augment_state()]
 
     def target_state(self) -> list[Fragment]:
         """The fragments that this rank reads from a checkpoint."""
-        return self.g.target_state() + self.d.target_state() + self.ema.state()
+        networks = self.g.target_state() + self.d.target_state() + self.ema.state()
+        return networks + self._augment_state()
+
+    def _augment_state(self) -> list[Fragment]:
+        # A run that starts to augment when it is resumed has stored nothing.
+        tensors = self.augment.tensors() if self.augment else {}
+        return [replace(whole, optional=True) for whole in replicated("augment", tensors)]
 
     def update_average(self, images_seen: int) -> None:
         """Move the average towards G after an iteration; collective."""
@@ -92,4 +99,5 @@ def build_gan(config: TrainConfig, device: torch.device) -> ShardedGan:
     for_d = penalty.penalty_images if penalty.any else 0
     g = engine("G", generator, config.engine.zero_g, rates.lr_g, for_g)
     d = engine("D", discriminator, config.engine.zero_d, rates.lr_d, for_d)
-    return ShardedGan(config, device, objective, g, d, ema=ema)
+    augment = build_augmentation(config, device)
+    return ShardedGan(config, device, objective, g, d, augment=augment, ema=ema)

@@ -14,6 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from realness.trainer.augment.input_augmentation import View, unchanged
 from realness.trainer.engines.trainable_network import frozen
 from realness.trainer.networks.batch_norm import parts_of_one_batch
 from realness.trainer.networks.spectral_norm import update_spectral_norm
@@ -32,7 +33,7 @@ from realness.trainer.updates.accumulation import (
     run_in_parts,
     weights_gathered_if,
 )
-from realness.trainer.updates.fake_as_real import fakes_as_real
+from realness.trainer.updates.fake_as_real import fakes_as_real, real_batch_draws
 from realness.trainer.updates.gan import Gan
 from realness.trainer.updates.path_length import path_length_penalty, track_path_length
 from realness.trainer.updates.schedule import UpdatePlan, plan_d_update, plan_g_update
@@ -47,18 +48,21 @@ def update_d(
     """
     plan = plan or plan_d_update(gan.config, cast(int, first_sample))
     objective, parts = gan.objective, gan.parts()
-    real_draws = gan.draws(Stream.D_REAL, first_sample)
+    real_draws = real_batch_draws(gan, first_sample)
     fake_draws = gan.draws(Stream.D_FAKE, first_sample)
 
-    fake = generate(gan, real, real_draws, fake_draws, plan)
+    images_seen = first_sample // gan.config.optimizer.k_d
+    view, num_real = gan.view(images_seen), len(real)
+    fake = generate(gan, view, real, real_draws, fake_draws, plan)
     if gan.config.far.far_fakes:
-        real = torch.cat([real, fakes_as_real(gan, first_sample).to(real.dtype)])
+        real = torch.cat([real, fakes_as_real(gan, view, first_sample).to(real.dtype)])
     with gan.d.weights_gathered():
         update_spectral_norm(gan.d.module)
 
     # D treats all images alike, so one pass over both batches is exact and loads the weights once.
     def outputs(rows: slice) -> tuple[Tensor, ...]:
-        return gan.d(torch.cat([real[rows], fake[rows]])).float().chunk(2)
+        seen = view(real[rows], real_draws[rows]), view(fake[rows], fake_draws[rows])
+        return gan.d(torch.cat(seen)).float().chunk(2)
 
     def loss_of(rows: slice, out_real: Tensor, out_fake: Tensor) -> Tensor:
         return objective.d_loss(out_real, out_fake, real_draws[rows], fake_draws[rows])
@@ -70,7 +74,9 @@ def update_d(
         for rows in parts:
             total = loss.of(rows, outputs(rows))
             if plan.penalty:
-                penalty, norms = gradient_penalty(gan, real[rows], fake[rows], real_draws[rows])
+                penalty, norms = gradient_penalty(
+                    gan, view, (real[rows], real_draws[rows]), (fake[rows], fake_draws[rows])
+                )
                 total = total + plan.penalty * penalty
                 penalties.append(norms)
             gan.d.backward(total)
@@ -78,8 +84,13 @@ def update_d(
     gan.d.step(value)
 
     out_real, out_fake = loss.outputs
+    augmented = {}
+    if gan.augment is not None:
+        augmented = gan.augment.measures(images_seen)
+        gan.augment.observe(objective.score(out_real[:num_real]))
     return {
         "loss_d": value,
+        **augmented,
         "score_real": objective.score(out_real).mean(),
         "score_fake": objective.score(out_fake).mean(),
         **objective.measures(out_real, out_fake, real_draws, fake_draws),
@@ -98,16 +109,20 @@ def update_g(
     path_draws = gan.draws(Stream.PATH, first_sample)
     num_forwards = BatchLoss.num_forwards(parts, objective.loss_couples_samples)
 
+    view = gan.view(first_sample // gan.config.optimizer.k_g)
+
     # Frozen, because D's gradients in this step would otherwise leak into D's next update.
     with frozen(gan.d) as discriminator:
-        out_real = None if real is None else run_in_parts(discriminator, real, parts)
+        out_real = None
+        if real is not None:
+            out_real = run_in_parts(discriminator, view(real, real_draws), parts)
 
         def on_real(rows: slice) -> Tensor | None:
             return None if out_real is None else out_real[rows]
 
         def outputs(rows: slice) -> tuple[Tensor, ...]:
             inputs = gan.inputs(fake_draws[rows], plan.code_share, on_real(rows), real_draws[rows])
-            return (discriminator(gan.g(*inputs)).float(),)
+            return (discriminator(view(gan.g(*inputs), fake_draws[rows])).float(),)
 
         def loss_of(rows: slice, out_fake: Tensor) -> Tensor:
             return objective.g_loss(out_fake, on_real(rows), fake_draws[rows], real_draws[rows])
@@ -140,7 +155,7 @@ def update_g(
 
 @torch.no_grad()
 def generate(
-    gan: Gan, real: Tensor, real_draws: Draws, fake_draws: Draws, plan: UpdatePlan
+    gan: Gan, view: View, real: Tensor, real_draws: Draws, fake_draws: Draws, plan: UpdatePlan
 ) -> Tensor:
     """This rank's generated images [B, ...] for an update of D, in the dtype of `real`.
 
@@ -151,16 +166,21 @@ def generate(
     def images(rows: slice) -> Tensor:
         coded = None
         if gan.objective.code_dim:
-            coded = gan.d.forward_once_differentiable(real[rows]).float()
+            seen = view(real[rows], real_draws[rows])
+            coded = gan.d.forward_once_differentiable(seen).float()
         return gan.g(*gan.inputs(fake_draws[rows], plan.code_share, coded, real_draws[rows]))
 
     with parts_of_one_batch(gan.g.module, len(parts)):
         return torch.cat([images(rows) for rows in parts]).to(real.dtype)
 
 
-def gradient_penalty(gan: Gan, real: Tensor, fake: Tensor, draws: Draws) -> tuple[Tensor, Stats]:
+def gradient_penalty(
+    gan: Gan, view: View, real: tuple[Tensor, Draws], fake: tuple[Tensor, Draws]
+) -> tuple[Tensor, Stats]:
     """The weighted sum of the configured penalties on grad_x score(D(x)), and each one separately.
 
+    `real` and `fake` are images with their draws, equally many. With augmentation, x is the image
+    before it (Karras et al., NeurIPS 2020, appendix C), so that D's slope includes its view.
     Runs the module directly, not through the engine: DeepSpeed allows only one forward pass per
     backward pass through its hooks, and gradients are exact (to 2e-7) this way.
     """
@@ -171,12 +191,17 @@ def gradient_penalty(gan: Gan, real: Tensor, fake: Tensor, draws: Draws) -> tupl
     if config.r2_gamma:
         terms.append(("r2", fake, config.r2_gamma / 2, zero_centered))
     if config.gp_weight:
-        between = interpolate(real, fake, draws.uniform(Purpose.INTERPOLATION, 1))
+        share = real[1].uniform(Purpose.INTERPOLATION, 1)
+        between = interpolate(real[0], fake[0], share), real[1]
         form = one_centered if config.gp_target else zero_centered
         terms.append(("gp", between, config.gp_weight, form))
-    points = torch.cat([points for _, points, _, _ in terms]).detach().requires_grad_()
+    size = len(real[0])
+    points = torch.cat([images for _, (images, _), _, _ in terms]).detach().requires_grad_()
 
     def score(points: Tensor) -> Tensor:
+        if view is not unchanged:
+            draws = [draws for _, (_, draws), _, _ in terms]
+            points = torch.cat(list(map(view, points.split(size), draws)))
         return gan.objective.score(gan.d.module(points).float())
 
     if config.r1 == "exact":
@@ -184,7 +209,7 @@ def gradient_penalty(gan: Gan, real: Tensor, fake: Tensor, draws: Draws) -> tupl
     else:
         squared_norms = finite_difference_squared_norm(score, points)
     total, stats = squared_norms.new_zeros(()), {}
-    for (name, _, weight, form), part in zip(terms, squared_norms.split(len(real)), strict=True):
+    for (name, _, weight, form), part in zip(terms, squared_norms.split(size), strict=True):
         value = form(part).mean()
         total = total + weight * value
         stats[name] = value.detach()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from realness.trainer.augment import Augmentation
+from realness.trainer.augment.augmentation import Augmentation
 from realness.trainer.augment.ops import read_ops
 from realness.trainer.randomness import Stream, batch_draws
 from tests.helpers.augmenting import (

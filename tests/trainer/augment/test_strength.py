@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from realness.trainer.augment import (
+from realness.trainer.augment.strength import (
     AdaptiveStrength,
     FixedStrength,
     ScheduledStrength,

@@ -61,6 +61,12 @@ PANELS = (
     ),
     PanelKind("R1", "Gradient penalty on real images.", (("r1", "R1", "a"),), from_zero=True),
     PanelKind(
+        "Augmentation",
+        "Probability p of each transform, and r_t, the mean sign of D's scores of real images: p "
+        "rises while r_t is above its target. Above p = 0.8, G may learn the transforms.",
+        (("augment_p", "p", "a"), ("r_t", "r_t", "b")),
+    ),
+    PanelKind(
         "Gradient norms",
         "Norm of each network's gradient before clipping, averaged over the interval.",
         (("grad_norm_d", "D", "d"), ("grad_norm_g", "G", "g")),

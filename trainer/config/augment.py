@@ -1,0 +1,31 @@
+"""Base class of the augmentations' configurations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from realness.trainer.config.components import Component
+
+
+@dataclass(frozen=True)
+class AugmentationConfig(Component):
+    """Augmentation of every image that D sees, real or generated.
+
+    Capabilities:
+        adaptive: the probability follows the sign of D's score of real images, so that the
+            objective must have a score at which D is undecided.
+    """
+
+    kind: ClassVar[str] = "augment"
+    adaptive: ClassVar[bool] = False
+
+    def build(
+        self, *, batch_size: int, num_images: int, undecided: float | None, device: Any
+    ) -> Any:
+        """An `InputAugmentation`, or None for no augmentation.
+
+        batch_size: images per update of D over all ranks. num_images: length of the run. undecided:
+        the score at which D is undecided, if the objective has one. device: where D runs.
+        """
+        raise NotImplementedError(f"{type(self).__qualname__} does not define build()")
