@@ -26,6 +26,7 @@ from .resample_logits import logit_moments, resample_from_moments, resample_logi
 from .spectral_norm import spectral_norm_step, spectral_scale
 from .squared_norm import squared_norm
 from .upfirdn2d import upfirdn2d
+from .warp import warp
 
 __all__ = [
     "MAX_OUTCOMES",
@@ -50,4 +51,5 @@ __all__ = [
     "spectral_scale",
     "squared_norm",
     "upfirdn2d",
+    "warp",
 ]

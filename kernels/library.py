@@ -31,6 +31,7 @@ OPS = (
     "spectral_norm",
     "squared_norm",
     "upfirdn2d",
+    "warp",
 )
 
 logger = logging.getLogger("realness.kernels")

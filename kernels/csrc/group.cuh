@@ -3,6 +3,7 @@
 //   sum(x), max(x)             over all lanes, the result in every lane; max ignores NaN
 //   inclusive_sum(x), last(x)  prefix sum over the lanes; the value of the last lane
 //   sync()                     all lanes' writes are visible to all lanes
+//   scratch                    memory of the block, F::kScratch doubles if the functor F names that
 //   warp(), warp_index(), num_warps()   its parts, for algorithms with two levels
 //   sum_over_warps(x)          for every lane of a warp the sum over the warps, valid in warp 0
 //   sum_runs(n, length, f, y)  y[i] = f(i length) + ... + f(i length + length - 1) for i < n, which
@@ -19,6 +20,7 @@ namespace realness::REALNESS_BACKEND {
 struct Serial {
   template <class A>
   using Sum = double;
+  double* scratch = nullptr;
   static int lane() { return 0; }
   static int size() { return 1; }
   template <class A> static A sum(A x) { return x; }

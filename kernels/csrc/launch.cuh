@@ -8,6 +8,8 @@
 
 #if defined(REALNESS_HOST)
 #include <torch/csrc/stable/ops.h>
+
+#include <memory>
 #else
 #include <torch/headeronly/util/Exception.h>
 #endif
@@ -44,7 +46,13 @@ void for_each_row(Stream, int64_t count, const F& f) {
 template <int threads = kThreads, class F>
 void for_each_block(Stream, int64_t count, const F& f) {
   torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) f(i, Serial());
+    Serial serial;
+    std::unique_ptr<double[]> scratch;
+    if constexpr (requires { F::kScratch; }) {
+      scratch.reset(new double[F::kScratch]);
+      serial.scratch = scratch.get();
+    }
+    for (int64_t i = begin; i < end; ++i) f(i, serial);
   });
 }
 
@@ -74,8 +82,15 @@ template <int threads, class F>
 struct Scratch<threads, F> {
   static constexpr int size = F::kScratch;
 };
+// Blocks of F that share a multiprocessor, at least, which limits their registers.
+template <class F>
+constexpr int kBlocksTogether = 1;
+template <class F>
+  requires(F::kBlocks > 1)
+constexpr int kBlocksTogether<F> = F::kBlocks;
 template <int threads, class F>
-__global__ void __launch_bounds__(threads, 1) block_kernel(const __grid_constant__ F f) {
+__global__ void __launch_bounds__(threads, kBlocksTogether<F>)
+    block_kernel(const __grid_constant__ F f) {
   constexpr int size = Scratch<threads, F>::size;
 #if defined(REALNESS_EMULATE)
   double* scratch = reinterpret_cast<double*>(emulated::machine::state().shared);

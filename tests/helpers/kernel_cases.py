@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -13,7 +14,7 @@ from realness import kernels
 from realness.kernels.bias_act import Activation
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-VECTORISED = ("squared_norm", "bias_act", "upfirdn2d", "demodulate")
+VECTORISED = ("squared_norm", "bias_act", "upfirdn2d", "demodulate", "warp")
 
 
 @dataclass(frozen=True)
@@ -297,6 +298,50 @@ def spectral_cases() -> list[Case]:
     return cases
 
 
+def affine(degrees: float, scale: float, x: float, y: float) -> list[list[float]]:
+    """A rotation with a scale, then a shift."""
+    cosine, sine = (scale * f(math.radians(degrees)) for f in (math.cos, math.sin))
+    return [[cosine, -sine, x], [sine, cosine, y]]
+
+
+WARP = {
+    "turned": ((2, 3, 16, 12), [affine(33, 1.2, 1, -2), affine(-170, 2**-0.6, 3.3, 0)]),
+    "one_channel": ((2, 1, 9, 14), [affine(45, 1, 0, 0), affine(90, 2**0.6, 7, -4.5)]),
+    # 16 bytes of channels, pixels and images that are copied, and one that is filtered.
+    "copied": (
+        (4, 8, 12, 12),
+        [
+            affine(0, 1, 0, 0),
+            [[-1, 0, 3], [0, 1, -5]],
+            [[0, 1, 0], [-1, 0, 14]],
+            affine(0, 1, 0.5, 0),
+        ],
+    ),
+    "tiny": ((3, 2, 1, 2), [affine(20, 1, 1, 0), [[0, 0, 0], [0, 0, 0.3]], affine(0, 1, 1, 2)]),
+    "far": ((2, 3, 7, 5), [affine(10, 0.9, 100, -80), affine(60, 5, -30, 0)]),
+    "empty": ((0, 3, 4, 4), []),
+}
+
+
+def warp_cases() -> list[Case]:
+    # float32 in all dtypes, also where the comparison is in float64.
+    return [
+        Case(
+            f"warp-{name}{'_colors' if colors else ''}",
+            lambda x, m, c=None: kernels.warp(x, m.float(), c if c is None else c.float()),
+            lambda s=shape, m=matrices, c=colors: [
+                randn(*s),
+                torch.tensor(m, dtype=torch.float32).double().reshape(-1, 2, 3),
+                *([torch.randn(s[0], 3, 4).double()] if c else []),
+            ],
+            order=2,
+            wide=(1, 2),
+        )
+        for name, (shape, matrices) in WARP.items()
+        for colors in ((False, True) if shape[1] == 3 else (False,))
+    ]
+
+
 CASES = [
     *row_cases(),
     *loss_cases(),
@@ -305,6 +350,7 @@ CASES = [
     *upfirdn_cases(),
     *demodulate_cases(),
     *spectral_cases(),
+    *warp_cases(),
 ]
 # Draws take integers whatever the dtype, so they are compared in separate tests.
 PHILOX_CASES = [

@@ -28,6 +28,7 @@ LAUNCHES = {
     "squared_norm-4x8x4x4": 3,
     "upfirdn2d-blur": 2,
     "upfirdn2d-long_separable": 4,
+    "warp-turned_colors": 3,
     "bias_act-lrelu-2x8x4x4-1.0-None": 2,
     "demodulate-6x5x3x3-4": 3,
     "spectral_norm-step-three": 3,

@@ -32,10 +32,11 @@ def losses(z: Tensor, other: Tensor, target: Tensor, index: Tensor) -> Tensor:
     return total
 
 
-def images(x: Tensor, bias: Tensor, taps: Tensor) -> Tensor:
-    """Activation, resampling by 2 up and down, and a sum over each sample."""
+def images(x: Tensor, bias: Tensor, taps: Tensor, matrices: Tensor, colors: Tensor) -> Tensor:
+    """Activation, resampling by 2 up and down and on a grid, and a sum over each sample."""
     y = kernels.bias_act(x, bias, "lrelu", gain=2**0.5, clamp=3.0)
     y = kernels.upfirdn2d(y, taps, up=2, padding=(2, 1), gain=4.0)
+    y = kernels.warp(y, matrices, colors)
     y = torch.nn.functional.avg_pool2d(y, 2) + kernels.upfirdn2d(y, taps, down=2, padding=1)
     return kernels.squared_norm(y).sum()
 
@@ -56,7 +57,10 @@ def inputs(device: torch.device) -> tuple[list[Tensor], list[Tensor], list[Tenso
     u, v = torch.randn(8), torch.randn(27)
     parts = (
         [torch.randn(BATCH, OUTCOMES), torch.randn(BATCH, OUTCOMES), anchor, torch.arange(BATCH)],
-        [torch.randn(2, 3, 8, 8), torch.randn(3), torch.tensor([0.125, 0.375, 0.375, 0.125])],
+        [
+            *(torch.randn(2, 3, 8, 8), torch.randn(3), torch.tensor([0.125, 0.375, 0.375, 0.125])),
+            *(torch.randn(2, 2, 3), torch.randn(2, 3, 4)),
+        ],
         [w, style, u / u.norm(), v / v.norm()],
     )
     a, b, c = ([x.to(device) for x in part] for part in parts)

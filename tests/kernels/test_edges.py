@@ -119,6 +119,7 @@ def test_a_constant_outcome_passes_no_gradient(impl: kernels.Impl, device: torch
 
 Z, A, X = logits(3, 4).float(), anchor(4).float(), randn(2, 3, 5, 5).float()
 INDEX = torch.arange(3)
+M, COLORS = torch.randn(2, 2, 3), torch.randn(2, 3, 4)
 U, V = [torch.randn(2)], [torch.randn(75)]
 WRONG: list[tuple[Callable[[], Any], str]] = [
     (lambda: kernels.realness_kl(Z[0], A), r"logits has shape \(4,\); expected \[batch"),
@@ -153,6 +154,13 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
     (lambda: kernels.upfirdn2d(X, A, padding=-4), "smaller than the 4x4 filter"),
     (lambda: kernels.upfirdn2d(X, torch.ones(65)), "1 to 64 taps"),
     (lambda: kernels.upfirdn2d(X, A, padding=(1, 2, 3)), "1, 2 or 4 numbers"),
+    (lambda: kernels.warp(X[0], M), "expected \\[batch, channels"),
+    (lambda: kernels.warp(X[:, :, :0], M), r"shape \(2, 3, 0, 5\)"),
+    (lambda: kernels.warp(X, M[:1]), r"torch.float32 \(1, 2, 3\); expected .* \(2, 2, 3\)"),
+    (lambda: kernels.warp(X, M.double()), "inverse is torch.float64"),
+    (lambda: kernels.warp(X, M.clone().requires_grad_()), "the matrix is a constant"),
+    (lambda: kernels.warp(X[:, :2], M, COLORS), "2 channels; color expects 3"),
+    (lambda: kernels.warp(X, M, COLORS[:, :2]), r"color is torch.float32 \(2, 2, 4\)"),
     (lambda: kernels.demodulate(X, Z), r"style has shape \(3, 4\); expected \[batch, 3\]"),
     (lambda: kernels.demodulate(X, Z[:, :3], eps=-1.0), "eps=-1.0"),
     (lambda: kernels.spectral_norm_step([X], U, []), "0 v"),
@@ -189,6 +197,10 @@ RAW_WRONG: list[tuple[str, tuple[Any, ...], str]] = [
     ("bias_act_grad", (X[:1], X, None, 1, 0.0, 1.0, INF), "dimension 0"),
     ("upfirdn2d", (X, X[0, 0], [0, 1], [1, 1], [0] * 4, False, 1.0), "between 1 and"),
     ("upfirdn2d", (X, X[0, 0], [1, 1], [1, 1], [-9] * 4, False, 1.0), "fewer than the filter"),
+    ("warp", (X, M.double(), None, False), "inverse is Double, expected Float"),
+    ("warp", (X[:1], M, None, False), "inverse has an unexpected shape"),
+    ("warp", (X[:, :2], M, COLORS, False), "expected 3 channels"),
+    ("warp_backward", (X, M, COLORS[:, :2]), "color has an unexpected shape"),
     ("demodulate", (X, Z, 0.0), "style"),
     ("spectral_norm_step", ([X], U, U, 1e-12), "v has an unexpected shape"),
 ]
@@ -237,7 +249,12 @@ def test_opcheck(name: str, impl: kernels.Impl, device: torch.device) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["realness_kl-5x51-shared_anchor", "bias_act-lrelu-2x8x4x4-1.7-0.8", "upfirdn2d-up2"],
+    [
+        "realness_kl-5x51-shared_anchor",
+        "bias_act-lrelu-2x8x4x4-1.7-0.8",
+        "upfirdn2d-up2",
+        "warp-turned_colors",
+    ],
 )
 def test_compiles_without_graph_breaks(name: str, impl: kernels.Impl, device: torch.device) -> None:
     case = BY_NAME[name]

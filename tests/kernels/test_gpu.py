@@ -134,11 +134,13 @@ def test_places_beyond_32_bits(layout: torch.memory_format) -> None:
     x[-1, :, -64:].normal_()
     bias = torch.randn(HUGE[1], device="cuda")
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0], device="cuda") / 8
+    matrix = torch.tensor([[[1.0, 0.1, 2.3], [0, 1.0, -0.7]]], device="cuda")
     calls: list[Callable[[Tensor], Tensor]] = [
         lambda t: kernels.squared_norm(t),
         lambda t: kernels.bias_act(t, bias, "lrelu"),
         lambda t: kernels.upfirdn2d(t, taps, padding=(2, 1)),
         lambda t: kernels.upfirdn2d(t, taps, down=2, padding=1),
+        lambda t: kernels.warp(t, matrix.expand(len(t), -1, -1)),
     ]
     for call in calls:
         assert torch.equal(call(x)[-1:], call(x[-1:]))

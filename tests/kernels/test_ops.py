@@ -84,7 +84,13 @@ def test_derivatives(case: Case, impl: kernels.Impl, device: torch.device) -> No
 
 
 @pytest.mark.parametrize(
-    "name", ["squared_norm-4x8x4x4", "upfirdn2d-blur", "bias_act-lrelu-2x8x4x4-1.0-None"]
+    "name",
+    [
+        "squared_norm-4x8x4x4",
+        "upfirdn2d-blur",
+        "bias_act-lrelu-2x8x4x4-1.0-None",
+        "warp-turned_colors",
+    ],
 )
 def test_layout_is_kept(name: str, impl: kernels.Impl, device: torch.device) -> None:
     """channels_last in, channels_last out, forwards and backwards."""
