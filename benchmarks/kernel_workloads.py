@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from realness import kernels
+from realness.kernels.warp.reference import SYM6
 
 FILTER_TAPS = (1.0, 3.0, 3.0, 1.0)
 
@@ -30,7 +32,8 @@ class Workload:
     @property
     def has_layouts(self) -> bool:
         """Whether channels_last is timed separately."""
-        return self.op.startswith(("squared_norm", "bias_act", "upfirdn2d", "demodulate"))
+        names = ("squared_norm", "bias_act", "upfirdn2d", "demodulate", "warp")
+        return self.op.startswith(names)
 
 
 def anchor(n: int) -> Tensor:
@@ -160,6 +163,44 @@ def image_workloads(side: int) -> list[Workload]:
     return found
 
 
+def grid_sampled(x: Tensor, inverse: Tensor, color: Tensor) -> Tensor:
+    """`kernels.warp` by PyTorch's functions, in float32; for rotations by up to 45 degrees."""
+    size, margin, taps = x.shape[2], x.shape[2] // 4 + 8, torch.tensor(SYM6, device=x.device)
+    rows = taps[:, None].expand(3, 1, -1, 1)
+    y = F.pad(x.float(), [margin] * 4, mode="reflect")
+    for weight, stride in ((rows, (2, 1)), (rows.mT, (1, 2))):
+        y = F.conv_transpose2d(y, 2**0.5 * weight, stride=stride, groups=3)
+    # grid_sample counts in halves of the doubled image, whose taps are not centred.
+    grid = size * 2 + 10
+    at = torch.arange(grid, device=x.device) / 2 - (size + 4) / 2
+    places = torch.stack([at.expand(grid, -1), at[:, None].expand(-1, grid)])
+    moved = torch.einsum("bij,jhw->bhwi", inverse[..., :2].float(), places)
+    moved = 2 * (moved + inverse[:, None, None, :, 2].float()) + size + 4 + 2 * margin
+    y = F.grid_sample(y, (2 * moved + 1) / y.shape[3] - 1, align_corners=False)
+    for weight, stride in ((rows, (2, 1)), (rows.mT, (1, 2))):
+        y = F.conv2d(y, weight / 2**0.5, stride=stride, groups=3)
+    y = torch.einsum("bij,bjhw->bihw", color[..., :3].float(), y)
+    return (y + color[:, :, 3, None, None]).to(x.dtype)
+
+
+def warp_workloads(side: int) -> list[Workload]:
+    """ADA's augmentation: images that are turned, and images that are only copied."""
+
+    def make(degrees: float) -> Callable[[], list[Tensor]]:
+        angle = torch.tensor(math.radians(degrees))
+        turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()])
+        matrix = torch.cat([turn.view(2, 2), torch.zeros(2, 1)], 1).repeat(8, 1, 1)
+        return lambda: [torch.randn(8, 3, side, side), matrix, torch.randn(8, 3, 4)]
+
+    def call(x: Tensor, inverse: Tensor, color: Tensor) -> Tensor:
+        return kernels.warp(x, inverse.float(), color.float())
+
+    return [
+        Workload(f"warp {name}", f"8x3x{side}x{side}", make(degrees), call, grid_sampled)
+        for name, degrees in (("turned", 30), ("copied", 0))
+    ]
+
+
 def weight_workloads(widest: int) -> list[Workload]:
     """StyleGAN2's modulated convolutions, and a DCGAN discriminator's layers."""
     widths = [3] + [min(widest, 32 * 2**i) for i in range(8)]
@@ -208,5 +249,7 @@ def weight_workloads(widest: int) -> list[Workload]:
 def workloads(small: bool) -> list[Workload]:
     """All workloads; `small` for a quick run or a CPU."""
     if small:
-        return [*loss_workloads((4, 32)), *image_workloads(128), *weight_workloads(64)]
-    return [*loss_workloads((4, 32, 256)), *image_workloads(1024), *weight_workloads(512)]
+        found = [*loss_workloads((4, 32)), *image_workloads(128), *warp_workloads(64)]
+        return found + weight_workloads(64)
+    found = [*loss_workloads((4, 32, 256)), *image_workloads(1024), *warp_workloads(1024)]
+    return found + weight_workloads(512)

@@ -325,10 +325,8 @@ struct WarpBackward {
         if (!x.has(column)) continue;
         const int dx = x.first - affine.copy_x, dy = y.first - affine.copy_y;
         // The inverse of the matrix is its transpose.
-        const int j = static_cast<int>(affine.xx) * dx + static_cast<int>(affine.yx) * dy;
-        const int i = static_cast<int>(affine.xy) * dx + static_cast<int>(affine.yy) * dy;
         A more[K];
-        pixels.read(plane, i, j, more);
+        pixels.read(plane, xy * dx + yy * dy, xx * dx + yx * dy, more);
         if constexpr (K == 3) {
           if (pixels.color) mix_transposed(pixels.color + 12 * image, more);
         }

@@ -306,3 +306,4 @@ def test_the_reference_runs_on_the_meta_device() -> None:
         10,
     )
     assert kernels.philox_normal(0, 0, torch.arange(3, device="meta"), 5).shape == (3, 5)
+    assert kernels.warp(X.to("meta"), M.to("meta"), COLORS.to("meta")).shape == X.shape

@@ -180,6 +180,34 @@ MUTANTS = [
         "c < layer.columns && r < layer.rows;",
         "r < layer.rows;",
     ),
+    Mutant(
+        "samples replaced while they are read",
+        "warp",
+        "warp/warp.cuh",
+        "group.sync();  // the stage may still be read\n",
+        "\n",
+    ),
+    Mutant(
+        "rows below the image sampled without reflection",
+        "warp",
+        "warp/warp.cuh",
+        "across.first + Reach<A>::kPixels <= pixels.layout.height;",
+        "across.first < pixels.layout.height;",
+    ),
+    Mutant(
+        "ends of mirror images counted twice",
+        "warp",
+        "warp/transpose.cuh",
+        "&& !(reversed() && (pixel == 0 || pixel == size - 1));",
+        ";",
+    ),
+    Mutant(
+        "pixels spread before they are loaded",
+        "warp",
+        "warp/transpose.cuh",
+        "    group.sync();\n    for_places(group, K * place.height, columns,",
+        "    for_places(group, K * place.height, columns,",
+    ),
 ]
 
 
