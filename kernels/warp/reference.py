@@ -26,9 +26,14 @@ CENTRE = 5  # the tap that counts as the filter's centre
 MAX_SCALE = 16.0  # limit of the matrix's entries, and of its translations in sides
 
 
+def vector(device: torch.device, *values: float) -> Tensor:
+    """The values in float64, made on the device, as capture in a CUDA graph requires."""
+    return torch.stack([torch.full((), v, dtype=torch.float64, device=device) for v in values])
+
+
 def bounded(inverse: Tensor, side: int) -> Tensor:
     """The matrix [B, 2, 3] in float64 as it is used: within the limits, and finite."""
-    limit = torch.tensor([1.0, 1.0, side], dtype=torch.float64, device=inverse.device) * MAX_SCALE
+    limit = vector(inverse.device, MAX_SCALE, MAX_SCALE, MAX_SCALE * side)
     finite = inverse.to(torch.float64).nan_to_num(0.0)
     return torch.maximum(torch.minimum(finite, limit), -limit)
 
@@ -76,7 +81,7 @@ def positions(matrix: Tensor, height: int, width: int, device: torch.device) -> 
 def copied(x: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
     """The images without filtering, and [B]: whether their pixels map onto pixels."""
     height, width = x.shape[2:]
-    centre = torch.tensor([width - 1, height - 1], device=x.device) / 2
+    centre = vector(x.device, (width - 1) / 2, (height - 1) / 2)
     places = positions(matrix, height, width, x.device) + centre[:, None, None]
     nearest = places.round()
     linear = matrix[..., :2]
@@ -96,7 +101,7 @@ def sampled(x: Tensor, matrix: Tensor) -> Tensor:
     halves = matrix.clone()
     halves[..., 2] *= 2
     halves[..., 2] += (matrix[..., :2].sum(2)) * ((margin + 1) / 2 - CENTRE)
-    centre = torch.tensor([width - 1, height - 1], device=x.device) + CENTRE
+    centre = vector(x.device, width - 1 + CENTRE, height - 1 + CENTRE)
     places = positions(halves, *grid, x.device) + centre[:, None, None]
     first = places.floor()
     right, below = (places - first).to(x.dtype)[:, :, None].unbind(1)

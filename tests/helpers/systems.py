@@ -76,6 +76,11 @@ def systems() -> dict[str, TrainConfig]:
             presets["wgan-gp"], d=replace(presets["wgan-gp"].d, d_norm="layer")
         ),
         "p2gan-stylegan2": replace(presets["stylegan2"], objective=presets["p2gan"].objective),
+        "realness-augmented": with_fields(
+            realness, augment="ada", augment_speed_kimg=0.1, r1_gamma=1.0, penalty_images=2 * BATCH
+        ),
+        "far-augmented": with_fields(far, augment="fixed", augment_ops="bgcfnx", augment_p=0.5),
+        "p2gan-augmented": with_fields(presets["p2gan"], augment="diffaugment"),
         "saturating": replace(presets["standard"], objective=StandardConfig(saturating=True)),
     }
     return {**presets, **combinations}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from realness.kernels import format_of
+from realness.kernels import format_of, warp
 from realness.trainer.augment.affine import compose_all, identity
 from realness.trainer.augment.color import color
 from realness.trainer.augment.corruption import cutout, noise
@@ -14,7 +14,6 @@ from realness.trainer.augment.filtering import random_filter
 from realness.trainer.augment.geometry import blit, geom
 from realness.trainer.augment.ops import Groups, read_ops
 from realness.trainer.augment.policies import POLICIES
-from realness.trainer.augment.warp_standin import warp
 from realness.trainer.randomness import Draws
 
 

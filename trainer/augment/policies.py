@@ -13,8 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from realness.kernels import warp
 from realness.trainer.augment.affine import matrix
-from realness.trainer.augment.warp_standin import warp
 from realness.trainer.randomness import Draws, Purpose
 
 SHIFT = 1 / 8

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 
 from realness.launch import fetch_faces, prepare
 from realness.launch.presets import PRESETS
-from realness.trainer.config import TrainConfig, flag
+from realness.trainer.config import TrainConfig, flag, flatten
 from realness.trainer.distributed.exit_codes import EXIT_OK
 from tests.helpers.ranks import run_command
 from tests.helpers.systems import BATCH, systems
@@ -32,27 +31,25 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return packed
 
 
-def flags(config: Any) -> list[str]:
+def flags(config: TrainConfig) -> list[str]:
     """The command line that gives `config`, whatever the preset."""
     line: list[str] = []
-    for item in fields(config):
-        value = getattr(config, item.name)
-        if is_dataclass(value):
-            line += flags(value)
-        elif isinstance(value, bool):
-            line.append(flag(item.name) if value else flag("no_" + item.name))
-        elif value not in ("", None) and item.name != "preset":
-            line += [flag(item.name), str(value)]
+    for name, value in flatten(config).items():
+        if isinstance(value, bool):
+            line.append(flag(name) if value else flag(f"no_{name}"))
+        elif value not in ("", None, ()) and name != "preset":
+            line += [flag(name), str(value)]
     return line
 
 
 def command(config: TrainConfig, data: Path, run_dir: Path, steps: int) -> list[str]:
     kimg = BATCH / 1000
+    pretraining = ("--pretrain-kimg", str(HALF * kimg / 2)) if config.objective.codes else ()
     return [
         *flags(config),
         *("--data", str(data), "--run-dir", str(run_dir), "--decode-threads", "1"),
         *("--total-kimg", str(steps * kimg), "--log-kimg", str(kimg), "--num-samples", "4"),
-        *("--sample-kimg", "1", "--pretrain-kimg", str(HALF * kimg / 2)),
+        *("--sample-kimg", "1", *pretraining),
     ]
 
 
