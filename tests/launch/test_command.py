@@ -51,6 +51,7 @@ CHOICES = (
     dict(generator="resnet", discriminator="resnet", objective="standard", optimizer="rmsprop"),
     dict(generator="sn-resnet", discriminator="sn-resnet", objective="p2gan", optimizer="adam"),
     dict(generator="stylegan2", discriminator="stylegan2", objective="hinge", optimizer="adam"),
+    dict(generator="light", discriminator="light", objective="lsgan", optimizer="adam"),
 )
 """Components that together have every field."""
 

@@ -64,6 +64,8 @@ class LightGenerator(BatchNormGenerator):
     A linear layer to 4x4, batch normalisation and `gate`, a `GatedBlock` for each doubling, a 3x3
     convolution and tanh. Upsampling repeats pixels: on 400 faces at 64x64, this drew faces within
     10 kimg. Bilinear upsampling did not, neither alone nor with a sum of the images of all sides.
+
+    With `grey`, the last convolution has one channel, which is repeated for the three colours.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class LightGenerator(BatchNormGenerator):
         width: int,
         max_channels: int,
         resolution: int,
+        grey: bool = False,
         code_dim: int = 0,
         batch_statistics: Literal["global", "local"] = "global",
     ) -> None:
@@ -84,14 +87,14 @@ class LightGenerator(BatchNormGenerator):
             GatedBlock(below, self.new_norm(2 * above), above)
             for below, above in itertools.pairwise(channels)
         )
-        self.to_image = nn.Conv2d(channels[-1], IMAGE_CHANNELS, 3, padding=1)
+        self.to_image = nn.Conv2d(channels[-1], 1 if grey else IMAGE_CHANNELS, 3, padding=1)
 
     def synthesize(self, z: Tensor, *condition: Tensor | float) -> Tensor:
         x = self.lay_out(self.start(z).unflatten(1, (-1, START_SIZE, START_SIZE)))
         x = gate(self.norm(x, *condition))
         for block in self.blocks:
             x = block(x, *condition)
-        return torch.tanh(self.to_image(x))
+        return self.lay_out(torch.tanh(self.to_image(x)).expand(-1, IMAGE_CHANNELS, -1, -1))
 
 
 class HalvingBlock(nn.Module):

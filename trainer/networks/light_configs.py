@@ -25,6 +25,8 @@ class LightGeneratorConfig(GeneratorConfig):
     """Channels of G at the output resolution."""
     g_max_channels: int = 512
     """Maximum channels per stage of G."""
+    g_grey: bool = False
+    """G draws without colour, for data without colour."""
     batch_statistics: Literal["global", "local"] = "global"
     """Compute batch normalisation over the batch of all ranks, or over each rank's own share."""
 
@@ -44,6 +46,7 @@ class LightGeneratorConfig(GeneratorConfig):
             width=self.g_width,
             max_channels=self.g_max_channels,
             resolution=resolution,
+            grey=self.g_grey,
             code_dim=code_dim,
             batch_statistics=self.batch_statistics,
         )

@@ -60,6 +60,13 @@ def test_parameter_count_of_the_generator():
     assert num_parameters(generator) == CONVOLUTIONS_OF_G + 2 * FEATURES_OF_G == 721_339
 
 
+def test_grey_images_need_one_channel():
+    fewer = num_parameters(make_generator(8, 64)) - num_parameters(
+        make_generator(8, 64, g_grey=True)
+    )
+    assert fewer == 2 * (9 * 8 + 1)
+
+
 def test_parameter_count_with_posterior_codes():
     """Each normalisation has a linear module from 5 to 2 C instead of weight and bias."""
     steered = make_generator(8, 64, code_dim=5)
@@ -109,8 +116,9 @@ def test_gate_is_torchs_glu():
     torch.testing.assert_close(gate(x), F.glu(x, dim=1))
 
 
-def test_generator_layer_by_layer():
-    generator = make_generator(2, 32, z_dim=7).double()
+@pytest.mark.parametrize("grey", [False, True])
+def test_generator_layer_by_layer(grey):
+    generator = make_generator(2, 32, z_dim=7, g_grey=grey).double()
     z = torch.randn(3, 7, dtype=torch.float64)
 
     def normalised(t: Tensor, norm: nn.Module) -> Tensor:
@@ -123,7 +131,11 @@ def test_generator_layer_by_layer():
         assert isinstance(block, GatedBlock)
         x = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
         x = normalised(F.conv2d(x, block.conv.weight, padding=1), block.norm)
-    torch.testing.assert_close(generator(z), generator.get_submodule("to_image")(x).tanh())
+    expected = generator.get_submodule("to_image")(x).tanh()
+    assert expected.shape[1] == (1 if grey else 3)
+    images = generator(z)
+    torch.testing.assert_close(images, expected.expand(3, 3, 32, 32))
+    assert images.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("group", [1, 2, 3])
