@@ -203,7 +203,8 @@ def test_what_commands_import_first_loads_no_torch() -> None:
         if name.split(".")[0] in {"config", "storage"} and name != "storage.weights"
     ]
     light += ["reporting", "toy", "distributed.exit_codes", "distributed.launcher"]
-    light += ["networks.configs", "objectives.configs", "engines.optimizer_configs"]
+    light += ["networks.configs", "networks.light_configs"]
+    light += ["objectives.configs", "engines.optimizer_configs"]
     assert len(light) > 15
     names = [f"realness.trainer.{name}" for name in light] + ["realness.launch.presets"]
     assert loaded_by([*names, "realness.launch.restarts"], ("torch",)) == []

@@ -14,6 +14,7 @@ from realness.trainer.config import (
     with_fields,
 )
 from realness.trainer.networks.configs import DCGANGeneratorConfig
+from realness.trainer.networks.light_configs import LightDiscriminatorConfig, LightGeneratorConfig
 from realness.trainer.objectives.configs import StandardConfig
 
 BATCH = 8
@@ -81,6 +82,12 @@ def systems() -> dict[str, TrainConfig]:
         ),
         "far-augmented": with_fields(far, augment="fixed", augment_ops="bgcfnx", augment_p=0.5),
         "p2gan-augmented": with_fields(presets["p2gan"], augment="diffaugment"),
+        "light": replace(
+            realness,
+            g=LightGeneratorConfig(g_width=2, z_dim=16),
+            d=LightDiscriminatorConfig(d_width=2, minibatch_group=4),
+            penalty=PenaltyConfig(r1_gamma=1.0, penalty_images=2 * BATCH),
+        ),
         "saturating": replace(presets["standard"], objective=StandardConfig(saturating=True)),
     }
     return {**presets, **combinations}

@@ -52,6 +52,7 @@ CHOICES = (
     dict(zip(KINDS, ("resnet", "resnet", "standard", "rmsprop", "fixed"), strict=True)),
     dict(zip(KINDS, ("sn-resnet", "sn-resnet", "p2gan", "adam", "scheduled"), strict=True)),
     dict(zip(KINDS, ("stylegan2", "stylegan2", "hinge", "adam", "diffaugment"), strict=True)),
+    dict(zip(KINDS, ("light", "light", "lsgan", "adam", "none"), strict=True)),
 )
 """Components that together have every field."""
 
