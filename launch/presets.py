@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
+from realness.launch.stylegan2_presets import realness_stylegan2, small, stylegan2
 from realness.trainer.config import (
     ConfigError,
     DataConfig,
@@ -30,8 +31,6 @@ from realness.trainer.networks.configs import (
     ResNetGeneratorConfig,
     SNResNetDiscriminatorConfig,
     SNResNetGeneratorConfig,
-    StyleGAN2DiscriminatorConfig,
-    StyleGAN2GeneratorConfig,
 )
 from realness.trainer.objectives.configs import (
     HingeConfig,
@@ -175,45 +174,6 @@ def p2gan(resolution: int, networks: Literal["dcgan", "sn-resnet"]) -> TrainConf
     )
 
 
-def stylegan2(resolution: int) -> TrainConfig:
-    """StyleGAN2 (CVPR 2020), configuration F: logistic loss, R1 in one of 16 updates.
-
-    Path lengths are regularised with weight 2 in one of 4 updates, as in the published runs; the
-    paper's text says one of 8, and a weight that decreases with the resolution. At 1024 these are
-    the paper's FFHQ settings, gamma = 10. Up to 256 they are those of Karras et al., "Training
-    Generative Adversarial Networks with Limited Data" (NeurIPS 2020), for FFHQ at 256x256: half the
-    channels, batches of 64 with groups of 8, gamma = 1, rates of 0.0025, a half-life of 20 kimg.
-    """
-    small = resolution <= 256
-    base, batch = (16384, 64) if small else (32768, 32)
-    lr = 2.5e-3 if small else 2e-3
-    return TrainConfig(
-        batch_size=batch,
-        total_kimg=25_000,
-        ema_halflife_kimg=20 if small else 10,
-        data=DataConfig(resolution=resolution),
-        g=StyleGAN2GeneratorConfig(z_dim=512, g_channel_base=base),
-        d=StyleGAN2DiscriminatorConfig(d_channel_base=base, minibatch_group=8 if small else 4),
-        objective=StandardConfig(),
-        penalty=PenaltyConfig(
-            r1_gamma=1.0 if small else 10.0,
-            penalty_images=16 * batch,
-            path_length_weight=2.0,
-            path_length_images=4 * batch,
-        ),
-        optimizer=OptimizerConfig(AdamConfig(beta1=0.0, beta2=0.99), lr_g=lr, lr_d=lr),
-    )
-
-
-def realness_stylegan2(resolution: int) -> TrainConfig:
-    """RealnessGAN's objective (51 outcomes) on StyleGAN2's networks, penalties and optimiser.
-
-    This combination is not from a paper; R1 acts on RealnessGAN's score.
-    """
-    objective = RealnessConfig(num_outcomes=51, g_objective=2, resample="gaussian")
-    return replace(stylegan2(resolution), objective=objective)
-
-
 def lecture_dcgan() -> TrainConfig:
     """The DCGAN of the lecture notes (section 6): LeakyReLU in both, no normalisation in D.
 
@@ -284,6 +244,9 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {
     "ffhq256-stylegan2": lambda: stylegan2(256),
     "ffhq1024-realness-stylegan2": lambda: realness_stylegan2(1024),
     "ffhq256-realness-stylegan2": lambda: realness_stylegan2(256),
+    "small-64": lambda: small(64),
+    "small-256": lambda: small(256),
+    "small-1024": lambda: small(1024),
     "demo": demo,
 }
 

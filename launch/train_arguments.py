@@ -5,20 +5,24 @@ The flags are made from the fields when the command runs, because plugins add to
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from realness.launch.presets import DEFAULT, preset
 from realness.trainer.config import ConfigError, TrainConfig, flag, flatten
+from realness.trainer.config.automatic import resolve
 from realness.trainer.config.components import DEFAULTS
 from realness.trainer.config.fields import Leaf, assemble, leaves, sections
 from realness.trainer.config.files import read_fields
 from realness.trainer.config.plugins import check_recorded, load_plugins
 from realness.trainer.config.tree import override
+
+log = logging.getLogger("realness.trainer")
 
 TITLES = {"": "run", "g": "generator", "d": "discriminator"}
 """Headings in --help of sections that are named differently in the configuration."""
@@ -80,6 +84,9 @@ def parse(
     given = {name for name in fields if _is_given(own, flag(name))}
     _refuse_idle({name: fields[name] for name in given}, known, fields, "")
     fields |= {"plugin": tuple(plugins), "plugin_sha256": digests}
+    fields, computed = resolve(fields)
+    for line in computed:
+        log.info(line)
     return Command(assemble(TrainConfig, fields), parsed.options)
 
 
@@ -141,7 +148,8 @@ def _group_type(
     fields = []
     for leaf in inside:
         settings = tyro.conf.arg(help=leaf.help)
-        kind = Annotated[leaf.type, settings]
+        accepted = leaf.type | Literal["auto"] if leaf.is_automatic else leaf.type
+        kind = Annotated[accepted, settings]
         if leaf.name == "plugin":
             kind = Annotated[leaf.type, settings, tyro.conf.UseAppendAction]
         default = defaults.get(leaf.name, leaf.default)

@@ -134,6 +134,19 @@ def test_what_combines_with_little_else_is_a_flag_too() -> None:
     assert values["auto_batch"]
 
 
+def test_r1_gamma_can_be_computed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """0.0002 R^2 / batch: 0.0002 x 4096 / 16 for the demo."""
+    caplog.set_level("INFO")
+    config = parse(["--preset", "demo", "--r1-gamma", "auto"]).config
+    assert config.penalty.r1_gamma == pytest.approx(0.0512)
+    assert "--r1-gamma auto is 0.0512 = 0.0002 x 64^2 pixels / batch of 16" in caplog.text
+    file = tmp_path / "run.toml"
+    file.write_text('preset = "demo"\nr1_gamma = "auto"\n')
+    config = parse(["--config", str(file), "--batch-size", "32"]).config
+    assert config.penalty.r1_gamma == pytest.approx(0.0256)
+    assert parse(["--config", str(file), "--r1-gamma", "3"]).config.penalty.r1_gamma == 3
+
+
 def test_local_rank_of_the_launcher_is_accepted() -> None:
     assert parse(["--local_rank=1", "--preset", "demo"]).config.preset == "demo"
 

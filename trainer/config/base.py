@@ -54,6 +54,11 @@ def _flag_of(config: Any, name: str) -> str:
     return flag(flag_prefix(type(config), name) + name)
 
 
+def automatic(default: Any) -> Any:
+    """A field that a flag or a file may also set to "auto": see `trainer.config.automatic`."""
+    return field(default=default, metadata={"automatic": True})
+
+
 def derived(default: Any, label: str) -> Any:
     """A field that the program sets, not a flag; `label` is its name in messages."""
     return field(default=default, metadata={"label": label})

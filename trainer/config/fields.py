@@ -94,6 +94,11 @@ class Leaf:
         return self.metadata.get("label", flag(self.name))
 
     @property
+    def is_automatic(self) -> bool:
+        """Whether a flag or a file may set it to "auto"."""
+        return bool(self.metadata.get("automatic"))
+
+    @property
     def is_flag(self) -> bool:
         """Whether the command line sets it."""
         return "label" not in self.metadata

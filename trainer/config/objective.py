@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from realness.trainer.config.base import not_negative, positive, require
+from realness.trainer.config.base import automatic, not_negative, positive, require
 from realness.trainer.config.components import Component
 
 
@@ -58,9 +58,10 @@ class ObjectiveConfig(Component):
 class PenaltyConfig:
     """Penalties on the gradient of D's score with respect to its input, and on G's path lengths."""
 
-    r1_gamma: float = 0.0
+    r1_gamma: float = automatic(0.0)
     """Weight of R1, gamma/2 * E||grad_x score(x)||^2 on real images; 0 disables it. The 0GP
-    penalty on samples with weight lambda is R1 with gamma = 2 lambda."""
+    penalty on samples with weight lambda is R1 with gamma = 2 lambda. auto is 0.0002 R^2 / batch,
+    with R pixels a side, a start for data for which no value is known."""
     r2_gamma: float = 0.0
     """Weight of R2, the same penalty on generated images."""
     gp_weight: float = 0.0

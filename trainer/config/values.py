@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
+from realness.trainer.config.automatic import AUTO
 from realness.trainer.config.components import is_kind, registered
 from realness.trainer.config.fields import Leaf, leaves, slots
 from realness.trainer.config.train import TrainConfig
@@ -63,6 +64,9 @@ def _take(table: Mapping[Any, Any], section: _Section, fields: dict[str, Any]) -
         elif name in fields:
             problems.append(f"{shown} is given twice")
         elif name in known:
+            if known[name].is_automatic and value == AUTO:
+                fields[name] = value
+                continue
             try:
                 fields[name] = _converted(value, known[name].type)
             except ValueError as error:

@@ -20,6 +20,9 @@ from realness.trainer.updates.build import Blueprint
 
 log = logging.getLogger("realness.trainer")
 
+FEW_IMAGES = 30_000
+"""Fewer images than these gain from augmentation (Karras et al., NeurIPS 2020, figure 7)."""
+
 
 def open_data(config: TrainConfig) -> Catalog:
     """Open the run's images, and check that those this rank reads are present and usable.
@@ -47,12 +50,19 @@ def open_data(config: TrainConfig) -> Catalog:
 
 
 def _check_number(config: TrainConfig, num_images: int) -> None:
-    """Raise ConfigError for augmentation of fewer images than one batch."""
-    if config.augment.name != "none" and num_images < config.batch_size:
+    """Raise ConfigError for augmentation of fewer images than one batch; advise on few images."""
+    augmented = config.augment.name != "none"
+    if augmented and num_images < config.batch_size:
         raise ConfigError(
             f"--data={config.data.data} has {num_images} images, fewer than one batch of "
             f"{config.batch_size}, which augmentation cannot make up for; add images, or use "
             f"--batch-size {num_images} or less"
+        )
+    if not augmented and num_images < FEW_IMAGES and rank() == 0:
+        log.info(
+            "%s images are few: D may memorise them, and G then stops improving; consider "
+            "--augment ada (docs/small-data.md)",
+            f"{num_images:,}",
         )
 
 

@@ -17,6 +17,7 @@ from realness.trainer.augment.strength import AdaptiveStrength
 from realness.trainer.checkpoint.fragments import Fragment
 from realness.trainer.config import ConfigError, PenaltyConfig, TrainConfig, with_fields
 from realness.trainer.randomness import Stream
+from realness.trainer.run.data import open_data
 from realness.trainer.updates.sharded_gan import ShardedGan, build_gan
 from realness.trainer.updates.step import update_d, update_g
 from tests.helpers.ranks import (
@@ -231,3 +232,16 @@ def test_lsgan_is_undecided_between_its_labels() -> None:
     for _ in range(4):
         built.observe(torch.tensor([0.4, 0.6, 0.7, 0.8]))
     assert built.measures(0)["r_t"].item() == pytest.approx(0.5)
+
+
+def test_few_images_are_noticed_at_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = write_images(tmp_path / "images", 6)
+    config = systems()["lecture"]
+    config = replace(config, data=replace(config.data, data=str(data)))
+    caplog.set_level("INFO")
+    open_data(config)
+    assert "6 images are few: D may memorise them" in caplog.text
+    with pytest.raises(ConfigError, match="has 6 images, fewer than one batch of 8"):
+        open_data(with_fields(config, augment="ada"))
