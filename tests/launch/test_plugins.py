@@ -11,7 +11,7 @@ from realness.launch import train_ffhq
 from realness.launch.train_arguments import parse
 from realness.trainer.config import ConfigError, flatten, from_dict, to_json
 from realness.trainer.config.components import DEFAULTS, registered
-from realness.trainer.storage.run_folder import open_run_folder, write_config
+from realness.trainer.storage.run_folder import open_run_folder, read_config, write_config
 from tests.helpers import ROOT
 
 NETWORK = str(ROOT / "examples" / "pixel_norm_network.py")
@@ -90,6 +90,13 @@ def test_a_file_never_runs_code_by_itself(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"needs the plugin .*spy\.py .*add --plugin"):
         parse(["--config", str(file)])
     assert not marker.exists()
+
+
+@pytest.mark.parametrize("record", [5, "own.py", [1], ["own.py"]])
+def test_a_record_that_is_not_valid(record: object, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"plugin": record}))
+    with pytest.raises(ConfigError, match="no valid record of its plugins"):
+        read_config(tmp_path)
 
 
 CASES = {

@@ -42,8 +42,12 @@ def check_recorded(paths: Sequence[str], digests: Sequence[str], where: Path) ->
     A plugin is never imported because a file names it. A plugin of the same name with other
     contents counts as loaded: whoever reads the configuration compares the contents.
 
-    Raises ConfigError that names the first plugin that is missing and how to load it.
+    Raises ConfigError that names the first plugin that is missing and how to load it, and for a
+    record that is not valid.
     """
+    for record in (paths, digests):
+        valid = isinstance(record, (list, tuple)) and all(isinstance(item, str) for item in record)
+        require(valid and len(record) == len(paths), f"{where} has no valid record of its plugins")
     names = {path.name for path in _loaded.values()}
     for path, digest in zip(paths, digests, strict=True):
         require(
