@@ -32,7 +32,7 @@ def warp(images: Tensor, inverse: Tensor, color: Tensor | None = None) -> Tensor
     images of 3 channels, applied to every pixel of the result; its last column is added. Returns
     [B, C, H, W] in the dtype and layout of images.
 
-    The image goes on without end by reflection, which does not repeat its border pixels. It is
+    Beyond its border the image is reflected, without repeating the border pixels. It is
     upsampled by 2 with sym6, sampled bilinearly at twice the output's resolution, and downsampled
     by 2 with the flipped filter. Both filters keep a constant, and one undoes the other. Tap 5
     counts as the centre of both, so that samples lie on pixel centres and half-way between them.

@@ -190,17 +190,15 @@ def field_docs(section: type) -> dict[str, str]:
 # --- trees
 
 
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(config: Any) -> dict[str, Any]:
     """All fields of a tree by their flag names, without the grouping: {"lr_g": 0.0002, ...}."""
+    return _without_sections(nest(config))
+
+
+def _without_sections(nested: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
-    if isinstance(config, Component):
-        flat[config.kind] = config.name
-    for slot in slots(type(config)):
-        value = getattr(config, slot.attribute)
-        if slot.is_section:
-            flat.update(flatten(value, prefix + slot.prefix))
-        else:
-            flat[prefix + slot.name] = value
+    for name, value in nested.items():
+        flat |= _without_sections(value) if isinstance(value, dict) else {name: value}
     return flat
 
 

@@ -40,7 +40,7 @@ def check_recorded(paths: Sequence[str], digests: Sequence[str], where: Path) ->
     """Check that the plugins that a configuration records have been loaded.
 
     A plugin is never imported because a file names it. A plugin of the same name with other
-    contents counts as loaded: whoever reads the configuration compares the contents.
+    contents counts as loaded: `changed_plugins` and the check on resume compare contents.
 
     Raises ConfigError that names the first plugin that is missing and how to load it, and for a
     record that is not valid.

@@ -33,5 +33,5 @@ def recompute_blocks(network: nn.Module) -> int:
 def _recomputed(forward: Callable[..., Any], *inputs: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*inputs)
-    # There is no state of random numbers to preserve.
+    # Blocks draw no random numbers, so there is no generator state to preserve.
     return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False)

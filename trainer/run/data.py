@@ -21,7 +21,7 @@ from realness.trainer.updates.build import Blueprint
 log = logging.getLogger("realness.trainer")
 
 FEW_IMAGES = 30_000
-"""Fewer images than these gain from augmentation (Karras et al., NeurIPS 2020, figure 7)."""
+"""A rule of thumb of the field: with fewer images, augmentation helps."""
 
 
 def open_data(config: TrainConfig) -> Catalog:
