@@ -180,7 +180,7 @@ def gradient_penalty(
     """The weighted sum of the configured penalties on grad_x score(D(x)), and each one separately.
 
     `real` and `fake` are images with their draws, equally many. With augmentation, x is the image
-    before it (as in the published code of Karras et al., NeurIPS 2020), so that D's slope includes its view.
+    before it, as in ADA's published code, so that D's slope includes its view.
     Runs the module directly, not through the engine: DeepSpeed allows only one forward pass per
     backward pass through its hooks, and gradients are exact (to 2e-7) this way.
     """
