@@ -6,7 +6,7 @@ import hashlib
 import logging
 import threading
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, get_args
@@ -99,8 +99,10 @@ class Catalog:
     source: the path it was opened from. kind: "folder", "zip", "tar", "packed", ... names, lengths
     (bytes), crc32 (of the bytes; None if the source stores none), labels (int, -1 for none).
     raw: set if entries are pixels rather than encoded images. resolution: set if the source
-    guarantees one (a prepared set). refused: entries left out on opening, as (name, reason).
-    num_parts: image i belongs to part i % num_parts. shards: the files of a prepared set.
+    guarantees one (a prepared set). refused: images left out on opening, as (name, reason).
+    others, hidden: numbers of other files, by kind, and of hidden ones, by folder. notes: what else
+    the user should know. num_parts: image i belongs to part i % num_parts. shards: the files of a
+    prepared set.
     """
 
     source: str
@@ -113,6 +115,9 @@ class Catalog:
     raw: RawLayout | None = None
     resolution: int | None = None
     refused: list[tuple[str, str]] = field(default_factory=list)
+    others: Mapping[str, int] = field(default_factory=dict)
+    hidden: Mapping[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     num_parts: int = 1
     shards: list[Shard] = field(default_factory=list)
     _bad: dict[int, str] = field(default_factory=dict)
@@ -158,6 +163,21 @@ class Catalog:
             )
         return self._digest
 
+    def listing(self) -> str:
+        """The numbers of images taken, images refused and other files, which add up to all files.
+
+        Hidden files are those whose name begins with a dot, or that lie in hidden or trash folders.
+        """
+        parts = [_counted(len(self), "image")] if len(self) else []
+        if self.refused:
+            name, reason = self.refused[0]
+            parts.append(f"{len(self.refused):,} refused (the first is {name!r}: {reason})")
+        if number := sum(self.others.values()):
+            parts.append(f"{_counted(number, 'other file')} ({_most_frequent(self.others)})")
+        if number := sum(self.hidden.values()):
+            parts.append(f"{_counted(number, 'hidden file')} ({_most_frequent(self.hidden)})")
+        return f"{self.source}: {', '.join(parts) or 'nothing'}"
+
     def report_bad(self, index: int, reason: str, *, level: int = logging.WARNING) -> None:
         """Logs a bad image by name, once per process."""
         with self._lock:
@@ -181,6 +201,18 @@ class Catalog:
     def close(self) -> None:
         """Closes all open files."""
         self.reader.close()
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _most_frequent(counts: Mapping[str, int], shown: int = 6) -> str:
+    ranked = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    listed = [f"{number:,} {kind}" for kind, number in ranked[:shown]]
+    if rest := sum(number for _, number in ranked[shown:]):
+        listed.append(f"{rest:,} of other kinds")
+    return ", ".join(listed)
 
 
 def content_digest(

@@ -57,13 +57,6 @@ def check_images(
     bad += [(index, f"is {w}x{h}, not {resolution}x{resolution}") for index, (w, h) in strays]
     for index, reason in sorted(bad):
         catalog.report_bad(index, reason, level=level)
-    if catalog.refused:
-        name, reason = catalog.refused[0]
-        logger.log(
-            level,
-            "%d entries of %s are left out; the first is %s: %s",
-            len(catalog.refused), catalog.source, name, reason,
-        )  # fmt: skip
 
 
 def check_shards(catalog: Catalog, rank: int = 0, world_size: int = 1) -> None:

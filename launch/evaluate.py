@@ -225,6 +225,8 @@ def _prepare(
             raise ConfigError("the run does not name its images; pass them with --data")
         catalog = open_catalog(command.data or config.data.data)
         cleanup.callback(catalog.close)
+        if catalog.refused or catalog.others or catalog.hidden:
+            _print_message(catalog.listing())
         check_shards(catalog, rank(), world_size())
         check_images(catalog, config.data.resolution, max_bad_images=config.data.max_bad_images)
         plan = MeasurementPlan(

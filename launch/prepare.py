@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from realness.data_pipeline import open_catalog
 from realness.data_pipeline.prepare.convert import Conversion
 from realness.data_pipeline.prepare.prepare import DEFAULT_SHARD_MIB, PrepareReport, prepare
 
@@ -70,6 +71,8 @@ def _prepare(command: Command) -> PrepareReport:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
+    catalog = open_catalog(command.source)
+    print(catalog.listing())
     columns = (
         TextColumn("preparing"), BarColumn(), MofNCompleteColumn(), TextColumn("images"),
         TextColumn("{task.fields[rejected]} rejected"), TextColumn("remaining"), Remaining(),
@@ -77,7 +80,7 @@ def _prepare(command: Command) -> PrepareReport:
     with Progress(*columns, transient=True) as bar:
         task = bar.add_task("prepare", total=None, rejected=0)
         return prepare(
-            command.source,
+            catalog,
             command.out,
             Conversion(
                 command.resolution,
@@ -106,6 +109,8 @@ def _summary(report: PrepareReport, num_parts: int) -> str:
         lines.append(f"{report.num_resumed:,} of them come from an interrupted run")
     if report.num_rejected:
         lines.append(f"{report.num_rejected:,} files were rejected; see {report.out}/rejects.csv")
+    if report.num_heic:
+        lines.append(f"{report.num_heic:,} of them are .heic images: pip install realness[heic]")
     return "\n".join(lines)
 
 

@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 from realness.data_pipeline.catalog import RawLayout
 from realness.data_pipeline.errors import BadImage
 from realness.data_pipeline.headers import JPEG_SIGNATURE, PNG_SIGNATURE, check_png_chunks
+from realness.data_pipeline.sources.formats import missing_decoder, openers
 
 Crop = Literal["centre", "none"]
 Resize = Literal["lanczos", "box"]
@@ -24,8 +25,6 @@ Format = Literal["png", "jpeg", "raw"]
 # 11585^2. Above it an image costs gigabytes to decode: a decompression bomb, or a gigapixel scan.
 MAX_PIXELS = 2**27
 _FILTERS = {"lanczos": Image.Resampling.LANCZOS, "box": Image.Resampling.BOX}
-# "JPEG" also opens MPO.
-_OPENERS = ["JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM"]
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def _decode(data: bytes) -> Image.Image:
     if not data:
         raise BadImage("the file is empty (0 bytes)")
     try:
-        with Image.open(io.BytesIO(data), formats=_OPENERS) as image:
+        with Image.open(io.BytesIO(data), formats=openers()) as image:
             _refuse_absurd(image)
             _check_strictly(data)
             image.load()
@@ -91,7 +90,8 @@ def _decode(data: bytes) -> Image.Image:
     except BadImage:
         raise
     except Image.UnidentifiedImageError as error:
-        raise BadImage(f"is not a readable image (starts with {data[:8]!r})") from error
+        unidentified = f"is not a readable image (starts with {data[:8]!r})"
+        raise BadImage(missing_decoder(data) or unidentified) from error
     except Exception as error:
         # Pillow's parsers raise errors of many kinds, including TypeError and struct.error.
         raise BadImage(f"does not decode ({type(error).__name__}: {error})") from error

@@ -23,6 +23,7 @@ from realness.data_pipeline.prepare.shard_writer import (
     publish,
 )
 from realness.data_pipeline.sources import open_catalog
+from realness.data_pipeline.sources.formats import HEIC_MISSING
 from realness.data_pipeline.sources.prepared import RAW_LAYOUTS, is_prepared, read_manifest
 
 DEFAULT_SHARD_MIB = 256
@@ -31,17 +32,21 @@ MAX_PARTS = 512  # each keeps a file open while it is written
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """Result of prepare: images stored, files rejected, images kept from an earlier run."""
+    """Result of prepare: images stored, files rejected, images kept from an earlier run.
+
+    num_heic: how many of the rejected ones are HEICs that only pillow-heif decodes.
+    """
 
     out: Path
     num_images: int
     num_rejected: int
     num_resumed: int
     was_complete: bool
+    num_heic: int = 0
 
 
 def prepare(
-    source: str | Path,
+    source: str | Path | Catalog,
     out: str | Path,
     settings: Conversion,
     *,
@@ -56,7 +61,7 @@ def prepare(
     num_workers (default: the cores this process may use). If interrupted, it leaves OUT.partial,
     and the same call continues from there. The images are distributed in turn over `parts`, each
     with its own shards (see sources.prepared). `progress` is called with the counts (done, total,
-    rejected).
+    rejected). A source that is already open is closed.
 
     Raises ValueError for invalid arguments. Raises DataError if the source cannot be opened, has
     fewer usable images than parts or lacks some of its own parts, if `out` holds something else,
@@ -69,7 +74,7 @@ def prepare(
     if not 1 <= parts <= MAX_PARTS:
         raise ValueError(f"parts={parts} must be from 1 to {MAX_PARTS}")
     out = Path(out).expanduser()
-    catalog = open_catalog(source)
+    catalog = source if isinstance(source, Catalog) else open_catalog(source)
     try:
         if catalog.num_parts > 1:
             check_shards(catalog)
@@ -175,7 +180,9 @@ def _pack(
             f"use --parts {num_images} or fewer"
         )
     publish(work, out, writer.journals, described, catalog.refused)
-    return PrepareReport(out, num_images, num_rejected, num_resumed, False)
+    reasons = [reason for journal in writer.journals for _, reason in journal.rejects]
+    num_heic = reasons.count(HEIC_MISSING)
+    return PrepareReport(out, num_images, num_rejected, num_resumed, False, num_heic)
 
 
 def _convert_all(

@@ -7,7 +7,7 @@ from pathlib import Path
 from realness.data_pipeline.catalog import Catalog
 from realness.data_pipeline.errors import DataError
 from realness.data_pipeline.sources.cifar import open_cifar, training_files
-from realness.data_pipeline.sources.folder import open_folder
+from realness.data_pipeline.sources.folder import list_files, open_folder
 from realness.data_pipeline.sources.lmdb import data_file, open_lmdb
 from realness.data_pipeline.sources.prepared import is_prepared, open_prepared
 from realness.data_pipeline.sources.tar import open_tars
@@ -84,17 +84,10 @@ def _open_folder(path: Path) -> Catalog:
         return open_lmdb(database)
     if batches := training_files(path):
         return open_cifar(path, batches)
-    return open_folder(path)
+    return open_folder(path, list_files(path))
 
 
 def _explain_empty(catalog: Catalog) -> str:
-    if catalog.refused:
-        name, reason = catalog.refused[0]
-        return (
-            f"no images in {catalog.source}: {len(catalog.refused)} entries were rejected; "
-            f"the first is {name!r}: {reason}"
-        )
-    return (
-        f"no images in {catalog.source}: it holds no file named .jpg, .jpeg or .png "
-        "(nor .webp, .bmp, .gif, .tif, .ppm, .pgm for launch/prepare.py)"
-    )
+    archives = {".zip", ".tar", ".tgz", ".tar.gz", ".7z", ".rar"} & catalog.others.keys()
+    remedy = "; give one of its archives, or unpack them" if archives else ""
+    return f"no images in {catalog.listing()}{remedy}"

@@ -1,4 +1,4 @@
-"""Shared by all sources: image and unsafe names, size limits, reading spans of files, labels."""
+"""Shared by all sources: unsafe names, size limits, reading spans of files, labels."""
 
 from __future__ import annotations
 
@@ -13,20 +13,9 @@ import numpy.typing as npt
 
 from realness.data_pipeline.errors import BadImage, DataError
 
-TRAINABLE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
-IMAGE_SUFFIXES = TRAINABLE_SUFFIXES | {
-    ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pnm",
-}  # fmt: skip
-
 MAX_CLASSES = 1_000_000
 # Far above any encoded photograph; a larger entry is a decompression bomb or a wrong file.
 MAX_ENTRY_BYTES = 512 * 1024**2
-
-
-def is_image_name(name: str) -> bool:
-    """Whether a name has an image suffix and is not hidden (macOS leaves ._x.jpg files)."""
-    path = PurePosixPath(name)
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def unsafe_name(name: str) -> str | None:

@@ -21,6 +21,8 @@ import numpy as np
 from realness.data_pipeline.catalog import Catalog, NameTable
 from realness.data_pipeline.errors import DataError
 from realness.data_pipeline.sources.common import SpanReader, unsafe_size
+from realness.data_pipeline.sources.formats import SNIFF_BYTES, is_image
+from realness.data_pipeline.sources.listing import Listing
 
 _MAGIC, _VERSION = 0xBEEFC0DE, 1
 _PAGE_HEADER, _NODE_HEADER = 16, 8
@@ -30,7 +32,6 @@ _BRANCH, _LEAF, _OVERFLOW = 0x01, 0x02, 0x04
 _BIG_DATA, _SUB_DATA, _DUPLICATES = 0x01, 0x02, 0x04
 _NO_ROOT = 2**64 - 1
 _MAX_DEPTH = 32
-_IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\x00", b"MM\x00*")
 
 
 @dataclass(frozen=True)
@@ -56,19 +57,21 @@ def open_lmdb(path: Path) -> Catalog:
     """
     names: list[str] = []
     spans: list[tuple[int, int]] = []
-    refused: list[tuple[str, str]] = []
+    listing = Listing()
     with path.open("rb") as file:
         descriptor = file.fileno()
         tree = _read_tree(descriptor, path)
         for key, offset, length in _walk(descriptor, tree, path):
             name = key.decode("utf-8", "backslashreplace")
             if reason := unsafe_size(length):
-                refused.append((name, reason))
-            elif _is_image(os.pread(descriptor, 12, offset)):
+                listing.refused.append((name, reason))
+            elif is_image(os.pread(descriptor, min(length, SNIFF_BYTES), offset)):
                 names.append(name)
                 spans.append((offset, length))
-            elif length > 64:  # shorter values are counters and settings
-                refused.append((name, "its value is not an image file"))
+            elif length > 64:
+                listing.refused.append((name, "its value is not an image file"))
+            else:
+                listing.others["counters and settings"] += 1
     columns = np.array(spans, np.int64).reshape(-1, 2)
     zeros = np.zeros(len(names), np.int64)
     return Catalog(
@@ -77,12 +80,9 @@ def open_lmdb(path: Path) -> Catalog:
         names=NameTable.of(names),
         lengths=columns[:, 1],
         reader=SpanReader([path], zeros, columns[:, 0], columns[:, 1]),
-        refused=refused,
+        refused=listing.refused,
+        others=listing.others,
     )
-
-
-def _is_image(start: bytes) -> bool:
-    return start.startswith(_IMAGE_STARTS) or (start[:4] == b"RIFF" and start[8:] == b"WEBP")
 
 
 def _read_tree(descriptor: int, path: Path) -> _Tree:

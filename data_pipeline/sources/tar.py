@@ -18,14 +18,16 @@ from realness.data_pipeline.errors import DataError
 from realness.data_pipeline.sources.common import (
     MAX_CLASSES,
     SpanReader,
-    is_image_name,
     unsafe_name,
     unsafe_size,
 )
+from realness.data_pipeline.sources.formats import SNIFF_BYTES
+from realness.data_pipeline.sources.listing import Listing
 
 logger = logging.getLogger("realness.data")
 _BLOCK = 512
 _MAX_META_BYTES = 1024**2
+_FOLDER = b"5"
 
 
 @dataclass(frozen=True)
@@ -46,18 +48,13 @@ def open_tars(source: Path, shards: Sequence[Path]) -> Catalog:
     names: list[str] = []
     spans: list[tuple[int, int, int]] = []
     labels: list[int] = []
-    refused: list[tuple[str, str]] = []
+    listing = Listing()
     for shard_id, shard in enumerate(shards):
         members = list(_scan(shard))
         classes = _read_classes(shard, members)
-        for member in members:
-            if not is_image_name(member.name):
-                continue
-            full_name = f"{shard.name}/{member.name}" if len(shards) > 1 else member.name
-            if reason := _refuse(member):
-                refused.append((full_name, reason))
-                continue
-            names.append(full_name)
+        prefix = f"{shard.name}/" if len(shards) > 1 else ""
+        for member in _images(shard, members, prefix, listing):
+            names.append(prefix + member.name)
             spans.append((shard_id, member.offset, member.size))
             labels.append(classes.get(_key(member.name), -1))
     num_unlabelled = labels.count(-1)
@@ -75,8 +72,31 @@ def open_tars(source: Path, shards: Sequence[Path]) -> Catalog:
         lengths=columns[:, 2],
         reader=SpanReader(shards, columns[:, 0], columns[:, 1], columns[:, 2]),
         labels=None if num_unlabelled else np.array(labels, np.int32),
-        refused=refused,
+        refused=listing.refused,
+        others=listing.others,
+        hidden=listing.hidden,
     )
+
+
+def _images(
+    shard: Path, members: Sequence[_Member], prefix: str, listing: Listing
+) -> Iterator[_Member]:
+    """The members of a shard that are images; all others are listed, as prefix + name."""
+    with shard.open("rb") as file:
+        for member in members:
+            name = prefix + member.name
+            is_folder = member.type_flag == _FOLDER or member.name.endswith("/")
+            if is_folder or listing.skips(member.name):
+                continue
+            known = listing.classify(name)
+            if known == "other":
+                continue
+            if reason := _refuse(member):
+                listing.refused.append((name, reason))
+            elif known == "image" or listing.sniffed(
+                name, os.pread(file.fileno(), min(member.size, SNIFF_BYTES), member.offset)
+            ):
+                yield member
 
 
 def _refuse(member: _Member) -> str | None:

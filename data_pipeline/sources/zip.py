@@ -6,6 +6,7 @@ import stat
 import struct
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +17,12 @@ from realness.data_pipeline.catalog import Catalog, NameTable
 from realness.data_pipeline.errors import BadImage, DataError
 from realness.data_pipeline.sources.common import (
     SpanReader,
-    is_image_name,
     stylegan_labels,
     unsafe_name,
     unsafe_size,
 )
+from realness.data_pipeline.sources.formats import SNIFF_BYTES
+from realness.data_pipeline.sources.listing import Listing
 
 _LOCAL_HEADER_BYTES = 30
 # Errors of the standard library for damaged, encrypted and exotic archives. RuntimeError covers
@@ -30,6 +32,7 @@ _ZIPFILE_ERRORS = (
 )  # fmt: skip
 # Deflate compresses data by a factor of at most 1032; photographs hardly compress at all.
 _MAX_RATIO = 200
+_PIECE_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,15 @@ class _Columns:
     packed_lengths: npt.NDArray[np.int64]
     lengths: npt.NDArray[np.int64]
     deflated: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, infos: Sequence[zipfile.ZipInfo]) -> _Columns:
+        return cls(
+            header_offsets=np.array([info.header_offset for info in infos], np.int64),
+            packed_lengths=np.array([info.compress_size for info in infos], np.int64),
+            lengths=np.array([info.file_size for info in infos], np.int64),
+            deflated=np.array([info.compress_type == zipfile.ZIP_DEFLATED for info in infos], bool),
+        )
 
 
 class ZipReader:
@@ -65,11 +77,17 @@ class ZipReader:
         return self._inflate(offset, packed, int(columns.lengths[index]), limit)
 
     def _inflate(self, offset: int, packed: int, length: int, limit: int | None) -> bytes:
-        data = self._spans.read_span(0, offset, packed)
+        # One byte more than declared reveals a longer entry without unpacking all of it.
+        wanted = length + 1 if limit is None else limit
+        piece_bytes = packed if limit is None else _PIECE_BYTES
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        result = b""
         try:
-            # One byte more than declared reveals a longer entry without unpacking all of it.
-            result = inflater.decompress(data, length + 1 if limit is None else limit)
+            for start in range(0, packed, max(1, piece_bytes)):
+                piece = self._spans.read_span(0, offset + start, min(piece_bytes, packed - start))
+                result += inflater.decompress(piece, wanted - len(result))
+                if len(result) >= wanted:
+                    break
         except zlib.error as error:
             raise BadImage(f"its compressed data is damaged ({error})") from error
         if limit is None and len(result) != length:
@@ -97,20 +115,8 @@ def open_zip(path: Path) -> Catalog:
         ) from error
     if sum(info.compress_size for info in infos) > path.stat().st_size:
         raise DataError(f"{path} has overlapping entries, like a zip bomb; it is rejected")
-    kept, refused = [], []
-    for info in infos:
-        if info.is_dir() or not is_image_name(info.filename):
-            continue
-        if reason := _refuse(info):
-            refused.append((info.filename, reason))
-        else:
-            kept.append(info)
-    columns = _Columns(
-        header_offsets=np.array([info.header_offset for info in kept], np.int64),
-        packed_lengths=np.array([info.compress_size for info in kept], np.int64),
-        lengths=np.array([info.file_size for info in kept], np.int64),
-        deflated=np.array([info.compress_type == zipfile.ZIP_DEFLATED for info in kept], bool),
-    )
+    kept, listing = _list_entries(path, infos)
+    columns = _Columns.of(kept)
     names = [info.filename for info in kept]
     return Catalog(
         source=str(path),
@@ -120,8 +126,40 @@ def open_zip(path: Path) -> Catalog:
         reader=ZipReader(path, columns),
         crc32=np.array([info.CRC for info in kept], np.uint32),
         labels=stylegan_labels(labels_text, names, str(path)),
-        refused=refused,
+        refused=listing.refused,
+        others=listing.others,
+        hidden=listing.hidden,
     )
+
+
+def _list_entries(
+    path: Path, infos: Sequence[zipfile.ZipInfo]
+) -> tuple[list[zipfile.ZipInfo], Listing]:
+    """The entries that are images, in the given order, and the listing of all others."""
+    listing, images, unknown = Listing(), set[int](), list[int]()
+    for position, info in enumerate(infos):
+        if info.is_dir() or listing.skips(info.filename):
+            continue
+        known = listing.classify(info.filename)
+        if known == "other":
+            continue
+        if reason := _refuse(info):
+            listing.refused.append((info.filename, reason))
+        elif known == "image":
+            images.add(position)
+        else:
+            unknown.append(position)
+    reader = ZipReader(path, _Columns.of([infos[position] for position in unknown]))
+    for index, position in enumerate(unknown):
+        try:
+            head = reader.read(index, SNIFF_BYTES)
+        except BadImage as error:
+            listing.refused.append((infos[position].filename, str(error)))
+            continue
+        if listing.sniffed(infos[position].filename, head):
+            images.add(position)
+    reader.close()
+    return [infos[position] for position in sorted(images)], listing
 
 
 def _read_labels(archive: zipfile.ZipFile) -> bytes | None:

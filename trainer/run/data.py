@@ -31,6 +31,8 @@ def open_data(config: TrainConfig) -> Catalog:
     DataError for problems with the images.
     """
     catalog = open_catalog(config.data.data)
+    if rank() == 0:
+        log.info("%s", catalog.listing())
     check_parts(config, catalog.num_parts, world_size())
     _check_number(config, len(catalog))
     check_shards(catalog, rank(), world_size())
