@@ -18,7 +18,7 @@ from realness.data_pipeline.check import (
 )
 from realness.data_pipeline.errors import BadImage, DataError
 from realness.data_pipeline.order import BatchShare, parts_of_rank
-from realness.data_pipeline.sources import open_catalog
+from realness.data_pipeline.sources import SourceKind, SourceOptions, open_catalog
 from realness.data_pipeline.sources.prepared import is_prepared, read_manifest
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ __all__ = [
     "Catalog",
     "DataError",
     "ImageStream",
+    "SourceKind",
+    "SourceOptions",
     "StreamSettings",
     "check_images",
     "check_shards",

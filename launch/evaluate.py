@@ -213,20 +213,21 @@ def _prepare(
     progress: Callable[[str, int, int], None],
 ) -> tuple[Evaluator, str]:
     """The evaluator and the digest of the real images, after checking all inputs."""
-    from realness.data_pipeline import check_images, check_shards, open_catalog
+    from realness.data_pipeline import check_images, check_shards
     from realness.trainer.config import ConfigError
     from realness.trainer.distributed.collectives import on_all_ranks
     from realness.trainer.distributed.ranks import rank, world_size
+    from realness.trainer.distributed.streams import open_images
     from realness.trainer.metrics import Evaluator, MeasurementPlan, RealImages, check_metrics
 
     def prepare() -> tuple[Evaluator, str]:
         metrics = check_metrics(command.metrics)
         if not command.data and not config.data.data:
             raise ConfigError("the run does not name its images; pass them with --data")
-        catalog = open_catalog(command.data or config.data.data)
+        catalog = open_images(config.data, command.data)
         cleanup.callback(catalog.close)
-        if catalog.refused or catalog.others or catalog.hidden:
-            _print_message(catalog.listing())
+        for message in (catalog.listing(), *catalog.notes):
+            _print_message(message)
         check_shards(catalog, rank(), world_size())
         check_images(catalog, config.data.resolution, max_bad_images=config.data.max_bad_images)
         plan = MeasurementPlan(

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from realness.data_pipeline import open_catalog
+from realness.data_pipeline import SourceKind, SourceOptions, open_catalog
 from realness.data_pipeline.prepare.convert import Conversion
 from realness.data_pipeline.prepare.prepare import DEFAULT_SHARD_MIB, PrepareReport, prepare
 
@@ -50,6 +50,9 @@ class Command:
     parts: int = 1
     """Split the images into this many parts, each with its own folder of shards, so that a node
     needs only the parts that its ranks read. The batch size must be a multiple of it."""
+    source_kind: SourceKind = "auto"
+    """What SOURCE is. A folder with several kinds, such as images and tar shards, needs the choice;
+    auto finds out."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -71,8 +74,8 @@ def _prepare(command: Command) -> PrepareReport:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
-    catalog = open_catalog(command.source)
-    print(catalog.listing())
+    catalog = open_catalog(command.source, SourceOptions(command.source_kind))
+    print("\n".join([catalog.listing(), *catalog.notes]))
     columns = (
         TextColumn("preparing"), BarColumn(), MofNCompleteColumn(), TextColumn("images"),
         TextColumn("{task.fields[rejected]} rejected"), TextColumn("remaining"), Remaining(),

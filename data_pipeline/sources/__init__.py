@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from realness.data_pipeline.catalog import Catalog
 from realness.data_pipeline.errors import DataError
 from realness.data_pipeline.sources.cifar import open_cifar, training_files
-from realness.data_pipeline.sources.folder import list_files, open_folder
+from realness.data_pipeline.sources.folder import FolderFiles, list_files, open_folder
+from realness.data_pipeline.sources.formats import IMAGE_SUFFIXES
+from realness.data_pipeline.sources.listing import is_skipped, kind_of
 from realness.data_pipeline.sources.lmdb import data_file, open_lmdb
+from realness.data_pipeline.sources.options import SourceKind, SourceOptions
 from realness.data_pipeline.sources.prepared import is_prepared, open_prepared
 from realness.data_pipeline.sources.tar import open_tars
 from realness.data_pipeline.sources.tfrecord import SUFFIXES, largest_level, open_tfrecord
 from realness.data_pipeline.sources.zip import open_zip
 
-__all__ = ["open_catalog"]
+__all__ = ["SourceKind", "SourceOptions", "open_catalog"]
 
 
-def open_catalog(source: str | Path) -> Catalog:
+def open_catalog(source: str | Path, options: SourceOptions | None = None) -> Catalog:
     """Opens a source of images without reading the images.
 
     source: a folder (searched recursively), a zip (also StyleGAN's dataset.zip), a tar shard or a
@@ -26,8 +31,10 @@ def open_catalog(source: str | Path) -> Catalog:
     file, an LMDB of image files, or the output of `launch/prepare.py`. The same contents always
     give the same order: sorted by name in folders and zips, as stored elsewhere.
 
-    Raises DataError if the source does not exist, holds no image, or has a damaged index.
+    Raises DataError if the source does not exist, holds no image, has a damaged index, is a folder
+    of several kinds of sources of which `options` chooses none, or is not of the chosen kind.
     """
+    options = options or SourceOptions()
     if not str(source):  # an unset variable in a script: Path("") would be the current folder
         raise DataError("the data source is empty; give a folder of images, a zip or tar shards")
     path = Path(source).expanduser()
@@ -38,7 +45,7 @@ def open_catalog(source: str | Path) -> Catalog:
             f"{str(nearest)!r}); give a folder of images, a zip or tar shards"
         )
     try:
-        catalog = _open(path)
+        catalog = _open_folder(path, options) if path.is_dir() else _open_file(path, options)
     except PermissionError as error:
         raise DataError(
             f"data source {str(source)!r} cannot be read: no permission for {error.filename!r}"
@@ -48,22 +55,33 @@ def open_catalog(source: str | Path) -> Catalog:
     return catalog
 
 
-def _open(path: Path) -> Catalog:
-    if path.is_dir():
-        if is_prepared(path):
-            return open_prepared(path)
-        return _open_folder(path)
+def _open_file(path: Path, options: SourceOptions) -> Catalog:
+    kind = _kind_of_file(path) if options.kind == "auto" else options.kind
+    if kind == "zip":
+        return open_zip(path)
+    if kind == "tar":
+        return open_tars(path, [path])
+    if kind == "tfrecord":
+        return open_tfrecord(path)
+    if kind == "lmdb":
+        return open_lmdb(path)
+    if kind == "cifar":
+        return open_cifar(path, [path])
+    raise DataError(f"--source-kind={kind}, but {path} is a file; give a folder, or another kind")
+
+
+def _kind_of_file(path: Path) -> SourceKind:
     suffix = path.suffix.lower()
     if suffix == ".zip":
-        return open_zip(path)
+        return "zip"
     if suffix == ".tar":
-        return open_tars(path, [path])
+        return "tar"
     if suffix in SUFFIXES:
-        return open_tfrecord(path)
+        return "tfrecord"
     if suffix in (".mdb", ".lmdb"):
-        return open_lmdb(path)
+        return "lmdb"
     if suffix in (".bin", ""):
-        return open_cifar(path, [path])
+        return "cifar"
     if path.suffixes[-2:-1] == [".tar"] or suffix == ".tgz":
         raise DataError(
             f"{path} is a compressed tar, which does not allow random access; "
@@ -75,16 +93,78 @@ def _open(path: Path) -> Catalog:
     )
 
 
-def _open_folder(path: Path) -> Catalog:
-    if shards := sorted(p for p in path.iterdir() if p.suffix == ".tar"):
-        return open_tars(path, shards)
-    if records := largest_level(path):
-        return open_tfrecord(records)
-    if database := data_file(path):
-        return open_lmdb(database)
-    if batches := training_files(path):
-        return open_cifar(path, batches)
-    return open_folder(path, list_files(path))
+def _open_folder(path: Path, options: SourceOptions) -> Catalog:
+    if options.kind in ("auto", "prepared") and is_prepared(path):
+        return _open_prepared(path)
+    files = list_files(path)
+    present = _sources_in(path)
+    kind = _only_kind(path, files, present) if options.kind == "auto" else options.kind
+    if kind == "folder":
+        return open_folder(path, files)
+    if kind not in present:
+        raise DataError(f"--source-kind={kind}, but {path} is a folder without such files")
+    if kind == "tar":
+        catalog, used = open_tars(path, present[kind]), present[kind]
+    elif kind == "tfrecord":
+        level = largest_level(present[kind])
+        catalog, used = open_tfrecord(level), [level]
+    elif kind == "lmdb":
+        catalog, used = open_lmdb(present[kind][0]), present[kind]
+    else:
+        catalog, used = open_cifar(path, present[kind]), present[kind]
+    _count_beside(catalog, files, used)
+    return catalog
+
+
+def _open_prepared(path: Path) -> Catalog:
+    catalog = open_prepared(path)
+    beside = sum(entry.suffix.lower() in IMAGE_SUFFIXES for entry in path.iterdir())
+    if beside:
+        catalog.notes.append(
+            f"{path} is a prepared set; {beside:,} image files that lie beside it are left out"
+        )
+    return catalog
+
+
+def _sources_in(folder: Path) -> dict[SourceKind, list[Path]]:
+    """The files in a folder, but not in its subfolders, that are sources of images themselves."""
+    files = sorted(p for p in folder.iterdir() if p.is_file() and not is_skipped(p.name, False))
+    database = data_file(folder)
+    found: dict[SourceKind, list[Path]] = {
+        "tar": [path for path in files if path.suffix.lower() == ".tar"],
+        "tfrecord": [path for path in files if path.suffix in SUFFIXES],
+        "lmdb": [database] if database else [],
+        "cifar": training_files(folder),
+    }
+    return {kind: paths for kind, paths in found.items() if paths}
+
+
+def _only_kind(path: Path, files: FolderFiles, present: dict[SourceKind, list[Path]]) -> SourceKind:
+    """The one kind of source in a folder. Raises DataError if there are several."""
+    numbers: dict[SourceKind, int] = {kind: len(paths) for kind, paths in present.items()}
+    if files.images:
+        numbers["folder"] = len(files.images)
+    if len(numbers) > 1:
+        named = {"folder": "image", "tar": ".tar file", "lmdb": "LMDB", "cifar": "CIFAR batch"}
+        held = [
+            f"{number:,} {named.get(kind, 'TFRecord file')}{'' if number == 1 else 's'}"
+            for kind, number in numbers.items()
+        ]
+        choices = " or ".join(f"--source-kind {kind}" for kind in numbers)
+        raise DataError(
+            f"{path} holds {' and '.join(held)}, of which only one kind can be read; choose it "
+            f"with {choices}, or move the others elsewhere"
+        )
+    return next(iter(numbers)) if numbers else "folder"
+
+
+def _count_beside(catalog: Catalog, files: FolderFiles, used: Sequence[Path]) -> None:
+    """Adds the files of a folder that lie beside those that hold the images to the listing."""
+    others = Counter(files.listing.others)
+    others.subtract(kind_of(path.name) for path in used)
+    others["images beside"] = len(files.images) + len(files.listing.refused)
+    catalog.others = +(Counter(catalog.others) + others)
+    catalog.hidden = Counter(catalog.hidden) + files.listing.hidden
 
 
 def _explain_empty(catalog: Catalog) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,16 +66,18 @@ class TFRecordReader:
         self._spans.close()
 
 
-def largest_level(folder: Path) -> Path | None:
-    """The TFRecord file with the highest resolution in a folder, or None if there is none."""
-    files = sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES)
-    if len(files) < 2:
-        return files[0] if files else None
+def largest_level(files: Sequence[Path]) -> Path:
+    """The file with the highest resolution of the TFRecord files in a folder.
+
+    Raises DataError if they are not the levels of one set.
+    """
+    if len(files) == 1:
+        return files[0]
     levels = {p: int(m[1]) for p in files if (m := _LEVEL.search(p.name))}
     if len(levels) < len(files) or len(set(levels.values())) < len(files):
         raise DataError(
-            f"{folder} holds {len(files)} TFRecord files that are not a single set of levels "
-            "NAME-r02.tfrecords .. NAME-r10.tfrecords; give one file"
+            f"{files[0].parent} holds {len(files)} TFRecord files that are not a single set of "
+            "levels NAME-r02.tfrecords .. NAME-r10.tfrecords; give one file"
         )
     return max(levels, key=lambda path: levels[path])
 

@@ -77,4 +77,36 @@ def scraped() -> OddFolder:
     )
 
 
-ODD_FOLDERS: dict[str, Callable[[], OddFolder]] = {"scraped": scraped}
+def hidden() -> OddFolder:
+    """What desktops, notebooks and storage devices leave: thumbnails, deleted files, metadata."""
+    images = {f"{number}.png": png(number) for number in range(3)} | {"a/b.c/3.png": png(3)}
+    rest = {
+        ".Trash-1000/files/deleted.png": png(10),
+        ".Trash-1000/info/deleted.png.trashinfo": b"",
+        ".thumbnails/normal.png": png(11),
+        "a/.ipynb_checkpoints/0-checkpoint.png": png(0),
+        "a/@eaDir/0.png/SYNOPHOTO_THUMB_XL.jpg": jpeg(12),
+        "__MACOSX/a/._0.png": APPLE_DOUBLE,
+        "__MACOSX/._a": APPLE_DOUBLE,
+        ".AppleDouble/0.png": APPLE_DOUBLE,
+        "lost+found/a/1.png": png(13),
+        "$RECYCLE.BIN/S-1/2.png": png(14),
+        ".DS_Store": b"\x00\x00\x00\x01Bud1",
+        "._0.png": APPLE_DOUBLE,
+        "a/.hidden.jpg": jpeg(15),
+        "Thumbs.db": b"\xd0\xcf\x11\xe0",
+        "desktop.ini": b"",
+    }
+    return OddFolder(
+        images | rest,
+        tuple(images),
+        others=((".db", 1), (".ini", 1)),
+        hidden=(
+            *((".Trash-1000", 2), (".thumbnails", 1), (".ipynb_checkpoints", 1), ("@eaDir", 1)),
+            *(("__MACOSX", 2), (".AppleDouble", 1), ("lost+found", 1), ("$RECYCLE.BIN", 1)),
+            ("by name", 3),
+        ),
+    )
+
+
+ODD_FOLDERS: dict[str, Callable[[], OddFolder]] = {"scraped": scraped, "hidden": hidden}

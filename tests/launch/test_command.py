@@ -69,6 +69,7 @@ def test_every_field_is_a_flag() -> None:
     given |= dict(memory_format="contiguous", metrics_network="efflite0", style_mixing="0.5")
     given |= dict(metrics_resize="bilinear", minibatch_group="1", augment_ops="bgcf0.5")
     given |= dict(augment_target="0.5", augment_p="0.2", augment_shape="linear")
+    given |= dict(source_kind="folder")
     # These combine with few others: the next test covers them. --plugin has tests of its own.
     left_out = {"preset", "r1", "d_activation", "cuda_graphs", "auto_batch"}
     left_out |= {"plugin", "plugin_sha256", "path_length_weight", "far_fakes"}

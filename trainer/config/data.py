@@ -14,6 +14,11 @@ class DataConfig:
 
     data: str = resumable("")
     """Folder, zip or tar shards of square images (launch/prepare.py converts any collection)."""
+    source_kind: Literal[
+        "auto", "folder", "zip", "tar", "tfrecord", "cifar", "lmdb", "prepared"
+    ] = resumable("auto")
+    """What --data is. A folder with several kinds, such as images and tar shards, needs the choice;
+    auto finds out."""
     resolution: int = 1024
     """Side length of the images in pixels; a power of two from 32 to 1024."""
     mirror: bool = True

@@ -1,10 +1,17 @@
-"""Streams of real images, as set in the configuration."""
+"""Real images: the set and streams of it, as set in the configuration."""
 
 from __future__ import annotations
 
 import torch
 
-from realness.data_pipeline import BatchShare, Catalog, ImageStream, StreamSettings
+from realness.data_pipeline import (
+    BatchShare,
+    Catalog,
+    ImageStream,
+    SourceOptions,
+    StreamSettings,
+    open_catalog,
+)
 from realness.trainer.config import DataConfig
 from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.randomness import Stream
@@ -16,6 +23,11 @@ MIRRORED = (Stream.D_REAL, Stream.G_REAL)
 def rank_share(global_batch: int) -> BatchShare:
     """This rank's share of a batch. Raises ValueError unless the ranks divide it evenly."""
     return BatchShare(global_batch, rank(), world_size())
+
+
+def open_images(config: DataConfig, source: str = "") -> Catalog:
+    """Open the configured images, or those of another `source`; see open_catalog for the errors."""
+    return open_catalog(source or config.data, SourceOptions(config.source_kind))
 
 
 def open_stream(
@@ -30,9 +42,9 @@ def open_stream(
 ) -> ImageStream:
     """Open a stream of the catalog's images; see ImageStream for the arguments and errors.
 
-    Every stream of the program is opened here, so that each gets all settings. Two fields of
-    `config` are not used: `data` names the catalog, which is already open, and `dequantize` is
-    applied by Gan.normalise, which has the draws.
+    Every stream of the program is opened here, so that each gets all settings. Some fields of
+    `config` are not used: those of open_images, since the catalog is already open, and
+    `dequantize`, which is applied by Gan.normalise, which has the draws.
     """
     settings = StreamSettings(
         resolution=config.resolution,

@@ -5,17 +5,12 @@ from __future__ import annotations
 import logging
 import math
 
-from realness.data_pipeline import (
-    Catalog,
-    check_images,
-    check_shards,
-    open_catalog,
-    parts_of_rank,
-)
+from realness.data_pipeline import Catalog, check_images, check_shards, parts_of_rank
 from realness.trainer.config import ConfigError, TrainConfig
 from realness.trainer.distributed.collectives import gather
 from realness.trainer.distributed.device import local_rank
 from realness.trainer.distributed.ranks import rank, world_size
+from realness.trainer.distributed.streams import open_images
 from realness.trainer.updates.build import Blueprint
 
 log = logging.getLogger("realness.trainer")
@@ -30,9 +25,11 @@ def open_data(config: TrainConfig) -> Catalog:
     Raises ConfigError if a batch cannot be split evenly over the parts of the data set, and
     DataError for problems with the images.
     """
-    catalog = open_catalog(config.data.data)
+    catalog = open_images(config.data)
     if rank() == 0:
         log.info("%s", catalog.listing())
+        for note in catalog.notes:
+            log.warning("%s", note)
     check_parts(config, catalog.num_parts, world_size())
     _check_number(config, len(catalog))
     check_shards(catalog, rank(), world_size())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import struct
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from realness.data_pipeline.prepare.prepare import prepare
 from realness.data_pipeline.sources import formats
 from realness.launch.prepare import main
 from tests.helpers.data_images import encoded, picture, write_folder, write_tar, write_zip
-from tests.helpers.odd_folders import HEIC, ODD_FOLDERS, WRITERS, jpeg, png
+from tests.helpers.odd_folders import APPLE_DOUBLE, HEIC, ODD_FOLDERS, WRITERS, jpeg, png
 
 
 def names(catalog: Catalog) -> list[str]:
@@ -126,6 +127,34 @@ def test_unreadable_files_are_refused_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "b").symlink_to(tmp_path / "gone")
     catalog = open_catalog(tmp_path)
     assert catalog.refused == [("b", "it cannot be read: No such file or directory")]
+
+
+def test_only_what_lies_below_the_source_can_be_hidden(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / ".cache" / "@eaDir" / "set", {"a.png": png(0)})
+    assert names(open_catalog(root)) == ["a.png"]
+    for shard in ("0.tar", "._0.tar", ".old.tar"):
+        (root / shard).write_bytes(APPLE_DOUBLE)
+    write_tar(root / "0.tar", {"./a.png": png(0), "./.b/b.png": png(1)})
+    (root / "a.png").unlink()
+    catalog = open_catalog(root)
+    assert names(catalog) == ["./a.png"]
+    assert dict(catalog.hidden) == {".b": 1, "by name": 2}
+
+
+def test_a_hidden_folder_that_may_not_be_read_is_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """lost+found at the root of a disk belongs to root."""
+    write_folder(tmp_path, {"a.png": png(0), "lost+found/b.png": png(1)})
+    scandir = os.scandir
+
+    def guarded(path: str) -> object:
+        if "lost+found" in path:
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    assert names(open_catalog(tmp_path)) == ["a.png"]
 
 
 class TestHeic:

@@ -6,11 +6,11 @@ import json
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from realness.data_pipeline import ImageStream
+from realness.data_pipeline import ImageStream, SourceKind
 from realness.launch import evaluate
 from realness.trainer.config import DataConfig
 from realness.trainer.distributed import streams
@@ -19,6 +19,7 @@ from tests.helpers.ranks import run_command, tiny_arguments, write_images
 
 TRAINED_ON = (Stream.D_REAL, Stream.G_REAL)
 NOT_PASSED_ON = {
+    "source_kind": "it says how the catalog is opened, which the stream gets",
     "dequantize": "Gan.normalise adds the noise to the decoded images of a training step",
 }
 NOT_DEFAULT = {
@@ -111,6 +112,11 @@ def test_evaluating_passes_every_setting_on(
     (tmp_path / "log").unlink()
     assert evaluate.main([*asked, "--decoder", "auto"]) == 0
     assert opened(tmp_path / "log")[Stream.REFERENCE]["decoder"] == "auto"
+
+
+def test_the_kinds_of_sources_are_those_of_the_data_pipeline() -> None:
+    kinds = get_args(get_type_hints(DataConfig)["source_kind"])
+    assert kinds == get_args(SourceKind)
 
 
 def test_only_images_to_be_trained_on_are_mirrored(tmp_path: Path) -> None:

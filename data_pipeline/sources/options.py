@@ -1,0 +1,23 @@
+"""How a source is read, where its path alone does not decide it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+SourceKind = Literal["auto", "folder", "zip", "tar", "tfrecord", "cifar", "lmdb", "prepared"]
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """Choices of the user for open_catalog.
+
+    kind: what the path is; "auto" finds out. Raises ValueError for an unknown kind.
+    """
+
+    kind: SourceKind = "auto"
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(SourceKind):
+            known = ", ".join(get_args(SourceKind))
+            raise ValueError(f"source_kind={self.kind!r} is unknown; use one of {known}")
