@@ -53,6 +53,9 @@ class Command:
     source_kind: SourceKind = "auto"
     """What SOURCE is. A folder with several kinds, such as images and tar shards, needs the choice;
     auto finds out."""
+    wds_image: str = ""
+    """Extension of the pictures to take from WebDataset's shards, such as jpg, or several with
+    commas between them. all takes every picture. Needed if samples hold several, such as masks."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -74,7 +77,7 @@ def _prepare(command: Command) -> PrepareReport:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
-    catalog = open_catalog(command.source, SourceOptions(command.source_kind))
+    catalog = open_catalog(command.source, SourceOptions(command.source_kind, command.wds_image))
     print("\n".join([catalog.listing(), *catalog.notes]))
     columns = (
         TextColumn("preparing"), BarColumn(), MofNCompleteColumn(), TextColumn("images"),

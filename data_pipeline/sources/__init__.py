@@ -32,7 +32,8 @@ def open_catalog(source: str | Path, options: SourceOptions | None = None) -> Ca
     give the same order: sorted by name in folders and zips, as stored elsewhere.
 
     Raises DataError if the source does not exist, holds no image, has a damaged index, is a folder
-    of several kinds of sources of which `options` chooses none, or is not of the chosen kind.
+    of several kinds of sources or a tar of several pictures per sample without a choice in
+    `options`, or does not fit the choice.
     """
     options = options or SourceOptions()
     if not str(source):  # an unset variable in a script: Path("") would be the current folder
@@ -52,6 +53,11 @@ def open_catalog(source: str | Path, options: SourceOptions | None = None) -> Ca
         ) from error
     if len(catalog) == 0:
         raise DataError(_explain_empty(catalog))
+    if options.wds_image and catalog.kind != "tar":
+        catalog.notes.append(
+            f"--wds-image={options.wds_image} has no effect: it is for tar shards, and {path} is "
+            f"opened as {catalog.kind}"
+        )
     return catalog
 
 
@@ -60,7 +66,7 @@ def _open_file(path: Path, options: SourceOptions) -> Catalog:
     if kind == "zip":
         return open_zip(path)
     if kind == "tar":
-        return open_tars(path, [path])
+        return open_tars(path, [path], options.wds_image)
     if kind == "tfrecord":
         return open_tfrecord(path)
     if kind == "lmdb":
@@ -104,7 +110,7 @@ def _open_folder(path: Path, options: SourceOptions) -> Catalog:
     if kind not in present:
         raise DataError(f"--source-kind={kind}, but {path} is a folder without such files")
     if kind == "tar":
-        catalog, used = open_tars(path, present[kind]), present[kind]
+        catalog, used = open_tars(path, present[kind], options.wds_image), present[kind]
     elif kind == "tfrecord":
         level = largest_level(present[kind])
         catalog, used = open_tfrecord(level), [level]

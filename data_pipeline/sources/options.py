@@ -12,10 +12,12 @@ SourceKind = Literal["auto", "folder", "zip", "tar", "tfrecord", "cifar", "lmdb"
 class SourceOptions:
     """Choices of the user for open_catalog.
 
-    kind: what the path is; "auto" finds out. Raises ValueError for an unknown kind.
+    kind: what the path is; "auto" finds out. wds_image: the extensions of the pictures to take from
+    tar shards, see PictureChoice. Raises ValueError for an unknown kind.
     """
 
     kind: SourceKind = "auto"
+    wds_image: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(SourceKind):

@@ -5,7 +5,6 @@ Formats: POSIX.1-1988 (ustar), GNU long names, and pax headers (POSIX.1-2001) fo
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,8 +22,8 @@ from realness.data_pipeline.sources.common import (
 )
 from realness.data_pipeline.sources.formats import SNIFF_BYTES
 from realness.data_pipeline.sources.listing import Listing
+from realness.data_pipeline.sources.samples import PictureChoice, extension_of, key_of
 
-logger = logging.getLogger("realness.data")
 _BLOCK = 512
 _MAX_META_BYTES = 1024**2
 _FOLDER = b"5"
@@ -40,30 +39,36 @@ class _Member:
     type_flag: bytes
 
 
-def open_tars(source: Path, shards: Sequence[Path]) -> Catalog:
+def open_tars(source: Path, shards: Sequence[Path], wds_image: str = "") -> Catalog:
     """The images in tar shards, in the order they are stored. See open_catalog.
 
-    A sidecar `KEY.cls` next to `KEY.jpg` (WebDataset) gives the label, if every image has one.
+    wds_image chooses among several pictures per sample: see PictureChoice. A sidecar `KEY.cls` next
+    to `KEY.jpg` (WebDataset) gives the label, if every image has one.
     """
     names: list[str] = []
     spans: list[tuple[int, int, int]] = []
     labels: list[int] = []
-    listing = Listing()
+    listing, choice = Listing(), PictureChoice(wds_image)
     for shard_id, shard in enumerate(shards):
         members = list(_scan(shard))
         classes = _read_classes(shard, members)
         prefix = f"{shard.name}/" if len(shards) > 1 else ""
-        for member in _images(shard, members, prefix, listing):
+        images = list(_images(shard, members, prefix, listing))
+        taken = choice.of_shard([member.name for member in images])
+        for member, is_taken in zip(images, taken, strict=True):
+            if not is_taken:
+                listing.others[f"not chosen: {extension_of(member.name)}"] += 1
+                continue
             names.append(prefix + member.name)
             spans.append((shard_id, member.offset, member.size))
-            labels.append(classes.get(_key(member.name), -1))
+            labels.append(classes.get(key_of(member.name), -1))
+    notes = choice.check(str(source), len(names))
     num_unlabelled = labels.count(-1)
     if 0 < num_unlabelled < len(labels):
-        logger.warning(
-            "%d of the %d images in %s have no class number in a .cls file; the labels of the "
-            "others are ignored too",
-            num_unlabelled, len(labels), source,
-        )  # fmt: skip
+        notes.append(
+            f"{num_unlabelled:,} of the {len(labels):,} images in {source} have no class number in "
+            "a .cls file; the labels of the others are ignored too"
+        )
     columns = np.array(spans, np.int64).reshape(-1, 3)
     return Catalog(
         source=str(source),
@@ -75,6 +80,7 @@ def open_tars(source: Path, shards: Sequence[Path]) -> Catalog:
         refused=listing.refused,
         others=listing.others,
         hidden=listing.hidden,
+        notes=notes,
     )
 
 
@@ -107,12 +113,6 @@ def _refuse(member: _Member) -> str | None:
     return unsafe_name(member.name) or unsafe_size(member.size)
 
 
-def _key(name: str) -> str:
-    """WebDataset's sample key: the path up to the first dot of the file name."""
-    folder, _, file = name.rpartition("/")
-    return f"{folder}/{file.split('.', 1)[0]}"
-
-
 def _read_classes(shard: Path, members: Sequence[_Member]) -> dict[str, int]:
     """Labels by sample key, from the shard's .cls members."""
     classes: dict[str, int] = {}
@@ -122,7 +122,7 @@ def _read_classes(shard: Path, members: Sequence[_Member]) -> dict[str, int]:
                 continue
             text = os.pread(file.fileno(), member.size, member.offset)
             if text.strip().isdigit():
-                classes[_key(member.name)] = number = int(text)
+                classes[key_of(member.name)] = number = int(text)
                 if number >= MAX_CLASSES:
                     raise DataError(
                         f"{member.name} in {shard} holds class {number}; class numbers end at "

@@ -19,6 +19,9 @@ class DataConfig:
     ] = resumable("auto")
     """What --data is. A folder with several kinds, such as images and tar shards, needs the choice;
     auto finds out."""
+    wds_image: str = resumable("")
+    """Extension of the pictures to take from WebDataset's shards, such as jpg, or several with
+    commas between them. all takes every picture. Needed if samples hold several, such as masks."""
     resolution: int = 1024
     """Side length of the images in pixels; a power of two from 32 to 1024."""
     mirror: bool = True

@@ -27,7 +27,8 @@ def rank_share(global_batch: int) -> BatchShare:
 
 def open_images(config: DataConfig, source: str = "") -> Catalog:
     """Open the configured images, or those of another `source`; see open_catalog for the errors."""
-    return open_catalog(source or config.data, SourceOptions(config.source_kind))
+    options = SourceOptions(config.source_kind, config.wds_image)
+    return open_catalog(source or config.data, options)
 
 
 def open_stream(
