@@ -56,6 +56,8 @@ class Command:
     wds_image: str = ""
     """Extension of the pictures to take from WebDataset's shards, such as jpg, or several with
     commas between them. all takes every picture. Needed if samples hold several, such as masks."""
+    follow_links: bool = False
+    """Follow symbolic links that leave a folder of images."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -77,7 +79,8 @@ def _prepare(command: Command) -> PrepareReport:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
-    catalog = open_catalog(command.source, SourceOptions(command.source_kind, command.wds_image))
+    options = SourceOptions(command.source_kind, command.wds_image, command.follow_links)
+    catalog = open_catalog(command.source, options)
     print("\n".join([catalog.listing(), *catalog.notes]))
     columns = (
         TextColumn("preparing"), BarColumn(), MofNCompleteColumn(), TextColumn("images"),

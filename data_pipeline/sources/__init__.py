@@ -102,7 +102,7 @@ def _kind_of_file(path: Path) -> SourceKind:
 def _open_folder(path: Path, options: SourceOptions) -> Catalog:
     if options.kind in ("auto", "prepared") and is_prepared(path):
         return _open_prepared(path)
-    files = list_files(path)
+    files = list_files(path, options.follow_links)
     present = _sources_in(path)
     kind = _only_kind(path, files, present) if options.kind == "auto" else options.kind
     if kind == "folder":

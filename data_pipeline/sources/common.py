@@ -1,8 +1,7 @@
-"""Shared by all sources: unsafe names, size limits, reading spans of files, labels."""
+"""Shared by all sources: unsafe names, size limits, reading spans of files."""
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Sequence
@@ -11,9 +10,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import numpy.typing as npt
 
-from realness.data_pipeline.errors import BadImage, DataError
+from realness.data_pipeline.errors import BadImage
 
-MAX_CLASSES = 1_000_000
 # Far above any encoded photograph; a larger entry is a decompression bomb or a wrong file.
 MAX_ENTRY_BYTES = 512 * 1024**2
 
@@ -89,38 +87,3 @@ class SpanReader:
         with self._lock:
             while self._descriptors:
                 os.close(self._descriptors.popitem()[1])
-
-
-def stylegan_labels(
-    text: bytes | None, names: Sequence[str], source: str
-) -> npt.NDArray[np.int32] | None:
-    """Labels from StyleGAN's dataset.json ({"labels": [[name, class], ...] or null}).
-
-    Returns int32 [len(names)], or None if the file has no labels. Raises DataError if it is
-    malformed or does not cover every image.
-    """
-    if text is None:
-        return None
-    try:
-        pairs = json.loads(text).get("labels")
-        if pairs is None:
-            return None
-        by_name = {str(name): _class_number(label) for name, label in pairs}
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(
-            f"dataset.json in {source} is not StyleGAN's "
-            f'{{"labels": [[name, class number], ...]}}: {error}'
-        ) from error
-    missing = [name for name in names if name not in by_name]
-    if missing:
-        raise DataError(
-            f"dataset.json in {source} has no label for {len(missing)} of {len(names)} images; "
-            f"the first is {missing[0]!r}; complete it or remove it"
-        )
-    return np.array([by_name[name] for name in names], np.int32)
-
-
-def _class_number(label: object) -> int:
-    if type(label) is not int or not 0 <= label < MAX_CLASSES:
-        raise ValueError(f"{label!r} is not a whole number from 0 to {MAX_CLASSES - 1:,}")
-    return label

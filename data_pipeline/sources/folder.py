@@ -7,14 +7,16 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from realness.data_pipeline.catalog import Catalog, NameTable
 from realness.data_pipeline.errors import BadImage
-from realness.data_pipeline.sources.common import stylegan_labels, unsafe_size
+from realness.data_pipeline.sources.common import unsafe_size
 from realness.data_pipeline.sources.formats import SNIFF_BYTES
+from realness.data_pipeline.sources.labels import read_labels
 from realness.data_pipeline.sources.listing import HIDDEN_FILES, Listing, is_skipped
 
 _SNIFF_THREADS = 16  # on network file systems, opening a file takes milliseconds
@@ -55,30 +57,30 @@ class FolderFiles:
 def open_folder(root: Path, files: FolderFiles) -> Catalog:
     """The images under a folder, which list_files has listed. See open_catalog."""
     names = [name for name, _ in files.images]
-    labels_file = root / "dataset.json"
-    text = labels_file.read_bytes() if labels_file.is_file() else None
     table = NameTable.of(names)
+    labels, notes = read_labels(files.listing.label_files, names, partial(_read_file, root))
     return Catalog(
         source=str(root),
         kind="folder",
         names=table,
         lengths=np.array([size for _, size in files.images], np.int64),
         reader=FileReader(root, table),
-        labels=stylegan_labels(text, names, str(root)),
+        labels=labels,
         refused=files.listing.refused,
         others=files.listing.others,
         hidden=files.listing.hidden,
+        notes=notes,
     )
 
 
-def list_files(root: Path) -> FolderFiles:
+def list_files(root: Path, follow_links: bool = False) -> FolderFiles:
     """Lists a folder. Only files whose suffix tells nothing are opened.
 
-    Symbolic links are followed only to targets inside the folder; others are rejected.
+    Symbolic links to targets outside of the folder are refused unless follow_links is set.
     """
     found = FolderFiles()
     unknown: list[tuple[str, int]] = []
-    for name, size in _walk(root, found.listing):
+    for name, size in _Walk(root, found.listing, follow_links).files():
         known = found.listing.classify(name)
         if known == "image":
             found.images.append((name, size))
@@ -95,7 +97,12 @@ def list_files(root: Path) -> FolderFiles:
                 found.images.append((name, size))
     found.images.sort()
     found.listing.refused.sort()
+    found.listing.label_files.sort()
     return found
+
+
+def _read_file(root: Path, name: str) -> bytes:
+    return FileReader(root, NameTable.of([name])).read(0)
 
 
 def _first_bytes(root: Path, name: str) -> bytes | str:
@@ -107,27 +114,88 @@ def _first_bytes(root: Path, name: str) -> bytes | str:
         return f"it cannot be read: {error.strerror}"
 
 
-def _walk(root: Path, listing: Listing) -> Iterator[tuple[str, int]]:
-    """(name, bytes) of every regular file that is not hidden, names relative to the root."""
-    real_root = os.path.realpath(root)
-    pending = [""]
-    while pending:
-        folder = pending.pop()
-        with os.scandir(os.path.join(root, folder)) as entries:
-            for entry in entries:
-                name = f"{folder}{entry.name}"
-                is_folder = entry.is_dir(follow_symlinks=False)
-                if is_skipped(entry.name, is_folder):
-                    kind = entry.name if is_folder else HIDDEN_FILES
-                    listing.hidden[kind] += _count_files(entry.path) if is_folder else 1
-                elif is_folder:
-                    pending.append(f"{name}/")
-                elif not entry.is_symlink() or _may_follow(entry, name, real_root, listing):
-                    # Opening a pipe or a socket would block forever.
-                    if entry.is_file() or not os.path.exists(entry.path):
-                        yield name, _size(entry)
-                    else:
-                        listing.others["pipes and devices"] += 1
+@dataclass
+class _Walk:
+    """A walk over the regular files under a folder that are not hidden.
+
+    Folders that links lead to are walked last, in the order of their names, each unless it has
+    been walked under another name.
+    """
+
+    root: Path
+    listing: Listing
+    follow_links: bool
+
+    def __post_init__(self) -> None:
+        self._real_root = os.path.realpath(self.root)
+        self._walked = {self._real_root}
+        self._linked: list[tuple[str, str]] = []
+
+    def files(self) -> Iterator[tuple[str, int]]:
+        """(name, bytes) of every file, names relative to the root."""
+        yield from self._below("", self._real_root)
+        while self._linked:
+            self._linked.sort(reverse=True)
+            name, target = self._linked.pop()
+            if not self._is_walked(target):
+                self._walked.add(target)
+                yield from self._below(f"{name}/", target)
+
+    def _below(self, folder: str, real_folder: str) -> Iterator[tuple[str, int]]:
+        pending = [(folder, real_folder)]
+        while pending:
+            folder, real_folder = pending.pop()
+            with os.scandir(os.path.join(self.root, folder)) as entries:
+                for entry in entries:
+                    name = f"{folder}{entry.name}"
+                    is_folder = entry.is_dir(follow_symlinks=False)
+                    if is_skipped(entry.name, is_folder):
+                        kind = entry.name if is_folder else HIDDEN_FILES
+                        self.listing.hidden[kind] += _count_files(entry.path) if is_folder else 1
+                    elif is_folder:
+                        real = os.path.join(real_folder, entry.name)
+                        if real not in self._walked:  # a followed link has led above this folder
+                            pending.append((f"{name}/", real))
+                    elif not entry.is_symlink() or self._is_file_link(entry, name):
+                        # Opening a pipe or a socket would block forever.
+                        if entry.is_file() or not os.path.exists(entry.path):
+                            yield name, _size(entry)
+                        else:
+                            self.listing.others["pipes and devices"] += 1
+
+    def _is_file_link(self, entry: os.DirEntry[str], name: str) -> bool:
+        """Whether a symbolic link leads to a file that may be read; otherwise it is listed."""
+        target = os.path.realpath(entry.path)
+        is_folder = os.path.isdir(entry.path)
+        leaves = target != self._real_root and not target.startswith(
+            self._real_root.rstrip("/") + "/"
+        )
+        reason = ""
+        if leaves and not self.follow_links:
+            reason = (
+                "it is a symbolic link that leaves the folder (--follow-links takes such links)"
+            )
+        elif _leads_nowhere(entry):
+            reason = "it is a symbolic link that leads back to itself"
+        elif leaves and not os.path.exists(entry.path):
+            reason = "it is a symbolic link whose target does not exist"
+        if reason:
+            if is_folder or self.listing.classify(name) != "other":
+                self.listing.refused.append((name, reason))
+            return False
+        if is_folder:
+            self._linked.append((name, target))
+        return not is_folder
+
+    def _is_walked(self, target: str) -> bool:
+        """Whether a folder has been walked, which hidden folders in a walked one have not."""
+        folder, below = target, list[str]()
+        while folder not in self._walked:
+            folder, name = os.path.split(folder)
+            if not name:
+                return False
+            below.append(name)
+        return not any(is_skipped(name, True) for name in below)
 
 
 def _count_files(folder: str) -> int:
@@ -144,20 +212,6 @@ def _count_files(folder: str) -> int:
         except PermissionError:  # lost+found, for example
             continue
     return count
-
-
-def _may_follow(entry: os.DirEntry[str], name: str, real_root: str, listing: Listing) -> bool:
-    """Whether a symbolic link leads to a file that may be read; otherwise it is listed."""
-    target = os.path.realpath(entry.path)
-    if target != real_root and not target.startswith(real_root.rstrip("/") + "/"):
-        if os.path.isdir(entry.path) or listing.classify(name) != "other":
-            listing.refused.append((name, "it is a symbolic link that leaves the folder"))
-        return False
-    if _leads_nowhere(entry):
-        listing.refused.append((name, "it is a symbolic link that leads back to itself"))
-        return False
-    # A link to a folder inside the root only repeats files that are found anyway.
-    return not entry.is_dir()
 
 
 def _leads_nowhere(entry: os.DirEntry[str]) -> bool:

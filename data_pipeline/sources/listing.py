@@ -13,6 +13,7 @@ from realness.data_pipeline.sources.formats import (
     UNREAD_SUFFIXES,
     is_image,
 )
+from realness.data_pipeline.sources.labels import LABELS_FILE
 
 NameClass = Literal["image", "unknown", "other"]
 
@@ -52,6 +53,7 @@ class Listing:
 
     refused: list[tuple[str, str]] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
+    label_files: list[str] = field(default_factory=list)
     hidden: Counter[str] = field(default_factory=Counter)
 
     def classify(self, name: str) -> NameClass:
@@ -65,6 +67,8 @@ class Listing:
         if suffix in UNREAD_SUFFIXES:
             self.refused.append((name, f"is {UNREAD_SUFFIXES[suffix]}; convert it to PNG"))
             return "other"
+        if PurePosixPath(name).name == LABELS_FILE:
+            self.label_files.append(name)
         if suffix in OTHER_SUFFIXES:
             self.others[kind_of(name)] += 1
             return "other"

@@ -13,11 +13,14 @@ class SourceOptions:
     """Choices of the user for open_catalog.
 
     kind: what the path is; "auto" finds out. wds_image: the extensions of the pictures to take from
-    tar shards, see PictureChoice. Raises ValueError for an unknown kind.
+    tar shards, see PictureChoice. follow_links: whether symbolic links may leave a folder.
+
+    Raises ValueError for an unknown kind.
     """
 
     kind: SourceKind = "auto"
     wds_image: str = ""
+    follow_links: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(SourceKind):

@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from realness.data_pipeline.catalog import Catalog, NameTable
-from realness.data_pipeline.errors import DataError
+from realness.data_pipeline.errors import BadImage, DataError
 from realness.data_pipeline.sources.common import (
-    MAX_CLASSES,
     SpanReader,
     unsafe_name,
     unsafe_size,
 )
 from realness.data_pipeline.sources.formats import SNIFF_BYTES
+from realness.data_pipeline.sources.labels import LABELS_FILE, MAX_CLASSES, read_labels
 from realness.data_pipeline.sources.listing import Listing
 from realness.data_pipeline.sources.samples import PictureChoice, extension_of, key_of
 
@@ -43,16 +43,25 @@ def open_tars(source: Path, shards: Sequence[Path], wds_image: str = "") -> Cata
     """The images in tar shards, in the order they are stored. See open_catalog.
 
     wds_image chooses among several pictures per sample: see PictureChoice. A sidecar `KEY.cls` next
-    to `KEY.jpg` (WebDataset) gives the label, if every image has one.
+    to `KEY.jpg` (WebDataset) gives the label, if every image has one. A tar without such files may
+    have StyleGAN's dataset.json.
     """
     names: list[str] = []
     spans: list[tuple[int, int, int]] = []
-    labels: list[int] = []
+    classes: list[int] = []
+    has_classes = False
+    label_members: dict[str, tuple[Path, _Member]] = {}
     listing, choice = Listing(), PictureChoice(wds_image)
     for shard_id, shard in enumerate(shards):
         members = list(_scan(shard))
-        classes = _read_classes(shard, members)
+        class_of = _read_classes(shard, members)
+        has_classes |= bool(class_of)
         prefix = f"{shard.name}/" if len(shards) > 1 else ""
+        label_members |= {
+            prefix + member.name: (shard, member)
+            for member in members
+            if member.name.endswith(LABELS_FILE)
+        }
         images = list(_images(shard, members, prefix, listing))
         taken = choice.of_shard([member.name for member in images])
         for member, is_taken in zip(images, taken, strict=True):
@@ -61,14 +70,20 @@ def open_tars(source: Path, shards: Sequence[Path], wds_image: str = "") -> Cata
                 continue
             names.append(prefix + member.name)
             spans.append((shard_id, member.offset, member.size))
-            labels.append(classes.get(key_of(member.name), -1))
+            classes.append(class_of.get(key_of(member.name), -1))
     notes = choice.check(str(source), len(names))
-    num_unlabelled = labels.count(-1)
-    if 0 < num_unlabelled < len(labels):
-        notes.append(
-            f"{num_unlabelled:,} of the {len(labels):,} images in {source} have no class number in "
-            "a .cls file; the labels of the others are ignored too"
+    if has_classes:
+        labels = None if -1 in classes else np.array(classes, np.int32)
+        if labels is None:
+            notes.append(
+                f"{classes.count(-1):,} of the {len(classes):,} images in {source} have no class "
+                f"number below {MAX_CLASSES:,} in a .cls file; the labels of all are ignored"
+            )
+    else:
+        labels, found = read_labels(
+            listing.label_files, names, lambda name: _read_member(*label_members[name])
         )
+        notes += found
     columns = np.array(spans, np.int64).reshape(-1, 3)
     return Catalog(
         source=str(source),
@@ -76,7 +91,7 @@ def open_tars(source: Path, shards: Sequence[Path], wds_image: str = "") -> Cata
         names=NameTable.of(names),
         lengths=columns[:, 2],
         reader=SpanReader(shards, columns[:, 0], columns[:, 1], columns[:, 2]),
-        labels=None if num_unlabelled else np.array(labels, np.int32),
+        labels=labels,
         refused=listing.refused,
         others=listing.others,
         hidden=listing.hidden,
@@ -107,27 +122,29 @@ def _images(
 
 def _refuse(member: _Member) -> str | None:
     if member.type_flag in (b"1", b"2"):
-        return "it is a link"
+        return "it is a link (tar --dereference stores the file instead)"
     if member.type_flag not in (b"0", b"\x00", b"7"):
         return f"it is not a regular file (tar type {member.type_flag!r})"
     return unsafe_name(member.name) or unsafe_size(member.size)
 
 
+def _read_member(shard: Path, member: _Member) -> bytes:
+    """The bytes of a member. Raises BadImage if it is refused."""
+    if reason := _refuse(member):
+        raise BadImage(reason)
+    with shard.open("rb") as file:
+        return os.pread(file.fileno(), member.size, member.offset)
+
+
 def _read_classes(shard: Path, members: Sequence[_Member]) -> dict[str, int]:
-    """Labels by sample key, from the shard's .cls members."""
+    """Labels by sample key, from the shard's .cls members; -1 if one holds no class number."""
     classes: dict[str, int] = {}
     with shard.open("rb") as file:
         for member in members:
-            if not member.name.endswith(".cls") or member.size > 20:
-                continue
-            text = os.pread(file.fileno(), member.size, member.offset)
-            if text.strip().isdigit():
-                classes[key_of(member.name)] = number = int(text)
-                if number >= MAX_CLASSES:
-                    raise DataError(
-                        f"{member.name} in {shard} holds class {number}; class numbers end at "
-                        f"{MAX_CLASSES - 1:,}"
-                    )
+            if member.name.endswith(".cls"):
+                text = os.pread(file.fileno(), min(member.size, 20), member.offset)
+                number = int(text) if text.strip().isdigit() else -1
+                classes[key_of(member.name)] = number if number < MAX_CLASSES else -1
     return classes
 
 

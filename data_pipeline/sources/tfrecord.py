@@ -92,27 +92,31 @@ def open_tfrecord(path: Path) -> Catalog:
     channels, height, width = layout.shape
     if channels != 3 or height != width:
         raise DataError(f"{path} holds images of shape {layout.shape}, not square RGB (3, R, R)")
+    labels, notes = None, list[str]()
+    try:
+        labels = _labels(path, len(offsets))
+    except (ValueError, OSError, EOFError, AttributeError) as error:
+        notes.append(f"the labels are ignored: {error}")
     return Catalog(
         source=str(path),
         kind="tfrecord",
         names=NameTable.of(f"{path.stem}/{number:08d}" for number in range(len(offsets))),
         lengths=np.full(len(offsets), channels * height * width, np.int64),
         reader=TFRecordReader(path, layout, offsets),
-        labels=_labels(path, len(offsets)),
+        labels=labels,
         raw=RawLayout(layout.shape),
+        notes=notes,
     )
 
 
 def _labels(path: Path, count: int) -> npt.NDArray[np.int32] | None:
+    """The labels in NAME-rxx.labels, if it exists. Raises ValueError if they do not fit."""
     labels_path = path.with_name(_LEVEL.sub("-rxx.labels", path.name))
     if labels_path == path or not labels_path.is_file():
         return None
-    try:
-        one_hot = np.load(labels_path, allow_pickle=False)
-    except ValueError as error:
-        raise DataError(f"{labels_path} is not a NumPy array of labels ({error})") from error
+    one_hot = np.load(labels_path, allow_pickle=False)
     if one_hot.ndim != 2 or len(one_hot) < count:
-        raise DataError(
+        raise ValueError(
             f"{labels_path} has shape {one_hot.shape}, not one row for each of {count} images"
         )
     return one_hot[:count].argmax(1).astype(np.int32) if one_hot.shape[1] else None

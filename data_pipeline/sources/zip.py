@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,11 @@ from realness.data_pipeline.catalog import Catalog, NameTable
 from realness.data_pipeline.errors import BadImage, DataError
 from realness.data_pipeline.sources.common import (
     SpanReader,
-    stylegan_labels,
     unsafe_name,
     unsafe_size,
 )
 from realness.data_pipeline.sources.formats import SNIFF_BYTES
+from realness.data_pipeline.sources.labels import read_labels
 from realness.data_pipeline.sources.listing import Listing
 
 _LOCAL_HEADER_BYTES = 30
@@ -106,8 +107,7 @@ def open_zip(path: Path) -> Catalog:
     try:
         with zipfile.ZipFile(path) as archive:
             infos = sorted(archive.infolist(), key=lambda info: info.filename)
-            labels_text = _read_labels(archive)
-    except (DataError, PermissionError):
+    except PermissionError:
         raise
     except _ZIPFILE_ERRORS as error:
         raise DataError(
@@ -118,6 +118,7 @@ def open_zip(path: Path) -> Catalog:
     kept, listing = _list_entries(path, infos)
     columns = _Columns.of(kept)
     names = [info.filename for info in kept]
+    labels, notes = read_labels(listing.label_files, names, partial(_read_entry, path, infos))
     return Catalog(
         source=str(path),
         kind="zip",
@@ -125,10 +126,11 @@ def open_zip(path: Path) -> Catalog:
         lengths=columns.lengths,
         reader=ZipReader(path, columns),
         crc32=np.array([info.CRC for info in kept], np.uint32),
-        labels=stylegan_labels(labels_text, names, str(path)),
+        labels=labels,
         refused=listing.refused,
         others=listing.others,
         hidden=listing.hidden,
+        notes=notes,
     )
 
 
@@ -162,14 +164,19 @@ def _list_entries(
     return [infos[position] for position in sorted(images)], listing
 
 
-def _read_labels(archive: zipfile.ZipFile) -> bytes | None:
+def _read_entry(path: Path, infos: Sequence[zipfile.ZipInfo], name: str) -> bytes:
+    """One whole entry. Raises BadImage if it is refused or damaged."""
+    info = next(info for info in infos if info.filename == name)
+    if reason := _refuse(info):
+        raise BadImage(reason)
+    reader = ZipReader(path, _Columns.of([info]))
     try:
-        info = archive.getinfo("dataset.json")
-    except KeyError:
-        return None
-    if reason := unsafe_size(info.file_size):
-        raise DataError(f"dataset.json in {archive.filename} is rejected: {reason}")
-    return archive.read(info)
+        data = reader.read(0)
+    finally:
+        reader.close()
+    if zlib.crc32(data) != info.CRC:
+        raise BadImage("its bytes do not match the CRC-32 in the zip")
+    return data
 
 
 def _refuse(info: zipfile.ZipInfo) -> str | None:

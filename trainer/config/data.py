@@ -22,6 +22,8 @@ class DataConfig:
     wds_image: str = resumable("")
     """Extension of the pictures to take from WebDataset's shards, such as jpg, or several with
     commas between them. all takes every picture. Needed if samples hold several, such as masks."""
+    follow_links: bool = resumable(False)
+    """Follow symbolic links that leave a folder of images."""
     resolution: int = 1024
     """Side length of the images in pixels; a power of two from 32 to 1024."""
     mirror: bool = True

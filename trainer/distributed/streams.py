@@ -27,7 +27,7 @@ def rank_share(global_batch: int) -> BatchShare:
 
 def open_images(config: DataConfig, source: str = "") -> Catalog:
     """Open the configured images, or those of another `source`; see open_catalog for the errors."""
-    options = SourceOptions(config.source_kind, config.wds_image)
+    options = SourceOptions(config.source_kind, config.wds_image, config.follow_links)
     return open_catalog(source or config.data, options)
 
 
