@@ -176,7 +176,11 @@ class Catalog:
             parts.append(f"{_counted(number, 'other file')} ({_most_frequent(self.others)})")
         if number := sum(self.hidden.values()):
             parts.append(f"{_counted(number, 'hidden file')} ({_most_frequent(self.hidden)})")
-        return f"{self.source}: {', '.join(parts) or 'nothing'}"
+        return f"{_printable(self.source)}: {', '.join(parts) or 'nothing'}"
+
+    def messages(self) -> list[str]:
+        """What the user should be told on opening: the listing, then the notes, one line each."""
+        return [self.listing(), *map(_printable, self.notes)]
 
     def report_bad(self, index: int, reason: str, *, level: int = logging.WARNING) -> None:
         """Logs a bad image by name, once per process."""
@@ -203,13 +207,18 @@ class Catalog:
         self.reader.close()
 
 
+def _printable(text: str) -> str:
+    """The text on one line; names may hold line breaks, and bytes that are not valid UTF-8."""
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
 def _counted(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _most_frequent(counts: Mapping[str, int], shown: int = 6) -> str:
     ranked = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
-    listed = [f"{number:,} {kind}" for kind, number in ranked[:shown]]
+    listed = [f"{number:,} {_printable(kind)}" for kind, number in ranked[:shown]]
     if rest := sum(number for _, number in ranked[shown:]):
         listed.append(f"{rest:,} of other kinds")
     return ", ".join(listed)

@@ -226,7 +226,7 @@ def _prepare(
             raise ConfigError("the run does not name its images; pass them with --data")
         catalog = open_images(config.data, command.data)
         cleanup.callback(catalog.close)
-        for message in (catalog.listing(), *catalog.notes):
+        for message in catalog.messages():
             _print_message(message)
         check_shards(catalog, rank(), world_size())
         check_images(catalog, config.data.resolution, max_bad_images=config.data.max_bad_images)

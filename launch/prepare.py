@@ -81,7 +81,7 @@ def _prepare(command: Command) -> PrepareReport:
 
     options = SourceOptions(command.source_kind, command.wds_image, command.follow_links)
     catalog = open_catalog(command.source, options)
-    print("\n".join([catalog.listing(), *catalog.notes]))
+    print("\n".join(catalog.messages()))
     columns = (
         TextColumn("preparing"), BarColumn(), MofNCompleteColumn(), TextColumn("images"),
         TextColumn("{task.fields[rejected]} rejected"), TextColumn("remaining"), Remaining(),

@@ -175,5 +175,5 @@ def _count_beside(catalog: Catalog, files: FolderFiles, used: Sequence[Path]) ->
 
 def _explain_empty(catalog: Catalog) -> str:
     archives = {".zip", ".tar", ".tgz", ".tar.gz", ".7z", ".rar"} & catalog.others.keys()
-    remedy = "; give one of its archives, or unpack them" if archives else ""
+    remedy = "; give one of its archives or the folder of its tars" if archives else ""
     return f"no images in {catalog.listing()}{remedy}"

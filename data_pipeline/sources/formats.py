@@ -8,8 +8,8 @@ container, netpbm's manuals, the QOI specification, and Microsoft's BITMAPINFOHE
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-import importlib.util
 import re
 from functools import cache
 
@@ -104,7 +104,7 @@ def openers() -> tuple[str, ...]:
     """
     from PIL import Image
 
-    if importlib.util.find_spec("pillow_heif") is not None:
+    with contextlib.suppress(ImportError):
         importlib.import_module("pillow_heif").register_heif_opener()
     Image.init()
     return tuple(name for name in _OPENED if name in Image.OPEN)

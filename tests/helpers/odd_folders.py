@@ -109,4 +109,31 @@ def hidden() -> OddFolder:
     )
 
 
-ODD_FOLDERS: dict[str, Callable[[], OddFolder]] = {"scraped": scraped, "hidden": hidden}
+def names() -> OddFolder:
+    """Names that shells, formats and tables of names could trip over."""
+    images = {
+        "new\nline.png": png(0),
+        "tab\there.jpeg": jpeg(1),
+        "a b'c\"d.png": png(2),
+        "%d%s%n.JPG": jpeg(3),
+        "-rf.png": png(4),
+        ",comma;semi.png": png(5),
+        "日本/100%s/🙂.PNG": png(6),
+        "my photos (2024) & co/img 1.png": png(7),
+        "images.tar/0.png": png(8),
+        "images.zip/dataset.json.png": png(9),
+    }
+    others = ((".txt", 1), ("without a suffix", 1))
+    return OddFolder(images | {"readme.TXT": b"", "no\nimage": b""}, tuple(images), others=others)
+
+
+def single() -> OddFolder:
+    return OddFolder({"only.png": png(0)}, ("only.png",))
+
+
+ODD_FOLDERS: dict[str, Callable[[], OddFolder]] = {
+    "scraped": scraped,
+    "hidden": hidden,
+    "names": names,
+    "single": single,
+}

@@ -27,8 +27,9 @@ def open_data(config: TrainConfig) -> Catalog:
     """
     catalog = open_images(config.data)
     if rank() == 0:
-        log.info("%s", catalog.listing())
-        for note in catalog.notes:
+        listing, *notes = catalog.messages()
+        log.info("%s", listing)
+        for note in notes:
             log.warning("%s", note)
     check_parts(config, catalog.num_parts, world_size())
     _check_number(config, len(catalog))

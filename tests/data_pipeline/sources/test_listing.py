@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import struct
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -71,8 +73,24 @@ def test_the_listing_in_words(tmp_path: Path) -> None:
         f"{tmp_path}/set: 2 images, 1 refused (the first is 'x.psd': is a Photoshop document; "
         "convert it to PNG), 1,202 other files (1,200 .txt, 1 .csv, 1 .json)"
     )
-    with pytest.raises(DataError, match=r"no images in .*: 2 other files \(2 \.zip\); give one"):
+    with pytest.raises(DataError, match=r"no images in .*: 2 other files \(2 \.zip\); give one of"):
         open_catalog(write_folder(tmp_path / "zips", {"a.zip": b"", "b.zip": b""}))
+
+
+def test_messages_are_printable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Names with line breaks, and bytes that are not valid UTF-8, as older systems wrote them."""
+    root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9\nset"))
+    names_in = [b"a.png", b"\xff.a\nb", b".\xe9/c", b"sub/dataset.json", b"\xe9/b.png"]
+    write_folder(root, {os.fsdecode(name): png(0) for name in names_in})
+    write_folder(root, {os.fsdecode(b"\xff.c\xff"): b"", os.fsdecode(b"\xe9/dataset.json"): b""})
+    assert main([str(root), str(tmp_path / "out"), "--resolution", "32"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    catalog = open_catalog(root)
+    assert number_of_files(catalog) == 7
+    assert len(catalog.messages()) == 2
+    for message in catalog.messages():
+        assert message.isprintable()
+        assert message in printed
 
 
 def test_order_of_sets_that_need_no_sniffing_is_fixed(tmp_path: Path) -> None:
@@ -157,11 +175,36 @@ def test_a_hidden_folder_that_may_not_be_read_is_skipped(
     assert names(open_catalog(tmp_path)) == ["a.png"]
 
 
+class HeifFile(ImageFile.ImageFile):
+    """An opener as pillow-heif registers it, which shows the same picture for every file."""
+
+    format = "HEIF"
+
+    def _open(self) -> None:
+        self._size, self._mode, self.tile = (32, 32), "RGB", []
+        self.im = picture(3).im
+
+    def load(self) -> None:  # type: ignore[override]
+        return None
+
+
+def register_heif() -> None:
+    Image.register_open("HEIF", HeifFile, lambda start: start[4:8] == b"ftyp")
+
+
 class TestHeic:
+    @pytest.fixture(autouse=True)
+    def openers_are_found_anew(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
+        monkeypatch.setattr(Image, "ID", list(Image.ID))
+        formats.openers.cache_clear()
+        yield
+        formats.openers.cache_clear()
+
     def test_the_missing_extra_is_named(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(formats, "openers", lambda: ("JPEG", "PNG"))
+        monkeypatch.setitem(sys.modules, "pillow_heif", None)
         write_folder(tmp_path / "in", {"a.png": png(0), "b.heic": HEIC, "c.jpg": HEIC})
         assert main([str(tmp_path / "in"), str(tmp_path / "out"), "--resolution", "32"]) == 0
         assert "2 of them are .heic images: pip install realness[heic]" in capsys.readouterr().out
@@ -169,30 +212,10 @@ class TestHeic:
     def test_it_is_read_where_pillow_heif_is_installed(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A stand-in for pillow-heif registers an opener of its own under the same name."""
-
-        class HeifFile(ImageFile.ImageFile):
-            format = "HEIF"
-
-            def _open(self) -> None:
-                self._size, self._mode = (32, 32), "RGB"
-                self.tile = []
-                self.im = picture(3).im
-
-            def load(self) -> None:  # type: ignore[override]
-                return None
-
-        def register() -> None:
-            Image.register_open("HEIF", HeifFile, lambda start: start[4:8] == b"ftyp")
-
-        stand_in = SimpleNamespace(register_heif_opener=register, __spec__=SimpleNamespace())
+        stand_in = SimpleNamespace(register_heif_opener=register_heif)
         monkeypatch.setitem(sys.modules, "pillow_heif", stand_in)  # type: ignore[arg-type]
-        monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
-        monkeypatch.setattr(Image, "ID", list(Image.ID))
-        formats.openers.cache_clear()
-        try:
-            write_folder(tmp_path / "in", {"b.heic": HEIC})
-            report = prepare(tmp_path / "in", tmp_path / "out", Conversion(32))
-            assert (report.num_images, report.num_rejected, report.num_heic) == (1, 0, 0)
-        finally:
-            formats.openers.cache_clear()
+        write_folder(tmp_path / "in", {"b.heic": HEIC})
+        report = prepare(tmp_path / "in", tmp_path / "out", Conversion(32))
+        assert (report.num_images, report.num_rejected, report.num_heic) == (1, 0, 0)
+        stored = Image.open(io.BytesIO(open_catalog(tmp_path / "out").read(0)))
+        assert stored.tobytes() == picture(3).tobytes()
