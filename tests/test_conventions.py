@@ -28,7 +28,7 @@ from tests.helpers.source_tree import (
 LOOSE = {
     "trainer": {"__init__", "randomness"},
     "data_pipeline": {
-        *("__init__", "catalog", "check", "errors", "headers", "order", "stream"),
+        *("__init__", "catalog", "check", "errors", "headers", "machine", "order", "stream"),
     },
 }
 """The modules that may lie directly in a folder, next to its packages."""

@@ -7,10 +7,13 @@ import math
 
 import numpy as np
 import numpy.typing as npt
+import simplejpeg
+from PIL import Image
 
 from realness.data_pipeline.catalog import RawLayout
 from realness.data_pipeline.errors import BadImage
 from realness.data_pipeline.headers import JPEG_SIGNATURE, check_complete
+from realness.data_pipeline.machine import is_of_machine
 
 UInt8Array = npt.NDArray[np.uint8]
 _STRIP_BYTES = 384 * 1024
@@ -69,8 +72,6 @@ def _reverse_rows(image: UInt8Array) -> None:
 
 
 def _decode_jpeg(data: bytes, channels: str, out: UInt8Array) -> None:
-    import simplejpeg
-
     try:
         pixels = simplejpeg.decode_jpeg(data, colorspace=channels, buffer=out)
     except ValueError as error:
@@ -80,14 +81,14 @@ def _decode_jpeg(data: bytes, channels: str, out: UInt8Array) -> None:
 
 
 def _decode_png(data: bytes, channels: str, out: UInt8Array) -> None:
-    from PIL import Image
-
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             pixels = image.tobytes("raw", channels)
             shape = (image.height, image.width, len(image.getbands()))
     except Exception as error:
         # Pillow's parsers raise errors of many kinds, including SyntaxError and struct.error.
+        if is_of_machine(error):
+            raise
         raise BadImage(f"PNG does not decode ({type(error).__name__}: {error})") from error
     if shape != out.shape:
         raise BadImage(f"decodes to {shape}, not {out.shape}")

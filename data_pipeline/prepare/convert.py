@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import simplejpeg
 from PIL import Image, ImageOps
 
 from realness.data_pipeline.catalog import RawLayout
 from realness.data_pipeline.errors import BadImage
 from realness.data_pipeline.headers import JPEG_SIGNATURE, PNG_SIGNATURE, check_png_chunks
+from realness.data_pipeline.machine import is_of_machine
 
 Crop = Literal["centre", "none"]
 Resize = Literal["lanczos", "box"]
@@ -94,6 +96,8 @@ def _decode(data: bytes) -> Image.Image:
         raise BadImage(f"is not a readable image (starts with {data[:8]!r})") from error
     except Exception as error:
         # Pillow's parsers raise errors of many kinds, including TypeError and struct.error.
+        if is_of_machine(error):
+            raise
         raise BadImage(f"does not decode ({type(error).__name__}: {error})") from error
 
 
@@ -112,8 +116,6 @@ def _check_strictly(data: bytes) -> None:
     if data[:8] == PNG_SIGNATURE:
         check_png_chunks(data)
     elif data[:2] == JPEG_SIGNATURE:
-        import simplejpeg
-
         try:
             _, _, colorspace, _ = simplejpeg.decode_jpeg_header(data)
             target = "CMYK" if colorspace in ("CMYK", "YCCK") else "GRAY"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from realness.data_pipeline.catalog import Catalog
 from realness.data_pipeline.errors import DataError
+from realness.data_pipeline.machine import patiently
 from realness.data_pipeline.sources.cifar import open_cifar, training_files
 from realness.data_pipeline.sources.folder import open_folder
 from realness.data_pipeline.sources.lmdb import data_file, open_lmdb
@@ -26,7 +27,8 @@ def open_catalog(source: str | Path) -> Catalog:
     file, an LMDB of image files, or the output of `launch/prepare.py`. The same contents always
     give the same order: sorted by name in folders and zips, as stored elsewhere.
 
-    Raises DataError if the source does not exist, holds no image, or has a damaged index.
+    Raises DataError if the source does not exist, holds no image, or has a damaged index, and
+    MachineError if it cannot be read for another reason.
     """
     if not str(source):  # an unset variable in a script: Path("") would be the current folder
         raise DataError("the data source is empty; give a folder of images, a zip or tar shards")
@@ -38,7 +40,7 @@ def open_catalog(source: str | Path) -> Catalog:
             f"{str(nearest)!r}); give a folder of images, a zip or tar shards"
         )
     try:
-        catalog = _open(path)
+        catalog = patiently(lambda: _open(path), str(path))
     except PermissionError as error:
         raise DataError(
             f"data source {str(source)!r} cannot be read: no permission for {error.filename!r}"
