@@ -1,4 +1,4 @@
-"""Conversion of one image to a validated training image: decode, upright, crop, resize, encode.
+"""Conversion of one image to a training image: decode, upright, sRGB, crop, resize, encode.
 
 An image that could only be converted by changing it silently is rejected with a reason:
 transparency, several frames, enlarging, or cropping that was not requested.
@@ -12,12 +12,19 @@ from typing import Literal
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps
+from PIL import Image
 
 from realness.data_pipeline.catalog import RawLayout
+from realness.data_pipeline.colour import sixteen_to_eight, to_srgb
 from realness.data_pipeline.errors import BadImage
-from realness.data_pipeline.headers import JPEG_SIGNATURE, PNG_SIGNATURE, check_png_chunks
+from realness.data_pipeline.headers import JPEG_SIGNATURE, embedded_profile, orientation
 from realness.data_pipeline.machine import is_of_machine
+from realness.data_pipeline.png import (
+    PNG_SIGNATURE,
+    check_png_chunks,
+    declared_profile,
+    without_metadata,
+)
 
 Crop = Literal["centre", "none"]
 Resize = Literal["lanczos", "box"]
@@ -26,6 +33,16 @@ Format = Literal["png", "jpeg", "raw"]
 # 11585^2. Above it an image costs gigabytes to decode: a decompression bomb, or a gigapixel scan.
 MAX_PIXELS = 2**27
 _FILTERS = {"lanczos": Image.Resampling.LANCZOS, "box": Image.Resampling.BOX}
+# Exif 2.3, section 4.6, tag 0x0112.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # "JPEG" also opens MPO.
 _OPENERS = ["JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM"]
 
@@ -74,22 +91,31 @@ def convert(data: bytes, settings: Conversion, raw: RawLayout | None = None) -> 
     converted by changing it silently.
     """
     if raw is None:
-        pixels = _fit(_to_rgb(_decode(data)), settings)
+        pixels = _fit(_to_rgb(*_decode(data)), settings)
     else:
         pixels = _fit(Image.fromarray(np.ascontiguousarray(raw.pixels(data))), settings)
     return _encode(pixels, settings)
 
 
-def _decode(data: bytes) -> Image.Image:
-    """The upright image, decoded in full."""
+def _decode(data: bytes) -> tuple[Image.Image, bytes | None]:
+    """The upright image, decoded in full, and its colour profile (None for sRGB)."""
     if not data:
         raise BadImage("the file is empty (0 bytes)")
+    is_png = data[:8] == PNG_SIGNATURE
     try:
-        with Image.open(io.BytesIO(data), formats=_OPENERS) as image:
+        if is_png:
+            check_png_chunks(data)
+        plain = without_metadata(data) if is_png else data
+        with Image.open(io.BytesIO(plain), formats=_OPENERS) as image:
             _refuse_absurd(image)
             _check_strictly(data)
             image.load()
-            return ImageOps.exif_transpose(image)
+            if is_png:
+                grey = image.mode in ("1", "L", "LA", "I;16", "I")
+                profile = declared_profile(data, grey=grey)
+            else:
+                profile = embedded_profile(image)
+            return _upright(image), profile
     except BadImage:
         raise
     except Image.UnidentifiedImageError as error:
@@ -112,10 +138,8 @@ def _refuse_absurd(image: Image.Image) -> None:
 
 
 def _check_strictly(data: bytes) -> None:
-    """Finds damage that Pillow ignores: wrong PNG CRCs and libjpeg's warnings."""
-    if data[:8] == PNG_SIGNATURE:
-        check_png_chunks(data)
-    elif data[:2] == JPEG_SIGNATURE:
+    """Finds damage that Pillow ignores: libjpeg's warnings."""
+    if data[:2] == JPEG_SIGNATURE:
         try:
             _, _, colorspace, _ = simplejpeg.decode_jpeg_header(data)
             target = "CMYK" if colorspace in ("CMYK", "YCCK") else "GRAY"
@@ -124,25 +148,39 @@ def _check_strictly(data: bytes) -> None:
             raise BadImage(f"JPEG does not decode ({error})") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _upright(image: Image.Image) -> Image.Image:
+    method = _UPRIGHT.get(orientation(image))
+    return image.copy() if method is None else image.transpose(method)
+
+
+def _to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """The image in sRGB. Raises BadImage for what has no unique meaning as opaque sRGB."""
     if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):
-        return _sixteen_bit_to_rgb(image)
-    if image.mode == "F":
+        image = _sixteen_bits(image)
+        if profile is None:
+            return Image.fromarray(sixteen_to_eight(np.asarray(image))).convert("RGB")
+    elif image.mode == "F":
         raise BadImage("holds floating-point pixels, whose range is unknown")
-    if image.has_transparency_data:
+    elif image.has_transparency_data:
+        colours = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
         image = image.convert("RGBA")
         lowest = image.getchannel("A").getextrema()[0]
         if isinstance(lowest, (int, float)) and lowest < 255:
             raise BadImage("has transparent pixels; put it on a background first")
-    return image.convert("RGB")
+        # Only grey whose channels are equal is converted here, so the green channel is the grey.
+        image = image.getchannel("G") if colours == "L" else image.convert("RGB")
+    # Pixels in L*a*b* need no profile; Pillow converts them to sRGB by littleCMS.
+    if profile is None or image.mode == "LAB":
+        return image.convert("RGB")
+    return to_srgb(image, profile)
 
 
-def _sixteen_bit_to_rgb(image: Image.Image) -> Image.Image:
+def _sixteen_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits, mode I;16, in the machine's byte order."""
     values = np.asarray(image).astype(np.int64)
     if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
         raise BadImage(f"holds values from {values.min()} to {values.max()}, beyond 16 bits")
-    grey = ((values * 255 + 32767) // 65535).astype(np.uint8)
-    return Image.fromarray(grey).convert("RGB")
+    return Image.fromarray(values.astype(np.uint16))
 
 
 def _fit(image: Image.Image, settings: Conversion) -> Image.Image:

@@ -122,6 +122,7 @@ def _describe(catalog: Catalog, settings: Conversion, shard_mib: int, parts: int
         **asdict(settings),
         "quality": settings.quality if settings.format == "jpeg" else None,
         "lossless": settings.lossless,
+        "colour": "sRGB",
         "layout": RAW_LAYOUTS["HWC"] if settings.format == "raw" else None,
         "shard_mib": shard_mib,
         "num_parts": parts,
