@@ -43,6 +43,10 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Tags and values of TIFF 6.0.
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
+_WHITE_IS_ZERO, _SIGNED = 0, 2
+_TRANSPARENT = "has transparent pixels; put it on a background first"
 # "JPEG" also opens MPO.
 _OPENERS = ["JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM"]
 
@@ -115,7 +119,8 @@ def _decode(data: bytes) -> tuple[Image.Image, bytes | None]:
                 profile = declared_profile(data, grey=grey)
             else:
                 profile = embedded_profile(image)
-            return _upright(image), profile
+            upright = _upright(image)
+            return _black_is_zero(upright, image) if image.format == "TIFF" else upright, profile
     except BadImage:
         raise
     except Image.UnidentifiedImageError as error:
@@ -153,10 +158,33 @@ def _upright(image: Image.Image) -> Image.Image:
     return image.copy() if method is None else image.transpose(method)
 
 
+def _black_is_zero(upright: Image.Image, opened: Image.Image) -> Image.Image:
+    """The pixels of a TIFF with black as 0, and 12 bits as 16 (TIFF 6.0, sections 4 and 19).
+
+    Pillow inverts up to 8 bits, but not more. Raises BadImage for pixels of an unknown range.
+    """
+    tags = getattr(opened, "tag_v2", {})
+    if _SIGNED in tags.get(_SAMPLE_FORMAT, ()):
+        raise BadImage("holds signed integers, whose range is unknown")
+    if opened.mode == "I":
+        raise BadImage("holds integers of 32 bits, whose range is unknown")
+    if not opened.mode.startswith("I;16"):
+        return upright
+    values = np.asarray(upright).astype(np.int64)
+    if tags.get(_BITS_PER_SAMPLE) == (12,):
+        values = (values * 65535 + 2047) // 4095
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        values = 65535 - values
+    return Image.fromarray(values.astype(np.uint16))
+
+
 def _to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """The image in sRGB. Raises BadImage for what has no unique meaning as opaque sRGB."""
     if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):
+        transparent = image.info.get("transparency")
         image = _sixteen_bits(image)
+        if isinstance(transparent, int) and (np.asarray(image) == transparent).any():
+            raise BadImage(_TRANSPARENT)
         if profile is None:
             return Image.fromarray(sixteen_to_eight(np.asarray(image))).convert("RGB")
     elif image.mode == "F":
@@ -166,7 +194,7 @@ def _to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         image = image.convert("RGBA")
         lowest = image.getchannel("A").getextrema()[0]
         if isinstance(lowest, (int, float)) and lowest < 255:
-            raise BadImage("has transparent pixels; put it on a background first")
+            raise BadImage(_TRANSPARENT)
         # Only grey whose channels are equal is converted here, so the green channel is the grey.
         image = image.getchannel("G") if colours == "L" else image.convert("RGB")
     # Pixels in L*a*b* need no profile; Pillow converts them to sRGB by littleCMS.

@@ -116,8 +116,12 @@ def cmyk_profile() -> bytes:
 
 
 def inks_in_srgb(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """uint8 [..., 4] of the printer as sRGB levels, not rounded (CIE 15:2004, section 8.2.1)."""
-    lab = PAPER + pixels / 255 @ INKS
+    """uint8 [..., 4] of the printer as sRGB levels, not rounded."""
+    return lab_in_srgb(PAPER + pixels / 255 @ INKS)
+
+
+def lab_in_srgb(lab: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """L*, a*, b* relative to D50, [..., 3], as sRGB levels (CIE 15:2004, section 8.2.1)."""
     fy = (lab[..., 0] + 16) / 116
     f = np.stack([fy + lab[..., 1] / 500, fy, fy - lab[..., 2] / 200], -1)
     relative = np.where(f > 6 / 29, f**3, (f - 4 / 29) * 3 * (6 / 29) ** 2)
