@@ -8,9 +8,11 @@ relative colorimetric with black point compensation.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,33 +98,40 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 @functools.lru_cache(_MAX_CACHED)
 def _space(profile: bytes) -> str:
-    return _properties(_opened(profile)).xcolor_space.strip()
+    """The colour space that a profile is for: "GRAY", "RGB", "CMYK" or another."""
+    with _damage_named():
+        return _properties(profile).xcolor_space.strip()
 
 
 @functools.lru_cache(_MAX_CACHED)
 def _conversion(profile: bytes, kind: str) -> _Conversion:
     """The conversion of pixels of mode L, I;16, RGB or CMYK."""
     space = _space(profile)
-    if {"GRAY": ("L", "I;16")}.get(space, (space,)).count(kind) == 0:
+    if kind not in (("L", "I;16") if space == "GRAY" else (space,)):
         of_image = {"L": "grey", "I;16": "grey"}.get(kind, kind)
         raise BadImage(
             f"its colour profile is for {_SPACES.get(space, space)} pixels, but they are "
             f"{of_image}; remove the profile to have them taken as sRGB"
         )
-    opened = _opened(profile)
-    description = (_properties(opened).profile_description or "without a name").strip()
-    if space == "GRAY":
-        levels = np.arange(256 if kind == "L" else 65536)
-        plain = levels.astype(np.uint8) if kind == "L" else sixteen_to_eight(levels)
-        pixels = levels.astype(np.uint8 if kind == "L" else np.uint16)[None]
-        transform = _built(opened, kind, _GREY_FLAGS)
-        # Grey stays grey, although white rounds differently in the three channels.
-        table = np.asarray(_applied(transform, Image.fromarray(pixels)))[0, :, 1]
-        return _Conversion(description, _differ(table, plain), table=table)
-    transform = _built(opened, kind, _COLOUR_FLAGS)
-    probe = _probe()
-    changes = kind == "CMYK" or _differ(np.asarray(_applied(transform, probe)), np.asarray(probe))
-    return _Conversion(description, changes, transform)
+    with _damage_named():
+        description = (_properties(profile).profile_description or "without a name").strip()
+        if space == "GRAY":
+            return _grey_conversion(profile, kind, description)
+        transform = _built(profile, kind, _COLOUR_FLAGS)
+        probe = _probe()
+        found = np.asarray(_applied(transform, probe)) if kind == "RGB" else None
+        changes = found is None or _differ(found, np.asarray(probe))
+        return _Conversion(description, changes, transform)
+
+
+def _grey_conversion(profile: bytes, kind: str, description: str) -> _Conversion:
+    levels = np.arange(256 if kind == "L" else 65536)
+    plain = levels.astype(np.uint8) if kind == "L" else sixteen_to_eight(levels)
+    pixels = levels.astype(np.uint8 if kind == "L" else np.uint16)[None]
+    transform = _built(profile, kind, _GREY_FLAGS)
+    # Grey stays grey, although white rounds differently in the three channels.
+    table = np.asarray(_applied(transform, Image.fromarray(pixels)))[0, :, 1]
+    return _Conversion(description, _differ(table, plain), table=table)
 
 
 def _differ(found: npt.ArrayLike, expected: npt.ArrayLike) -> bool:
@@ -137,32 +146,29 @@ def _applied(transform: Any, image: Image.Image) -> Image.Image:
     return converted
 
 
-def _opened(profile: bytes) -> ImageCms.ImageCmsProfile:
-    try:
-        return ImageCms.ImageCmsProfile(io.BytesIO(profile))
-    except Exception as error:
-        raise _damaged(error) from error
-
-
-def _properties(profile: ImageCms.ImageCmsProfile) -> Any:
+def _properties(profile: bytes) -> Any:
     """littleCMS's view of a profile, which is not typed."""
-    return profile.profile
+    return ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile
 
 
-def _built(profile: ImageCms.ImageCmsProfile, kind: str, flags: int) -> Any:
+def _built(profile: bytes, kind: str, flags: int) -> Any:
+    opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+    return ImageCms.buildTransform(opened, srgb, kind, "RGB", _INTENT, ImageCms.Flags(flags))
+
+
+@contextlib.contextmanager
+def _damage_named() -> Iterator[None]:
+    """Turns what littleCMS and Pillow raise for damaged profiles into BadImage."""
     try:
-        return ImageCms.buildTransform(profile, srgb, kind, "RGB", _INTENT, ImageCms.Flags(flags))
+        yield
     except Exception as error:
-        raise _damaged(error) from error
-
-
-def _damaged(error: Exception) -> Exception:
-    if is_of_machine(error):
-        return error
-    return BadImage(
-        f"its colour profile is damaged ({error}); remove the profile to have it taken as sRGB"
-    )
+        # Errors of many kinds, including UnicodeDecodeError for names that are not ASCII.
+        if is_of_machine(error):
+            raise
+        raise BadImage(
+            f"its colour profile is damaged ({error}); remove the profile to have it taken as sRGB"
+        ) from error
 
 
 @functools.cache

@@ -255,6 +255,10 @@ DAMAGED: dict[str, tuple[Callable[[Image.Image], bytes], str]] = {
     "cut": (lambda im: encoded(im, "PNG", icc_profile=BUILT_IN[:200]), "profile is damaged"),
     "garbage": (lambda im: encoded(im, icc_profile=bytes(range(256))), "profile is damaged"),
     "part missing": (missing_part, "parts are missing|bad ICC marker"),
+    "name not ASCII": (
+        lambda im: encoded(im, icc_profile=BUILT_IN[:16] + b"R\xe1\xff " + BUILT_IN[20:]),
+        "profile is damaged",
+    ),
     "for grey": (lambda im: encoded(im, icc_profile=icc.grey_profile(icc.power(2))), "for grey"),
     "for inks": (lambda im: encoded(im, icc_profile=icc.cmyk_profile()), "for CMYK pixels"),
     "gAMA": (lambda im: with_chunks(im, gAMA=bytes(4)), "gAMA holds"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import zlib
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from realness.data_pipeline.decoding.dali import why_not_available
 from realness.data_pipeline.decoding.decode import decode_into
 from realness.data_pipeline.headers import read_header
 from realness.data_pipeline.prepare.convert import Conversion, convert
+from tests.helpers import icc
 from tests.helpers.data_images import encoded, picture, write_folder
 from tests.helpers.streams import stream_of
 
@@ -185,3 +187,43 @@ def test_texts_do_not_matter(tmp_path: Path, name: str) -> None:
         with stream:
             assert np.array_equal(next(stream)[0].permute(1, 2, 0).numpy(), UPRIGHT)
             assert stream.num_bad_images == 0
+
+
+# --- damage
+
+
+def repaired(data: bytes) -> bytes:
+    """A PNG whose chunks have correct CRCs, so that damage reaches what reads them."""
+    if data[:8] != b"\x89PNG\r\n\x1a\n":
+        return data
+    fixed, start = bytearray(data), 8
+    while start + 12 <= len(data):
+        end = start + 8 + int.from_bytes(data[start : start + 4], "big")
+        if end + 4 > len(data):
+            break
+        fixed[end : end + 4] = struct.pack(">I", zlib.crc32(data[start + 4 : end]))
+        start = end + 4
+    return bytes(fixed)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_of_damaged_files_training_takes_only_what_prepare_would_store() -> None:
+    """The same pixels, and nothing but BadImage from either."""
+    rng = np.random.default_rng(5)
+    profile = icc.rgb_profile("sRGB", icc.srgb_decoded, points=64)
+    tagged = [encoded(picture(7, SIZE), kind, icc_profile=profile) for kind in ("PNG", "JPEG")]
+    originals = [make() for make in (*TURNING.values(), *UPRIGHTS.values())] + 9 * tagged
+    num_taken = 0
+    for trial in range(1500):
+        noisy = bytearray(originals[trial % len(originals)])
+        for _ in range(rng.choice([1, 2, 5])):
+            near = len(noisy) if rng.random() < 0.3 else min(700, len(noisy))
+            noisy[rng.integers(near)] = rng.integers(256)
+        data = repaired(bytes(noisy))
+        with contextlib.suppress(BadImage):
+            convert(data, Conversion(SIZE))
+        with contextlib.suppress(BadImage):
+            seen = decoded(data)
+            assert np.array_equal(seen, converted(data))
+            num_taken += 1
+    assert 100 < num_taken < 1400
