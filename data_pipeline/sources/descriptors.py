@@ -8,7 +8,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 from realness.data_pipeline.machine import raise_limit_of_files, read_fully, room_for_files
@@ -29,7 +28,7 @@ class Descriptors:
     """Reads any of a list of files with pread, from any thread.
 
     At most `most` files stay open (default: as many as the process's limit allows), and the one
-    that was used least recently is closed first. A file is never closed while a thread reads it.
+    that was used least recently is closed first, or as soon as no thread reads from it.
     """
 
     def __init__(self, files: Sequence[Path], most: int | None = None) -> None:
@@ -52,7 +51,7 @@ class Descriptors:
 
     @property
     def num_open(self) -> int:
-        """Number of files that are open now."""
+        """Number of files that are open for reuse."""
         return len(self._open)
 
     def close(self) -> None:
@@ -92,12 +91,9 @@ class Descriptors:
         return os.open(self.files[file_id], flags)
 
     def _shrink(self) -> None:
-        """Closes what was used least recently; files in use stay, even if there are too many."""
-        surplus = len(self._open) - self._most
-        if surplus > 0:
-            idle = (number for number, entry in self._open.items() if not entry.num_users)
-            for number in list(islice(idle, surplus)):
-                self._retire(self._open.pop(number))
+        """Closes what was used least recently."""
+        while len(self._open) > self._most:
+            self._retire(self._open.popitem(last=False)[1])
 
     def _drop(self, file_id: int, entry: _Open) -> None:
         with self._lock:

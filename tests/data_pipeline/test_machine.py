@@ -152,7 +152,7 @@ def test_descriptors_are_bounded_and_never_mixed_up(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(read, range(3000)))
     assert descriptors.num_open <= 3
-    assert most <= 3 + 4  # files in use are never closed
+    assert most <= 3
     assert descriptors.read(2, 5000, 990) == bytes([2]) * 10
     descriptors.close()
     assert descriptors.num_open == 0
@@ -178,6 +178,34 @@ def test_reader_gets_by_with_fewer_files(tmp_path: Path, monkeypatch: pytest.Mon
     assert descriptors.read(8, 1, 0) == b"x"
     assert descriptors.num_open == 4
     descriptors.close()
+
+
+def test_a_stale_handle_is_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file server's handle stays stale for good once the file has been replaced."""
+    path = write_tar(tmp_path / "in.tar", image_files(2, 16))
+    catalog = open_catalog(path)
+    whole = catalog.read(0)
+    real, stale = os.pread, set[int]()
+
+    def pread(descriptor: int, length: int, offset: int) -> bytes:
+        if not stale:
+            stale.add(descriptor)
+        if descriptor in stale:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return real(descriptor, length, offset)
+
+    def reopened(path: Path, flags: int) -> int:
+        descriptor = real_open(path, flags)
+        os.dup2(descriptor, 900)
+        os.close(descriptor)
+        return 900
+
+    real_open = os.open
+    monkeypatch.setattr(os, "pread", pread)
+    monkeypatch.setattr(os, "open", reopened)
+    assert catalog.read(0) == whole
+    monkeypatch.undo()
+    catalog.close()
 
 
 # --- errors that pass and errors that last
