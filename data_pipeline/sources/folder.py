@@ -14,6 +14,7 @@ import numpy as np
 
 from realness.data_pipeline.catalog import Catalog, NameTable
 from realness.data_pipeline.errors import BadImage
+from realness.data_pipeline.machine import machine_error, patiently, read_fully
 from realness.data_pipeline.sources.common import unsafe_size
 from realness.data_pipeline.sources.formats import SNIFF_BYTES
 from realness.data_pipeline.sources.labels import read_labels
@@ -29,18 +30,37 @@ class FileReader:
     def __init__(self, root: Path, names: NameTable) -> None:
         self._root = os.fspath(root)
         self._names = names
+        self._was_read = np.zeros(len(names), bool)
 
     def read(self, index: int, limit: int | None = None) -> bytes:
+        path = os.path.join(self._root, self._names[index])
         try:
-            with open(os.path.join(self._root, self._names[index]), "rb", buffering=0) as file:
-                size = os.fstat(file.fileno()).st_size
-                if reason := unsafe_size(size):
-                    raise BadImage(reason)
-                return file.read(size if limit is None else limit) or b""
-        except FileNotFoundError as error:
-            raise BadImage("the file is missing (it was there when the set was opened)") from error
+            data = patiently(lambda: self._read(path, limit), path)
         except OSError as error:
+            if self._was_read[index] and isinstance(error, PermissionError):
+                raise machine_error(error, path) from error
+            if isinstance(error, FileNotFoundError):
+                self._check_root(error)
+                reason = "the file is missing (it was there when the set was opened)"
+                raise BadImage(reason) from error
             raise BadImage(f"the file cannot be read: {error.strerror}") from error
+        self._was_read[index] = True
+        return data
+
+    def _read(self, path: str, limit: int | None) -> bytes:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            size = os.fstat(descriptor).st_size
+            if reason := unsafe_size(size):
+                raise BadImage(reason)
+            return read_fully(descriptor, size if limit is None else min(size, limit), 0)
+        finally:
+            os.close(descriptor)
+
+    def _check_root(self, error: OSError) -> None:
+        """Raises MachineError if not one file but the whole folder is gone, or is now empty."""
+        if not os.path.isdir(self._root) or not os.listdir(self._root):
+            raise machine_error(error, self._root) from error
 
     def close(self) -> None:
         """No-op: no file is held open."""
@@ -106,10 +126,18 @@ def _read_file(root: Path, name: str) -> bytes:
 
 
 def _first_bytes(root: Path, name: str) -> bytes | str:
-    """The first bytes of a file, or why it cannot be read."""
-    try:
-        with open(os.path.join(root, name), "rb", buffering=0) as file:
+    """The first bytes of a file, or why it cannot be read.
+
+    Raises MachineError for what says nothing about the file.
+    """
+    path = os.path.join(root, name)
+
+    def read() -> bytes:
+        with open(path, "rb", buffering=0) as file:
             return file.read(SNIFF_BYTES) or b""
+
+    try:
+        return patiently(read, path)
     except OSError as error:
         return f"it cannot be read: {error.strerror}"
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from realness.data_pipeline.catalog import Catalog, NameTable
 from realness.data_pipeline.errors import BadImage, DataError
+from realness.data_pipeline.machine import is_of_machine
 from realness.data_pipeline.sources.common import (
     SpanReader,
     unsafe_name,
@@ -110,6 +111,8 @@ def open_zip(path: Path) -> Catalog:
     except PermissionError:
         raise
     except _ZIPFILE_ERRORS as error:
+        if is_of_machine(error):
+            raise
         raise DataError(
             f"{path} is not a readable zip ({error}); fetch or make it again"
         ) from error
