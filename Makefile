@@ -9,10 +9,10 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c requi
 FACES := data/orl-faces
 FACES_64 := data/orl-faces-64
 RUN := runs/demo
-# One rank per GPU, at most two; two on the CPU if there is no GPU.
-RANKS ?= $(if $(filter 1,$(shell nvidia-smi --list-gpus 2>/dev/null | wc -l)),1,2)
-# One thread per rank: the ranks of the demo share the machine's cores.
-DEMO_ENVIRONMENT := OMP_NUM_THREADS=1
+# The demo's networks are small, and a second rank would only make it slower.
+RANKS ?= 1
+# More threads than this have too little to do.
+DEMO_ENVIRONMENT := OMP_NUM_THREADS=$(shell nproc | awk '{print ($$1 < 4) ? $$1 : 4}')
 
 .PHONY: demo test test-fast gpu lint install clean
 
@@ -21,9 +21,13 @@ install: $(INSTALLED)
 # torch comes first, so that no other package pulls another build of it and the kernels can be
 # compiled against it (hence no build isolation).
 $(INSTALLED): requirements.lock pyproject.toml setup.py
+	@echo "Step 1 of 3: making a Python environment in $(VENV) and downloading PyTorch (1 to 3 minutes)"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) torch==2.13.0
+	@echo "Step 2 of 3: installing the tools that compile the kernels"
 	$(PIP_INSTALL) setuptools wheel ninja
+	@echo "Step 3 of 3: installing the other packages and compiling the kernels (2 to 5 minutes; pip"
+	@echo "shows no output of the compiler; 'still running...' is a good sign)"
 	$(PIP_INSTALL) --no-build-isolation -e ".[dev,dali,offline-features,export,video]"
 	touch $@
 
@@ -36,6 +40,8 @@ $(FACES_64): | $(FACES)
 demo: $(INSTALLED) $(FACES_64)
 	$(DEMO_ENVIRONMENT) $(BIN)/deepspeed --num_gpus $(RANKS) launch/train_ffhq.py \
 		--preset demo --data $(FACES_64) --run-dir $(RUN)
+	$(BIN)/python launch/film.py $(RUN)
+	@echo "film:        $(RUN)/film.gif (samples, and D's distributions beside the anchors)"
 	@echo "sample grid: $$(ls $(RUN)/samples/0*.png | tail -n 1)"
 	@echo "report:      $(RUN)/report.html"
 

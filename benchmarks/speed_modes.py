@@ -59,7 +59,13 @@ ONLY_ON_CUDA = ("TF32", "CUDA graphs", "bf16, compiled, CUDA graphs")
 PLAIN = ("--no-tf32", "--memory-format", "contiguous", "--zero-g", "0", "--zero-d", "0")
 
 SYSTEMS: dict[str, tuple[int, tuple[str, ...]]] = {
-    "DCGAN": (16, ("--preset", "demo")),
+    "DCGAN": (
+        16,
+        (
+            *("--preset", "ffhq256-realness-dcgan", "--resolution", "64"),
+            *("--g-width", "16", "--d-width", "16"),
+        ),
+    ),
     "StyleGAN2": (
         4,
         (

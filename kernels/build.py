@@ -26,8 +26,9 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +46,17 @@ rule link
   command = $compiler -shared $in -o $out $flags
   description = $out
 """
+
+
+SECONDS_PER_MESSAGE = 15
+"""While it compiles, the shortest time between two messages."""
+
+Say = Callable[[str], None]
+"""Is told what is being done, for a person who waits."""
+
+
+def silent(message: str) -> None:
+    """Tells nobody."""
 
 
 class BuildError(RuntimeError):
@@ -236,8 +248,8 @@ def write_ninja(plan: Plan, folder: Path) -> None:
     (folder / "build.ninja").write_text("\n".join(lines))
 
 
-def compile_library(plan: Plan, folder: Path) -> Path:
-    """Compiles changed sources and links.
+def compile_library(plan: Plan, folder: Path, say: Say = silent) -> Path:
+    """Compiles changed sources and links; `say` is told how many are done.
 
     Raises BuildError with the compiler's output, or BuildInterrupted.
     """
@@ -245,12 +257,29 @@ def compile_library(plan: Plan, folder: Path) -> Path:
     write_ninja(plan, folder)
     jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
     command = [*find_ninja(), "-C", str(folder), "-j", jobs]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    compilers = " and ".join(sorted({Path(unit.compiler).name for unit in plan.units}))
+    say(
+        f"compiling {len(plan.units)} files with {compilers}, {jobs} at a time; once per machine, "
+        "one to four minutes on two cores"
+    )
+    output = []
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        told = time.monotonic()
+        for line in process.stdout:
+            output.append(line)
+            done = re.match(r"\[(\d+)/(\d+)\]", line)
+            if done and time.monotonic() - told >= SECONDS_PER_MESSAGE:
+                say(f"{done[1]} of {done[2]} steps are done")
+                told = time.monotonic()
+    text = "".join(output)
     # ninja catches SIGINT and SIGTERM and prints this; its exit code differs between versions.
-    if result.returncode < 0 or "interrupted by user" in result.stdout:
+    if process.returncode < 0 or "interrupted by user" in text:
         raise BuildInterrupted(f"{shlex.join(command)} was interrupted; run it again")
-    if result.returncode != 0:
-        raise BuildError(f"{shlex.join(command)} failed:\n{result.stdout[-8000:]}{result.stderr}")
+    if process.returncode != 0:
+        raise BuildError(f"{shlex.join(command)} failed:\n{text[-8000:]}")
     return folder / LIBRARY_NAME
 
 
@@ -273,23 +302,27 @@ def cache_folder() -> Path:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, say: Say = silent) -> Iterator[None]:
     """Holds a file lock, which the operating system releases if this process dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("waiting for another process that compiles them")
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def cached_library(plan: Plan, *, retry: bool = False) -> Path:
-    """The plan's library from the cache, built first if it is missing.
+def cached_library(plan: Plan, *, retry: bool = False, say: Say = silent) -> Path:
+    """The plan's library from the cache, built first if it is missing; `say` is told about it.
 
     One process builds, others wait for it. A failure (not an interruption) is remembered until the
     sources, the flags or torch change; retry=True tries again. Raises BuildError.
     """
     target = cache_folder() / plan.key / LIBRARY_NAME
     failure = target.with_name("failed.txt")
-    with locked(cache_folder() / f"{plan.key}.lock"):
+    with locked(cache_folder() / f"{plan.key}.lock", say):
         if target.exists():
             return target
         if failure.exists() and not retry:
@@ -298,7 +331,7 @@ def cached_library(plan: Plan, *, retry: bool = False) -> Path:
                 "fix the cause and run `python -m realness.kernels --rebuild`"
             )
         try:
-            publish(compile_library(plan, target.parent / "objects"), target, plan)
+            publish(compile_library(plan, target.parent / "objects", say), target, plan)
         except BuildInterrupted:
             raise
         except BuildError as error:

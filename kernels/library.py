@@ -125,7 +125,12 @@ def find_library(mode: str, *, rebuild: bool = False) -> Path:
     if bundled is not None and (build.has_cuda(bundled) or not cuda_is_missing):
         found = bundled
     else:
-        found = build.cached_library(build.make_plan(), retry=rebuild or mode == "require")
+        found = build.cached_library(
+            build.make_plan(),
+            retry=rebuild or mode == "require",
+            # A warning, because it takes minutes, and most commands show no messages below that.
+            say=lambda message: logger.warning("kernels: %s", message),
+        )
     if mode == "require" and lacks_cuda(found):
         raise build.BuildError(
             f"there is a CUDA device, but {found} has no kernels for it, and nvcc was not found; "

@@ -23,6 +23,7 @@ COMMANDS = {
     "export": ("export", "export a trained model: safetensors, ONNX, torch.export"),
     "consolidate": ("consolidate", "merge a sharded checkpoint into one file per network"),
     "report": ("report", "build the HTML report of one or more runs"),
+    "film": ("film", "make a film of a run's sample grids"),
     "fetch-faces": ("fetch_faces", "fetch 400 photographs of faces to try the system on"),
 }
 """Module and description of each subcommand."""

@@ -195,10 +195,9 @@ def _write_grid(command: Command, generator: TrainedGenerator, index: Tensor) ->
 
 def _write_interpolation(command: Command, generator: TrainedGenerator, kept: Tensor) -> None:
     """Write one strip per pair of neighbours, and all strips in sequence as an animation."""
-    import numpy as np
     from PIL import Image
 
-    from realness.trainer.inference.video import write_mp4
+    from realness.trainer.inference.video import write_animation
 
     if len(kept) < 2:
         return
@@ -213,13 +212,8 @@ def _write_interpolation(command: Command, generator: TrainedGenerator, kept: Te
         for row in range(pairs)
         for column in range(command.interpolate)
     )
-    if command.animation == "mp4":
-        path = command.out / "interpolation.mp4"
-        write_mp4(map(np.asarray, frames), path, side=side, frame_ms=FRAME_MS)
-    else:
-        first, *others = frames
-        path = command.out / "interpolation.gif"
-        first.save(path, save_all=True, append_images=others, duration=FRAME_MS, loop=0)
+    path = command.out / f"interpolation.{command.animation}"
+    write_animation(frames, path, frame_ms=FRAME_MS)
 
 
 def _between(generator: TrainedGenerator, ends: Tensor, command: Command) -> NDArray[np.uint8]:

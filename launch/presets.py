@@ -14,9 +14,11 @@ from dataclasses import replace
 from typing import Literal
 
 from realness.launch.stylegan2_presets import realness_stylegan2, small, stylegan2
+from realness.trainer.augment.configs import DiffAugmentConfig
 from realness.trainer.config import (
     ConfigError,
     DataConfig,
+    EngineConfig,
     FakeAsRealConfig,
     ObjectiveConfig,
     OptimizerConfig,
@@ -32,6 +34,7 @@ from realness.trainer.networks.configs import (
     SNResNetDiscriminatorConfig,
     SNResNetGeneratorConfig,
 )
+from realness.trainer.networks.light_configs import LightDiscriminatorConfig, LightGeneratorConfig
 from realness.trainer.objectives.configs import (
     HingeConfig,
     LSGANConfig,
@@ -191,23 +194,34 @@ def lecture_dcgan() -> TrainConfig:
 
 
 def demo() -> TrainConfig:
-    """Small faces on any machine: 64x64, base width 16, minutes on two CPU cores.
+    """Faces from 400 photographs: 64x64 without colour, in less than ten minutes on two CPU cores.
 
-    With this few images the number of updates matters: batches of 16 reached at 40 kimg the quality
-    that batches of 32 reached at 80.
+    RealnessGAN's objective without resampling on the light networks. Settings were chosen by trials
+    on these photographs: with few images the number of updates matters, hence the small batch.
     """
-    base = realness_dcgan(64)
-    return replace(
-        base,
-        batch_size=16,
-        total_kimg=70,
+    batch, total_kimg = 8, 56.0
+    return TrainConfig(
+        batch_size=batch,
+        total_kimg=total_kimg,
         ema_halflife_kimg=3,
         log_kimg=1,
-        sample_kimg=5,
-        checkpoint_kimg=25,
-        g=replace(base.g, g_width=16),
-        d=replace(base.d, d_width=16),
-        data=replace(base.data, decode_threads=1),
+        sample_kimg=2,
+        checkpoint_kimg=28,
+        data=DataConfig(resolution=64, decode_threads=1),
+        engine=EngineConfig(zero_g=0, zero_d=0),
+        g=LightGeneratorConfig(g_width=8, z_dim=128, g_grey=True),
+        d=LightDiscriminatorConfig(d_width=8),
+        objective=RealnessConfig(num_outcomes=51, g_objective=2, resample="none"),
+        penalty=PenaltyConfig(r1_gamma=0.1, penalty_images=8 * batch),
+        augment=DiffAugmentConfig(augment_ops="color,translation"),
+        optimizer=OptimizerConfig(
+            AdamConfig(beta1=0.0, beta2=0.99),
+            lr_g=1.5e-3,
+            lr_d=1.5e-3,
+            lr_decay="linear",
+            lr_decay_start_kimg=0.6 * total_kimg,
+            lr_final=0.02,
+        ),
     )
 
 

@@ -159,7 +159,7 @@ def test_require_wants_kernels_for_the_device_that_is_there(
     """Without nvcc, a machine with a GPU would silently run the reference."""
     path = tmp_path / build.LIBRARY_NAME
     path.with_suffix(".json").write_text(json.dumps({"cuda": False}))
-    monkeypatch.setattr(build, "cached_library", lambda plan, retry: path)
+    monkeypatch.setattr(build, "cached_library", lambda plan, **options: path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(build.BuildError, match="no kernels for it, and nvcc was not found"):
         library.find_library("require")

@@ -47,6 +47,7 @@ def test_the_default_preset_is_the_papers_configuration() -> None:
     assert config.num_iterations == 520_000
 
 
+DCGAN = "ffhq256-realness-dcgan"
 KINDS = ("generator", "discriminator", "objective", "optimizer", "augment")
 CHOICES = (
     dict(zip(KINDS, ("dcgan", "dcgan", "realness", "adam", "ada"), strict=True)),
@@ -77,7 +78,7 @@ def test_every_field_is_a_flag() -> None:
     seen: set[str] = set()
     for choice in CHOICES:
         seen |= left_out
-        start = with_fields(preset("demo"), **choice)
+        start = with_fields(preset(DCGAN), **choice)
         defaults = flatten(start)
         arguments = [word for name, value in choice.items() for word in (flag(name), value)]
         for name, value in defaults.items():
@@ -93,7 +94,7 @@ def test_every_field_is_a_flag() -> None:
             else:
                 changed = value + 1 if isinstance(value, (int, float)) else "3"
                 arguments += [flag(name), given.get(name, str(changed))]
-        config = parse(["--preset", "demo", *arguments]).config
+        config = parse(["--preset", DCGAN, *arguments]).config
         unchanged = {name for name, value in flatten(config).items() if value == defaults[name]}
         assert unchanged <= left_out | {"d_norm"}
     # Plugins that other tests have loaded into this process have flags with a prefix.
@@ -109,7 +110,7 @@ def test_flags_that_need_certain_components() -> None:
     style = ["--preset", "ffhq256-stylegan2", "--path-length-weight", "3"]
     config = parse([*style, "--checkpoint-activations"]).config
     assert (config.penalty.path_length_weight, config.engine.checkpoint_activations) == (3.0, True)
-    assert parse(["--preset", "demo", "--far-fakes", "4"]).config.far.far_fakes == 4
+    assert parse(["--preset", DCGAN, "--far-fakes", "4"]).config.far.far_fakes == 4
 
 
 def test_a_changed_component_keeps_what_the_preset_changed() -> None:
@@ -125,38 +126,38 @@ def test_a_changed_component_keeps_what_the_preset_changed() -> None:
 
 def test_settings_of_another_component_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"--w-dim=64 is a setting of --generator stylegan2, but"):
-        parse(["--preset", "demo", "--w-dim", "64"])
+        parse(["--preset", DCGAN, "--w-dim", "64"])
     with pytest.raises(ConfigError, match="--saturating=True is a setting of --objective standard"):
-        parse(["--preset", "demo", "--saturating"])
+        parse(["--preset", DCGAN, "--saturating"])
     # It states what is so anyway.
-    assert parse(["--preset", "demo", "--no-saturating", "--w_dim=512"]).config == preset("demo")
+    assert parse(["--preset", DCGAN, "--no-saturating", "--w_dim=512"]).config == preset(DCGAN)
 
 
 def test_what_combines_with_little_else_is_a_flag_too() -> None:
     flags = ["--r1", "finite-difference", "--d-activation", "silu", "--r1-gamma", "1"]
-    values = flatten(parse(["--preset", "demo", *flags]).config)
+    values = flatten(parse(["--preset", DCGAN, *flags]).config)
     assert (values["r1"], values["d_activation"]) == ("finite-difference", "silu")
     flags = ["--cuda-graphs", "--zero-g", "0", "--zero-d", "0", "--auto-batch"]
-    values = flatten(parse(["--preset", "demo", *flags]).config)
+    values = flatten(parse(["--preset", DCGAN, *flags]).config)
     assert values["cuda_graphs"]
     assert values["auto_batch"]
 
 
 def test_r1_gamma_can_be_computed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """0.0002 R^2 / batch: 0.0002 x 4096 / 16 for the demo."""
+    """0.0002 R^2 / batch: 0.0002 x 65,536 / 32."""
     caplog.set_level("INFO")
-    config = parse(["--preset", "demo", "--r1-gamma", "auto"]).config
-    assert config.penalty.r1_gamma == pytest.approx(0.0512)
-    assert "--r1-gamma auto is 0.0512 = 0.0002 x 64^2 pixels / batch of 16" in caplog.text
+    config = parse(["--preset", DCGAN, "--r1-gamma", "auto"]).config
+    assert config.penalty.r1_gamma == pytest.approx(0.4096)
+    assert "--r1-gamma auto is 0.4096 = 0.0002 x 256^2 pixels / batch of 32" in caplog.text
     file = tmp_path / "run.toml"
-    file.write_text('preset = "demo"\nr1_gamma = "auto"\n')
-    config = parse(["--config", str(file), "--batch-size", "32"]).config
-    assert config.penalty.r1_gamma == pytest.approx(0.0256)
+    file.write_text(f'preset = "{DCGAN}"\nr1_gamma = "auto"\n')
+    config = parse(["--config", str(file), "--batch-size", "64"]).config
+    assert config.penalty.r1_gamma == pytest.approx(0.2048)
     assert parse(["--config", str(file), "--r1-gamma", "3"]).config.penalty.r1_gamma == 3
 
 
 def test_local_rank_of_the_launcher_is_accepted() -> None:
-    assert parse(["--local_rank=1", "--preset", "demo"]).config.preset == "demo"
+    assert parse(["--local_rank=1", "--preset", DCGAN]).config.preset == DCGAN
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -171,12 +172,12 @@ def test_presets_survive_their_json(name: str) -> None:
     ("arguments", "messages"),
     [
         (["--preset", "dmo"], ["did you mean 'demo'?"]),
-        (["--preset", "demo", "--resolution", "48"], ["--resolution=48", "power of two"]),
-        (["--preset", "demo", "--num-outcomes", "1"], ["--num-outcomes=1", "between 2 and 1024"]),
-        (["--preset", "demo", "--beta1", "1"], ["--beta1=1.0", "[0, 1)"]),
-        (["--preset", "demo", "--lr-g", "0"], ["--lr-g=0.0", "greater than 0"]),
-        (["--preset", "demo", "--device", "cuda"], ["--device=cuda"]),
-        (["--preset", "demo", "--run-dir", "x", "--anchor-kl", "500"], ["500"]),
+        (["--preset", DCGAN, "--resolution", "48"], ["--resolution=48", "power of two"]),
+        (["--preset", DCGAN, "--num-outcomes", "1"], ["--num-outcomes=1", "between 2 and 1024"]),
+        (["--preset", DCGAN, "--beta1", "1"], ["--beta1=1.0", "[0, 1)"]),
+        (["--preset", DCGAN, "--lr-g", "0"], ["--lr-g=0.0", "greater than 0"]),
+        (["--preset", DCGAN, "--device", "cuda"], ["--device=cuda"]),
+        (["--preset", DCGAN, "--run-dir", "x", "--anchor-kl", "500"], ["500"]),
     ],
 )
 def test_wrong_values_are_named(
@@ -207,7 +208,7 @@ def test_wrong_data_is_refused(
     def message(folder: Path, *extra: str) -> str:
         return refused(capsys, tiny_arguments(folder, run, *extra))
 
-    assert "--data is missing" in refused(capsys, ["--preset", "demo", "--run-dir", str(run)])
+    assert "--data is missing" in refused(capsys, ["--preset", DCGAN, "--run-dir", str(run)])
     assert "nowhere" in message(tmp_path / "nowhere")
     assert "empty" in message(tmp_path / "empty")
     assert "text" in message(tmp_path / "text")
@@ -258,7 +259,7 @@ def test_a_config_of_another_version_is_refused() -> None:
 def test_warmup_and_decay_are_stated_in_images() -> None:
     from realness.trainer.updates.schedule import is_due, lr_factor
 
-    base = preset("demo")
+    base = preset(DCGAN)
     config = replace(
         base,
         batch_size=100,

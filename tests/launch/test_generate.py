@@ -16,7 +16,7 @@ from PIL import Image
 from realness.launch import generate
 from realness.trainer.checkpoint.choosing import choose_checkpoints
 from realness.trainer.inference.trained import load_discriminator, load_generator, truncated
-from realness.trainer.inference.video import write_mp4
+from realness.trainer.inference.video import write_animation
 from tests.helpers.run_folders import write_run
 from tests.helpers.systems import systems
 
@@ -92,7 +92,7 @@ def test_a_film_has_the_steps_of_the_strip(run: Path, tmp_path: Path) -> None:
 def test_a_film_shows_its_frames_in_order(tmp_path: Path) -> None:
     ramp = np.linspace(0, 100, 32)[None, :, None]
     made = [np.broadcast_to(ramp + 12 * n, (32, 32, 3)).astype(np.uint8) for n in range(12)]
-    write_mp4(iter(made), tmp_path / "film.mp4", side=32, frame_ms=80)
+    write_animation(map(Image.fromarray, made), tmp_path / "film.mp4", frame_ms=80)
     shown = decoded(tmp_path / "film.mp4")
     assert len(shown) == len(made)
     for frame, expected in zip(shown, made, strict=True):

@@ -39,6 +39,12 @@ class _AugmentedConfig(AugmentationConfig):
     def __post_init__(self) -> None:
         read_ops(self.augment_ops)
 
+    @property
+    def can_leak(self) -> bool:
+        """DiffAugment's policies are meant to change every image."""
+        groups, _ = read_ops(self.augment_ops)
+        return bool(groups)
+
     def strength(
         self, batch_size: int, num_images: int, undecided: float | None, device: Any
     ) -> Strength:

@@ -15,10 +15,15 @@ class AugmentationConfig(Component):
     Capabilities:
         adaptive: the probability follows the sign of D's score of real images, so that the
             objective must have a score at which D is undecided.
+        can_leak: with a high probability, G learns to generate the changes.
     """
 
     kind: ClassVar[str] = "augment"
     adaptive: ClassVar[bool] = False
+
+    @property
+    def can_leak(self) -> bool:
+        return True
 
     def build(
         self, *, batch_size: int, num_images: int, undecided: float | None, device: Any

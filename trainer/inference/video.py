@@ -1,16 +1,17 @@
-"""Writing frames as an MP4 video."""
+"""Writing frames as a GIF or an MP4 video."""
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
+from PIL import Image
 
 from realness.trainer.config import ConfigError
+from realness.trainer.storage.files import staged_path
 
 CODEC, PIXELS = "libx264", "yuv420p"
 """H.264 with subsampled chroma, which every browser and player supports."""
@@ -27,16 +28,33 @@ def check_video() -> None:
         )
 
 
-def write_mp4(frames: Iterable[NDArray[np.uint8]], path: Path, *, side: int, frame_ms: int) -> None:
-    """Write frames uint8 [side, side, 3], each shown `frame_ms` milliseconds; `side` is even.
+def write_animation(frames: Iterable[Image.Image], path: Path, *, frame_ms: int) -> None:
+    """Write RGB frames of one size as a GIF that repeats, or an MP4 if the name ends in .mp4.
 
-    Frames are encoded as they arrive, so that memory use does not depend on their number.
+    Each is shown for `frame_ms` milliseconds. The sides of an MP4 must be even. Frames are encoded
+    as they arrive, so that memory use does not depend on their number. `path` is replaced when the
+    animation is complete. Raises ValueError for no frames, OSError if the disk is full.
     """
+    remaining = iter(frames)
+    first = next(remaining, None)
+    if first is None:
+        raise ValueError("an animation needs at least one frame")
+    with staged_path(path) as staged:
+        if path.suffix == ".mp4":
+            _write_mp4(chain([first], remaining), staged, size=first.size, frame_ms=frame_ms)
+        else:
+            options = dict(save_all=True, append_images=remaining, duration=frame_ms, loop=0)
+            first.save(staged, "GIF", **options)
+
+
+def _write_mp4(
+    frames: Iterable[Image.Image], path: Path, *, size: tuple[int, int], frame_ms: int
+) -> None:
     import av
 
-    with av.open(path, "w") as film:
+    with av.open(path, "w", format="mp4") as film:
         stream = film.add_stream(CODEC, rate=Fraction(1000, frame_ms), options={"crf": QUALITY})
-        stream.pix_fmt, stream.height, stream.width = PIXELS, side, side
-        for pixels in frames:
-            film.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        stream.pix_fmt, (stream.width, stream.height) = PIXELS, size
+        for frame in frames:
+            film.mux(stream.encode(av.VideoFrame.from_image(frame)))
         film.mux(stream.encode())

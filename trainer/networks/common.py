@@ -34,6 +34,12 @@ def check_images(images: Tensor, resolution: int) -> None:
         raise ValueError(f"images have shape {tuple(images.shape)}, expected [B, *{expected}]")
 
 
+def check_noise(noise: Tensor, batch: int, dim: int) -> None:
+    """Raise ValueError unless noise is [batch, dim]."""
+    if tuple(noise.shape) != (batch, dim):
+        raise ValueError(f"noise has shape {tuple(noise.shape)}, expected {(batch, dim)}")
+
+
 def rectify(x: Tensor, leak: float) -> Tensor:
     """Leaky ReLU, or ReLU for a leak of 0."""
     return F.leaky_relu(x, leak) if leak else F.relu(x)

@@ -1,7 +1,7 @@
 """The inputs of a generator, drawn for the samples of a batch.
 
-Every generator takes latents z. A generator with further inputs is `TakesNoiseAndStyles`: it has
-methods that draw them.
+Every generator takes latents z. A generator with further inputs is a `TakesNoise` or a
+`TakesNoiseAndStyles`: it has methods that draw them.
 """
 
 from __future__ import annotations
@@ -17,12 +17,17 @@ Mixing = tuple[Tensor, Tensor]
 
 
 @runtime_checkable
-class TakesNoiseAndStyles(Protocol):
-    """A generator called as `generator(z, noise, code, share, mixing)`."""
+class TakesNoise(Protocol):
+    """A generator called as `generator(z, noise, code, share)`."""
 
     def draw_noise(self, draws: Draws) -> Tensor:
         """The noise of each sample, [B, noise_dim]."""
         ...
+
+
+@runtime_checkable
+class TakesNoiseAndStyles(TakesNoise, Protocol):
+    """A generator called as `generator(z, noise, code, share, mixing)`."""
 
     def draw_mixing(self, draws: Draws) -> Mixing:
         """The second latents and crossovers of each sample."""
@@ -40,14 +45,14 @@ def training_inputs(
     `coded` is a posterior code [B, code_dim] with its share, for generators that take one.
     """
     latents = draws.normal(Purpose.LATENT, z_dim)
-    if not isinstance(generator, TakesNoiseAndStyles):
+    if not isinstance(generator, TakesNoise):
         return latents, *(coded or ())
-    code, share = coded or (None, 1.0)
-    return latents, generator.draw_noise(draws), code, share, generator.draw_mixing(draws)
+    inputs = latents, generator.draw_noise(draws), *(coded or (None, 1.0))
+    if isinstance(generator, TakesNoiseAndStyles):
+        return *inputs, generator.draw_mixing(draws)
+    return inputs
 
 
 def sampling_inputs(generator: nn.Module, draws: Draws) -> dict[str, Tensor]:
     """The keyword arguments of `generator` for sampling, in addition to z: noise, if any."""
-    return (
-        {"noise": generator.draw_noise(draws)} if isinstance(generator, TakesNoiseAndStyles) else {}
-    )
+    return {"noise": generator.draw_noise(draws)} if isinstance(generator, TakesNoise) else {}

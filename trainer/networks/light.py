@@ -2,8 +2,9 @@
 
 The generator's stages are those of Liu et al., "Towards Faster and Stabilized GAN Training for
 High-fidelity Few-shot Image Synthesis" (ICLR 2021), section 3: upsampling, a 3x3 convolution, batch
-normalisation and a gated linear unit. The discriminator is residual as in the same paper, with one
-4x4 convolution per block. Neither has the paper's skip-layer excitation, noise, or decoders.
+normalisation and a gated linear unit, with noise. The discriminator is residual as in the same
+paper, with one 4x4 convolution per block. Neither has the paper's skip-layer excitation, and there
+are no decoders.
 
 The width at side s is `width * resolution / s` channels, at most `max_channels`.
 """
@@ -23,13 +24,14 @@ from realness.trainer.networks.common import (
     LEAK,
     START_SIZE,
     check_images,
+    check_noise,
     rectify,
 )
 from realness.trainer.networks.layout import ImageNetwork, hold_layout
 from realness.trainer.networks.posterior import BatchNormGenerator
 from realness.trainer.networks.resnet import side_channels
-from realness.trainer.networks.sn_resnet import upsample
 from realness.trainer.networks.stylegan2_layers import minibatch_stddev
+from realness.trainer.randomness import Draws, Purpose
 
 
 def gate(x: Tensor) -> Tensor:
@@ -43,27 +45,38 @@ def gate(x: Tensor) -> Tensor:
 
 
 class GatedBlock(nn.Module):
-    """x [B, in, H, W] -> [B, out, 2H, 2W]: upsampling, 3x3 convolution, normalisation, `gate`.
+    """x [B, in, H, W] -> [B, out, 2H, 2W]: upsampling, 3x3 convolution, noise, norm, `gate`.
 
-    `*condition` is passed to the normalisation. The convolution has no bias, because the
-    normalisation would remove it again.
+    Upsampling repeats pixels, or interpolates bilinearly with `smooth`. `noise` [B, 1, 2H, 2W] is
+    added to all channels, times a learned strength per channel that starts at 0. `*condition` is
+    passed to the normalisation. The convolution has no bias, because the normalisation would remove
+    it again.
     """
 
-    def __init__(self, in_channels: int, norm: nn.Module, out_channels: int) -> None:
+    def __init__(
+        self, in_channels: int, norm: nn.Module, out_channels: int, *, smooth: bool
+    ) -> None:
         super().__init__()
+        self.mode = "bilinear" if smooth else "nearest"
         self.conv = nn.Conv2d(in_channels, 2 * out_channels, 3, padding=1, bias=False)
+        self.noise_strength = nn.Parameter(torch.zeros(2 * out_channels, 1, 1))
         self.norm = norm
 
-    def forward(self, x: Tensor, *condition: Tensor | float) -> Tensor:
-        return gate(self.norm(self.conv(upsample(x)), *condition))
+    def forward(self, x: Tensor, noise: Tensor, *condition: Tensor | float) -> Tensor:
+        x = self.conv(F.interpolate(x, scale_factor=2, mode=self.mode))
+        x = torch.addcmul(x, noise.to(x.dtype), self.noise_strength.to(x.dtype))
+        return gate(self.norm(x, *condition))
 
 
 class LightGenerator(BatchNormGenerator):
-    """z [B, z_dim] -> images [B, 3, R, R] in [-1, 1]; also takes a code if `code_dim` is not 0.
+    """z [B, z_dim] and noise [B, noise_dim] -> images [B, 3, R, R] in [-1, 1].
+
+    Also takes a code [B, code_dim] and its share if `code_dim` is not 0.
 
     A linear layer to 4x4, batch normalisation and `gate`, a `GatedBlock` for each doubling, a 3x3
-    convolution and tanh. Upsampling repeats pixels: on 400 faces at 64x64, this drew faces within
-    10 kimg. Bilinear upsampling did not, neither alone nor with a sum of the images of all sides.
+    convolution and tanh. The last block interpolates, which removes stripes of a period of 2
+    pixels; the others repeat pixels, because interpolation in all blocks slows training down. The
+    noise gives images the grain of photographs.
 
     With `grey`, the last convolution has one channel, which is repeated for the three colours.
     """
@@ -81,19 +94,37 @@ class LightGenerator(BatchNormGenerator):
     ) -> None:
         super().__init__(z_dim, code_dim, batch_statistics)
         channels = side_channels(width, max_channels, resolution)
+        self.resolution = resolution
+        self.noise_sides = [START_SIZE << k for k in range(1, len(channels))]
         self.start = nn.Linear(z_dim, 2 * channels[0] * START_SIZE**2, bias=False)
         self.norm = self.new_norm(2 * channels[0])
+        pairs = list(itertools.pairwise(channels))
         self.blocks = nn.ModuleList(
-            GatedBlock(below, self.new_norm(2 * above), above)
-            for below, above in itertools.pairwise(channels)
+            GatedBlock(below, self.new_norm(2 * above), above, smooth=number == len(pairs))
+            for number, (below, above) in enumerate(pairs, start=1)
         )
         self.to_image = nn.Conv2d(channels[-1], 1 if grey else IMAGE_CHANNELS, 3, padding=1)
 
-    def synthesize(self, z: Tensor, *condition: Tensor | float) -> Tensor:
+    @property
+    def noise_dim(self) -> int:
+        """Values of noise per sample: one per pixel of every block's output."""
+        return sum(side**2 for side in self.noise_sides)
+
+    def draw_noise(self, draws: Draws) -> Tensor:
+        """The noise of these samples, [B, noise_dim] fp32: the same on any number of ranks."""
+        return draws.normal(Purpose.NOISE, self.noise_dim)
+
+    def forward(
+        self, z: Tensor, noise: Tensor, code: Tensor | None = None, share: float = 1.0
+    ) -> Tensor:
+        self.check(z, code)
+        check_noise(noise, z.shape[0], self.noise_dim)
+        condition = () if code is None else (code, share)
         x = self.lay_out(self.start(z).unflatten(1, (-1, START_SIZE, START_SIZE)))
         x = gate(self.norm(x, *condition))
-        for block in self.blocks:
-            x = block(x, *condition)
+        parts = noise.split([side**2 for side in self.noise_sides], 1)
+        for block, part, side in zip(self.blocks, parts, self.noise_sides, strict=True):
+            x = block(x, part.view(-1, 1, side, side), *condition)
         return self.lay_out(torch.tanh(self.to_image(x)).expand(-1, IMAGE_CHANNELS, -1, -1))
 
 

@@ -14,6 +14,7 @@ from realness.trainer.networks.common import (
     IMAGE_CHANNELS,
     LEAK,
     START_SIZE,
+    check_noise,
     count_doublings,
     without_autocast,
 )
@@ -249,9 +250,7 @@ class StyleGAN2Generator(CodedGenerator):
         offset: Tensor | None = None,
     ) -> Tensor:
         self.check(z, code)
-        expected = (z.shape[0], self.noise_dim)
-        if tuple(noise.shape) != expected:
-            raise ValueError(f"noise has shape {tuple(noise.shape)}, expected {expected}")
+        check_noise(noise, z.shape[0], self.noise_dim)
         w = self.styles(z, mixing)
         if centre is not None:
             w = torch.lerp(centre, w, truncation)

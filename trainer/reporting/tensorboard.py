@@ -27,6 +27,7 @@ _TAGS = {
     "lr_g": "learning_rate/G",
     "img_per_s": "speed/img_per_s",
     "data_wait_percent": "speed/data_wait_percent",
+    "core_wait_percent": "speed/core_wait_percent",
     "checkpoint_stall_s": "speed/checkpoint_stall_s",
     "memory_gib": "memory/host_gib",
     "gpu_memory_gib": "memory/gpu_gib",

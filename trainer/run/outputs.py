@@ -15,6 +15,8 @@ from realness.trainer.inference.pixels import to_unit
 from realness.trainer.inference.trained import TrainedGenerator, trained_generator
 from realness.trainer.objectives.realness import RealnessObjective
 from realness.trainer.randomness import Stream
+from realness.trainer.reporting.grid import SAMPLES_FOLDER
+from realness.trainer.reporting.page.html import REPORT_FILE
 from realness.trainer.reporting.realness import Realness
 from realness.trainer.run.recovery import skip_counts
 from realness.trainer.run.state import Run
@@ -34,12 +36,14 @@ def write_record(run: Run, means: dict[str, float], pace: Pace) -> None:
     record["checkpoint_stall_s"] = run.saver.take_stalled_seconds()
     record |= skip_counts(run)
     run.reporter.log(record)
+    if busy := run.busy.advise(record["core_wait_percent"] / 100, record["elapsed_s"]):
+        run.reporter.message(busy)
     _warn_of_leaks(run, record.get("augment_p", 0.0))
 
 
 def _warn_of_leaks(run: Run, p: float) -> None:
     """Warn when the probability of augmentation becomes so high that G may learn the changes."""
-    warning = leak_warning(p)
+    warning = leak_warning(p) if run.config.augment.can_leak else ""
     if warning and not run.warned_of_leaks:
         run.reporter.warn(f"WARNING: {warning}")
     run.warned_of_leaks = bool(warning)
@@ -79,8 +83,19 @@ def save_samples(run: Run) -> None:
             run.config.num_samples, run.config.engine.micro_batch or run.gan.local_batch
         )
         run.reporter.save_grid(images, f"{run.images:012d}")
+        _announce_samples(run)
         if isinstance(objective, RealnessObjective):
             _save_realness(run, objective, images)
+
+
+def _announce_samples(run: Run) -> None:
+    """Say once where the grids and the report are."""
+    if not run.told_samples:
+        run.reporter.message(
+            f"samples: {run.folder / SAMPLES_FOLDER}, a new grid every "
+            f"{run.config.sample_kimg:g} kimg; report: {run.folder / REPORT_FILE}"
+        )
+    run.told_samples = True
 
 
 def _save_realness(run: Run, objective: RealnessObjective, fakes: Tensor) -> None:

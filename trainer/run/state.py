@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from realness.data_pipeline import Catalog, ImageStream
@@ -13,6 +13,7 @@ from realness.trainer.distributed.ranks import rank
 from realness.trainer.distributed.streams import open_stream, rank_share
 from realness.trainer.randomness import Stream
 from realness.trainer.reporting import Reporter
+from realness.trainer.run.contention import BusyAdvice
 from realness.trainer.run.monitor import Monitor
 from realness.trainer.updates.sharded_gan import ShardedGan
 
@@ -26,6 +27,8 @@ class Run:
     monitor: measures the moving average; None if metrics are disabled.
     went_back_to: images at the checkpoint that the run last went back to, if it ever did.
     warned_of_leaks: whether the probability of augmentation was too high in the last record.
+    told_samples: whether the place of the sample grids was said.
+    busy: advice on a machine that is busy with other programs.
     """
 
     config: TrainConfig
@@ -38,6 +41,8 @@ class Run:
     monitor: Monitor | None = None
     went_back_to: int | None = None
     warned_of_leaks: bool = False
+    told_samples: bool = False
+    busy: BusyAdvice = field(default_factory=BusyAdvice)
 
     def stream(self, stream: Stream, updates: int, batch: int) -> ImageStream:
         """Real images for `updates` updates per iteration of `batch` images, from `images` on."""

@@ -9,6 +9,7 @@ import psutil
 import torch
 
 from realness.data_pipeline import Catalog, ImageStream
+from realness.trainer.run.contention import CoreWaits
 
 
 class Pace:
@@ -18,6 +19,7 @@ class Pace:
         self._catalog = catalog
         self._streams = streams
         self._process = psutil.Process()
+        self._core_waits = CoreWaits()
         self._started = self._last = time.monotonic()
         self._images = 0
         self._waited = 0.0
@@ -35,8 +37,9 @@ class Pace:
         """This interval's numbers under the names that the reports use.
 
         img_per_s, without excluded time; eta_s; elapsed_s since the start of this process;
-        data_wait_percent: percentage of the time that steps waited for images; memory_gib of this
-        process; gpu_memory_gib, its peak; bad_images replaced so far.
+        data_wait_percent: percentage of the time that steps waited for images; core_wait_percent:
+        that threads waited for a core; memory_gib of this process; gpu_memory_gib, its peak;
+        bad_images replaced so far.
         """
         now = time.monotonic()
         waited = sum(stream.wait_seconds for stream in self._streams)
@@ -47,6 +50,7 @@ class Pace:
             "eta_s": images_left / rate if rate else 0.0,
             "elapsed_s": now - self._started,
             "data_wait_percent": 100 * (waited - self._waited) / seconds,
+            "core_wait_percent": 100 * self._core_waits.read(),
             "memory_gib": self._process.memory_info().rss / 2**30,
             "bad_images": self._catalog.num_bad_images,
         }

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from realness.trainer.augment.configs import AdaptiveConfig, DiffAugmentConfig, FixedConfig
 from realness.trainer.augment.strength import (
     AdaptiveStrength,
     FixedStrength,
@@ -171,3 +172,11 @@ def test_a_warning_says_what_a_high_p_means() -> None:
 def test_bad_settings_are_refused(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_only_adas_transforms_are_said_to_leak() -> None:
+    """DiffAugment's policies change every image by design."""
+    assert AdaptiveConfig().can_leak
+    assert not DiffAugmentConfig().can_leak
+    assert FixedConfig(augment_p=1.0).can_leak
+    assert not FixedConfig(augment_ops="color,translation", augment_p=1.0).can_leak

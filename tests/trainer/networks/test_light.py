@@ -14,7 +14,7 @@ from realness import kernels
 from realness.trainer.config import ConfigError
 from realness.trainer.networks.batch_norm import GlobalBatchNorm
 from realness.trainer.networks.build import build_discriminator, build_generator
-from realness.trainer.networks.light import GatedBlock, HalvingBlock, gate
+from realness.trainer.networks.light import GatedBlock, HalvingBlock, LightGenerator, gate
 from realness.trainer.networks.light_configs import LightDiscriminatorConfig, LightGeneratorConfig
 from realness.trainer.networks.posterior import BatchNormGenerator, PosteriorBatchNorm
 from realness.trainer.networks.recompute import recompute_blocks
@@ -38,6 +38,13 @@ def make_generator(width: int, resolution: int, code_dim: int = 0, **options) ->
     return generator
 
 
+def inputs(generator: nn.Module, batch: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """z [batch, z_dim] and noise [batch, noise_dim]."""
+    assert isinstance(generator, LightGenerator)
+    dims = generator.z_dim, generator.noise_dim
+    return [torch.randn(batch, dim, dtype=dtype) for dim in dims]
+
+
 def make_discriminator(width: int, resolution: int, num_outputs: int = 1, **options) -> nn.Module:
     torch.manual_seed(0)
     config = LightDiscriminatorConfig(d_width=width, **options)
@@ -53,11 +60,13 @@ def num_parameters(module: nn.Module) -> int:
 # 18 * (8,192 + 2,048 + 512 + 128) = 195,840; 9 * 8 * 3 + 3 = 219 to RGB.
 CONVOLUTIONS_OF_G = 524_288 + 195_840 + 219
 FEATURES_OF_G = 2 * (128 + 64 + 32 + 16 + 8)
+NOISE_OF_G = 2 * (64 + 32 + 16 + 8)  # A strength for each feature of the blocks.
 
 
 def test_parameter_count_of_the_generator():
     generator = make_generator(8, 64)
-    assert num_parameters(generator) == CONVOLUTIONS_OF_G + 2 * FEATURES_OF_G == 721_339
+    expected = CONVOLUTIONS_OF_G + 2 * FEATURES_OF_G + NOISE_OF_G
+    assert num_parameters(generator) == expected == 721_579
 
 
 def test_grey_images_need_one_channel():
@@ -70,7 +79,8 @@ def test_grey_images_need_one_channel():
 def test_parameter_count_with_posterior_codes():
     """Each normalisation has a linear module from 5 to 2 C instead of weight and bias."""
     steered = make_generator(8, 64, code_dim=5)
-    assert num_parameters(steered) == CONVOLUTIONS_OF_G + 2 * FEATURES_OF_G * (5 + 1)
+    expected = CONVOLUTIONS_OF_G + 2 * FEATURES_OF_G * (5 + 1) + NOISE_OF_G
+    assert num_parameters(steered) == expected
 
 
 @pytest.mark.parametrize(("group", "added"), [(4, 1), (1, 0)])
@@ -102,9 +112,9 @@ def test_shapes_at_every_resolution(resolution):
         generator = make_generator(2, resolution, z_dim=7)
         discriminator = make_discriminator(2, resolution, 5)
         steered = make_generator(2, resolution, code_dim=3, z_dim=7)
-        images = generator(torch.empty(2, 7))
+        images = generator(*inputs(generator, 2))
         assert images.shape == (2, 3, resolution, resolution)
-        assert steered(torch.empty(2, 7), torch.empty(2, 3)).shape == images.shape
+        assert steered(*inputs(steered, 2), torch.empty(2, 3)).shape == images.shape
         assert discriminator(images).shape == (2, 5)
         half = torch.empty(2, 4, resolution // 2, resolution // 2)
         blocks = discriminator.get_submodule("blocks")
@@ -116,10 +126,22 @@ def test_gate_is_torchs_glu():
     torch.testing.assert_close(gate(x), F.glu(x, dim=1))
 
 
+def interpolated(x: Tensor) -> Tensor:
+    """Zeros between the pixels, then the filter [1, 3, 3, 1] / 4 on both axes; edges repeat."""
+    taps = torch.tensor([1, 3, 3, 1], dtype=x.dtype) / 4
+    kernel = torch.outer(taps, taps).expand(x.shape[1], 1, 4, 4)
+    padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    return F.conv_transpose2d(padded, kernel, stride=2, groups=x.shape[1])[:, :, 3:-3, 3:-3]
+
+
 @pytest.mark.parametrize("grey", [False, True])
 def test_generator_layer_by_layer(grey):
     generator = make_generator(2, 32, z_dim=7, g_grey=grey).double()
-    z = torch.randn(3, 7, dtype=torch.float64)
+    z, noise = inputs(generator, 3, torch.float64)
+    parts = [
+        part.unflatten(1, (1, side, -1))
+        for part, side in zip(noise.split([64, 256, 1024], 1), (8, 16, 32), strict=True)
+    ]
 
     def normalised(t: Tensor, norm: nn.Module) -> Tensor:
         assert isinstance(norm, GlobalBatchNorm)
@@ -127,13 +149,16 @@ def test_generator_layer_by_layer(grey):
 
     start, norm = generator.get_submodule("start"), generator.get_submodule("norm")
     x = normalised(start(z).view(3, 32, 4, 4), norm)
-    for block in generator.get_submodule("blocks").children():
+    for number, block in enumerate(generator.get_submodule("blocks").children(), start=1):
         assert isinstance(block, GatedBlock)
-        x = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
-        x = normalised(F.conv2d(x, block.conv.weight, padding=1), block.norm)
+        x = interpolated(x) if number == 3 else x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+        assert not block.noise_strength.any()
+        nn.init.normal_(block.noise_strength)
+        x = F.conv2d(x, block.conv.weight, padding=1) + block.noise_strength * parts[number - 1]
+        x = normalised(x, block.norm)
     expected = generator.get_submodule("to_image")(x).tanh()
     assert expected.shape[1] == (1 if grey else 3)
-    images = generator(z)
+    images = generator(z, noise)
     torch.testing.assert_close(images, expected.expand(3, 3, 32, 32))
     assert images.is_contiguous(memory_format=torch.channels_last)
 
@@ -160,7 +185,7 @@ def test_discriminator_layer_by_layer(group):
 
 def test_gradients_reach_every_parameter():
     generator, discriminator = make_generator(2, 64), make_discriminator(2, 64, 5)
-    images = generator(torch.randn(4, 128))
+    images = generator(*inputs(generator, 4))
     assert images.abs().max() <= 1
     discriminator(images).square().sum().backward()
     for parameter in [*generator.parameters(), *discriminator.parameters()]:
@@ -202,17 +227,17 @@ def test_posterior_modules_replace_every_batch_norm():
     norms = [m for m in generator.modules() if isinstance(m, PosteriorBatchNorm)]
     assert [m.normalize.num_features for m in norms] == [32, 16, 8, 4]
     assert not any(m.affine for m in generator.modules() if isinstance(m, GlobalBatchNorm))
-    z, code = torch.randn(4, 128), torch.randn(4, 3)
-    assert not torch.allclose(generator(z, code), generator(z, code + 3), atol=1e-4)
-    torch.testing.assert_close(generator(z, code, 0.0), generator(z, code + 3, 0.0))
+    z, noise, code = *inputs(generator, 4), torch.randn(4, 3)
+    assert not torch.allclose(generator(z, noise, code), generator(z, noise, code + 3), atol=1e-4)
+    torch.testing.assert_close(generator(z, noise, code, 0.0), generator(z, noise, code + 3, 0.0))
 
 
 def test_bf16():
     generator, discriminator = make_generator(4, 32), make_discriminator(4, 32)
-    z = torch.randn(8, 128)
-    expected = generator(z)
+    z, noise = inputs(generator, 8)
+    expected = generator(z, noise)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        images = generator(z)
+        images = generator(z, noise)
         points = images.float().detach().requires_grad_()
         score = discriminator(points).squeeze(1)
         penalty = gradient_squared_norm(score.float(), points).mean()
@@ -241,7 +266,7 @@ def test_activations_and_their_gradients_are_channels_last():
         for layer in network.modules():
             if isinstance(layer, nn.Conv2d | PosteriorBatchNorm | HalvingBlock):
                 layer.register_forward_hook(watch)
-    discriminator(generator(torch.randn(4, 128), torch.randn(4, 3))).sum().backward()
+    discriminator(generator(*inputs(generator, 4), torch.randn(4, 3))).sum().backward()
     assert len(layouts) == 2 * (4 + 4 + 1 + 2 * 3 + 1)
     assert all(layouts)
 
@@ -249,7 +274,9 @@ def test_activations_and_their_gradients_are_channels_last():
 def test_wrong_settings_and_inputs_are_refused():
     generator, discriminator = make_generator(2, 32), make_discriminator(2, 32)
     with pytest.raises(ValueError, match=r"z has shape \(2, 6\), expected \[B, 128\]"):
-        generator(torch.zeros(2, 6))
+        generator(torch.zeros(2, 6), torch.zeros(2, 1344))
+    with pytest.raises(ValueError, match=r"noise has shape \(2, 9\), expected \(2, 1344\)"):
+        generator(torch.zeros(2, 128), torch.zeros(2, 9))
     with pytest.raises(ValueError, match=r"images have shape \(2, 3, 64, 64\)"):
         discriminator(torch.zeros(2, 3, 64, 64))
     with pytest.raises(ValueError, match="resolution=48 must be a power of two"):

@@ -87,9 +87,9 @@ PANELS = (
         from_zero=True,
     ),
     PanelKind(
-        "Data wait",
-        "Percentage of the time that training waited for images.",
-        (("data_wait_percent", "waiting", "a"),),
+        "Waiting",
+        "Percentage of the time that training waited for images, and rank 0's threads for a core.",
+        (("data_wait_percent", "images", "a"), ("core_wait_percent", "core", "b")),
         unit="%",
         from_zero=True,
     ),

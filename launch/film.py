@@ -1,0 +1,61 @@
+"""Make a film of a run's sample grids: `python launch/film.py RUN`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+MAX_FRAMES = 200
+
+
+@dataclass(frozen=True)
+class FilmCommand:
+    """Make a film of a run's sample grids; for RealnessGAN, D's distributions over realness and
+    their anchors are shown next to them.
+
+    It only reads the run's folder, so it works on any machine and while a run is in progress.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of the run (its --run-dir)."""
+    out: Path | None = None
+    """Path of the film; by default film.gif or film.mp4 in the run folder."""
+    animation: Literal["gif", "mp4"] = "gif"
+    """Format of the film; mp4 needs the extra `video`."""
+    frame_ms: int = 250
+    """Milliseconds per frame. The last frame is shown for two seconds."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    command = tyro.cli(FilmCommand, args=arguments)
+    from realness.trainer.config import ConfigError
+    from realness.trainer.inference.video import check_video, write_animation
+    from realness.trainer.reporting import RunFolderError, load_run
+    from realness.trainer.reporting.film import film, film_path
+
+    try:
+        if command.frame_ms < 20:
+            raise ConfigError(f"--frame-ms={command.frame_ms}; use at least 20")
+        if command.animation == "mp4":
+            check_video()
+        frames = list(film(load_run(command.run), MAX_FRAMES))
+        frames += frames[-1:] * (2000 // command.frame_ms)
+        out = command.out or film_path(command.run, command.animation)
+        write_animation(frames, out, frame_ms=command.frame_ms)
+        print(out)
+    except (RunFolderError, ConfigError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: cannot write the film: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
