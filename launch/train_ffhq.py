@@ -16,6 +16,7 @@ from pathlib import Path
 from realness.data_pipeline import DataError
 from realness.launch.presets import PRESETS
 from realness.launch.restarts import is_supervised, supervise
+from realness.launch.standard_streams import tolerate_lost_output
 from realness.launch.train_arguments import parse
 from realness.trainer.config import ConfigError
 from realness.trainer.distributed.exit_codes import EXIT_FAILED, EXIT_USAGE, RunFailed
@@ -28,6 +29,7 @@ def _is_leader() -> bool:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the process's exit code."""
+    tolerate_lost_output()
     logging.basicConfig(
         level=logging.INFO if _is_leader() else logging.WARNING,
         format="%(asctime)s %(name)s: %(message)s",
