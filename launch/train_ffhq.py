@@ -1,8 +1,8 @@
 """Train a GAN: `deepspeed launch/train_ffhq.py --data FFHQ --run-dir runs/ffhq`.
 
 Works under `deepspeed`, under `torchrun`, and as plain `python` in a single process. To resume a
-run, give the same command again. Exit codes: 0 done, 1 failed, 2 invalid input, 75 stopped by
-SIGTERM, SIGUSR1 or Ctrl-C after writing a checkpoint.
+run, give the same command again. Exit codes: 0 done, 1 failed, 2 invalid input, 75 stopped by a
+signal (SIGTERM, SIGHUP, SIGUSR1, Ctrl-C) after writing a checkpoint.
 """
 
 from __future__ import annotations

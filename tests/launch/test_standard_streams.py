@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from realness.launch.cli import COMMANDS
-from tests.helpers.ranks import TIMEOUT_SECONDS, TRAIN, tiny_arguments, write_images
+from tests.helpers.ranks import TIMEOUT_SECONDS, TRAIN, tiny_arguments, wait_for, write_images
 
 CODE = 7
 TALKATIVE = f"""
@@ -99,16 +99,17 @@ def ignore_hangup() -> None:
 
 @pytest.mark.slow
 def test_training_goes_on_when_nobody_listens(tmp_path: Path) -> None:
-    """Into `/dev/full`, into `head`, and on a terminal that goes after the first line."""
+    """Into `/dev/full`, into `head`, and under nohup on a terminal that goes."""
     data = write_images(tmp_path / "images")
 
-    def start(name: str, output: int) -> subprocess.Popen[bytes]:
+    def start(name: str, output: int) -> subprocess.Popen[str]:
         arguments = tiny_arguments(data, tmp_path / name, "--total-kimg", "0.16")
         return subprocess.Popen(
             [sys.executable, str(TRAIN), "--device", "cpu", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
+            text=True,
             preexec_fn=ignore_hangup,
         )
 
@@ -123,6 +124,8 @@ def test_training_goes_on_when_nobody_listens(tmp_path: Path) -> None:
     for reader in (head, terminal):
         assert os.read(reader, 1)
         os.close(reader)
+    wait_for(tmp_path / "tty" / "stats.jsonl", [runs["tty"]])
+    runs["tty"].send_signal(signal.SIGHUP)
     for name, process in runs.items():
         assert process.wait(timeout=TIMEOUT_SECONDS) == 0, name
         lines = (tmp_path / name / "stats.jsonl").read_text().splitlines()

@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict
 from datetime import timedelta
 from types import TracebackType
+from typing import NoReturn
 
 import torch.distributed as dist
 
@@ -212,6 +213,12 @@ def _connect(timeout: timedelta) -> dist.Store:
 def _publish_verdict(store: dist.Store, problem: str) -> str:
     """Set `problem` as the verdict unless there is one already; returns the actual verdict."""
     return store.compare_set(VERDICT, "", problem).decode()
+
+
+def end_process(why: str, code: int) -> NoReturn:
+    """Say why, and end this process, whatever its main thread does."""
+    _print_error(f"rank {rank()} ends: {why}")
+    os._exit(code)
 
 
 def _print_error(text: str) -> None:

@@ -26,6 +26,7 @@ class Run:
     monitor: measures the moving average; None if metrics are disabled.
     went_back_to: images at the checkpoint that the run last went back to, if it ever did.
     warned_of_leaks: whether the probability of augmentation was too high in the last record.
+    is_between_updates: whether all of the last iteration, and nothing of the next, has happened.
     """
 
     config: TrainConfig
@@ -38,6 +39,7 @@ class Run:
     monitor: Monitor | None = None
     went_back_to: int | None = None
     warned_of_leaks: bool = False
+    is_between_updates: bool = True
 
     def stream(self, stream: Stream, updates: int, batch: int) -> ImageStream:
         """Real images for `updates` updates per iteration of `batch` images, from `images` on."""
