@@ -24,14 +24,19 @@ class StopRequest(AbstractContextManager["StopRequest"]):
     reach only one rank, so each poll starts a reduction over ranks whose result the next poll
     reads.
 
-    Before `begin_training` there is nothing to save, and a request ends the process at once with
-    EXIT_STOPPED. A repeated SIGTERM or SIGINT ends it at once at any time.
+    Before `begin_training` there is nothing to save, and a request ends all ranks at once with
+    EXIT_STOPPED. A repeated SIGTERM or SIGINT ends this process at once at any time.
     """
 
-    def __init__(self, end: Callable[[str, int], None]) -> None:
-        """end: ends this process, given the reason and the exit code; called in a thread."""
+    def __init__(
+        self, end_all: Callable[[str, int], None], end_process: Callable[[str, int], None]
+    ) -> None:
+        """Functions that end all ranks, or this process alone, given the reason and exit code.
+
+        They are called in a thread.
+        """
         self.reason = ""
-        self._end = end
+        self._end_all, self._end_process = end_all, end_process
         self._flag = torch.zeros(1, dtype=torch.int32)
         self._pending: dist.Work | None = None
         self._launcher = Launcher()
@@ -60,12 +65,12 @@ class StopRequest(AbstractContextManager["StopRequest"]):
         with self._transition:
             self.reason = self.reason or signal.Signals(number).name
             if not self._is_training:
-                reason = f"stopped ({self.reason}) while it started; the same command resumes"
-                self._end(reason, EXIT_STOPPED)
+                reason = f"was stopped ({self.reason}) before training; the same command resumes"
+                self._end_all(reason, EXIT_STOPPED)
 
     def _on_insist(self, number: int) -> None:
         name = signal.Signals(number).name
-        self._end(f"a second {name} does not wait for a checkpoint", killed_by(number))
+        self._end_process(f"a second {name} does not wait for a checkpoint", killed_by(number))
 
     def poll(self) -> bool:
         """True on all ranks in the same iteration after any was asked to stop; collective."""

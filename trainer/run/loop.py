@@ -6,6 +6,7 @@ import logging
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from realness import kernels
@@ -58,45 +59,48 @@ def train(config: TrainConfig) -> int:
 
     Raises, on every rank, ConfigError if the run cannot start and RunFailed if it cannot continue.
     """
-    with StopRequest(end_process) as stop:
-        return _train_until(config, stop)
+    watch = Watch(config.engine.rank_timeout_s)
+    # The first two are outside of everything, from the rendezvous to the last rank's goodbye.
+    with (
+        StopRequest(watch.end_all, end_process) as stop,
+        watch,
+        ExitStack() as cleanup,
+        watch.announcing(),
+    ):
+        device = pick_device(config.engine.device)
+        cleanup.callback(stop_process_group)
+        start_process_group(device, config.engine.rank_timeout_s, watch.store)
+        return _train(config, device, stop, cleanup)
 
 
-def _train_until(config: TrainConfig, stop: StopRequest) -> int:
-    device = pick_device(config.engine.device)
-    start_process_group(device, config.engine.rank_timeout_s)
-    try:
-        set_numerics(config.engine)
-        folder, catalog = on_all_ranks(lambda: _check(config), failure=ConfigError)
-        check_same_images(catalog)
-        with ExitStack() as cleanup, Watch(config.engine.rank_timeout_s):
-            cleanup.enter_context(kernels.implementation(config.engine.impl))
-            cleanup.enter_context(capturing_stream(config, device))
-            cleanup.enter_context(on_all_ranks(lambda: _lock(folder), failure=ConfigError))
-            config = choose_micro_batch(config, device)
-            monitor = on_all_ranks(
-                lambda: open_monitor(config, catalog, device), failure=ConfigError
-            )
-            gan = build_gan(config, device)
-            cleanup.callback(gan.close)
-            images = _restore(config, folder, catalog, gan)
-            saver = Saver(checkpoint_root(folder), _retention(config))
-            cleanup.callback(saver.close)
-            reporter = open_reporter(config, folder, images)
-            run = Run(config, folder, catalog, gan, saver, reporter, images, monitor)
-            # A closure: going back replaces the reporter.
-            cleanup.callback(lambda: run.reporter.close())
-            stop.begin_training()
-            while True:
-                try:
-                    return _iterate(run, stop)
-                except Diverged as error:
-                    go_back(run, error)
-                except Exception:
-                    save_after_exception(run)
-                    raise
-    finally:
-        stop_process_group()
+def _train(config: TrainConfig, device: torch.device, stop: StopRequest, cleanup: ExitStack) -> int:
+    """`train`, in the process group; what must be closed is added to `cleanup`."""
+    set_numerics(config.engine)
+    folder, catalog = on_all_ranks(lambda: _check(config), failure=ConfigError)
+    check_same_images(catalog)
+    cleanup.enter_context(kernels.implementation(config.engine.impl))
+    cleanup.enter_context(capturing_stream(config, device))
+    cleanup.enter_context(on_all_ranks(lambda: _lock(folder), failure=ConfigError))
+    config = choose_micro_batch(config, device)
+    monitor = on_all_ranks(lambda: open_monitor(config, catalog, device), failure=ConfigError)
+    gan = build_gan(config, device)
+    cleanup.callback(gan.close)
+    images = _restore(config, folder, catalog, gan)
+    saver = Saver(checkpoint_root(folder), _retention(config))
+    cleanup.callback(saver.close)
+    reporter = open_reporter(config, folder, images)
+    run = Run(config, folder, catalog, gan, saver, reporter, images, monitor)
+    # A closure: going back replaces the reporter.
+    cleanup.callback(lambda: run.reporter.close())
+    stop.begin_training()
+    while True:
+        try:
+            return _iterate(run, stop)
+        except Diverged as error:
+            go_back(run, error)
+        except Exception:
+            save_after_exception(run)
+            raise
 
 
 def _check(config: TrainConfig) -> tuple[Path, Catalog]:
