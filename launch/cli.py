@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 import realness
+from realness.launch.standard_streams import tolerate_lost_output
 from realness.trainer.distributed.exit_codes import EXIT_OK, EXIT_USAGE
 
 COMMANDS = {
@@ -40,6 +41,7 @@ def usage() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand and return its exit code; `arguments` default to those of the process."""
+    tolerate_lost_output()
     name, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]
     if name in ("-h", "--help"):
         print(usage())

@@ -17,6 +17,7 @@ from typing import Annotated
 import tyro
 
 from realness.launch.exit_status import run_and_report
+from realness.launch.standard_streams import tolerate_lost_output
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Command:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
+    tolerate_lost_output()
     command = tyro.cli(Command, args=arguments, description=__doc__)
     return run_and_report(lambda: _consolidate(command), command.out)
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from realness.launch.standard_streams import tolerate_lost_output
 from realness.trainer.distributed.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class Command:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
+    tolerate_lost_output()
     leader = os.environ.get("RANK", "0") == "0"
     command = tyro.cli(Command, args=arguments, description=__doc__, console_outputs=leader)
     level = logging.WARNING if leader else logging.ERROR

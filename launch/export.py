@@ -19,6 +19,7 @@ from typing import Annotated
 import tyro
 
 from realness.launch.exit_status import run_and_report
+from realness.launch.standard_streams import tolerate_lost_output
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Command:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
+    tolerate_lost_output()
     command = tyro.cli(Command, args=arguments, description=__doc__)
     from realness import kernels
     from realness.trainer.export import ExportError

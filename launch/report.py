@@ -9,6 +9,8 @@ from typing import Annotated
 
 import tyro
 
+from realness.launch.standard_streams import tolerate_lost_output
+
 COMPARISON_FILE = "comparison.html"
 
 
@@ -29,6 +31,7 @@ class ReportCommand:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
+    tolerate_lost_output()
     command = tyro.cli(ReportCommand, args=arguments)
     from realness.trainer.reporting import RunFolderError, write_comparison, write_report
 

@@ -16,13 +16,14 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FrameType
+from queue import SimpleQueue
 
 from realness.trainer.config import ConfigError
-from realness.trainer.distributed.exit_codes import EXIT_OK, EXIT_STOPPED, EXIT_USAGE
+from realness.trainer.distributed.exit_codes import EXIT_OK, EXIT_STOPPED, EXIT_USAGE, killed_by
 from realness.trainer.distributed.launcher import SUPERVISOR_PIPE, Launcher
+from realness.trainer.distributed.signals import StopSignals
 from realness.trainer.storage.checkpoint_folder import checkpoint_root, read_latest
 
 # Exit codes that a restart would not change.
@@ -50,32 +51,42 @@ def supervise(command: Sequence[str], max_restarts: int, run_dir: Path, silence_
     """
     if "TORCHELASTIC_RESTART_COUNT" in os.environ:
         raise ConfigError("--max-restarts: under torchrun, give it to torchrun instead")
-    stop, launcher = _StopSignals(), Launcher()
+    stop, launcher = _Requests(), Launcher()
     root, failures = checkpoint_root(run_dir), 0
-    while True:
-        latest = read_latest(root)
-        code = _Training(command, silence_s).wait(stop, launcher)
-        if code in FINAL or stop.asked:
-            return code
-        failures = failures + 1 if read_latest(root) == latest else 1
-        if failures > max_restarts:
-            log.warning("giving up after %d restarts without a new checkpoint", max_restarts)
-            return code
-        log.warning("training ended with code %d: restart %d of %d", code, failures, max_restarts)
-        time.sleep(PAUSE_SECONDS)
-        _wait_for_the_end_of_rank_0()
+    with StopSignals(launcher, stop.add, stop.add):
+        while not stop.asked:
+            latest = read_latest(root)
+            code = _Training(command, silence_s).wait(stop, launcher)
+            if code in FINAL or stop.asked:
+                return code
+            failures = failures + 1 if read_latest(root) == latest else 1
+            if failures > max_restarts:
+                log.warning("giving up after %d restarts without a new checkpoint", max_restarts)
+                return code
+            log.warning(
+                "training ended with code %d: restart %d of %d", code, failures, max_restarts
+            )
+            time.sleep(PAUSE_SECONDS)
+            _wait_for_the_end_of_rank_0()
+    return EXIT_STOPPED
 
 
-class _StopSignals:
-    """Records whether this process was asked to stop."""
+class _Requests:
+    """Requests to stop, as signals to pass on to the training process."""
 
     def __init__(self) -> None:
-        self.asked = False
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-            signal.signal(number, self._on_signal)
+        self.asked: set[int] = set()
+        self._waiting: SimpleQueue[int] = SimpleQueue()
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+    def add(self, number: int) -> None:
+        """Ask the training process to stop with the signal `number`."""
+        self.asked.add(number)
+        self._waiting.put(number)
+
+    def take(self) -> Iterator[int]:
+        """The signals that were not passed on yet."""
+        while not self._waiting.empty():
+            yield self._waiting.get()
 
 
 class _Training:
@@ -88,12 +99,13 @@ class _Training:
         os.close(write_end)
         self._silence_s = silence_s
 
-    def wait(self, stop: _StopSignals, launcher: Launcher) -> int:
+    def wait(self, stop: _Requests, launcher: Launcher) -> int:
         """Wait for the process and return its exit code.
 
-        Forwards a request to stop, and kills the process if its heartbeat stops.
+        Passes on requests to stop, and kills the process if its heartbeat stops. A process that
+        such a signal ends had not begun, so its code is EXIT_STOPPED too.
         """
-        told, heard, looked = False, 0.0, time.monotonic()
+        heard, looked = 0.0, time.monotonic()
         while self._process.poll() is None:
             if self._beats_within(LOOK_SECONDS):
                 heard = time.monotonic()
@@ -104,13 +116,15 @@ class _Training:
             if heard and now - heard > self._silence_s:
                 log.warning("no sign of life for %.0f s: killing the process", now - heard)
                 self._process.kill()
-            stop.asked = stop.asked or launcher.has_died()
-            if stop.asked and not told:
-                self._process.terminate()
-                told = True
+            if not stop.asked and launcher.has_died():
+                stop.add(signal.SIGTERM)
+            for number in stop.take():
+                self._process.send_signal(number)
         os.close(self._beats)
         code = self._process.returncode
-        return code if code >= 0 else 128 - code
+        if -code in stop.asked:
+            return EXIT_STOPPED
+        return code if code >= 0 else killed_by(-code)
 
     def _beats_within(self, seconds: float) -> bool:
         ready, _, _ = select.select([self._beats], [], [], seconds)

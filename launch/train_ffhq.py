@@ -1,8 +1,8 @@
 """Train a GAN: `deepspeed launch/train_ffhq.py --data FFHQ --run-dir runs/ffhq`.
 
 Works under `deepspeed`, under `torchrun`, and as plain `python` in a single process. To resume a
-run, give the same command again. Exit codes: 0 done, 1 failed, 2 invalid input, 75 stopped by
-SIGTERM, SIGUSR1 or Ctrl-C after writing a checkpoint.
+run, give the same command again. Exit codes: 0 done, 1 failed, 2 invalid input, 75 stopped by a
+signal (SIGTERM, SIGHUP, SIGUSR1, Ctrl-C) after writing a checkpoint.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from realness.data_pipeline import DataError
 from realness.launch.presets import PRESETS
 from realness.launch.restarts import is_supervised, supervise
+from realness.launch.standard_streams import tolerate_lost_output
 from realness.launch.train_arguments import parse
 from realness.trainer.config import ConfigError
 from realness.trainer.distributed.exit_codes import EXIT_FAILED, EXIT_USAGE, RunFailed
@@ -28,6 +29,7 @@ def _is_leader() -> bool:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the process's exit code."""
+    tolerate_lost_output()
     logging.basicConfig(
         level=logging.INFO if _is_leader() else logging.WARNING,
         format="%(asctime)s %(name)s: %(message)s",

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from realness.launch.standard_streams import tolerate_lost_output
 from realness.trainer.config import ConfigError, TrainConfig
 from realness.trainer.distributed.exit_codes import EXIT_OK, EXIT_USAGE
 from realness.trainer.storage.run_folder import write_config
@@ -213,6 +214,7 @@ def draw(command: ToyCommand, real: Tensor, results: Sequence[Result]) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the process's exit code."""
+    tolerate_lost_output()
     methods = "\n".join(f"  {name}: {method.label}" for name, method in METHODS.items())
     command = tyro.cli(
         Annotated[ToyCommand, tyro.conf.arg(name="")],

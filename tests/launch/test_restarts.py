@@ -15,7 +15,9 @@ import pytest
 from realness.launch import restarts
 from realness.launch.restarts import supervise
 from realness.trainer.config import ConfigError
-from realness.trainer.distributed.exit_codes import EXIT_OK
+from realness.trainer.distributed.exit_codes import EXIT_OK, EXIT_STOPPED
+from realness.trainer.distributed.signals import STOP_SIGNALS
+from tests.helpers.handlers import handlers_restored
 from tests.helpers.ranks import (
     TIMEOUT_SECONDS,
     finish,
@@ -44,11 +46,8 @@ def supervisor_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Shortens the waiting times, and removes the signal handlers afterwards."""
     monkeypatch.setattr(restarts, "PAUSE_SECONDS", 0.0)
     monkeypatch.setattr(restarts, "LOOK_SECONDS", 0.05)
-    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-    handlers = [signal.getsignal(number) for number in numbers]
-    yield
-    for number, handler in zip(numbers, handlers, strict=True):
-        signal.signal(number, handler)
+    with handlers_restored():
+        yield
 
 
 def test_it_gives_up_after_the_failures_allowed(tmp_path: Path) -> None:
@@ -80,6 +79,30 @@ def test_a_process_without_a_sign_of_life_is_killed(tmp_path: Path) -> None:
     command, runs = counting(tmp_path, f"if n == 0:\n    {beat}; time.sleep(600)")
     assert supervise(command, 1, tmp_path, silence_s=1.0) == EXIT_OK
     assert len(runs.read_text()) == 2
+
+
+SIGNAL_TO_PARENT = """
+import os, signal, time
+signal.signal({number}, {handler})
+os.kill(os.getppid(), {number})
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_requests_to_stop_are_passed_on(tmp_path: Path, number: signal.Signals) -> None:
+    handler = "lambda *_: os._exit(75)"
+    then = SIGNAL_TO_PARENT.format(number=int(number), handler=handler)
+    command, runs = counting(tmp_path, then)
+    assert supervise(command, 5, tmp_path, silence_s=60) == EXIT_STOPPED
+    assert len(runs.read_text()) == 1
+
+
+def test_a_process_that_has_no_handlers_yet_was_stopped_too(tmp_path: Path) -> None:
+    then = SIGNAL_TO_PARENT.format(number=int(signal.SIGTERM), handler="signal.SIG_DFL")
+    command, runs = counting(tmp_path, then)
+    assert supervise(command, 5, tmp_path, silence_s=60) == EXIT_STOPPED
+    assert len(runs.read_text()) == 1
 
 
 def test_torchrun_restarts_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,5 +6,10 @@ EXIT_USAGE = 2  # invalid input: the same command fails again
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: stopped on request, the same command resumes
 
 
+def killed_by(number: int) -> int:
+    """The code that a shell reports for a process that the signal `number` ended."""
+    return 128 + number
+
+
 class RunFailed(RuntimeError):
     """Training cannot continue; the message says why and what to do. Ends with EXIT_FAILED."""

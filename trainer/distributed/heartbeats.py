@@ -75,12 +75,16 @@ class Heartbeats:
         """Restart counting silence at `now`, because this process itself was suspended."""
         self._heard = [now] * len(self._heard)
 
+    def place(self, rank: int) -> str:
+        """Where a rank was at its last report, if there was one."""
+        return (self._reports[rank].place if self._reports else "") or "code outside realness"
+
     def silent(self, now: float, limit_s: float) -> str:
         """Which ranks sent no heartbeat for `limit_s`, and where they were; empty for none."""
         return "; ".join(
             f"rank {rank} has not been heard from for {now - heard:.0f} s: its process is stopped "
-            f"or lost, or its network is down (it was in {report.place or 'code outside realness'})"
-            for rank, (report, heard) in enumerate(zip(self._reports, self._heard, strict=True))
+            f"or lost, or its network is down (it was in {self.place(rank)})"
+            for rank, heard in enumerate(self._heard)
             if now - heard > limit_s
         )
 
@@ -98,6 +102,6 @@ class Heartbeats:
     def places(self) -> str:
         """Where each rank was at its last report: `rank 0, 2: …; rank 1: …`."""
         ranks: dict[str, list[str]] = {}
-        for rank, report in enumerate(self._reports):
-            ranks.setdefault(report.place or "code outside realness", []).append(str(rank))
+        for rank in range(len(self._reports)):
+            ranks.setdefault(self.place(rank), []).append(str(rank))
         return "; ".join(f"rank {', '.join(which)}: {place}" for place, which in ranks.items())

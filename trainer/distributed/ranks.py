@@ -15,15 +15,26 @@ import torch.distributed as dist
 _thread = threading.local()
 
 
-def start_process_group(device: torch.device, timeout_s: float = 600.0) -> None:
+def launched_as() -> tuple[int, int]:
+    """(rank, number of ranks) that the launcher gave this process; (0, 1) without a launcher."""
+    if "RANK" not in os.environ:
+        return 0, 1
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+
+
+def start_process_group(
+    device: torch.device, timeout_s: float = 600.0, store: dist.Store | None = None
+) -> None:
     """Join the launcher's process group, or create a group of one if there is no launcher.
 
-    timeout_s: limit for one collective; torch's default is 30 minutes.
+    timeout_s: limit for one collective; torch's default is 30 minutes. store: one that all ranks
+    have connected to already; by default they meet at the launcher's address here.
     """
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     options: dict[str, Any] = {"backend": backend, "timeout": timedelta(seconds=timeout_s)}
-    if "RANK" not in os.environ:
-        options.update(store=dist.HashStore(), rank=0, world_size=1)
+    if store is not None or "RANK" not in os.environ:
+        number, size = launched_as()
+        options.update(store=store or dist.HashStore(), rank=number, world_size=size)
     dist.init_process_group(**options)
 
 

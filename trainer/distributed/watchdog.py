@@ -2,7 +2,7 @@
 
 Every rank reports to the store of the process group that it is alive, and where its main thread is.
 Rank 0 reads all reports; the others read only the verdict, so the store's load grows linearly with
-the number of ranks.
+the number of ranks. A rank whose process ends is noticed at once (`presence.py`).
 """
 
 from __future__ import annotations
@@ -14,20 +14,29 @@ import sys
 import threading
 import time
 import traceback
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict
 from datetime import timedelta
 from types import TracebackType
+from typing import NoReturn
 
 import torch.distributed as dist
 
 from realness.data_pipeline import DataError
 from realness.trainer.config import ConfigError
-from realness.trainer.distributed.collectives import gather
 from realness.trainer.distributed.exit_codes import EXIT_FAILED, RunFailed
 from realness.trainer.distributed.heartbeats import Heartbeats, MainThread, Report
 from realness.trainer.distributed.launcher import beat_for_supervisor
-from realness.trainer.distributed.ranks import rank, world_size
+from realness.trainer.distributed.presence import Guest, Host
+from realness.trainer.distributed.ranks import launched_as
+from realness.trainer.distributed.store import (
+    Verdict,
+    open_store,
+    publish,
+    read_verdict,
+    store_host,
+)
 
 # As fractions of the process group's timeout of one collective:
 SILENCE_PART = 1 / 2  # a rank without a heartbeat for this long is declared lost
@@ -47,7 +56,7 @@ CLEANUP_REPORTS = 6  # more than any rank's patience and wait for readers, which
 
 LOOKS_PER_INTERVAL = 4  # checks per interval while waiting for a verdict
 
-VERDICT = "verdict"
+EVERYONE = "everyone has joined"
 # After a failure, closing threads, streams and groups may itself hang.
 CLEANUP_SECONDS = 5.0
 # Words in the error of a collective that failed because another rank ended.
@@ -57,16 +66,17 @@ PEER_ERRORS = ("gloo", "nccl", "connection", "timed out")
 class Watch(AbstractContextManager["Watch"]):
     """In the block, this rank reports to the others, and ends if one of them fails or hangs.
 
-    timeout_s: the process group's timeout of one collective. The run ends if a rank is silent for
-    SILENCE_PART of it, or if no main thread has moved for STALL_PART of it.
+    Entering it is the rendezvous: it returns when all ranks have met, and `store` is then one for
+    their process group. Raises RunFailed if they do not meet within the timeout. The block ends
+    when all ranks have come to its end. No-op in a single process.
 
-    An exception that leaves the block is announced to all ranks, which end within seconds: the rank
-    that failed first prints its traceback, and all raise RunFailed naming it. ConfigError and
-    RunFailed, which all ranks raise alike, are passed on without an announcement; DataError is
-    announced and passed on. No-op in a single process.
+    timeout_s: the process group's timeout of one collective. The run ends if a rank is silent for
+    SILENCE_PART of it, or if no main thread has moved for STALL_PART of it, and within seconds if
+    the process of a rank ends inside the block.
     """
 
     def __init__(self, timeout_s: float) -> None:
+        self._rank, self._num_ranks = launched_as()
         self._timeout_s = timeout_s
         self._silence_s = SILENCE_PART * timeout_s
         self._interval_s = min(MOST_REPORT_SECONDS, REPORT_PART * timeout_s)
@@ -77,16 +87,35 @@ class Watch(AbstractContextManager["Watch"]):
         self._contact = time.monotonic()
         self._over = threading.Event()
         self._ending = threading.Lock()
+        self.store: dist.Store | None = None
         self._store: dist.Store | None = None
+        self._presence: Host | Guest | None = None
 
     def __enter__(self) -> Watch:
-        if world_size() == 1:
+        if self._num_ranks == 1:
             return self
-        self._store = _connect(timedelta(seconds=STORE_PART * self._timeout_s))
-        self._report(self._store)
-        gather(None)  # from here on every rank has reported
-        for task in (self._exchange, self._guard):
-            threading.Thread(target=task, args=(self._store,), daemon=True).start()
+        try:
+            self.store = open_store("group", self._timeout_s)
+            self._store = store = open_store("watch", STORE_PART * self._timeout_s, join=True)
+            self._report(store)
+            threading.Thread(target=self._guard, daemon=True).start()
+            if self._rank == 0:
+                self._presence = Host(store, self._num_ranks, self._rank_is_lost)
+                self._presence.await_all(self._timeout_s)
+                self.store.set(EVERYONE, "")
+            else:
+                threading.Thread(target=self._exchange, args=(store,), daemon=True).start()
+                self._presence = Guest(store, self._rank, self._rank_0_is_lost)
+                self.store.wait([EVERYONE], timedelta(seconds=self._timeout_s))
+        except (RuntimeError, OSError) as error:
+            if isinstance(error, RunFailed):
+                raise
+            raise RunFailed(
+                f"rank {self._rank} cannot meet the others at {store_host()}:"
+                f"{os.environ['MASTER_PORT']}: {error}"
+            ) from error
+        if self._rank == 0:
+            threading.Thread(target=self._exchange, args=(store,), daemon=True).start()
         return self
 
     def __exit__(
@@ -95,47 +124,91 @@ class Watch(AbstractContextManager["Watch"]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._store is None or isinstance(error, (ConfigError, RunFailed)):
-            self._over.set()
-        elif error is None:
-            gather(None)  # rank 0 must not close the store while the others use it
-            self._over.set()
-        elif isinstance(error, Exception):
+        if self._presence is None or not (error is None or isinstance(error, Exception)):
+            return
+        if error is None and isinstance(self._presence, Host):
+            # The store ends with this process, and the others still use it.
+            self._presence.wait_for_goodbyes()
+        self._over.set()
+        self._presence.leave()
+
+    @contextmanager
+    def announcing(self) -> Iterator[None]:
+        """Announce an exception that leaves the block to all ranks, which end within seconds.
+
+        The rank that failed first prints its traceback, and all raise RunFailed naming it.
+        ConfigError, RunFailed and DataError are announced and passed on: nobody prints them here.
+        """
+        try:
+            yield
+        except Exception as error:
+            if self._store is None:
+                raise
+            if isinstance(error, (ConfigError, RunFailed)):
+                # Usually all ranks raise the same; those that do not are told.
+                with suppress(RuntimeError):
+                    publish(self._store, Verdict(f"rank {self._rank}: {error}"))
+                self._over.set()
+                raise
             threading.Thread(target=self._end_cleanup, daemon=True).start()
             self._announce(self._store, error)
+            raise
 
     def _announce(self, store: dist.Store, error: Exception) -> None:
         """Tell the others, and raise RunFailed naming the rank that failed first."""
-        first = ""
+        first = None
         if any(sign in str(error).lower() for sign in PEER_ERRORS):
             first = self._wait_for_verdict(store)
-        own = f"rank {rank()} failed: {type(error).__name__}: {error}"
-        first = first or _publish_verdict(store, own)
+        own = Verdict(f"rank {self._rank} failed: {type(error).__name__}: {error}")
+        first = first or publish(store, own)
         if first != own:
-            _print_error(f"rank {rank()} ends: {first}")
+            _print_error(f"rank {self._rank} ends: {first.why}")
         elif not isinstance(error, DataError):
             trace = "".join(traceback.format_exception(error)).rstrip()
-            _print_error(f"rank {rank()} failed:\n{trace}")
+            _print_error(f"rank {self._rank} failed:\n{trace}")
         self._wait_for_readers()
         self._over.set()
         if not isinstance(error, DataError):
-            raise RunFailed(first) from error
+            raise RunFailed(first.why) from error
 
-    def _wait_for_verdict(self, store: dist.Store) -> str:
-        """The reason why this rank's collective failed; empty if it cannot be determined."""
-        patience = PATIENCE_OF_RANK_0 if rank() == 0 else PATIENCE_OF_OTHERS
+    def end_all(self, why: str, code: int) -> None:
+        """End all ranks with this code; may be called in any thread, and does not return."""
+        if self._store is not None:
+            verdict = Verdict(f"rank {self._rank} {why}", code)
+            # In a thread, because a store that does not answer blocks.
+            telling = threading.Thread(target=publish, args=(self._store, verdict), daemon=True)
+            telling.start()
+            telling.join(CLEANUP_SECONDS)
+        self._end(Verdict(why, code))
+
+    def _rank_is_lost(self, number: int) -> None:
+        """End the run on rank 0 because a process has ended, unless it had announced why."""
+        place = self._heartbeats.place(number)
+        why = f"rank {number} was killed or has crashed: its process has ended (it was in {place})"
+        assert self._store is not None
+        verdict = publish(self._store, Verdict(why))
+        if not self._over.wait(CLEANUP_SECONDS):
+            self._end(verdict)
+
+    def _rank_0_is_lost(self) -> None:
+        if not self._over.wait(CLEANUP_SECONDS):
+            self._end(Verdict(f"rank 0 at {store_host()} has ended"))
+
+    def _wait_for_verdict(self, store: dist.Store) -> Verdict | None:
+        """The reason why this rank's collective failed; None if it cannot be determined."""
+        patience = PATIENCE_OF_RANK_0 if self._rank == 0 else PATIENCE_OF_OTHERS
         deadline = time.monotonic() + patience * self._interval_s
         while time.monotonic() < deadline:
             try:
-                if store.check([VERDICT]):
-                    return store.get(VERDICT).decode()
+                if verdict := read_verdict(store):
+                    return verdict
             except RuntimeError:
-                return f"rank 0 at {_host()} has ended"
+                return Verdict(f"rank 0 at {store_host()} has ended")
             time.sleep(self._interval_s / LOOKS_PER_INTERVAL)
-        if rank() != 0:
-            return ""
+        if self._rank != 0:
+            return None
         lost = self._heartbeats.silent(time.monotonic(), MISSED_REPORTS * self._interval_s)
-        return _publish_verdict(store, lost) if lost else ""
+        return publish(store, Verdict(lost)) if lost else None
 
     def _exchange(self, store: dist.Store) -> None:
         """Report and read the verdict; blocks while the store's host does not answer."""
@@ -143,18 +216,17 @@ class Watch(AbstractContextManager["Watch"]):
             try:
                 self._report(store)
                 beat_for_supervisor()
-                if rank() == 0:
+                if self._rank == 0:
                     self._diagnose(store)
-                verdict = store.get(VERDICT).decode() if store.check([VERDICT]) else ""
+                verdict = read_verdict(store)
             except RuntimeError:
-                if not self._over.wait(CLEANUP_SECONDS):
-                    self._end(f"rank 0 at {_host()} has ended")
+                self._rank_0_is_lost()
                 return
             self._contact = time.monotonic()
             if verdict and not self._over.wait(CLEANUP_SECONDS):
                 self._end(verdict)
 
-    def _guard(self, store: dist.Store) -> None:
+    def _guard(self) -> None:
         """End this rank when the store no longer answers."""
         looked = time.monotonic()
         while not self._over.wait(self._interval_s):
@@ -165,33 +237,34 @@ class Watch(AbstractContextManager["Watch"]):
                 self._heartbeats.reset_silence(now)
             looked, silent_s = now, now - self._contact
             if silent_s > self._silence_s:
-                self._end(
-                    f"rank 0 at {_host()} has not answered for {silent_s:.0f} s: its process is "
-                    "stopped or lost, or the network is down"
+                why = (
+                    f"rank 0 at {store_host()} has not answered for {silent_s:.0f} s: its process "
+                    "is stopped or lost, or the network is down"
                 )
+                self._end(Verdict(why))
 
     def _report(self, store: dist.Store) -> None:
         frame = sys._current_frames()[self._watched_thread]
         place, still_s = self._main_thread.locate(frame, time.monotonic())
         report = Report(next(self._beats), place, still_s)
-        store.set(_key(rank()), json.dumps(asdict(report)))
+        store.set(_key(self._rank), json.dumps(asdict(report)))
 
     def _diagnose(self, store: dist.Store) -> None:
-        texts = store.multi_get([_key(number) for number in range(world_size())])
+        texts = store.multi_get([_key(number) for number in range(self._num_ranks)])
         self._heartbeats.record([Report(**json.loads(text)) for text in texts], time.monotonic())
         if problem := self._heartbeats.diagnose(time.monotonic()):
-            _publish_verdict(store, problem)
+            publish(store, Verdict(problem))
 
-    def _end(self, why: str) -> None:
+    def _end(self, verdict: Verdict) -> None:
         """End the process, whose main thread waits in a collective that will never complete."""
         with self._ending:  # never released, so that only one thread prints
-            _print_error(f"rank {rank()} ends: {why}")
+            _print_error(f"rank {self._rank} ends: {verdict.why}")
             self._wait_for_readers()
-            os._exit(EXIT_FAILED)
+            os._exit(verdict.code)
 
     def _wait_for_readers(self) -> None:
         """Give the others time to read the verdict on rank 0, where the store ends with it."""
-        if rank() == 0:
+        if self._rank == 0 and self._presence is not None:
             time.sleep(WAIT_FOR_READERS * self._interval_s)
 
     def _end_cleanup(self) -> None:
@@ -199,19 +272,10 @@ class Watch(AbstractContextManager["Watch"]):
         os._exit(EXIT_FAILED)
 
 
-def _connect(timeout: timedelta) -> dist.Store:
-    """A separate connection to the group's store: requests on one connection are serialised."""
-    store = dist.TCPStore(
-        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=timeout
-    )
-    # torchrun keeps its store when it restarts the ranks.
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return dist.PrefixStore(f"realness/{attempt}", store)
-
-
-def _publish_verdict(store: dist.Store, problem: str) -> str:
-    """Set `problem` as the verdict unless there is one already; returns the actual verdict."""
-    return store.compare_set(VERDICT, "", problem).decode()
+def end_process(why: str, code: int) -> NoReturn:
+    """Say why, and end this process, whatever its main thread does."""
+    _print_error(f"rank {launched_as()[0]} ends: {why}")
+    os._exit(code)
 
 
 def _print_error(text: str) -> None:
@@ -220,7 +284,3 @@ def _print_error(text: str) -> None:
 
 def _key(number: int) -> str:
     return f"rank/{number}"
-
-
-def _host() -> str:
-    return os.environ["MASTER_ADDR"]

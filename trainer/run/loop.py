@@ -6,6 +6,7 @@ import logging
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from realness import kernels
@@ -25,7 +26,7 @@ from realness.trainer.distributed.ranks import (
     world_size,
 )
 from realness.trainer.distributed.stop import StopRequest
-from realness.trainer.distributed.watchdog import Watch
+from realness.trainer.distributed.watchdog import Watch, end_process
 from realness.trainer.planning.auto_batch import choose_micro_batch
 from realness.trainer.planning.memory import checkpoint_bytes
 from realness.trainer.randomness import Stream
@@ -35,7 +36,12 @@ from realness.trainer.run.data import check_same_images, open_data
 from realness.trainer.run.monitor import open_monitor
 from realness.trainer.run.outputs import measure_if_due, save_reals, save_samples, write_record
 from realness.trainer.run.recovery import Diverged, go_back, raise_if_diverged
-from realness.trainer.run.saving import await_checkpoint, retry_is_due, save_checkpoint
+from realness.trainer.run.saving import (
+    await_checkpoint,
+    retry_is_due,
+    save_after_exception,
+    save_checkpoint,
+)
 from realness.trainer.run.state import Run, open_reporter
 from realness.trainer.run.throughput import Pace
 from realness.trainer.storage.checkpoint_folder import checkpoint_root
@@ -53,37 +59,48 @@ def train(config: TrainConfig) -> int:
 
     Raises, on every rank, ConfigError if the run cannot start and RunFailed if it cannot continue.
     """
-    device = pick_device(config.engine.device)
-    start_process_group(device, config.engine.rank_timeout_s)
-    try:
-        set_numerics(config.engine)
-        folder, catalog = on_all_ranks(lambda: _check(config), failure=ConfigError)
-        check_same_images(catalog)
-        stop = StopRequest()
-        with ExitStack() as cleanup, Watch(config.engine.rank_timeout_s):
-            cleanup.enter_context(kernels.implementation(config.engine.impl))
-            cleanup.enter_context(capturing_stream(config, device))
-            cleanup.enter_context(on_all_ranks(lambda: _lock(folder), failure=ConfigError))
-            config = choose_micro_batch(config, device)
-            monitor = on_all_ranks(
-                lambda: open_monitor(config, catalog, device), failure=ConfigError
-            )
-            gan = build_gan(config, device)
-            cleanup.callback(gan.close)
-            images = _restore(config, folder, catalog, gan)
-            saver = Saver(checkpoint_root(folder), _retention(config))
-            cleanup.callback(saver.close)
-            reporter = open_reporter(config, folder, images)
-            run = Run(config, folder, catalog, gan, saver, reporter, images, monitor)
-            # A closure: going back replaces the reporter.
-            cleanup.callback(lambda: run.reporter.close())
-            while True:
-                try:
-                    return _iterate(run, stop)
-                except Diverged as error:
-                    go_back(run, error)
-    finally:
-        stop_process_group()
+    watch = Watch(config.engine.rank_timeout_s)
+    # The first two are outside of everything, from the rendezvous to the last rank's goodbye.
+    with (
+        StopRequest(watch.end_all, end_process) as stop,
+        watch,
+        ExitStack() as cleanup,
+        watch.announcing(),
+    ):
+        device = pick_device(config.engine.device)
+        cleanup.callback(stop_process_group)
+        start_process_group(device, config.engine.rank_timeout_s, watch.store)
+        return _train(config, device, stop, cleanup)
+
+
+def _train(config: TrainConfig, device: torch.device, stop: StopRequest, cleanup: ExitStack) -> int:
+    """`train`, in the process group; what must be closed is added to `cleanup`."""
+    set_numerics(config.engine)
+    folder, catalog = on_all_ranks(lambda: _check(config), failure=ConfigError)
+    check_same_images(catalog)
+    cleanup.enter_context(kernels.implementation(config.engine.impl))
+    cleanup.enter_context(capturing_stream(config, device))
+    cleanup.enter_context(on_all_ranks(lambda: _lock(folder), failure=ConfigError))
+    config = choose_micro_batch(config, device)
+    monitor = on_all_ranks(lambda: open_monitor(config, catalog, device), failure=ConfigError)
+    gan = build_gan(config, device)
+    cleanup.callback(gan.close)
+    images = _restore(config, folder, catalog, gan)
+    saver = Saver(checkpoint_root(folder), _retention(config))
+    cleanup.callback(saver.close)
+    reporter = open_reporter(config, folder, images)
+    run = Run(config, folder, catalog, gan, saver, reporter, images, monitor)
+    # A closure: going back replaces the reporter.
+    cleanup.callback(lambda: run.reporter.close())
+    stop.begin_training()
+    while True:
+        try:
+            return _iterate(run, stop)
+        except Diverged as error:
+            go_back(run, error)
+        except Exception:
+            save_after_exception(run)
+            raise
 
 
 def _check(config: TrainConfig) -> tuple[Path, Catalog]:
@@ -134,7 +151,9 @@ def _iterate(run: Run, stop: StopRequest) -> int:
         pace = Pace(run.catalog, list(streams.values()))
 
         def real_of(stream: Stream, first_sample: int) -> Tensor:
-            return gan.normalise(next(streams[stream]), stream, first_sample)
+            images = next(streams[stream])
+            run.is_between_updates = False
+            return gan.normalise(images, stream, first_sample)
 
         if run.images == 0:
             save_reals(run)
@@ -144,6 +163,7 @@ def _iterate(run: Run, stop: StopRequest) -> int:
                 averages.add(stats)
             run.images += batch
             gan.update_average(run.images)
+            run.is_between_updates = True
             pace.add(batch)
 
             stopping = stop.poll()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 from realness.trainer.checkpoint import Outcome, Position
+from realness.trainer.distributed.ranks import world_size
 from realness.trainer.run.state import Run
+from realness.trainer.storage.checkpoint_folder import checkpoint_root, read_latest
 
 WAIT_WORTH_SAYING_SECONDS = 1.0
+
+log = logging.getLogger("realness.trainer")
 
 
 def save_checkpoint(run: Run) -> None:
@@ -28,6 +33,25 @@ def await_checkpoint(run: Run) -> None:
     """Wait until the checkpoint in progress is written; collective."""
     failed_before = run.saver.failed
     _report_outcome(run, run.saver.wait(), failed_before)
+
+
+def save_after_exception(run: Run) -> None:
+    """Try to save what an exception would lose, where that is possible.
+
+    It must leave a run of one process (other ranks are in the middle of an update, and a checkpoint
+    needs all of them) between two iterations (in between, weights, moments and statistics are not
+    those of any number of images).
+    """
+    if world_size() > 1 or not run.is_between_updates:
+        return
+    try:
+        await_checkpoint(run)
+        if run.images > int(read_latest(checkpoint_root(run.folder)) or 0):
+            save_checkpoint(run)
+            await_checkpoint(run)
+            log.warning("an error ends the run; its state at %d images is saved", run.images)
+    except Exception:
+        log.exception("no checkpoint at %d images", run.images)
 
 
 def retry_is_due(run: Run) -> bool:

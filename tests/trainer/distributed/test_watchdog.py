@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from realness.trainer.distributed.exit_codes import EXIT_FAILED
+from realness.trainer.distributed.exit_codes import EXIT_FAILED, EXIT_STOPPED, killed_by
 from realness.trainer.distributed.heartbeats import Heartbeats, MainThread, Report
 from tests.helpers import TESTS
 from tests.helpers.ranks import (
@@ -20,6 +21,7 @@ from tests.helpers.ranks import (
     tiny_arguments,
     write_images,
 )
+from tests.helpers.standing_training import StandingRanks
 
 FAILING = TESTS / "helpers" / "failing_training.py"
 
@@ -104,6 +106,47 @@ def test_a_stopped_rank_ends_the_run_and_is_named(images: Path, tmp_path: Path) 
         said = [line for line in log.splitlines() if f"rank {victim} " in line]
         assert said, log
         assert "stopped or lost" in said[-1]
+
+
+@pytest.mark.slow
+def test_from_the_rendezvous_on_nobody_outlives_a_lost_rank_or_a_stop(
+    images: Path, tmp_path: Path
+) -> None:
+    """All ranks sleep for longer than the test, so none notices by itself.
+
+    The rank that is killed, or gets SIGTERM; the place; the ranks started; the codes expected.
+    """
+    cases = {
+        "rank 1 is killed": ("build", 2, 1, signal.SIGKILL, [EXIT_FAILED, -9]),
+        "rank 0 is killed": ("check", 2, 0, signal.SIGKILL, [-9, EXIT_FAILED]),
+        "rank 1 is stopped": ("build", 2, 1, signal.SIGTERM, [EXIT_STOPPED, EXIT_STOPPED]),
+        "rank 1 is missing": ("rendezvous", 1, 0, signal.SIGTERM, [EXIT_STOPPED]),
+    }
+    runs = {
+        name: StandingRanks(images, tmp_path / name, place, num_started, 2)
+        for name, (place, num_started, *_) in cases.items()
+    }
+    for name, (_, _, victim, number, _) in cases.items():
+        runs[name].wait()
+        os.kill(runs[name].pid(victim), number)
+    for name, (_, _, victim, number, codes) in cases.items():
+        run = runs[name]
+        assert run.codes() == codes, (name, run.output())
+        if number == signal.SIGKILL:
+            lost = ("rank 0 at 127.0.0.1 has ended", "rank 1 was killed or has crashed")[victim]
+            assert lost in run.output(), name
+        else:
+            assert "was stopped (SIGTERM) before training" in run.output(), name
+
+
+@pytest.mark.slow
+def test_a_second_sigterm_does_not_wait_for_an_update(images: Path, tmp_path: Path) -> None:
+    run = StandingRanks(images, tmp_path / "run", "update", 1, 1)
+    run.wait()
+    while run.codes(patience_s=0.2) == [None]:
+        os.kill(run.pid(0), signal.SIGTERM)
+    assert run.codes() == [killed_by(signal.SIGTERM)]
+    assert "a second SIGTERM" in run.output()
 
 
 @pytest.mark.slow

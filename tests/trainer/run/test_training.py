@@ -78,7 +78,7 @@ def test_sigkill_and_rerun_equal_a_straight_run_bit_for_bit(data: Path, tmp_path
     ).read_bytes()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_to_one_rank_saves_and_stops_all(
     data: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
