@@ -16,7 +16,7 @@ from realness.data_pipeline.check import (
     check_shards,
     describe_readers,
 )
-from realness.data_pipeline.errors import BadImage, DataError
+from realness.data_pipeline.errors import BadImage, DataError, MachineError
 from realness.data_pipeline.order import BatchShare, parts_of_rank
 from realness.data_pipeline.sources import SourceKind, SourceOptions, open_catalog
 from realness.data_pipeline.sources.prepared import is_prepared, read_manifest
@@ -31,6 +31,7 @@ __all__ = [
     "Catalog",
     "DataError",
     "ImageStream",
+    "MachineError",
     "SourceKind",
     "SourceOptions",
     "StreamSettings",

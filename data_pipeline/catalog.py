@@ -42,7 +42,10 @@ class NameTable:
 
 
 class Reader(Protocol):
-    """Reads the bytes of entry i. Raises BadImage if they cannot be read. Thread-safe."""
+    """Reads the bytes of entry i. Thread-safe.
+
+    Raises BadImage if the entry cannot be read, and MachineError if nothing can be.
+    """
 
     def read(self, index: int, limit: int | None = None) -> bytes:
         """All bytes of the entry, or its first `limit`."""

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from realness.data_pipeline.catalog import Catalog, Shard
 from realness.data_pipeline.errors import BadImage, DataError
 from realness.data_pipeline.headers import HeaderIncomplete, read_header
+from realness.data_pipeline.machine import patiently
 from realness.data_pipeline.order import parts_of_rank, ranks_of_part
 
 logger = logging.getLogger("realness.data")
@@ -94,7 +95,7 @@ def check_shards(catalog: Catalog, rank: int = 0, world_size: int = 1) -> None:
 
 def _shard_problem(shard: Shard) -> str:
     try:
-        num_bytes = shard.path.stat().st_size
+        num_bytes = patiently(lambda: shard.path.stat().st_size, str(shard.path))
     except OSError as error:
         return f"{shard.path} cannot be read ({error.strerror})"
     if num_bytes < shard.num_bytes:

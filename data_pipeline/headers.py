@@ -1,21 +1,35 @@
 """Headers of encoded images, read without decoding the pixels.
 
-Training accepts only 8-bit RGB JPEG and PNG. The decoders would convert everything else (grey,
-palette, alpha, CMYK, 16-bit, EXIF-rotated) in ways that differ or go unnoticed, so such an image is
-a BadImage here and `launch/prepare.py` has to convert it. Formats: ITU-T T.81 annex B (JPEG), the
-PNG specification (third edition) section 5, Exif 2.3 section 4.6 (orientation, tag 0x0112).
+Training accepts only upright 8-bit RGB JPEG and PNG in sRGB. The decoders would convert everything
+else (grey, palette, alpha, CMYK, 16-bit, EXIF-rotated, other colour spaces) in ways that differ or
+go unnoticed, so such an image is a BadImage here and `launch/prepare.py` has to convert it.
+Orientation and profile are read by Pillow, here and there, so that both see the same. Formats:
+ITU-T T.81 annex B (JPEG), the PNG specification (third edition) section 5, Exif 2.3 section 4.6.
 """
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
+from PIL import Image, JpegImagePlugin, PngImagePlugin
+
+from realness.data_pipeline.colour import refuse_unless_srgb
 from realness.data_pipeline.errors import BadImage
+from realness.data_pipeline.machine import is_of_machine
+from realness.data_pipeline.png import (
+    PNG_SIGNATURE,
+    check_png_chunks,
+    declared_profile,
+    metadata_only,
+    png_chunks,
+)
 
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+T = TypeVar("T")
 JPEG_SIGNATURE = b"\xff\xd8"
 _OTHER_SIGNATURES = {
     b"GIF8": "a GIF",
@@ -34,6 +48,8 @@ _JPEG_UNSUPPORTED = {
     **dict.fromkeys((197, 198, 205, 206, 207), "hierarchical"),
     **dict.fromkeys((201, 202, 203), "arithmetic-coded"),
 }
+_JPEG_METADATA = (b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0")
+_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
@@ -56,8 +72,8 @@ class HeaderIncomplete(Exception):
 def read_header(data: bytes) -> ImageHeader:
     """Header of an encoded image from its first bytes.
 
-    Raises BadImage for anything but an upright 8-bit RGB JPEG or PNG, and HeaderIncomplete if the
-    header is longer than `data`.
+    Raises BadImage for anything but an upright 8-bit RGB JPEG or PNG in sRGB, and HeaderIncomplete
+    if the header is longer than `data`.
     """
     if data[:8] == PNG_SIGNATURE:
         return _read_png_header(data)
@@ -80,9 +96,8 @@ def check_complete(data: bytes) -> ImageHeader:
     """
     try:
         if data[:8] == PNG_SIGNATURE:
-            header = _read_png_header(data)
             check_png_chunks(data)
-            return header
+            return _read_png_header(data)
         if data[:2] == JPEG_SIGNATURE:
             header, scan_start = _read_jpeg_header(data)
             if data.rfind(b"\xff\xd9", scan_start) < 0:
@@ -112,43 +127,26 @@ def _read_png_header(data: bytes) -> ImageHeader:
 
 
 def _check_png_ancillary(data: bytes) -> None:
-    """Raises BadImage for tRNS, or an eXIf that rotates, in the chunks before the pixels."""
-    offset = 33
-    while offset + 8 <= len(data):
-        length = int.from_bytes(data[offset : offset + 4], "big")
-        kind = data[offset + 4 : offset + 8]
+    """Raises BadImage for tRNS, a rotation, or colours other than sRGB, before the pixels."""
+    needed = len(data) + 1
+    for kind, _, end in png_chunks(data):
         if kind in (b"IDAT", b"IEND"):
-            return
+            break
         if kind == b"tRNS":
             raise BadImage("PNG has a transparent colour (tRNS)")
-        if kind == b"eXIf" and offset + 12 + length <= len(data):
-            _check_orientation(data[offset + 8 : offset + 8 + length])
-        offset += 12 + length
-    raise HeaderIncomplete(offset + 8)
-
-
-def check_png_chunks(data: bytes) -> None:
-    """Raises BadImage unless all chunks of a PNG are complete, with correct CRCs, up to IEND."""
-    view = memoryview(data)
-    offset = 8
-    while True:
-        if offset + 12 > len(data):
-            raise BadImage("truncated PNG (no IEND)")
-        length = int.from_bytes(view[offset : offset + 4], "big")
-        end = offset + 12 + length
-        kind = bytes(view[offset + 4 : offset + 8])
-        if end > len(data):
-            raise BadImage(f"truncated PNG (inside chunk {kind.decode('latin-1')})")
-        if zlib.crc32(view[offset + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
-            raise BadImage(f"PNG with a wrong CRC in chunk {kind.decode('latin-1')}")
-        if kind == b"IEND":
-            return
-        offset = end
+        needed = end + 8
+    else:
+        raise HeaderIncomplete(needed)
+    if start := metadata_only(data):
+        _refuse_rotated(_opened(PngImagePlugin.PngImageFile, start))
+    profile = declared_profile(data)
+    if profile is not None:
+        refuse_unless_srgb(profile)
 
 
 def _read_jpeg_header(data: bytes) -> tuple[ImageHeader, int]:
     """Header, and the offset of the first scan; walks the marker segments up to it."""
-    offset, header = 2, None
+    offset, header, has_metadata = 2, None, False
     while True:
         if offset + 4 > len(data):
             raise HeaderIncomplete(offset + 4)
@@ -164,17 +162,28 @@ def _read_jpeg_header(data: bytes) -> tuple[ImageHeader, int]:
         if marker == 0xDA:
             if header is None:
                 raise BadImage("JPEG whose scan comes before its frame header")
+            if has_metadata:
+                _check_jpeg_metadata(data[:end])
             return header, end
         segment = data[offset + 4 : end]
         if marker in (0xC0, 0xC1, 0xC2):
             header = _read_jpeg_frame(segment)
         elif marker in _JPEG_UNSUPPORTED:
             raise BadImage(f"JPEG is {_JPEG_UNSUPPORTED[marker]}, which the decoders do not read")
-        elif marker == 0xE1 and segment[:6] == b"Exif\x00\x00":
-            _check_orientation(segment[6:])
+        elif marker in (0xE1, 0xE2):
+            has_metadata = has_metadata or segment.startswith(_JPEG_METADATA)
         elif marker == 0xEE and segment[:5] == b"Adobe" and segment[11:12] == b"\x00":
             raise BadImage("JPEG stores RGB or CMYK without a colour transform (Adobe marker)")
         offset = end
+
+
+def _check_jpeg_metadata(start: bytes) -> None:
+    """Raises BadImage for a rotation or colours other than sRGB. start: up to the first scan."""
+    image = _opened(JpegImagePlugin.JpegImageFile, start)
+    _refuse_rotated(image)
+    profile = embedded_profile(image)
+    if profile is not None:
+        refuse_unless_srgb(profile)
 
 
 def _read_jpeg_frame(segment: bytes) -> ImageHeader:
@@ -189,17 +198,40 @@ def _read_jpeg_frame(segment: bytes) -> ImageHeader:
     return ImageHeader("jpeg", width, height)
 
 
-def _check_orientation(tiff: bytes) -> None:
-    """Raises BadImage if the TIFF block of an Exif segment specifies a rotation or a flip."""
-    order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
-    start = int.from_bytes(tiff[4:8], order)
-    num_entries = int.from_bytes(tiff[start : start + 2], order)
-    for entry in range(num_entries):
-        field = tiff[start + 2 + 12 * entry : start + 14 + 12 * entry]
-        if len(field) < 12:
-            return
-        if int.from_bytes(field[:2], order) == 0x0112:
-            orientation = int.from_bytes(field[8:10], order)
-            if 2 <= orientation <= 8:
-                raise BadImage(f"is EXIF-rotated (orientation {orientation})")
-            return
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation of an opened image, as Pillow reads it from EXIF or XMP: 1 to 8.
+
+    1, upright, also stands for an EXIF block that is damaged or holds something else.
+    """
+    try:
+        # Not that of PngImageFile, which would decode the pixels.
+        value = Image.Image.getexif(image).get(_ORIENTATION, 1)
+    except Exception as error:
+        # Pillow's parsers raise errors of many kinds, including SyntaxError and struct.error.
+        if is_of_machine(error):
+            raise
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def embedded_profile(image: Image.Image) -> bytes | None:
+    """The ICC profile of an opened image, or None for none. Raises BadImage if it is incomplete."""
+    profile = image.info.get("icc_profile", b"")
+    if profile is None:
+        raise BadImage("its colour profile is damaged (parts are missing)")
+    return profile or None
+
+
+def _refuse_rotated(image: Image.Image) -> None:
+    if (found := orientation(image)) != 1:
+        raise BadImage(f"is EXIF-rotated (orientation {found})")
+
+
+def _opened(opener: Callable[[io.BytesIO], T], data: bytes) -> T:
+    """The image as Pillow opens it, whose header and metadata are then parsed."""
+    try:
+        return opener(io.BytesIO(data))
+    except Exception as error:
+        if is_of_machine(error):
+            raise
+        raise BadImage(f"has a header that Pillow does not read ({error})") from error

@@ -80,9 +80,9 @@ class ImageStream:
     sample. For a set in parts, each global batch has the same number of rows from every part,
     sorted by part (see order).
 
-    catalog: from open_catalog; it must hold 8-bit RGB JPEG or PNG images (or raw pixels) of
-    resolution x resolution. purpose: separates streams of the same seed. prefetch: number of
-    batches prepared ahead of the current one.
+    catalog: from open_catalog; it must hold upright 8-bit RGB JPEG or PNG images in sRGB (or
+    raw pixels) of resolution x resolution. purpose: separates streams of the same seed. prefetch:
+    number of batches prepared ahead of the current one.
 
     Raises ValueError for inconsistent arguments, and DataError for unusable data.
     """

@@ -1,8 +1,8 @@
 """Turn any image collection into validated, packed shards: `python launch/prepare.py SOURCE OUT`.
 
-Every image is decoded in full, turned upright, cropped, resized and stored; every rejected file is
-listed in OUT/rejects.csv. After an interruption the same command continues where it stopped. Exit
-codes: 0 done, 2 invalid input, 130 interrupted.
+Every image is decoded in full, turned upright, converted to sRGB, cropped, resized and stored;
+every rejected file is listed in OUT/rejects.csv. After an interruption the same command continues
+where it stopped. Exit codes: 0 done, 2 invalid input, 130 interrupted.
 """
 
 from __future__ import annotations

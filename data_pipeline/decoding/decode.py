@@ -7,17 +7,21 @@ import math
 
 import numpy as np
 import numpy.typing as npt
+import simplejpeg
+from PIL import Image
 
 from realness.data_pipeline.catalog import RawLayout
 from realness.data_pipeline.errors import BadImage
 from realness.data_pipeline.headers import JPEG_SIGNATURE, check_complete
+from realness.data_pipeline.machine import is_of_machine
+from realness.data_pipeline.png import without_metadata
 
 UInt8Array = npt.NDArray[np.uint8]
 _STRIP_BYTES = 384 * 1024
 
 
 def check_image(data: bytes, resolution: int) -> None:
-    """Raises BadImage unless `data` is a whole 8-bit RGB JPEG or PNG of resolution^2 pixels."""
+    """Raises BadImage unless `data` is a whole JPEG or PNG of resolution^2 upright sRGB pixels."""
     header = check_complete(data)
     if (header.width, header.height) != (resolution, resolution):
         raise BadImage(f"is {header.width}x{header.height}, not {resolution}x{resolution}")
@@ -69,8 +73,6 @@ def _reverse_rows(image: UInt8Array) -> None:
 
 
 def _decode_jpeg(data: bytes, channels: str, out: UInt8Array) -> None:
-    import simplejpeg
-
     try:
         pixels = simplejpeg.decode_jpeg(data, colorspace=channels, buffer=out)
     except ValueError as error:
@@ -80,14 +82,14 @@ def _decode_jpeg(data: bytes, channels: str, out: UInt8Array) -> None:
 
 
 def _decode_png(data: bytes, channels: str, out: UInt8Array) -> None:
-    from PIL import Image
-
     try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        with Image.open(io.BytesIO(without_metadata(data)), formats=["PNG"]) as image:
             pixels = image.tobytes("raw", channels)
             shape = (image.height, image.width, len(image.getbands()))
     except Exception as error:
         # Pillow's parsers raise errors of many kinds, including SyntaxError and struct.error.
+        if is_of_machine(error):
+            raise
         raise BadImage(f"PNG does not decode ({type(error).__name__}: {error})") from error
     if shape != out.shape:
         raise BadImage(f"decodes to {shape}, not {out.shape}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from realness.data_pipeline.catalog import Catalog
 from realness.data_pipeline.errors import BadImage, DataError
+from realness.data_pipeline.machine import patiently
 from realness.data_pipeline.order import mirror_flags, sample_indices, substitute_index
 
 T = TypeVar("T")
@@ -77,15 +79,17 @@ class SampleReader:
     def load(self, plan: BatchPlan, row: int, use: Callable[[bytes], T]) -> T:
         """Returns `use(bytes)` for the row's image or, if that is bad, its first good substitute.
 
-        `use` raises BadImage to reject an image. plan.indices[row] is set to the image used. The
-        substitutes of sample k depend on (seed, purpose, k) only. Raises DataError if more than
-        max_bad_images distinct images are bad.
+        `use` raises BadImage to reject an image; it is repeated if memory runs out.
+        plan.indices[row] is set to the image used. The substitutes of sample k depend on (seed,
+        purpose, k) only. Raises DataError if more than max_bad_images distinct images are bad,
+        and MachineError if the machine fails.
         """
         sample, index = int(plan.samples[row]), int(plan.indices[row])
         for attempt in range(1, _MAX_ATTEMPTS + 1):
             if index not in self._bad:
                 try:
-                    result = use(self.catalog.read(index))
+                    data = self.catalog.read(index)
+                    result = patiently(partial(use, data), self.catalog.name(index))
                 except BadImage as error:
                     self._note_bad(index, str(error))
                 else:

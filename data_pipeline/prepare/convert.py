@@ -1,4 +1,4 @@
-"""Conversion of one image to a validated training image: decode, upright, crop, resize, encode.
+"""Conversion of one image to a training image: decode, upright, sRGB, crop, resize, encode.
 
 An image that could only be converted by changing it silently is rejected with a reason:
 transparency, several frames, enlarging, or cropping that was not requested.
@@ -11,11 +11,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+import simplejpeg
+from PIL import Image
 
 from realness.data_pipeline.catalog import RawLayout
+from realness.data_pipeline.colour import sixteen_to_eight, to_srgb
 from realness.data_pipeline.errors import BadImage
-from realness.data_pipeline.headers import JPEG_SIGNATURE, PNG_SIGNATURE, check_png_chunks
+from realness.data_pipeline.headers import JPEG_SIGNATURE, embedded_profile, orientation
+from realness.data_pipeline.machine import is_of_machine
+from realness.data_pipeline.png import (
+    PNG_SIGNATURE,
+    check_png_chunks,
+    declared_profile,
+    without_metadata,
+)
 from realness.data_pipeline.sources.formats import missing_decoder, openers
 
 Crop = Literal["centre", "none"]
@@ -25,6 +34,20 @@ Format = Literal["png", "jpeg", "raw"]
 # 11585^2. Above it an image costs gigabytes to decode: a decompression bomb, or a gigapixel scan.
 MAX_PIXELS = 2**27
 _FILTERS = {"lanczos": Image.Resampling.LANCZOS, "box": Image.Resampling.BOX}
+# Exif 2.3, section 4.6, tag 0x0112.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Tags and values of TIFF 6.0.
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
+_WHITE_IS_ZERO, _SIGNED = 0, 2
+_TRANSPARENT = "has transparent pixels; put it on a background first"
 
 
 @dataclass(frozen=True)
@@ -71,22 +94,32 @@ def convert(data: bytes, settings: Conversion, raw: RawLayout | None = None) -> 
     converted by changing it silently.
     """
     if raw is None:
-        pixels = _fit(_to_rgb(_decode(data)), settings)
+        pixels = _fit(_to_rgb(*_decode(data)), settings)
     else:
         pixels = _fit(Image.fromarray(np.ascontiguousarray(raw.pixels(data))), settings)
     return _encode(pixels, settings)
 
 
-def _decode(data: bytes) -> Image.Image:
-    """The upright image, decoded in full."""
+def _decode(data: bytes) -> tuple[Image.Image, bytes | None]:
+    """The upright image, decoded in full, and its colour profile (None for sRGB)."""
     if not data:
         raise BadImage("the file is empty (0 bytes)")
+    is_png = data[:8] == PNG_SIGNATURE
     try:
-        with Image.open(io.BytesIO(data), formats=openers()) as image:
+        if is_png:
+            check_png_chunks(data)
+        plain = without_metadata(data) if is_png else data
+        with Image.open(io.BytesIO(plain), formats=openers()) as image:
             _refuse_absurd(image)
             _check_strictly(data)
             image.load()
-            return ImageOps.exif_transpose(image)
+            if is_png:
+                grey = image.mode in ("1", "L", "LA", "I;16", "I")
+                profile = declared_profile(data, grey=grey)
+            else:
+                profile = embedded_profile(image)
+            upright = _upright(image)
+            return _black_is_zero(upright, image) if image.format == "TIFF" else upright, profile
     except BadImage:
         raise
     except Image.UnidentifiedImageError as error:
@@ -94,6 +127,8 @@ def _decode(data: bytes) -> Image.Image:
         raise BadImage(missing_decoder(data) or unidentified) from error
     except Exception as error:
         # Pillow's parsers raise errors of many kinds, including TypeError and struct.error.
+        if is_of_machine(error):
+            raise
         raise BadImage(f"does not decode ({type(error).__name__}: {error})") from error
 
 
@@ -108,12 +143,8 @@ def _refuse_absurd(image: Image.Image) -> None:
 
 
 def _check_strictly(data: bytes) -> None:
-    """Finds damage that Pillow ignores: wrong PNG CRCs and libjpeg's warnings."""
-    if data[:8] == PNG_SIGNATURE:
-        check_png_chunks(data)
-    elif data[:2] == JPEG_SIGNATURE:
-        import simplejpeg
-
+    """Finds damage that Pillow ignores: libjpeg's warnings."""
+    if data[:2] == JPEG_SIGNATURE:
         try:
             _, _, colorspace, _ = simplejpeg.decode_jpeg_header(data)
             target = "CMYK" if colorspace in ("CMYK", "YCCK") else "GRAY"
@@ -122,25 +153,62 @@ def _check_strictly(data: bytes) -> None:
             raise BadImage(f"JPEG does not decode ({error})") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _upright(image: Image.Image) -> Image.Image:
+    method = _UPRIGHT.get(orientation(image))
+    return image.copy() if method is None else image.transpose(method)
+
+
+def _black_is_zero(upright: Image.Image, opened: Image.Image) -> Image.Image:
+    """The pixels of a TIFF with black as 0, and 12 bits as 16 (TIFF 6.0, sections 4 and 19).
+
+    Pillow inverts up to 8 bits, but not more. Raises BadImage for pixels of an unknown range.
+    """
+    tags = getattr(opened, "tag_v2", {})
+    if _SIGNED in tags.get(_SAMPLE_FORMAT, ()):
+        raise BadImage("holds signed integers, whose range is unknown")
+    if opened.mode == "I":
+        raise BadImage("holds integers of 32 bits, whose range is unknown")
+    if not opened.mode.startswith("I;16"):
+        return upright
+    values = np.asarray(upright).astype(np.int64)
+    if tags.get(_BITS_PER_SAMPLE) == (12,):
+        values = (values * 65535 + 2047) // 4095
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        values = 65535 - values
+    return Image.fromarray(values.astype(np.uint16))
+
+
+def _to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """The image in sRGB. Raises BadImage for what has no unique meaning as opaque sRGB."""
     if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):
-        return _sixteen_bit_to_rgb(image)
-    if image.mode == "F":
+        transparent = image.info.get("transparency")
+        image = _sixteen_bits(image)
+        if isinstance(transparent, int) and (np.asarray(image) == transparent).any():
+            raise BadImage(_TRANSPARENT)
+        if profile is None:
+            return Image.fromarray(sixteen_to_eight(np.asarray(image))).convert("RGB")
+    elif image.mode == "F":
         raise BadImage("holds floating-point pixels, whose range is unknown")
-    if image.has_transparency_data:
+    elif image.has_transparency_data:
+        colours = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
         image = image.convert("RGBA")
         lowest = image.getchannel("A").getextrema()[0]
         if isinstance(lowest, (int, float)) and lowest < 255:
-            raise BadImage("has transparent pixels; put it on a background first")
-    return image.convert("RGB")
+            raise BadImage(_TRANSPARENT)
+        # Only grey whose channels are equal is converted here, so the green channel is the grey.
+        image = image.getchannel("G") if colours == "L" else image.convert("RGB")
+    # Pixels in L*a*b* need no profile; Pillow converts them to sRGB by littleCMS.
+    if profile is None or image.mode == "LAB":
+        return image.convert("RGB")
+    return to_srgb(image, profile)
 
 
-def _sixteen_bit_to_rgb(image: Image.Image) -> Image.Image:
+def _sixteen_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits, mode I;16, in the machine's byte order."""
     values = np.asarray(image).astype(np.int64)
     if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
         raise BadImage(f"holds values from {values.min()} to {values.max()}, beyond 16 bits")
-    grey = ((values * 255 + 32767) // 65535).astype(np.uint8)
-    return Image.fromarray(grey).convert("RGB")
+    return Image.fromarray(values.astype(np.uint16))
 
 
 def _fit(image: Image.Image, settings: Conversion) -> Image.Image:

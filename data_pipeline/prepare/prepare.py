@@ -13,7 +13,8 @@ from typing import Any
 
 from realness.data_pipeline.catalog import Catalog
 from realness.data_pipeline.check import check_shards
-from realness.data_pipeline.errors import BadImage, DataError
+from realness.data_pipeline.errors import BadImage, DataError, MachineError
+from realness.data_pipeline.machine import explain, patiently, room_for_files
 from realness.data_pipeline.prepare.convert import Conversion, convert
 from realness.data_pipeline.prepare.shard_writer import (
     ShardWriter,
@@ -23,7 +24,7 @@ from realness.data_pipeline.prepare.shard_writer import (
     publish,
 )
 from realness.data_pipeline.sources import open_catalog
-from realness.data_pipeline.sources.formats import HEIC_MISSING
+from realness.data_pipeline.sources.formats import HEIC_MISSING, openers
 from realness.data_pipeline.sources.prepared import RAW_LAYOUTS, is_prepared, read_manifest
 
 DEFAULT_SHARD_MIB = 256
@@ -64,8 +65,9 @@ def prepare(
     rejected). A source that is already open is closed.
 
     Raises ValueError for invalid arguments. Raises DataError if the source cannot be opened, has
-    fewer usable images than parts or lacks some of its own parts, if `out` holds something else,
-    or if the disk is full.
+    fewer usable images than parts or lacks some of its own parts, or if `out` holds something
+    else. Raises MachineError if the source cannot be read or `out` cannot be written, for example
+    if the disk is full.
     """
     if num_workers is None:
         num_workers = len(os.sched_getaffinity(0))
@@ -74,6 +76,7 @@ def prepare(
     if not 1 <= parts <= MAX_PARTS:
         raise ValueError(f"parts={parts} must be from 1 to {MAX_PARTS}")
     out = Path(out).expanduser()
+    _make_room(parts)
     catalog = source if isinstance(source, Catalog) else open_catalog(source)
     try:
         if catalog.num_parts > 1:
@@ -83,15 +86,35 @@ def prepare(
             return done
         with locked_workplace(out, described) as work:
             return _pack(catalog, work, out, settings, described, num_workers, progress)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DataError(
-                f"the disk that holds {out} is full; free some space and run the same command "
-                "again to continue where it stopped"
-            ) from error
-        raise
+    except OSError as error:  # reading the source raises MachineError
+        raise MachineError(_cannot_write(out, error)) from error
     finally:
         catalog.close()
+
+
+def _make_room(parts: int) -> None:
+    """Raises MachineError unless a shard per part can be open; loads all plugins of Pillow.
+
+    Later, Pillow would take the failure to load a plugin for an image in an unknown format.
+    """
+    if (room := room_for_files(parts)) < parts:
+        raise MachineError(
+            f"parts={parts} needs as many open files, and this process may have {room} beside "
+            f"its own; use --parts {room} or fewer, or raise the limit (`ulimit -n`)"
+        )
+    openers()
+
+
+def _cannot_write(out: Path, error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"the disk that holds {out} is full; free some space and run the same command "
+            "again to continue where it stopped"
+        )
+    return (
+        f"{error.filename or out} cannot be written: {explain(error)}; check the place and its "
+        "disk, then run the same command again to continue where it stopped"
+    )
 
 
 def _describe(catalog: Catalog, settings: Conversion, shard_mib: int, parts: int) -> dict[str, Any]:
@@ -102,6 +125,7 @@ def _describe(catalog: Catalog, settings: Conversion, shard_mib: int, parts: int
         **asdict(settings),
         "quality": settings.quality if settings.format == "jpeg" else None,
         "lossless": settings.lossless,
+        "colour": "sRGB",
         "layout": RAW_LAYOUTS["HWC"] if settings.format == "raw" else None,
         "shard_mib": shard_mib,
         "num_parts": parts,
@@ -195,7 +219,8 @@ def _convert_all(
 
     def work(index: int) -> bytes | BadImage:
         try:
-            return convert(catalog.read(index), settings, catalog.raw)
+            data = catalog.read(index)
+            return patiently(lambda: convert(data, settings, catalog.raw), catalog.name(index))
         except BadImage as error:
             return error
 

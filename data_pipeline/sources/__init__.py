@@ -8,6 +8,7 @@ from pathlib import Path
 
 from realness.data_pipeline.catalog import Catalog
 from realness.data_pipeline.errors import DataError
+from realness.data_pipeline.machine import patiently
 from realness.data_pipeline.sources.cifar import open_cifar, training_files
 from realness.data_pipeline.sources.folder import FolderFiles, list_files, open_folder
 from realness.data_pipeline.sources.formats import IMAGE_SUFFIXES
@@ -33,7 +34,7 @@ def open_catalog(source: str | Path, options: SourceOptions | None = None) -> Ca
 
     Raises DataError if the source does not exist, holds no image, has a damaged index, is a folder
     of several kinds of sources or a tar of several pictures per sample without a choice in
-    `options`, or does not fit the choice.
+    `options`, or does not fit the choice; and MachineError if it cannot be read for another reason.
     """
     options = options or SourceOptions()
     if not str(source):  # an unset variable in a script: Path("") would be the current folder
@@ -46,7 +47,7 @@ def open_catalog(source: str | Path, options: SourceOptions | None = None) -> Ca
             f"{str(nearest)!r}); give a folder of images, a zip or tar shards"
         )
     try:
-        catalog = _open_folder(path, options) if path.is_dir() else _open_file(path, options)
+        catalog = patiently(lambda: _open(path, options), str(path))
     except PermissionError as error:
         raise DataError(
             f"data source {str(source)!r} cannot be read: no permission for {error.filename!r}"
@@ -59,6 +60,10 @@ def open_catalog(source: str | Path, options: SourceOptions | None = None) -> Ca
             f"opened as {catalog.kind}"
         )
     return catalog
+
+
+def _open(path: Path, options: SourceOptions) -> Catalog:
+    return _open_folder(path, options) if path.is_dir() else _open_file(path, options)
 
 
 def _open_file(path: Path, options: SourceOptions) -> Catalog:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import threading
+import errno
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -11,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from realness.data_pipeline.errors import BadImage
+from realness.data_pipeline.machine import machine_error, patiently
+from realness.data_pipeline.sources.descriptors import Descriptors
 
 # Far above any encoded photograph; a larger entry is a decompression bomb or a wrong file.
 MAX_ENTRY_BYTES = 512 * 1024**2
@@ -49,23 +50,27 @@ class SpanReader:
         offsets: npt.NDArray[np.integer],
         lengths: npt.NDArray[np.integer],
     ) -> None:
-        self._files = list(files)
+        self._files = Descriptors(files)
         self._file_ids, self._offsets, self._lengths = file_ids, offsets, lengths
-        self._descriptors: dict[int, int] = {}
-        self._lock = threading.Lock()
 
     def read(self, index: int, limit: int | None = None) -> bytes:
         length = int(self._lengths[index])
         return self.read_span(int(self._file_ids[index]), int(self._offsets[index]), length, limit)
 
     def read_span(self, file_id: int, offset: int, length: int, limit: int | None = None) -> bytes:
-        """`length` bytes at `offset` of a file, or the first `limit` of them."""
+        """`length` bytes at `offset` of a file, or the first `limit` of them.
+
+        Raises BadImage if the file ends before, and MachineError if it cannot be read.
+        """
         wanted = length if limit is None else min(length, limit)
-        path = self._files[file_id]
+        path = self._files.files[file_id]
         try:
-            data = os.pread(self._descriptor(file_id), wanted, offset)
+            data = patiently(lambda: self._files.read(file_id, wanted, offset), str(path))
         except OSError as error:
-            raise BadImage(f"{path.name} cannot be read: {error.strerror}") from error
+            if error.errno == errno.EINVAL:  # no offset of a file
+                raise BadImage(f"{path.name} has a damaged index (byte {offset:,})") from error
+            # The file was there when the set was opened, and it holds many images.
+            raise machine_error(error, str(path)) from error
         if len(data) < wanted:
             raise BadImage(
                 f"{path.name} is cut short or does not match its index: the image lies at bytes "
@@ -73,17 +78,5 @@ class SpanReader:
             )
         return data
 
-    def _descriptor(self, file_id: int) -> int:
-        descriptor = self._descriptors.get(file_id)
-        if descriptor is None:
-            with self._lock:
-                if file_id not in self._descriptors:
-                    flags = os.O_RDONLY | os.O_CLOEXEC
-                    self._descriptors[file_id] = os.open(self._files[file_id], flags)
-                descriptor = self._descriptors[file_id]
-        return descriptor
-
     def close(self) -> None:
-        with self._lock:
-            while self._descriptors:
-                os.close(self._descriptors.popitem()[1])
+        self._files.close()

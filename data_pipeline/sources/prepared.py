@@ -20,6 +20,7 @@ import numpy as np
 
 from realness.data_pipeline.catalog import Catalog, NameTable, RawLayout, RawOrder, Shard
 from realness.data_pipeline.errors import DataError
+from realness.data_pipeline.machine import is_of_machine
 from realness.data_pipeline.sources.common import SpanReader
 
 MANIFEST = "manifest.json"
@@ -82,13 +83,15 @@ def open_prepared(folder: Path) -> Catalog:
     """The images of a prepared set, in its order. See open_catalog.
 
     Shards are not checked here, since those of other parts may be missing; check_shards does that.
-    Without that check, images in a missing shard are bad images when they are read.
+    Without that check, reading an image from a missing shard raises MachineError.
     """
     manifest = read_manifest(folder)
     try:
         index = np.load(folder / INDEX, mmap_mode="r", allow_pickle=False)
         names = np.memmap(folder / NAMES, np.uint8, "r")
     except (ValueError, OSError) as error:
+        if is_of_machine(error):
+            raise
         raise DataError(f"the index of {folder} is damaged ({error}); prepare it again") from error
     if index.dtype != INDEX_DTYPE or len(index) != manifest["num_images"]:
         raise DataError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import os
 import struct
@@ -20,7 +21,8 @@ from realness.data_pipeline.prepare.prepare import prepare
 from realness.data_pipeline.sources import formats
 from realness.launch.prepare import main
 from tests.helpers.data_images import encoded, picture, write_folder, write_tar, write_zip
-from tests.helpers.odd_folders import APPLE_DOUBLE, HEIC, ODD_FOLDERS, WRITERS, jpeg, png
+from tests.helpers.machine_errors import fail
+from tests.helpers.odd_folders import APPLE_DOUBLE, HEIC, ODD_FOLDERS, WRITERS, png
 
 
 def names(catalog: Catalog) -> list[str]:
@@ -112,16 +114,10 @@ def test_known_suffixes_are_not_opened(tmp_path: Path, monkeypatch: pytest.Monke
     """In a folder of a million images with their captions, opening every file takes minutes."""
     files = {"a.png": b"", "b.JPG": b"", "a.txt": b"", "b.json": b"", "c.dng": b"", "d": b""}
     write_folder(tmp_path, files)
-    opened: list[str] = []
-
-    def note(path: str, *_: object, **__: object) -> None:
-        opened.append(Path(path).name)
-        raise PermissionError(13, "not in this test")
-
-    monkeypatch.setattr("builtins.open", note)
+    opened = fail(monkeypatch, "open", errno.EACCES, str(tmp_path), float("inf"))
     catalog = open_catalog(tmp_path)
-    assert opened == ["d"]
-    assert ("d", "it cannot be read: not in this test") in catalog.refused
+    assert opened == [str(tmp_path / "d")]
+    assert ("d", "it cannot be read: Permission denied") in catalog.refused
 
 
 @pytest.mark.parametrize(
@@ -137,14 +133,6 @@ def test_other_contents_are_no_images() -> None:
     for head in (b"", b"BM", b"BMW and others", b"P3 is a format", b"\xff\xd8", film, bytes(64),
                  struct.pack("<16i", *range(40, 56)), b"RIFF\x00\x00\x00\x00WAVEfmt "):  # fmt: skip
         assert not formats.is_image(head), head
-
-
-def test_unreadable_files_are_refused_with_the_reason(tmp_path: Path) -> None:
-    write_folder(tmp_path, {"a.png": png(0), "b": jpeg(0)})
-    (tmp_path / "b").unlink()
-    (tmp_path / "b").symlink_to(tmp_path / "gone")
-    catalog = open_catalog(tmp_path)
-    assert catalog.refused == [("b", "it cannot be read: No such file or directory")]
 
 
 def test_only_what_lies_below_the_source_can_be_hidden(tmp_path: Path) -> None:
