@@ -14,6 +14,7 @@ from typing import Any
 from realness.data_pipeline.catalog import Catalog
 from realness.data_pipeline.check import check_shards
 from realness.data_pipeline.errors import BadImage, DataError, MachineError
+from realness.data_pipeline.formats import HEIC_MISSING, INSTALL_HEIF, openers
 from realness.data_pipeline.machine import explain, patiently, room_for_files
 from realness.data_pipeline.prepare.convert import Conversion, convert
 from realness.data_pipeline.prepare.shard_writer import (
@@ -24,7 +25,6 @@ from realness.data_pipeline.prepare.shard_writer import (
     publish,
 )
 from realness.data_pipeline.sources import open_catalog
-from realness.data_pipeline.sources.formats import HEIC_MISSING, openers
 from realness.data_pipeline.sources.prepared import RAW_LAYOUTS, is_prepared, read_manifest
 
 DEFAULT_SHARD_MIB = 256
@@ -44,6 +44,15 @@ class PrepareReport:
     num_resumed: int
     was_complete: bool
     num_heic: int = 0
+
+    @property
+    def heic_remedy(self) -> str:
+        """What to do to have the HEICs converted."""
+        heics = "is a HEIC" if self.num_heic == 1 else "are HEICs"
+        return (
+            f"{self.num_heic:,} of them {heics}: {INSTALL_HEIF}, remove {self.out} and give the "
+            "same command again"
+        )
 
 
 def prepare(

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from realness.data_pipeline.catalog import Catalog
 from realness.data_pipeline.errors import DataError
+from realness.data_pipeline.formats import IMAGE_SUFFIXES
 from realness.data_pipeline.machine import patiently
 from realness.data_pipeline.sources.cifar import open_cifar, training_files
 from realness.data_pipeline.sources.folder import FolderFiles, list_files, open_folder
-from realness.data_pipeline.sources.formats import IMAGE_SUFFIXES
 from realness.data_pipeline.sources.listing import is_skipped, kind_of
 from realness.data_pipeline.sources.lmdb import data_file, open_lmdb
 from realness.data_pipeline.sources.options import SourceKind, SourceOptions
@@ -54,6 +54,7 @@ def open_catalog(source: str | Path, options: SourceOptions | None = None) -> Ca
         ) from error
     if len(catalog) == 0:
         raise DataError(_explain_empty(catalog))
+    catalog.flags = options.flags
     if options.wds_image and catalog.kind != "tar":
         catalog.notes.append(
             f"--wds-image={options.wds_image} has no effect: it is for tar shards, and {path} is "

@@ -16,9 +16,9 @@ import numpy as np
 
 from realness.data_pipeline.catalog import Catalog, NameTable
 from realness.data_pipeline.errors import BadImage
+from realness.data_pipeline.formats import SNIFF_BYTES
 from realness.data_pipeline.machine import is_of_machine, machine_error, patiently, read_fully
 from realness.data_pipeline.sources.common import unsafe_size
-from realness.data_pipeline.sources.formats import SNIFF_BYTES
 from realness.data_pipeline.sources.labels import read_labels
 from realness.data_pipeline.sources.listing import HIDDEN_FILES, Listing, is_skipped
 

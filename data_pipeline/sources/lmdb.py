@@ -20,9 +20,9 @@ import numpy as np
 
 from realness.data_pipeline.catalog import Catalog, NameTable
 from realness.data_pipeline.errors import DataError
+from realness.data_pipeline.formats import SNIFF_BYTES, image_format
 from realness.data_pipeline.machine import read_fully
 from realness.data_pipeline.sources.common import SpanReader, unsafe_size
-from realness.data_pipeline.sources.formats import SNIFF_BYTES, is_image
 from realness.data_pipeline.sources.listing import Listing
 
 _MAGIC, _VERSION = 0xBEEFC0DE, 1
@@ -66,7 +66,7 @@ def open_lmdb(path: Path) -> Catalog:
             name = key.decode("utf-8", "backslashreplace")
             if reason := unsafe_size(length):
                 listing.refused.append((name, reason))
-            elif is_image(read_fully(descriptor, min(length, SNIFF_BYTES), offset)):
+            elif image_format(read_fully(descriptor, min(length, SNIFF_BYTES), offset)):
                 names.append(name)
                 spans.append((offset, length))
             elif length > 64:

@@ -14,13 +14,13 @@ import numpy as np
 
 from realness.data_pipeline.catalog import Catalog, NameTable
 from realness.data_pipeline.errors import BadImage, DataError
+from realness.data_pipeline.formats import SNIFF_BYTES
 from realness.data_pipeline.machine import read_fully
 from realness.data_pipeline.sources.common import (
     SpanReader,
     unsafe_name,
     unsafe_size,
 )
-from realness.data_pipeline.sources.formats import SNIFF_BYTES
 from realness.data_pipeline.sources.labels import LABELS_FILE, MAX_CLASSES, read_labels
 from realness.data_pipeline.sources.listing import Listing
 from realness.data_pipeline.sources.samples import PictureChoice, extension_of, key_of

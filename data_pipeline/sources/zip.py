@@ -17,13 +17,13 @@ import numpy.typing as npt
 
 from realness.data_pipeline.catalog import Catalog, NameTable
 from realness.data_pipeline.errors import BadImage, DataError
+from realness.data_pipeline.formats import SNIFF_BYTES
 from realness.data_pipeline.machine import is_of_machine
 from realness.data_pipeline.sources.common import (
     SpanReader,
     unsafe_name,
     unsafe_size,
 )
-from realness.data_pipeline.sources.formats import SNIFF_BYTES
 from realness.data_pipeline.sources.labels import read_labels
 from realness.data_pipeline.sources.listing import Listing
 
