@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
+import shlex
 import threading
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, get_args
@@ -104,8 +106,8 @@ class Catalog:
     raw: set if entries are pixels rather than encoded images. resolution: set if the source
     guarantees one (a prepared set). refused: images left out on opening, as (name, reason).
     others, hidden: numbers of other files, by kind, and of hidden ones, by folder. notes: what else
-    the user should know. num_parts: image i belongs to part i % num_parts. shards: the files of a
-    prepared set.
+    the user should know. flags: the flags of commands that open the source in the same way.
+    num_parts: image i belongs to part i % num_parts. shards: the files of a prepared set.
     """
 
     source: str
@@ -121,6 +123,7 @@ class Catalog:
     others: Mapping[str, int] = field(default_factory=dict)
     hidden: Mapping[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    flags: Sequence[str] = ()
     num_parts: int = 1
     shards: list[Shard] = field(default_factory=list)
     _bad: dict[int, str] = field(default_factory=dict)
@@ -185,6 +188,12 @@ class Catalog:
         """What the user should be told on opening: the listing, then the notes, one line each."""
         return [self.listing(), *map(_printable, self.notes)]
 
+    def prepare_command(self, resolution: int, *more: str) -> str:
+        """The shell command that prepares this source, opened in the same way, as a set OUT."""
+        source = f"./{self.source}" if self.source.startswith("-") else self.source
+        words = [source, "OUT", "--resolution", str(resolution), *self.flags, *more]
+        return " ".join(["python launch/prepare.py", *map(_quoted, words)])
+
     def report_bad(self, index: int, reason: str, *, level: int = logging.WARNING) -> None:
         """Logs a bad image by name, once per process."""
         with self._lock:
@@ -213,6 +222,16 @@ class Catalog:
 def _printable(text: str) -> str:
     """The text on one line; names may hold line breaks, and bytes that are not valid UTF-8."""
     return text if text.isprintable() else repr(text)[1:-1]
+
+
+def _quoted(word: str) -> str:
+    """A word of a shell's command line, on one line."""
+    if word.isprintable():
+        return shlex.quote(word)
+    characters = (chr(byte) for byte in os.fsencode(word))
+    safe = (c if c.isascii() and c.isprintable() and c not in "'\\" else f"\\x{ord(c):02x}"
+            for c in characters)  # fmt: skip
+    return f"$'{''.join(safe)}'"
 
 
 def _counted(number: int, what: str) -> str:

@@ -117,7 +117,7 @@ def _check_sizes(
     max_bad_images: int,
     bad: list[tuple[int, str]],
 ) -> None:
-    remedy = _prepare_command(catalog, resolution)
+    remedy = _remedy(catalog, resolution)
     num_good = sizes[resolution, resolution]
     if len(sizes) == 1 and not num_good:
         width, height = next(iter(sizes))
@@ -142,15 +142,12 @@ def _check_sizes(
 def _wrong_resolution(catalog: Catalog, found: str, wanted: int) -> str:
     return (
         f"the images in {catalog.source} have resolution {found}, training needs "
-        f"resolution={wanted}; {_prepare_command(catalog, wanted)}"
+        f"resolution={wanted}; {_remedy(catalog, wanted)}"
     )
 
 
-def _prepare_command(catalog: Catalog, resolution: int) -> str:
-    return (
-        f"run `python launch/prepare.py {catalog.source} OUT --resolution {resolution}` "
-        "and train on OUT"
-    )
+def _remedy(catalog: Catalog, resolution: int) -> str:
+    return f"run `{catalog.prepare_command(resolution)}` and train on OUT"
 
 
 def _inspect(catalog: Catalog, num_threads: int) -> Iterator[tuple[int, Size | str]]:

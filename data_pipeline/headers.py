@@ -10,7 +10,9 @@ ITU-T T.81 annex B (JPEG), the PNG specification (third edition) section 5, Exif
 from __future__ import annotations
 
 import io
+import logging
 import struct
+import warnings
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,9 +22,9 @@ from PIL import Image, JpegImagePlugin, PngImagePlugin
 
 from realness.data_pipeline.colour import refuse_unless_srgb
 from realness.data_pipeline.errors import BadImage
+from realness.data_pipeline.formats import JPEG_SIGNATURE, PNG_SIGNATURE, why_not_trained
 from realness.data_pipeline.machine import is_of_machine
 from realness.data_pipeline.png import (
-    PNG_SIGNATURE,
     check_png_chunks,
     declared_profile,
     metadata_only,
@@ -30,18 +32,6 @@ from realness.data_pipeline.png import (
 )
 
 T = TypeVar("T")
-JPEG_SIGNATURE = b"\xff\xd8"
-_OTHER_SIGNATURES = {
-    b"GIF8": "a GIF",
-    b"RIFF": "a WebP (RIFF) file",
-    b"BM": "a BMP",
-    b"II*\x00": "a TIFF",
-    b"MM\x00*": "a TIFF",
-    b"P2": "a PGM",
-    b"P5": "a PGM",
-    b"P6": "a PPM",
-    b"<": "text or HTML",
-}
 _PNG_COLOUR = {0: "grey", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
 _JPEG_UNSUPPORTED = {
     **dict.fromkeys((195, 199), "lossless"),
@@ -50,6 +40,11 @@ _JPEG_UNSUPPORTED = {
 }
 _JPEG_METADATA = (b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0")
 _ORIENTATION = 0x0112
+
+# Pillow tells of odd metadata on the terminal, per image. Damage that matters makes a BadImage, and
+# a damaged EXIF block counts as none.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)
@@ -79,12 +74,7 @@ def read_header(data: bytes) -> ImageHeader:
         return _read_png_header(data)
     if data[:2] == JPEG_SIGNATURE:
         return _read_jpeg_header(data)[0]
-    if not data:
-        raise BadImage("the file is empty (0 bytes)")
-    for signature, what in _OTHER_SIGNATURES.items():
-        if data.lstrip()[: len(signature)] == signature:
-            raise BadImage(f"is {what}; training reads JPEG and PNG")
-    raise BadImage(f"is neither JPEG nor PNG (starts with {data[:8]!r})")
+    raise BadImage(why_not_trained(data))
 
 
 def check_complete(data: bytes) -> ImageHeader:

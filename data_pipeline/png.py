@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 from realness.data_pipeline.colour import BrokenProfile, grey_profile, rgb_profile
 from realness.data_pipeline.errors import BadImage
+from realness.data_pipeline.formats import PNG_SIGNATURE
 
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _TEXT = frozenset({b"tEXt", b"zTXt", b"iTXt"})
 # The only texts that matter: what Pillow takes an orientation from.
 _ORIENTATION_TEXTS = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")

@@ -23,7 +23,7 @@ from realness.data_pipeline.decoding.starvation import (
 )
 from realness.data_pipeline.decoding.threads import ThreadDecoder
 from realness.data_pipeline.errors import BadImage, DataError
-from realness.data_pipeline.headers import JPEG_SIGNATURE
+from realness.data_pipeline.formats import JPEG_SIGNATURE
 from realness.data_pipeline.order import BatchShare
 
 logger = logging.getLogger("realness.data")

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from realness.launch.standard_streams import tolerate_lost_output
+from realness.data_pipeline import SourceKind
 from realness.trainer.distributed.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 
 if TYPE_CHECKING:
     import torch
 
-    from realness.trainer.config import TrainConfig
+    from realness.trainer.config import DataConfig, TrainConfig
     from realness.trainer.metrics import Evaluator, FeatureNetwork
     from realness.trainer.storage.scores import Record
 
@@ -53,7 +53,15 @@ class Command:
     batch_size: int = 32
     """Images per process and batch."""
     data: str = ""
-    """Source of the real images; by default the run's training data."""
+    """Source of the real images; by default the run's training data, opened as the run did."""
+    source_kind: SourceKind = "auto"
+    """What --data is. A folder with several kinds, such as images and tar shards, needs the choice;
+    auto finds out."""
+    wds_image: str = ""
+    """Extension of the pictures to take from WebDataset's shards in --data, such as jpg, or several
+    with commas between them. all takes every picture."""
+    follow_links: bool = False
+    """Follow symbolic links that leave the folder of images --data."""
     decoder: Literal["run", "auto", "dali", "threads"] = "run"
     """Decoder of the real images; run uses the decoder that the run was trained with."""
     network: Literal["inception", "efflite0"] = "inception"
@@ -109,7 +117,7 @@ def _evaluate(command: Command, device: torch.device) -> int:
     from realness.trainer.distributed.collectives import on_all_ranks
     from realness.trainer.distributed.ranks import rank
     from realness.trainer.metrics import check_metrics
-    from realness.trainer.metrics.show import open_progress
+    from realness.trainer.metrics.show import open_progress, report_scores
     from realness.trainer.storage.run_folder import read_config
 
     with ExitStack() as cleanup:
@@ -133,7 +141,7 @@ def _evaluate(command: Command, device: torch.device) -> int:
         _print_message("no checkpoint could be measured")
         return EXIT_FAILED
     if rank() == 0:
-        _report(command, records)
+        report_scores(command.run, records, command.from_iteration)
     return EXIT_OK
 
 
@@ -224,14 +232,13 @@ def _prepare(
 
     def prepare() -> tuple[Evaluator, str]:
         metrics = check_metrics(command.metrics)
-        if not command.data and not config.data.data:
-            raise ConfigError("the run does not name its images; pass them with --data")
-        catalog = open_images(config.data, command.data)
+        data = _real_images(command, config)
+        catalog = open_images(data)
         cleanup.callback(catalog.close)
         for message in catalog.messages():
             _print_message(message)
         check_shards(catalog, rank(), world_size())
-        check_images(catalog, config.data.resolution, max_bad_images=config.data.max_bad_images)
+        check_images(catalog, data.resolution, max_bad_images=data.max_bad_images)
         plan = MeasurementPlan(
             metrics,
             num_images=command.num_images,
@@ -240,13 +247,38 @@ def _prepare(
             seed=command.seed,
         )
         network = _open_network(command, device) if plan.needs_network else None
-        data = config.data
-        if command.decoder != "run":
-            data = replace(data, decoder=command.decoder)
         real = RealImages(catalog, data, plan.batch_size)
         return Evaluator(plan, real, network, progress), catalog.digest
 
     return on_all_ranks(prepare, failure=ConfigError)
+
+
+def _real_images(command: Command, config: TrainConfig) -> DataConfig:
+    """The settings of the real images: those of the run with the changes of the command.
+
+    Raises ConfigError if neither names images, or for settings of a source that is not given.
+    """
+    from realness.trainer.config import ConfigError
+
+    data = config.data
+    if command.decoder != "run":
+        data = replace(data, decoder=command.decoder)
+    if command.data:
+        return replace(
+            data,
+            data=command.data,
+            source_kind=command.source_kind,
+            wds_image=command.wds_image,
+            follow_links=command.follow_links,
+        )
+    if not data.data:
+        raise ConfigError("the run does not name its images; pass them with --data")
+    if command.source_kind != "auto" or command.wds_image or command.follow_links:
+        raise ConfigError(
+            "--source-kind, --wds-image and --follow-links are for --data, which is not given; the "
+            "run's own images are opened as the run opened them"
+        )
+    return data
 
 
 def _open_network(command: Command, device: torch.device) -> FeatureNetwork:
@@ -262,34 +294,6 @@ def _open_network(command: Command, device: torch.device) -> FeatureNetwork:
         resize=command.resize,
         device=device,
     )
-
-
-def _report(command: Command, records: list[Record]) -> None:
-    """Save the scores; print and plot them with earlier scores of the same settings."""
-    from realness.trainer.metrics.show import (
-        print_scores,
-        print_summary,
-        write_figure,
-        write_summary,
-    )
-    from realness.trainer.storage.scores import append_records, read_records, summarise
-
-    earlier = read_records(command.run)
-    new = [record for record in records if record not in earlier]
-    path = append_records(command.run, new)
-    print_scores(records)
-    settings = {record.settings for record in records}
-    alike = [record for record in [*earlier, *new] if record.settings in settings]
-    if len({record.images for record in alike}) > 1:
-        first, note = command.from_iteration, f"from iteration {command.from_iteration:,} on"
-        summaries = summarise(alike, first)
-        if not summaries:
-            note, first = f"all are before {first:,} iterations", 0
-            summaries = summarise(alike)
-        print_summary(summaries, note)
-        print(write_summary(summaries, command.run, first))
-        print(write_figure(alike, command.run))
-    print(f"{path}: {len(new)} rows added")
 
 
 def _print_message(message: str) -> None:

@@ -111,7 +111,7 @@ def _prepare(command: Command) -> PrepareReport:
 
 
 def _summary(report: PrepareReport, num_parts: int) -> str:
-    lines = [f"{report.out}: {report.num_images:,} images"]
+    lines = [f"{report.out}: {_counted(report.num_images, 'image')}"]
     if num_parts > 1:
         lines[0] += f" in {num_parts} parts"
     if report.was_complete:
@@ -119,10 +119,15 @@ def _summary(report: PrepareReport, num_parts: int) -> str:
     if report.num_resumed:
         lines.append(f"{report.num_resumed:,} of them come from an interrupted run")
     if report.num_rejected:
-        lines.append(f"{report.num_rejected:,} files were rejected; see {report.out}/rejects.csv")
+        rejected = _counted(report.num_rejected, "file")
+        lines.append(f"{rejected} rejected: see {report.out}/rejects.csv")
     if report.num_heic:
-        lines.append(f"{report.num_heic:,} of them are .heic images: pip install realness[heic]")
+        lines.append(report.heic_remedy)
     return "\n".join(lines)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 if __name__ == "__main__":

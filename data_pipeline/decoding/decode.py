@@ -12,7 +12,8 @@ from PIL import Image
 
 from realness.data_pipeline.catalog import RawLayout
 from realness.data_pipeline.errors import BadImage
-from realness.data_pipeline.headers import JPEG_SIGNATURE, check_complete
+from realness.data_pipeline.formats import JPEG_SIGNATURE
+from realness.data_pipeline.headers import check_complete
 from realness.data_pipeline.machine import is_of_machine
 from realness.data_pipeline.png import without_metadata
 

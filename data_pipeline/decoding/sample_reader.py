@@ -123,7 +123,6 @@ class SampleReader:
 
     def _remedy(self) -> str:
         return (
-            f"Run `python launch/prepare.py {self.catalog.source} OUT --resolution "
-            f"{self.resolution}`, which converts what it can and lists the rest in rejects.csv, "
-            "or raise max_bad_images"
+            f"Run `{self.catalog.prepare_command(self.resolution)}`, which converts what it can "
+            "and lists the rest in rejects.csv, or raise max_bad_images"
         )

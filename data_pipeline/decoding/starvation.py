@@ -93,8 +93,8 @@ def starvation_remedy(catalog: Catalog, resolution: int, num_threads: int) -> st
         )
     if catalog.raw is None:
         remedies.append(
-            "store the images raw, which need no decoding, with `python launch/prepare.py "
-            f"{catalog.source} OUT --resolution {resolution} --format raw`"
+            "store the images raw, which need no decoding, with "
+            f"`{catalog.prepare_command(resolution, '--format', 'raw')}`"
         )
     else:
         remedies.append("move the data to a faster disk")

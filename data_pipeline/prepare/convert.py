@@ -17,15 +17,19 @@ from PIL import Image
 from realness.data_pipeline.catalog import RawLayout
 from realness.data_pipeline.colour import sixteen_to_eight, to_srgb
 from realness.data_pipeline.errors import BadImage
-from realness.data_pipeline.headers import JPEG_SIGNATURE, embedded_profile, orientation
+from realness.data_pipeline.formats import (
+    JPEG_SIGNATURE,
+    PNG_SIGNATURE,
+    openers,
+    why_not_converted,
+)
+from realness.data_pipeline.headers import embedded_profile, orientation
 from realness.data_pipeline.machine import is_of_machine
 from realness.data_pipeline.png import (
-    PNG_SIGNATURE,
     check_png_chunks,
     declared_profile,
     without_metadata,
 )
-from realness.data_pipeline.sources.formats import missing_decoder, openers
 
 Crop = Literal["centre", "none"]
 Resize = Literal["lanczos", "box"]
@@ -102,8 +106,6 @@ def convert(data: bytes, settings: Conversion, raw: RawLayout | None = None) -> 
 
 def _decode(data: bytes) -> tuple[Image.Image, bytes | None]:
     """The upright image, decoded in full, and its colour profile (None for sRGB)."""
-    if not data:
-        raise BadImage("the file is empty (0 bytes)")
     is_png = data[:8] == PNG_SIGNATURE
     try:
         if is_png:
@@ -123,8 +125,7 @@ def _decode(data: bytes) -> tuple[Image.Image, bytes | None]:
     except BadImage:
         raise
     except Image.UnidentifiedImageError as error:
-        unidentified = f"is not a readable image (starts with {data[:8]!r})"
-        raise BadImage(missing_decoder(data) or unidentified) from error
+        raise BadImage(why_not_converted(data)) from error
     except Exception as error:
         # Pillow's parsers raise errors of many kinds, including TypeError and struct.error.
         if is_of_machine(error):

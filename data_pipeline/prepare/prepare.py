@@ -11,11 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from realness.data_pipeline.catalog import Catalog
 from realness.data_pipeline.check import check_shards
 from realness.data_pipeline.errors import BadImage, DataError, MachineError
+from realness.data_pipeline.formats import HEIC_MISSING, INSTALL_HEIF, openers
 from realness.data_pipeline.machine import explain, patiently, room_for_files
 from realness.data_pipeline.prepare.convert import Conversion, convert
 from realness.data_pipeline.prepare.shard_writer import (
@@ -26,7 +25,6 @@ from realness.data_pipeline.prepare.shard_writer import (
     publish,
 )
 from realness.data_pipeline.sources import open_catalog
-from realness.data_pipeline.sources.formats import HEIC_MISSING
 from realness.data_pipeline.sources.prepared import RAW_LAYOUTS, is_prepared, read_manifest
 
 DEFAULT_SHARD_MIB = 256
@@ -46,6 +44,15 @@ class PrepareReport:
     num_resumed: int
     was_complete: bool
     num_heic: int = 0
+
+    @property
+    def heic_remedy(self) -> str:
+        """What to do to have the HEICs converted."""
+        heics = "is a HEIC" if self.num_heic == 1 else "are HEICs"
+        return (
+            f"{self.num_heic:,} of them {heics}: {INSTALL_HEIF}, remove {self.out} and give the "
+            "same command again"
+        )
 
 
 def prepare(
@@ -95,16 +102,16 @@ def prepare(
 
 
 def _make_room(parts: int) -> None:
-    """Raises MachineError unless a shard per part can be open; loads all of Pillow's plugins.
+    """Raises MachineError unless a shard per part can be open; loads all plugins of Pillow.
 
-    Pillow takes the failure to load a plugin for a file that is no image.
+    Later, Pillow would take the failure to load a plugin for an image in an unknown format.
     """
     if (room := room_for_files(parts)) < parts:
         raise MachineError(
             f"parts={parts} needs as many open files, and this process may have {room} beside "
             f"its own; use --parts {room} or fewer, or raise the limit (`ulimit -n`)"
         )
-    Image.init()
+    openers()
 
 
 def _cannot_write(out: Path, error: OSError) -> str:

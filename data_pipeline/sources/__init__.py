@@ -8,10 +8,10 @@ from pathlib import Path
 
 from realness.data_pipeline.catalog import Catalog
 from realness.data_pipeline.errors import DataError
+from realness.data_pipeline.formats import IMAGE_SUFFIXES
 from realness.data_pipeline.machine import patiently
 from realness.data_pipeline.sources.cifar import open_cifar, training_files
 from realness.data_pipeline.sources.folder import FolderFiles, list_files, open_folder
-from realness.data_pipeline.sources.formats import IMAGE_SUFFIXES
 from realness.data_pipeline.sources.listing import is_skipped, kind_of
 from realness.data_pipeline.sources.lmdb import data_file, open_lmdb
 from realness.data_pipeline.sources.options import SourceKind, SourceOptions
@@ -34,8 +34,7 @@ def open_catalog(source: str | Path, options: SourceOptions | None = None) -> Ca
 
     Raises DataError if the source does not exist, holds no image, has a damaged index, is a folder
     of several kinds of sources or a tar of several pictures per sample without a choice in
-    `options`, or does not fit the choice. Raises MachineError if it cannot be read for another
-    reason.
+    `options`, or does not fit the choice; and MachineError if it cannot be read for another reason.
     """
     options = options or SourceOptions()
     if not str(source):  # an unset variable in a script: Path("") would be the current folder
@@ -48,20 +47,24 @@ def open_catalog(source: str | Path, options: SourceOptions | None = None) -> Ca
             f"{str(nearest)!r}); give a folder of images, a zip or tar shards"
         )
     try:
-        open_source = _open_folder if path.is_dir() else _open_file
-        catalog = patiently(lambda: open_source(path, options), str(path))
+        catalog = patiently(lambda: _open(path, options), str(path))
     except PermissionError as error:
         raise DataError(
             f"data source {str(source)!r} cannot be read: no permission for {error.filename!r}"
         ) from error
     if len(catalog) == 0:
         raise DataError(_explain_empty(catalog))
+    catalog.flags = options.flags
     if options.wds_image and catalog.kind != "tar":
         catalog.notes.append(
             f"--wds-image={options.wds_image} has no effect: it is for tar shards, and {path} is "
             f"opened as {catalog.kind}"
         )
     return catalog
+
+
+def _open(path: Path, options: SourceOptions) -> Catalog:
+    return _open_folder(path, options) if path.is_dir() else _open_file(path, options)
 
 
 def _open_file(path: Path, options: SourceOptions) -> Catalog:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,14 +16,29 @@ import numpy as np
 
 from realness.data_pipeline.catalog import Catalog, NameTable
 from realness.data_pipeline.errors import BadImage
-from realness.data_pipeline.machine import machine_error, patiently, read_fully
+from realness.data_pipeline.formats import SNIFF_BYTES
+from realness.data_pipeline.machine import is_of_machine, machine_error, patiently, read_fully
 from realness.data_pipeline.sources.common import unsafe_size
-from realness.data_pipeline.sources.formats import SNIFF_BYTES
 from realness.data_pipeline.sources.labels import read_labels
 from realness.data_pipeline.sources.listing import HIDDEN_FILES, Listing, is_skipped
 
 _SNIFF_THREADS = 16  # on network file systems, opening a file takes milliseconds
 _PIECE = 256
+_SPECIAL = "pipes and devices"
+_BROKEN_LINK = {
+    errno.ENOENT: "whose target does not exist",
+    errno.ELOOP: "that leads back to itself",
+}
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[int]:
+    """A descriptor of a file, which is closed at the end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 class FileReader:
@@ -48,14 +65,11 @@ class FileReader:
         return data
 
     def _read(self, path: str, limit: int | None) -> bytes:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
+        with _opened(path) as descriptor:
             size = os.fstat(descriptor).st_size
             if reason := unsafe_size(size):
                 raise BadImage(reason)
             return read_fully(descriptor, size if limit is None else min(size, limit), 0)
-        finally:
-            os.close(descriptor)
 
     def _check_root(self, error: OSError) -> None:
         """Raises MachineError if not one file but the whole folder is gone, or is now empty."""
@@ -126,15 +140,12 @@ def _read_file(root: Path, name: str) -> bytes:
 
 
 def _first_bytes(root: Path, name: str) -> bytes | str:
-    """The first bytes of a file, or why it cannot be read.
-
-    Raises MachineError for what says nothing about the file.
-    """
+    """The first bytes of a file, or why it cannot be read. Raises MachineError."""
     path = os.path.join(root, name)
 
     def read() -> bytes:
-        with open(path, "rb", buffering=0) as file:
-            return file.read(SNIFF_BYTES) or b""
+        with _opened(path) as descriptor:
+            return read_fully(descriptor, SNIFF_BYTES, 0)
 
     try:
         return patiently(read, path)
@@ -184,36 +195,44 @@ class _Walk:
                         real = os.path.join(real_folder, entry.name)
                         if real not in self._walked:  # a followed link has led above this folder
                             pending.append((f"{name}/", real))
-                    elif not entry.is_symlink() or self._is_file_link(entry, name):
-                        # Opening a pipe or a socket would block forever.
-                        if entry.is_file() or not os.path.exists(entry.path):
-                            yield name, _size(entry)
-                        else:
-                            self.listing.others["pipes and devices"] += 1
+                    elif entry.is_symlink():
+                        if (size := self._size_behind(entry, name)) is not None:
+                            yield name, size
+                    elif entry.is_file(follow_symlinks=False):
+                        yield name, _size(entry)
+                    else:  # opening a pipe or a socket would block forever
+                        self.listing.others[_SPECIAL] += 1
 
-    def _is_file_link(self, entry: os.DirEntry[str], name: str) -> bool:
-        """Whether a symbolic link leads to a file that may be read; otherwise it is listed."""
+    def _size_behind(self, entry: os.DirEntry[str], name: str) -> int | None:
+        """Size in bytes of the file that a symbolic link leads to.
+
+        None if it leads to no file that may be read; it is then listed or, if it leads to a folder,
+        kept for later.
+        """
         target = os.path.realpath(entry.path)
-        is_folder = os.path.isdir(entry.path)
-        leaves = target != self._real_root and not target.startswith(
-            self._real_root.rstrip("/") + "/"
-        )
-        reason = ""
-        if leaves and not self.follow_links:
-            reason = (
-                "it is a symbolic link that leaves the folder (--follow-links takes such links)"
+        inside = target == self._real_root or target.startswith(self._real_root.rstrip("/") + "/")
+        followed, reason = inside or self.follow_links, ""
+        mode = size = 0
+        try:
+            mode, size = (status := entry.stat()).st_mode, status.st_size
+        except OSError as error:
+            if followed and is_of_machine(error):
+                raise
+            reason = _BROKEN_LINK.get(
+                error.errno or 0, f"that cannot be followed ({error.strerror})"
             )
-        elif _leads_nowhere(entry):
-            reason = "it is a symbolic link that leads back to itself"
-        elif leaves and not os.path.exists(entry.path):
-            reason = "it is a symbolic link whose target does not exist"
+        if not followed:
+            reason = "that leaves the folder (--follow-links takes such links)"
         if reason:
-            if is_folder or self.listing.classify(name) != "other":
-                self.listing.refused.append((name, reason))
-            return False
-        if is_folder:
+            if stat.S_ISDIR(mode) or self.listing.classify(name) != "other":
+                self.listing.refused.append((name, f"it is a symbolic link {reason}"))
+        elif stat.S_ISDIR(mode):
             self._linked.append((name, target))
-        return not is_folder
+        elif stat.S_ISREG(mode):
+            return size
+        else:
+            self.listing.others[_SPECIAL] += 1
+        return None
 
     def _is_walked(self, target: str) -> bool:
         """Whether a folder has been walked, which hidden folders in a walked one have not."""
@@ -242,19 +261,8 @@ def _count_files(folder: str) -> int:
     return count
 
 
-def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
-    """Whether a link is part of a loop; a link whose target is gone is not."""
-    try:
-        entry.is_dir()
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            return True
-        raise
-    return False
-
-
 def _size(entry: os.DirEntry[str]) -> int:
-    """Size of a file in bytes; 0 for a link whose target is gone, which reading then reports."""
+    """Size of a file in bytes; 0 for one that was just removed, which reading then reports."""
     try:
         return entry.stat().st_size
     except FileNotFoundError:

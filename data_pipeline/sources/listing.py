@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Literal
 
-from realness.data_pipeline.sources.formats import (
+from realness.data_pipeline.formats import (
     IMAGE_SUFFIXES,
     OTHER_SUFFIXES,
     UNREAD_SUFFIXES,
-    is_image,
+    image_format,
 )
 from realness.data_pipeline.sources.labels import LABELS_FILE
 
@@ -88,7 +88,7 @@ class Listing:
 
     def sniffed(self, name: str, head: bytes) -> bool:
         """Whether a file of unknown suffix is an image, from its first bytes; else counts it."""
-        if is_image(head):
+        if image_format(head):
             return True
         self.others[kind_of(name)] += 1
         return False

@@ -20,8 +20,9 @@ import numpy as np
 
 from realness.data_pipeline.catalog import Catalog, NameTable
 from realness.data_pipeline.errors import DataError
+from realness.data_pipeline.formats import SNIFF_BYTES, image_format
+from realness.data_pipeline.machine import read_fully
 from realness.data_pipeline.sources.common import SpanReader, unsafe_size
-from realness.data_pipeline.sources.formats import SNIFF_BYTES, is_image
 from realness.data_pipeline.sources.listing import Listing
 
 _MAGIC, _VERSION = 0xBEEFC0DE, 1
@@ -65,7 +66,7 @@ def open_lmdb(path: Path) -> Catalog:
             name = key.decode("utf-8", "backslashreplace")
             if reason := unsafe_size(length):
                 listing.refused.append((name, reason))
-            elif is_image(os.pread(descriptor, min(length, SNIFF_BYTES), offset)):
+            elif image_format(read_fully(descriptor, min(length, SNIFF_BYTES), offset)):
                 names.append(name)
                 spans.append((offset, length))
             elif length > 64:
@@ -87,14 +88,14 @@ def open_lmdb(path: Path) -> Catalog:
 
 def _read_tree(descriptor: int, path: Path) -> _Tree:
     """The newer of the two meta pages, which lmdb writes alternately."""
-    head = os.pread(descriptor, _PAGE_SIZE_OFFSET + 4, 0)
+    head = read_fully(descriptor, _PAGE_SIZE_OFFSET + 4, 0)
     if len(head) < _PAGE_SIZE_OFFSET + 4:
         raise DataError(f"{path} is not an LMDB (too short)")
     page_size = int.from_bytes(head[-4:], "little")
     metas = []
     for page in (0, 1):
         offset = page * page_size + _PAGE_HEADER
-        data = os.pread(descriptor, _META.size, offset)
+        data = read_fully(descriptor, _META.size, offset)
         if len(data) == _META.size and struct.unpack_from("<II", data) == (_MAGIC, _VERSION):
             metas.append(_META.unpack(data))
     if not metas or not 256 <= page_size <= 65536:
@@ -117,7 +118,7 @@ def _walk(descriptor: int, tree: _Tree, path: Path) -> Iterator[tuple[bytes, int
         num_visited += 1
         if number >= tree.num_pages or num_visited > tree.num_pages or depth > _MAX_DEPTH:
             raise DataError(f"{path} is damaged or cut short: its tree leads to page {number}")
-        page = os.pread(descriptor, tree.page_size, number * tree.page_size)
+        page = read_fully(descriptor, tree.page_size, number * tree.page_size)
         flags, lower = struct.unpack_from("<HH", page, 10)
         count = (lower - _PAGE_HEADER) // 2
         try:

@@ -22,6 +22,13 @@ class SourceOptions:
     wds_image: str = ""
     follow_links: bool = False
 
+    @property
+    def flags(self) -> list[str]:
+        """The choices that differ from the defaults, as flags of the command line."""
+        kind = [] if self.kind == "auto" else ["--source-kind", self.kind]
+        pictures = ["--wds-image", self.wds_image] if self.wds_image else []
+        return [*kind, *pictures, *(["--follow-links"] if self.follow_links else [])]
+
     def __post_init__(self) -> None:
         if self.kind not in get_args(SourceKind):
             known = ", ".join(get_args(SourceKind))

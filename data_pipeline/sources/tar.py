@@ -14,12 +14,13 @@ import numpy as np
 
 from realness.data_pipeline.catalog import Catalog, NameTable
 from realness.data_pipeline.errors import BadImage, DataError
+from realness.data_pipeline.formats import SNIFF_BYTES
+from realness.data_pipeline.machine import read_fully
 from realness.data_pipeline.sources.common import (
     SpanReader,
     unsafe_name,
     unsafe_size,
 )
-from realness.data_pipeline.sources.formats import SNIFF_BYTES
 from realness.data_pipeline.sources.labels import LABELS_FILE, MAX_CLASSES, read_labels
 from realness.data_pipeline.sources.listing import Listing
 from realness.data_pipeline.sources.samples import PictureChoice, extension_of, key_of
@@ -115,7 +116,7 @@ def _images(
             if reason := _refuse(member):
                 listing.refused.append((name, reason))
             elif known == "image" or listing.sniffed(
-                name, os.pread(file.fileno(), min(member.size, SNIFF_BYTES), member.offset)
+                name, read_fully(file.fileno(), min(member.size, SNIFF_BYTES), member.offset)
             ):
                 yield member
 
@@ -133,7 +134,7 @@ def _read_member(shard: Path, member: _Member) -> bytes:
     if reason := _refuse(member):
         raise BadImage(reason)
     with shard.open("rb") as file:
-        return os.pread(file.fileno(), member.size, member.offset)
+        return read_fully(file.fileno(), member.size, member.offset)
 
 
 def _read_classes(shard: Path, members: Sequence[_Member]) -> dict[str, int]:
@@ -142,7 +143,7 @@ def _read_classes(shard: Path, members: Sequence[_Member]) -> dict[str, int]:
     with shard.open("rb") as file:
         for member in members:
             if member.name.endswith(".cls"):
-                text = os.pread(file.fileno(), min(member.size, 20), member.offset)
+                text = read_fully(file.fileno(), min(member.size, 20), member.offset)
                 number = int(text) if text.strip().isdigit() else -1
                 classes[key_of(member.name)] = number if number < MAX_CLASSES else -1
     return classes
@@ -155,7 +156,7 @@ def _scan(shard: Path) -> Iterator[_Member]:
         size_on_disk = os.fstat(descriptor).st_size
         offset, long_name, pax = 0, None, {}
         while offset + _BLOCK <= size_on_disk:
-            header = os.pread(descriptor, _BLOCK, offset)
+            header = read_fully(descriptor, _BLOCK, offset)
             if header[:1] == b"\x00" and not any(header):
                 return
             name, size, type_flag = _parse_header(header, shard, offset)
@@ -212,7 +213,7 @@ def _damaged(shard: Path, offset: int, what: str) -> DataError:
 def _read_meta(descriptor: int, shard: Path, offset: int, size: int) -> bytes:
     if size > _MAX_META_BYTES:
         raise DataError(f"{shard} has an extended header of {size:,} bytes; it is rejected")
-    return os.pread(descriptor, size, offset)
+    return read_fully(descriptor, size, offset)
 
 
 def _parse_pax(data: bytes) -> dict[str, str]:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from realness.data_pipeline.catalog import Catalog, NameTable, RawLayout
 from realness.data_pipeline.errors import BadImage, DataError
-from realness.data_pipeline.machine import is_of_machine
+from realness.data_pipeline.machine import read_fully
 from realness.data_pipeline.sources.common import MAX_ENTRY_BYTES, SpanReader
 
 _HEADER, _FOOTER = 12, 4
@@ -133,10 +133,10 @@ def _scan(path: Path) -> tuple[_Layout, npt.NDArray[np.int64]]:
         descriptor, size = file.fileno(), os.fstat(file.fileno()).st_size
         offset = 0
         while offset < size:
-            head = os.pread(descriptor, _HEADER + (len(layout.prefix) if layout else 0), offset)
+            head = read_fully(descriptor, _HEADER + (len(layout.prefix) if layout else 0), offset)
             length = _record_length(head[:_HEADER], path, offset)
             if layout is None or length != layout.length or head[_HEADER:] != layout.prefix:
-                data = os.pread(descriptor, length, offset + _HEADER)
+                data = read_fully(descriptor, length, offset + _HEADER)
                 found = _parse_example(data, path, len(offsets))
                 if layout is not None and found.shape != layout.shape:
                     raise DataError(

@@ -7,6 +7,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,13 +17,13 @@ import numpy.typing as npt
 
 from realness.data_pipeline.catalog import Catalog, NameTable
 from realness.data_pipeline.errors import BadImage, DataError
+from realness.data_pipeline.formats import SNIFF_BYTES
 from realness.data_pipeline.machine import is_of_machine
 from realness.data_pipeline.sources.common import (
     SpanReader,
     unsafe_name,
     unsafe_size,
 )
-from realness.data_pipeline.sources.formats import SNIFF_BYTES
 from realness.data_pipeline.sources.labels import read_labels
 from realness.data_pipeline.sources.listing import Listing
 
@@ -155,15 +156,15 @@ def _list_entries(
         else:
             unknown.append(position)
     reader = ZipReader(path, _Columns.of([infos[position] for position in unknown]))
-    for index, position in enumerate(unknown):
-        try:
-            head = reader.read(index, SNIFF_BYTES)
-        except BadImage as error:
-            listing.refused.append((infos[position].filename, str(error)))
-            continue
-        if listing.sniffed(infos[position].filename, head):
-            images.add(position)
-    reader.close()
+    with closing(reader):
+        for index, position in enumerate(unknown):
+            try:
+                head = reader.read(index, SNIFF_BYTES)
+            except BadImage as error:
+                listing.refused.append((infos[position].filename, str(error)))
+                continue
+            if listing.sniffed(infos[position].filename, head):
+                images.add(position)
     return [infos[position] for position in sorted(images)], listing
 
 
@@ -172,11 +173,8 @@ def _read_entry(path: Path, infos: Sequence[zipfile.ZipInfo], name: str) -> byte
     info = next(info for info in infos if info.filename == name)
     if reason := _refuse(info):
         raise BadImage(reason)
-    reader = ZipReader(path, _Columns.of([info]))
-    try:
+    with closing(ZipReader(path, _Columns.of([info]))) as reader:
         data = reader.read(0)
-    finally:
-        reader.close()
     if zlib.crc32(data) != info.CRC:
         raise BadImage("its bytes do not match the CRC-32 in the zip")
     return data

@@ -8,7 +8,6 @@ import resource
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from realness.data_pipeline.prepare.prepare import prepare
 from realness.data_pipeline.sources.descriptors import Descriptors
 from tests.helpers import ROOT
 from tests.helpers.data_images import image_files, write_folder, write_tar, write_zip
+from tests.helpers.machine_errors import fail
 from tests.helpers.streams import stream_of
 
 NUM_SHARDS = 60
@@ -61,24 +61,6 @@ def write_source(kind: str, folder: Path, files: dict[str, bytes]) -> Path:
     if kind == "folder":
         return write_folder(folder / "in", files)
     return prepare(write_folder(folder / "files", files), folder / "in", Conversion(16)).out
-
-
-def fail(
-    monkeypatch: pytest.MonkeyPatch, name: str, number: int, path: str, times: float = 1
-) -> list[str]:
-    """Makes os.NAME fail `times` times with an errno for paths or descriptors that match."""
-    real: Callable[..., object] = getattr(os, name)
-    failures: list[str] = []
-
-    def faulty(target: str | Path | int, *arguments: object, **options: object) -> object:
-        opened = os.readlink(f"/proc/self/fd/{target}") if isinstance(target, int) else target
-        if path in str(opened) and len(failures) < times:
-            failures.append(str(opened))
-            raise OSError(number, os.strerror(number), str(opened))
-        return real(target, *arguments, **options)
-
-    monkeypatch.setattr(os, name, faulty)
-    return failures
 
 
 # --- descriptors

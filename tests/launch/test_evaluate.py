@@ -327,6 +327,8 @@ def load_command() -> ModuleType:
         (("--metrics", "lpips"), "unknown ['lpips']"),
         (("--checkpoint", "7"), "80, 160, 240"),
         (("--data", "nowhere"), "nowhere"),
+        (("--source-kind", "tar"), "are for --data, which is not given"),
+        (("--follow-links",), "are for --data, which is not given"),
         (("--network-file", "net.pt"), "net.pt cannot be read"),
         (("--network-file", "net.pt", "--network-sha256", "12"), "64 hexadecimal digits"),
     ],

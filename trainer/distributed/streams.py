@@ -25,10 +25,10 @@ def rank_share(global_batch: int) -> BatchShare:
     return BatchShare(global_batch, rank(), world_size())
 
 
-def open_images(config: DataConfig, source: str = "") -> Catalog:
-    """Open the configured images, or those of another `source`; see open_catalog for the errors."""
+def open_images(config: DataConfig) -> Catalog:
+    """Open the configured images; see open_catalog for the errors."""
     options = SourceOptions(config.source_kind, config.wds_image, config.follow_links)
-    return open_catalog(source or config.data, options)
+    return open_catalog(config.data, options)
 
 
 def open_stream(

@@ -14,7 +14,16 @@ from rich.table import Column, Table
 
 from realness.trainer.metrics.reference import Progress
 from realness.trainer.storage.files import atomic_writer
-from realness.trainer.storage.scores import Record, Summary, chart_of, curves, describe
+from realness.trainer.storage.scores import (
+    Record,
+    Summary,
+    append_records,
+    chart_of,
+    curves,
+    describe,
+    read_records,
+    summarise,
+)
 
 FIGURE_FILE = "metrics.png"
 SUMMARY_FILE = "metrics_summary.csv"
@@ -41,6 +50,29 @@ def open_progress(cleanup: ExitStack, *, enabled: bool) -> Progress:
             stage = ""
 
     return show
+
+
+def report_scores(run: Path, records: Sequence[Record], from_iteration: int) -> None:
+    """Add scores to the run's `metrics.csv`; print and plot them with earlier ones like them.
+
+    The summary over checkpoints begins at `from_iteration`, or at 0 if there are none from there.
+    """
+    earlier = read_records(run)
+    new = [record for record in records if record not in earlier]
+    path = append_records(run, new)
+    print_scores(records)
+    settings = {record.settings for record in records}
+    alike = [record for record in [*earlier, *new] if record.settings in settings]
+    if len({record.images for record in alike}) > 1:
+        first, note = from_iteration, f"from iteration {from_iteration:,} on"
+        summaries = summarise(alike, first)
+        if not summaries:
+            note, first = f"all are before {first:,} iterations", 0
+            summaries = summarise(alike)
+        print_summary(summaries, note)
+        print(write_summary(summaries, run, first))
+        print(write_figure(alike, run))
+    print(f"{path}: {len(new)} rows added")
 
 
 def print_scores(records: Sequence[Record]) -> None:

@@ -79,14 +79,14 @@ def test_grey_is_never_negative(photometric: int, order: str, bits: int) -> None
         flat = stored.astype(np.uint8).tobytes() if bits == 8 else packed(stored, bits)
         data = tiff(photometric, bits, flat, order=order)
     if (bits, photometric, order) in UNREADABLE:
-        with pytest.raises(BadImage, match="not a readable image"):
+        with pytest.raises(BadImage, match=NOT_READ):
             converted(data)
         return
     expected = np.round(values / (2**bits - 1) * 255)
     assert np.array_equal(converted(data), np.repeat(expected[..., None], 3, 2))
 
 
-# Pillow does not open these.
+NOT_READ = "is a TIFF that Pillow does not read"
 UNREADABLE = {
     (12, WHITE_IS_ZERO, "<"), (12, WHITE_IS_ZERO, ">"), (12, BLACK_IS_ZERO, ">"),
     (16, WHITE_IS_ZERO, ">"),
@@ -161,9 +161,15 @@ def test_lab() -> None:
         (tiff(BLACK_IS_ZERO, 32, bytes(1024)), "integers of 32 bits"),
         (tiff(BLACK_IS_ZERO, 32, bytes(1024), sample_format=FLOAT), "floating-point"),
         (tiff(WHITE_IS_ZERO, 32, bytes(1024), sample_format=FLOAT), "floating-point"),
-        (tiff(RGB, 32, bytes(3072), channels=3, sample_format=FLOAT), "not a readable image"),
-        (tiff(LAB, 16, bytes(1536), channels=3), "not a readable image"),
-        (tiff(32803, 16, bytes(512)), "not a readable image"),  # a camera's raw pixels
+        (
+            tiff(RGB, 32, bytes(3072), channels=3, sample_format=FLOAT),
+            NOT_READ,
+        ),
+        (tiff(LAB, 16, bytes(1536), channels=3), NOT_READ),
+        (
+            tiff(32803, 16, bytes(512)),
+            NOT_READ,
+        ),  # a camera's raw pixels
     ],
 )
 def test_unknown_ranges_are_refused(data: bytes, reason: str) -> None:

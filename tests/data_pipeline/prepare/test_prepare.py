@@ -153,7 +153,7 @@ def test_every_refusal_is_named_with_its_reason(
     expected = {
         "link.jpg": "symbolic link", "cut.jpg": "does not decode", "cut.png": "truncated PNG",
         "crc.png": "wrong CRC", "scan.jpg": "does not decode", "empty.jpg": "empty",
-        "page.jpg": "not a readable image",
+        "page.jpg": "is text or HTML",
         "small.png": "smaller than 32x32", "huge.png": "more than the",
         "clear.png": "transparent", "moving.gif": "3 frames", "float.tif": "floating-point",
     }  # fmt: skip

@@ -45,6 +45,17 @@ def test_a_set_of_links_names_the_remedy(linked: Path, capsys: pytest.CaptureFix
     assert main([*arguments, "--follow-links"]) == 0
 
 
+def test_links_that_lead_nowhere_are_refused(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"a.png": png(0)})
+    for link, target in (("b", "gone"), ("c.png", "c.png"), ("d.png", "a.png/x")):
+        (tmp_path / link).symlink_to(tmp_path / target)
+    assert open_catalog(tmp_path).refused == [
+        ("b", "it is a symbolic link whose target does not exist"),
+        ("c.png", "it is a symbolic link that leads back to itself"),
+        ("d.png", "it is a symbolic link that cannot be followed (Not a directory)"),
+    ]
+
+
 def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     """Not in circles, and not to what is found under another name, in a fixed order."""
     elsewhere = write_folder(tmp_path / "elsewhere", {"x.png": png(0), "deep/y.png": png(1)})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, fields
+import shutil
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -15,6 +16,8 @@ from realness.launch import evaluate
 from realness.trainer.config import DataConfig
 from realness.trainer.distributed import streams
 from realness.trainer.randomness import Stream
+from realness.trainer.storage.run_folder import read_config, write_config
+from tests.helpers.data_images import write_tar
 from tests.helpers.ranks import run_command, tiny_arguments, write_images
 
 TRAINED_ON = (Stream.D_REAL, Stream.G_REAL)
@@ -114,6 +117,22 @@ def test_evaluating_passes_every_setting_on(
     (tmp_path / "log").unlink()
     assert evaluate.main([*asked, "--decoder", "auto"]) == 0
     assert opened(tmp_path / "log")[Stream.REFERENCE]["decoder"] == "auto"
+
+
+def test_evaluating_opens_other_data_as_its_own_flags_say(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not as the flags of the run say, which are about the images that it was trained on."""
+    run = shutil.copytree(trained / "run", tmp_path / "run")
+    config = read_config(run)
+    write_config(run, replace(config, data=replace(config.data, source_kind="zip")))
+    mixed = write_images(tmp_path / "mixed", 8, 64)
+    write_tar(mixed / "other.tar", {})
+    asked = [str(run), "--metrics", "swd", "--num-images", "8", "--device", "cpu"]
+    assert evaluate.main([*asked, "--data", str(mixed)]) == 2
+    assert "choose it with --source-kind tar or --source-kind folder" in capsys.readouterr().err
+    assert evaluate.main([*asked, "--data", str(mixed), "--source-kind", "folder"]) == 0
+    assert evaluate.main([*asked, "--data", str(trained / "images")]) == 0
 
 
 def test_the_kinds_of_sources_are_those_of_the_data_pipeline() -> None:

@@ -53,29 +53,74 @@ _OPENED = (
     "JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000", "QOI", "HEIF",
 )  # fmt: skip
 SNIFF_BYTES = 64
-_SIGNATURES = (
-    b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\x00", b"MM\x00*",
-    b"II+\x00", b"MM\x00+", b"\x00\x00\x00\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51", b"qoif",
-)  # fmt: skip
+JPEG_SIGNATURE = b"\xff\xd8"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_SIGNATURES = {
+    JPEG_SIGNATURE + b"\xff": "a JPEG",
+    PNG_SIGNATURE: "a PNG",
+    **dict.fromkeys((b"GIF87a", b"GIF89a"), "a GIF"),
+    **dict.fromkeys((b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"), "a TIFF"),
+    b"\x00\x00\x00\x0cjP  \r\n\x87\n": "a JPEG 2000 image",
+    b"\xff\x4f\xff\x51": "a JPEG 2000 image",
+    b"qoif": "a QOI image",
+}
 _NETPBM = re.compile(rb"P[1-6]\s+[#\d]")
 _DIB_HEADER_BYTES = (40, 52, 56, 64, 108, 124)
 _HEIF_BRANDS = frozenset(b"heic heix heim heis hevc hevx mif1 msf1".split())
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 
-HEIC_MISSING = "is a HEIC, which needs pillow-heif: pip install realness[heic]"
-_AVIF_MISSING = "is an AVIF, which this Pillow cannot decode: pip install --upgrade pillow"
+INSTALL_HEIF = 'pip install -e ".[heic]"'
+_NEEDS_HEIF = f"needs pillow-heif: {INSTALL_HEIF}"
+_NEEDS_AVIF = "needs a Pillow that decodes AVIF: pip install --upgrade pillow"
+HEIC_MISSING = f"is a HEIC, which {_NEEDS_HEIF}"
+"""Why a HEIC is rejected where pillow-heif is missing."""
 
 
-def is_image(head: bytes) -> bool:
-    """Whether a file is an image of a format that Pillow opens, from its first SNIFF_BYTES."""
-    return (
-        head.startswith(_SIGNATURES)
-        or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
-        or (head[:2] == b"BM" and _is_dib(head[14:]))
-        or _is_dib(head)
-        or _NETPBM.match(head) is not None
-        or bool(_brands(head) & (_HEIF_BRANDS | _AVIF_BRANDS))
-    )
+def image_format(head: bytes) -> str | None:
+    """What an image is, such as "a GIF", from its first SNIFF_BYTES.
+
+    None for all that is no image of a format that Pillow opens.
+    """
+    if found := next((_SIGNATURES[start] for start in _SIGNATURES if head.startswith(start)), None):
+        return found
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "a WebP"
+    if (head[:2] == b"BM" and _is_dib(head[14:])) or _is_dib(head):
+        return "a BMP"
+    if _NETPBM.match(head):
+        return "a PNM (PBM, PGM or PPM)"
+    brands = _brands(head)
+    if brands & _AVIF_BRANDS:
+        return "an AVIF"
+    return "a HEIC" if brands & _HEIF_BRANDS else None
+
+
+def why_not_trained(data: bytes) -> str:
+    """Why training does not read a file that is neither JPEG nor PNG, with the remedy."""
+    what = image_format(data)
+    if what is None:
+        return _unknown(data)
+    needs = _missing_decoder(what)
+    which = f", which {needs}" if needs else ""
+    return f"is {what}, and training reads JPEG and PNG; convert it with prepare.py{which}"
+
+
+def why_not_converted(data: bytes) -> str:
+    """Why Pillow does not recognise a file, with the remedy if there is one."""
+    what = image_format(data)
+    if what is None:
+        return _unknown(data)
+    if needs := _missing_decoder(what):
+        return f"is {what}, which {needs}"
+    return f"is {what} that Pillow does not read: damaged, or of an unsupported kind"
+
+
+def _unknown(data: bytes) -> str:
+    if not data:
+        return "the file is empty (0 bytes)"
+    if data.lstrip().startswith(b"<"):
+        return "is text or HTML, not an image"
+    return f"is no image of a known format (starts with {data[:8]!r})"
 
 
 def _is_dib(head: bytes) -> bool:
@@ -110,16 +155,10 @@ def openers() -> tuple[str, ...]:
     return tuple(name for name in _OPENED if name in Image.OPEN)
 
 
-def missing_decoder(head: bytes) -> str | None:
-    """Why an image that Pillow does not identify cannot be decoded here, with the remedy.
-
-    None if there is no such reason: it is damaged, or no image.
-    """
-    brands = _brands(head)
-    if brands & _AVIF_BRANDS:
+def _missing_decoder(what: str) -> str | None:
+    """What the decoder of a format needs here, or None if this installation has it."""
+    if what == "an AVIF":
         from PIL import features
 
-        return None if features.check("avif") else _AVIF_MISSING
-    if brands & _HEIF_BRANDS and "HEIF" not in openers():
-        return HEIC_MISSING
-    return None
+        return None if features.check("avif") else _NEEDS_AVIF
+    return _NEEDS_HEIF if what == "a HEIC" and "HEIF" not in openers() else None
