@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from realness.data_pipeline import SourceKind
+from realness.launch.standard_streams import tolerate_lost_output
 from realness.trainer.distributed.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from realness.data_pipeline.catalog import Catalog, NameTable, RawLayout
 from realness.data_pipeline.errors import BadImage, DataError
-from realness.data_pipeline.machine import read_fully
+from realness.data_pipeline.machine import is_of_machine, read_fully
 from realness.data_pipeline.sources.common import MAX_ENTRY_BYTES, SpanReader
 
 _HEADER, _FOOTER = 12, 4
