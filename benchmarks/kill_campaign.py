@@ -1,14 +1,14 @@
 """Kill training repeatedly: `python benchmarks/kill_campaign.py [--kills 100]`.
 
-Runs of a tiny network on two ranks are killed by SIGKILL, at random times and while a checkpoint is
-being written: one rank, all ranks, or their launcher. The same command then resumes the run. After
-each kill the newest checkpoint on the disk is verified; at the end a run must be bit for bit the
-same as without kills.
+Runs of a tiny network on two ranks are killed by SIGKILL: one rank, all ranks, or their launcher,
+in turn while they start, train, write a checkpoint and end. The same command then resumes the run.
+After each kill the newest checkpoint on the disk is verified; at the end a run must be bit for bit
+the same as without kills.
 
 The ranks are real processes with the real training command; to save time, they and their launcher
 (a process in place of `deepspeed`) are forked from a process that has imported everything. Prints a
-table, and appends one row per kind to kill_campaign.csv in --out. Exit codes: 0 nothing lost,
-1 a run or an image lost.
+table, and appends one row per kind to kill_campaign.csv in --out, where the log of a lost run is
+kept too. Exit codes: 0 nothing lost, 1 a run or an image lost.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import socket
 import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -48,10 +50,12 @@ from realness.trainer.storage.checkpoint_folder import (
 
 RESULTS = Path(__file__).parent / "results"
 KINDS = ("one rank", "all ranks", "launcher")
+PHASES = ("start_up", "training", "saving", "end")
 BATCH, TOTAL, RANKS = 8, 640, 2
-KILLS_A_RUN = 8
-# Seconds from the start of the processes: the longest delay of a kill, and the limit for a hang.
-LATEST_KILL_SECONDS, PATIENCE_SECONDS = 8.0, 180.0
+KILLS_A_RUN = len(PHASES)
+PATIENCE_SECONDS = 180.0  # the limit for a hang
+LOOK_SECONDS = 0.002
+FIRST_LINE = b" images ("  # in the progress line: training has begun
 
 
 @dataclass
@@ -59,7 +63,11 @@ class Tally:
     """Results of the kills of one kind."""
 
     kills: int = 0
-    during_saving: int = 0
+    start_up: int = 0
+    """Kills in this phase, and in the three others: as it was when the kill came."""
+    training: int = 0
+    saving: int = 0
+    end: int = 0
     runs_lost: int = 0
     images_lost: int = 0
     """Images in `latest` before the kill that the newest complete checkpoint lacks."""
@@ -70,6 +78,13 @@ class Tally:
 
 class RunLost(Exception):
     """A run does not resume, or differs from the uninterrupted run."""
+
+
+class Durations(NamedTuple):
+    """Seconds from the start of a run to its first record, and from its last one to its end."""
+
+    start_up: float
+    end: float
 
 
 class Attempt:
@@ -192,18 +207,75 @@ def is_saving(run: Path) -> bool:
     return is_being_written(checkpoint_root(run))
 
 
-def kill_once(command: list[str], run: Path, log: Path, kind: str, chance: random.Random) -> Any:
-    """Start the command and kill it; returns its part of the tally, None if it ended first."""
-    started, tally = time.monotonic(), Tally(kills=1)
-    before, wait_for_save = newest_checkpoint(run), chance.random() < 0.5
-    instant = started + chance.uniform(0, LATEST_KILL_SECONDS)
+class Observer:
+    """How far an attempt that is about to start has come, from what it writes."""
+
+    def __init__(self, run: Path, log: Path) -> None:
+        self._run, self._log, self._has_begun = run, log, False
+        self._log_before = log.stat().st_size if log.exists() else 0
+
+    def images(self) -> int:
+        """Images of the newest record of this attempt; 0 if there is none yet."""
+        if not self._has_begun and self._log.exists():
+            self._has_begun = FIRST_LINE in self._log.read_bytes()[self._log_before :]
+        return trained_images(self._run) if self._has_begun else 0
+
+    def phase(self) -> str:
+        """The phase of PHASES in which the attempt is."""
+        images = self.images()
+        if images >= TOTAL:
+            return "end"
+        if is_saving(self._run):
+            return "saving"
+        return "training" if images else "start_up"
+
+
+def trained_images(run: Path) -> int:
+    """Images of the newest record of a run."""
+    return max((record["images"] for record in read_stats(run / "stats.jsonl")), default=0)
+
+
+def instant(
+    phase: str, durations: Durations, observer: Observer, before: int, chance: random.Random
+) -> Callable[[], bool]:
+    """A function that returns whether the instant of a kill has come, a random one of `phase`.
+
+    before: images at the checkpoint from which the attempt starts.
+    """
+    share, started = chance.random(), time.monotonic()
+    images = before + share * (TOTAL - before) / 2
+    ended = [0.0]
+
+    def at_the_end() -> bool:
+        if not ended[0] and observer.images() >= TOTAL:
+            ended[0] = time.monotonic()
+        return bool(ended[0]) and time.monotonic() - ended[0] >= share * durations.end
+
+    instants = {
+        "start_up": lambda: time.monotonic() - started >= share * durations.start_up,
+        "training": lambda: observer.images() > images,
+        "saving": lambda: observer.images() > images and observer.phase() == "saving",
+        "end": at_the_end,
+    }
+    return instants[phase]
+
+
+def kill_once(
+    command: list[str], run: Path, log: Path, aim: tuple[str, str, Durations], chance: random.Random
+) -> Tally | None:
+    """Start the command and kill it; returns its part of the tally, None if it ended first.
+
+    aim: what to kill, of KINDS; the phase, of PHASES; and how long the first and last of them take.
+    """
+    kind, phase, durations = aim
+    started, before = time.monotonic(), newest_checkpoint(run)
+    observer = Observer(run, log)
+    has_come = instant(phase, durations, observer, before, chance)
     attempt, seen = Attempt(command, log), before
-    while time.monotonic() < instant or (wait_for_save and not is_saving(run)):
-        if not attempt.is_running():
-            break
+    while attempt.is_running() and not has_come():
         seen = max(seen, newest_checkpoint(run))
-        time.sleep(0.001)
-    if wait_for_save:
+        time.sleep(LOOK_SECONDS)
+    if phase == "saving":
         time.sleep(chance.uniform(0, 0.02))
     if not attempt.is_running():
         code = attempt.finish()
@@ -211,13 +283,13 @@ def kill_once(command: list[str], run: Path, log: Path, kind: str, chance: rando
             raise RunLost(f"ended with exit code {code} before it was killed")
         return None
     seen = max(seen, newest_checkpoint(run))
+    actual_phase = observer.phase()
     attempt.kill(kind, chance)
-    tally.during_saving = int(is_saving(run))
     attempt.finish()
-    trained = max((record["images"] for record in read_stats(run / "stats.jsonl")), default=0)
-    whole = verified_checkpoint(run)
+    tally, whole = Tally(kills=1), verified_checkpoint(run)
+    setattr(tally, actual_phase, 1)
     tally.images_lost = max(0, seen - whole)
-    tally.images_repeated = max(0, trained - whole)
+    tally.images_repeated = max(0, trained_images(run) - whole)
     tally.seconds = time.monotonic() - started
     return tally
 
@@ -235,14 +307,20 @@ def outcome(run: Path) -> dict[str, Any]:
     }
 
 
-def finish_run(command: list[str], run: Path, log: Path) -> dict[str, Any]:
-    """Let a run end; returns its outcome. Raises RunLost unless it succeeds."""
+def finish_run(command: list[str], run: Path, log: Path) -> tuple[dict[str, Any], Durations]:
+    """Let a run end; returns its outcome and durations. Raises RunLost unless it succeeds."""
+    started, observer = time.monotonic(), Observer(run, log)
     attempt = Attempt(command, log)
+    times = []
+    for images in (1, TOTAL):
+        while attempt.is_running() and observer.images() < images:
+            time.sleep(LOOK_SECONDS)
+        times.append(time.monotonic())
     if (status := attempt.finish()) != 0:
         raise RunLost(f"ended with exit code {status}")
     if "is damaged" in log.read_text():
         raise RunLost("a checkpoint was damaged")
-    return outcome(run)
+    return outcome(run), Durations(times[0] - started, time.monotonic() - times[1])
 
 
 def compare(result: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -252,34 +330,42 @@ def compare(result: dict[str, Any], expected: dict[str, Any]) -> None:
             raise RunLost(f"its {part} differ from the uninterrupted run's")
 
 
-def campaign(kills: int, seed: int, work: Path, console: Console) -> dict[str, Tally]:
-    """Kill training `kills` times, alternating the kinds; returns the results by kind."""
+def campaign(kills: int, seed: int, work: Path, out: Path, console: Console) -> dict[str, Tally]:
+    """Kill training `kills` times, with kinds and phases in turn; returns the results by kind.
+
+    The log of a run that is lost is copied to `out`.
+    """
     chance, tallies = random.Random(seed), {kind: Tally() for kind in KINDS}
     data = write_images(work / "images")
     done, number = 0, 0
     with Progress(console=console) as progress:
         task = progress.add_task("kills", total=kills)
         command = training_command(data, work / "straight")
-        expected = finish_run(command, work / "straight", work / "straight.log")
+        expected, durations = finish_run(command, work / "straight", work / "straight.log")
         while done < kills:
             number += 1
             run, log = work / f"run-{number}", work / f"run-{number}.log"
-            command, kind = training_command(data, run), KINDS[done % 3]
+            command = training_command(data, run)
+            kind, phase = KINDS[done % len(KINDS)], PHASES[done % len(PHASES)]
             try:
-                for _ in range(KILLS_A_RUN):
-                    kind = KINDS[done % 3]
-                    part = kill_once(command, run, log, kind, chance)
+                for _ in range(min(KILLS_A_RUN, kills - done)):
+                    kind, phase = KINDS[done % len(KINDS)], PHASES[done % len(PHASES)]
+                    part = kill_once(command, run, log, (kind, phase, durations), chance)
                     if part is None:
                         break
                     add(tallies[kind], part)
                     done += 1
                     progress.advance(task)
-                    if done == kills:
-                        break
-                compare(finish_run(command, run, log), expected)
+                compare(finish_run(command, run, log)[0], expected)
             except RunLost as error:
                 tallies[kind].runs_lost += 1
-                console.print(f"LOST: run {number}, after a kill of {kind}: {error}; see {log}")
+                kept = out / f"kill_campaign_lost_{seed}_{number}.log"
+                out.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(log, kept)
+                where = phase.replace("_", "-")
+                console.print(
+                    f"LOST: run {number}, after a kill of {kind} in {where}: {error}; see {kept}"
+                )
                 done += 1
                 progress.advance(task)
     return tallies
@@ -339,7 +425,7 @@ def main() -> int:
     os.environ.update(OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu")
     console = Console(width=120)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as work:
-        tallies = campaign(options.kills, options.seed, Path(work), console)
+        tallies = campaign(options.kills, options.seed, Path(work), options.out, console)
     report(tallies, options.out, console)
     return int(any(tally.runs_lost or tally.images_lost for tally in tallies.values()))
 

@@ -26,9 +26,14 @@ def kills(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.mark.slow
 def test_nothing_is_lost_by_kills(kills: ModuleType, tmp_path: Path) -> None:
-    """Two kills of each kind, over one run."""
-    tallies = kills.campaign(6, 1, tmp_path / "work", Console(quiet=True))
-    assert [tally.kills for tally in tallies.values()] == [2, 2, 2]
+    """One kill of each kind, and one in each phase, over one run."""
+    out = tmp_path / "out"
+    tallies = kills.campaign(4, 1, tmp_path / "work", out, Console(quiet=True))
+    assert [tally.kills for tally in tallies.values()] == [2, 1, 1]
+    phases = {phase: sum(getattr(t, phase) for t in tallies.values()) for phase in kills.PHASES}
+    assert sum(phases.values()) == 4
+    assert phases["end"] == 1  # the others may pass into one another on a busy machine
+    assert not out.exists(), [log.read_text() for log in out.iterdir()]
     assert [tally.runs_lost for tally in tallies.values()] == [0, 0, 0]
     assert [tally.images_lost for tally in tallies.values()] == [0, 0, 0]
 
@@ -68,8 +73,28 @@ def test_a_pointer_that_falls_back_counts_as_images_lost(
             return -9
 
     monkeypatch.setattr(kills, "Attempt", Falling)
-    monkeypatch.setattr(kills, "LATEST_KILL_SECONDS", 0.0)
     monkeypatch.setattr(kills, "verified_checkpoint", kills.newest_checkpoint)
     monkeypatch.setattr(kills, "is_saving", lambda _: True)
-    part = kills.kill_once([], tmp_path, tmp_path / "log", "launcher", random.Random(0))
-    assert part == kills.Tally(1, 1, 0, 40, 0, part.seconds)
+    aim = ("launcher", "start_up", kills.Durations(0.0, 0.0))
+    part = kills.kill_once([], tmp_path, tmp_path / "log", aim, random.Random(0))
+    assert part == kills.Tally(kills=1, saving=1, images_lost=40, seconds=part.seconds)
+
+
+def test_the_phase_is_that_of_this_attempt(
+    kills: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Records and lines of an attempt before it do not count."""
+    log, stats = tmp_path / "log", tmp_path / "stats.jsonl"
+    line = "8 / 640 images (1.2%)\n"
+    log.write_text(line)
+    stats.write_text('{"images": 640}\n')
+    observer = kills.Observer(tmp_path, log)
+    assert observer.phase() == "start_up"
+    stats.write_text('{"images": 8}\n')
+    log.write_text(line + line)
+    assert observer.phase() == "training"
+    with monkeypatch.context() as patched:
+        patched.setattr(kills, "is_saving", lambda _: True)
+        assert observer.phase() == "saving"
+    stats.write_text('{"images": 8}\n{"images": 640}\n')
+    assert observer.phase() == "end"
