@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from realness.data_pipeline.catalog import Catalog, NameTable, RawLayout
 from realness.data_pipeline.errors import BadImage, DataError
-from realness.data_pipeline.machine import read_fully
+from realness.data_pipeline.machine import is_of_machine, read_fully
 from realness.data_pipeline.sources.common import MAX_ENTRY_BYTES, SpanReader
 
 _HEADER, _FOOTER = 12, 4
@@ -97,6 +97,8 @@ def open_tfrecord(path: Path) -> Catalog:
     try:
         labels = _labels(path, len(offsets))
     except (ValueError, OSError, EOFError, AttributeError) as error:
+        if is_of_machine(error):
+            raise
         notes.append(f"the labels are ignored: {error}")
     return Catalog(
         source=str(path),
