@@ -36,6 +36,16 @@ _D50 = (0.9642, 1.0, 0.8249)
 _BRADFORD = np.array(
     [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]]
 )
+SRGB_PRIMARIES = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
+# ITU-T H.273, tables 2 and 3: x and y of white, red, green and blue; the exponent of the curve.
+_CODED_PRIMARIES = {
+    1: SRGB_PRIMARIES,
+    5: (0.3127, 0.3290, 0.64, 0.33, 0.29, 0.60, 0.15, 0.06),
+    6: (0.3127, 0.3290, 0.630, 0.340, 0.310, 0.595, 0.155, 0.070),
+    9: (0.3127, 0.3290, 0.708, 0.292, 0.170, 0.797, 0.131, 0.046),
+    12: (0.3127, 0.3290, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),
+}
+_CODED_CURVES = {4: 2.2, 5: 2.8, 8: 1.0, 13: None}
 _SPACES = {"GRAY": "grey", "RGB": "RGB", "CMYK": "CMYK"}
 
 
@@ -181,6 +191,24 @@ def _probe() -> Image.Image:
 
 
 # --- profiles made from a curve and primaries
+
+
+def coded_profile(primaries: int, curve: int, *, grey: bool) -> bytes:
+    """A profile from the code points of ITU-T H.273 for primaries and curve.
+
+    Raises BadImage for those that are not converted, such as the curves of HDR.
+    """
+    if primaries not in _CODED_PRIMARIES or curve not in _CODED_CURVES:
+        raise BadImage(
+            f"declares colours that are not converted, such as HDR (H.273: primaries {primaries}, "
+            f"curve {curve})"
+        )
+    return made_profile(_CODED_CURVES[curve], _CODED_PRIMARIES[primaries], grey=grey)
+
+
+def made_profile(gamma: float | None, xy: tuple[float, ...], *, grey: bool) -> bytes:
+    """grey_profile or rgb_profile."""
+    return grey_profile(gamma) if grey else rgb_profile(gamma, xy)
 
 
 def grey_profile(gamma: float | None) -> bytes:

@@ -88,7 +88,7 @@ def image_format(head: bytes) -> str | None:
     if (head[:2] == b"BM" and _is_dib(head[14:])) or _is_dib(head):
         return "a BMP"
     if _NETPBM.match(head):
-        return "a PNM (PBM, PGM or PPM)"
+        return ("a PBM", "a PGM", "a PPM")[(head[1] - ord("1")) % 3]
     brands = _brands(head)
     if brands & _AVIF_BRANDS:
         return "an AVIF"
@@ -101,8 +101,8 @@ def why_not_trained(data: bytes) -> str:
     if what is None:
         return _unknown(data)
     needs = _missing_decoder(what)
-    which = f", which {needs}" if needs else ""
-    return f"is {what}, and training reads JPEG and PNG; convert it with prepare.py{which}"
+    extra = f" ({needs})" if needs else ""
+    return f"is {what}; training reads JPEG and PNG, prepare.py converts it{extra}"
 
 
 def why_not_converted(data: bytes) -> str:

@@ -9,7 +9,12 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 
-from realness.data_pipeline.colour import BrokenProfile, grey_profile, rgb_profile
+from realness.data_pipeline.colour import (
+    SRGB_PRIMARIES,
+    BrokenProfile,
+    coded_profile,
+    made_profile,
+)
 from realness.data_pipeline.errors import BadImage
 from realness.data_pipeline.formats import PNG_SIGNATURE
 
@@ -23,13 +28,6 @@ _COLOUR = frozenset({b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM"})
 # PNG_GAMMA_THRESHOLD): files with the sRGB curve are told to say 0.45455.
 _GAMMA_THRESHOLD = 0.05
 _SRGB_GAMMA = 1 / 2.2
-# ITU-T H.273, tables 2 and 3: x and y of white, red, green and blue; the exponent of the curve.
-_PRIMARIES = {
-    1: (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06),
-    9: (0.3127, 0.3290, 0.708, 0.292, 0.170, 0.797, 0.131, 0.046),
-    12: (0.3127, 0.3290, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),
-}
-_CURVES = {4: 2.2, 5: 2.8, 8: 1.0, 13: None}
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
@@ -147,9 +145,9 @@ def _coding_points(chunk: bytes, grey: bool) -> bytes | None:
     if len(chunk) != 4:
         raise BrokenProfile(f"cICP has {len(chunk)} bytes")
     primaries, curve, matrix, full_range = chunk
-    if primaries not in _PRIMARIES or curve not in _CURVES or matrix or full_range != 1:
-        raise BadImage(f"declares colours that are not converted (cICP {tuple(chunk)}), as of HDR")
-    return _made_profile(_CURVES[curve], _PRIMARIES[primaries], grey)
+    if matrix or full_range != 1:
+        raise BadImage(f"declares YCbCr or a limited range in cICP {tuple(chunk)}")
+    return coded_profile(primaries, curve, grey=grey)
 
 
 def _gamma_and_primaries(gamma: bytes | None, primaries: bytes | None, grey: bool) -> bytes | None:
@@ -163,12 +161,8 @@ def _gamma_and_primaries(gamma: bytes | None, primaries: bytes | None, grey: boo
         raise BrokenProfile(f"gAMA holds {gamma.hex()}")
     curve = None if abs(exponent / _SRGB_GAMMA - 1) < _GAMMA_THRESHOLD else 1 / exponent
     if primaries is None:
-        return None if curve is None else _made_profile(curve, _PRIMARIES[1], grey)
+        return None if curve is None else made_profile(curve, SRGB_PRIMARIES, grey=grey)
     if len(primaries) != 32:
         raise BrokenProfile(f"cHRM has {len(primaries)} bytes")
     values = [int.from_bytes(primaries[start : start + 4], "big") for start in range(0, 32, 4)]
-    return _made_profile(curve, tuple(value / 100_000 for value in values), grey)
-
-
-def _made_profile(curve: float | None, xy: tuple[float, ...], grey: bool) -> bytes:
-    return grey_profile(curve) if grey else rgb_profile(curve, xy)
+    return made_profile(curve, tuple(value / 100_000 for value in values), grey=grey)

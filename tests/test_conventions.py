@@ -29,7 +29,7 @@ LOOSE = {
     "trainer": {"__init__", "randomness"},
     "data_pipeline": {
         *("__init__", "catalog", "check", "colour", "errors", "formats", "headers"),
-        *("machine", "order", "png", "stream"),
+        *("heif", "machine", "order", "png", "stream"),
     },
 }
 """The modules that may lie directly in a folder, next to its packages."""

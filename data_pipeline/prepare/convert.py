@@ -24,6 +24,7 @@ from realness.data_pipeline.formats import (
     why_not_converted,
 )
 from realness.data_pipeline.headers import embedded_profile, orientation
+from realness.data_pipeline.heif import coded_colours
 from realness.data_pipeline.machine import is_of_machine
 from realness.data_pipeline.png import (
     check_png_chunks,
@@ -115,11 +116,13 @@ def _decode(data: bytes) -> tuple[Image.Image, bytes | None]:
             _refuse_absurd(image)
             _check_strictly(data)
             image.load()
+            grey = image.mode in ("1", "L", "LA", "I;16", "I")
             if is_png:
-                grey = image.mode in ("1", "L", "LA", "I;16", "I")
                 profile = declared_profile(data, grey=grey)
             else:
                 profile = embedded_profile(image)
+                if profile is None and image.format in ("AVIF", "HEIF"):
+                    profile = coded_colours(data, grey=grey)
             upright = _upright(image)
             return _black_is_zero(upright, image) if image.format == "TIFF" else upright, profile
     except BadImage:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from realness.data_pipeline.errors import BadImage
+from realness.data_pipeline.errors import BadImage, MachineError
 
 Labels = npt.NDArray[np.int32]
 LABELS_FILE = "dataset.json"
@@ -39,12 +39,14 @@ def read_labels(
     notes = []
     if unused:
         why = f"{used} is" if unused[0] in above else "not all images lie in its folder"
-        others = f" (nor are {len(unused) - 1:,} others)" if len(unused) > 1 else ""
+        others = f" (nor in {len(unused) - 1:,} more)" if len(unused) > 1 else ""
         notes.append(f"the labels in {unused[0]} are not used{others}: {why}")
     if used is None:
         return None, notes
     try:
         return _parse(read(used), [name[len(_folder(used)) :] for name in names]), notes
+    except MachineError:
+        raise
     except (BadImage, ValueError, TypeError, AttributeError, RecursionError) as error:
         return None, [*notes, f"the labels in {used} are ignored: {error}"]
 

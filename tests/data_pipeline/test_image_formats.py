@@ -34,7 +34,7 @@ def _without_heif(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("DIB", "a BMP"),
         ("GIF", "a GIF"),
         ("TIFF", "a TIFF"),
-        ("PPM", "a PNM (PBM, PGM or PPM)"),
+        ("PPM", "a PPM"),
         ("AVIF", "an AVIF"),
         ("JPEG2000", "a JPEG 2000 image"),
     ],
@@ -48,6 +48,14 @@ def test_other_contents_are_no_images() -> None:
     for head in (b"", b"BM", b"BMW and others", b"P3 is a format", b"\xff\xd8", film, bytes(64),
                  struct.pack("<16i", *range(40, 56)), b"RIFF\x00\x00\x00\x00WAVEfmt "):  # fmt: skip
         assert not image_format(head), head
+
+
+@pytest.mark.parametrize(
+    ("digit", "name"),
+    [("1", "PBM"), ("2", "PGM"), ("3", "PPM"), ("4", "PBM"), ("5", "PGM"), ("6", "PPM")],
+)
+def test_the_kinds_of_netpbm(digit: str, name: str) -> None:
+    assert image_format(f"P{digit}\n# a comment".encode()) == f"a {name}"
 
 
 def reasons(data: bytes) -> tuple[str, str]:
@@ -65,15 +73,15 @@ def reasons(data: bytes) -> tuple[str, str]:
 def test_training_names_the_format_and_prepare(pillow_format: str) -> None:
     data = encoded(picture(0, 32), pillow_format)
     name = image_format(data)
-    remedy = "and training reads JPEG and PNG; convert it with prepare.py"
-    assert reasons(data) == (f"is {name}, {remedy}", "")
+    remedy = "training reads JPEG and PNG, prepare.py converts it"
+    assert reasons(data) == (f"is {name}; {remedy}", "")
 
 
 @pytest.mark.usefixtures("_without_heif")
 def test_training_and_prepare_name_the_extra_for_heic() -> None:
     untrained, unconverted = reasons(HEIC)
     needs = 'needs pillow-heif: pip install -e ".[heic]"'
-    assert untrained.endswith(f"convert it with prepare.py, which {needs}")
+    assert untrained.endswith(f"prepare.py converts it ({needs})")
     assert unconverted == f"is a HEIC, which {needs}"
 
 
@@ -84,9 +92,9 @@ def test_an_avif_that_pillow_cannot_decode_names_the_remedy(
     monkeypatch.setattr("PIL.features.check", lambda feature: feature != "avif")
     monkeypatch.setattr("realness.data_pipeline.prepare.convert.openers", lambda: ("JPEG", "PNG"))
     untrained, unconverted = reasons(data)
-    needs = "which needs a Pillow that decodes AVIF: pip install --upgrade pillow"
-    assert untrained.endswith(needs)
-    assert unconverted == f"is an AVIF, {needs}"
+    needs = "needs a Pillow that decodes AVIF: pip install --upgrade pillow"
+    assert untrained.endswith(f"prepare.py converts it ({needs})")
+    assert unconverted == f"is an AVIF, which {needs}"
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def test_labels_of_a_part_of_the_images_are_said(tmp_path: Path) -> None:
     catalog = open_catalog(write_folder(tmp_path, files))
     assert catalog.labels is None
     assert catalog.notes == [
-        "the labels in one/dataset.json are not used (nor are 1 others): not all images lie in its "
+        "the labels in one/dataset.json are not used (nor in 1 more): not all images lie in its "
         "folder"
     ]
     both = open_catalog(write_tar(tmp_path / "both.tar", labelled("a/") | labelled("a/00000/")))

@@ -6,9 +6,11 @@ import errno
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from realness.data_pipeline import MachineError, machine, open_catalog
+from tests.data_pipeline.sources import test_formats
 from tests.helpers.data_images import write_folder
 from tests.helpers.machine_errors import fail
 from tests.helpers.odd_folders import WRITERS, jpeg, png
@@ -43,6 +45,45 @@ def test_an_error_while_listing_that_lasts_ends_it(
     fail(monkeypatch, "pread", errno.EIO, str(source), float("inf"))
     with pytest.raises(MachineError, match=r"set.* cannot be read: Input/output error"):
         open_catalog(source)
+
+
+@pytest.mark.parametrize("kind", list(WRITERS))
+def test_an_error_while_labels_are_read_that_lasts_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The run would otherwise continue with another digest than the one it began with."""
+    labels = b'{"labels": [["a.png", 1]]}'
+    source = WRITERS[kind](tmp_path / "set", {"a.png": png(0), "dataset.json": labels})
+    assert open_catalog(source).label(0) == 1
+    failed = str(source / "dataset.json") if kind == "folder" else str(source)
+    real = os.pread
+
+    def faulty(descriptor: int, length: int, offset: int) -> bytes:
+        data = real(descriptor, length, offset)
+        if labels in data and os.readlink(f"/proc/self/fd/{descriptor}") == failed:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return data
+
+    monkeypatch.setattr(os, "pread", faulty)
+    with pytest.raises(MachineError, match="Input/output error"):
+        open_catalog(source)
+
+
+def test_an_error_while_labels_of_records_are_read_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = test_formats.TestTFRecord.write(
+        tmp_path / "set-r04.tfrecords", test_formats.pixels(2, 16)
+    )
+    with (tmp_path / "set-rxx.labels").open("wb") as file:
+        np.save(file, np.eye(2))
+
+    def faulty(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(np, "load", faulty)
+    with pytest.raises(MachineError, match="Input/output error"):
+        open_catalog(path)
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])
