@@ -182,11 +182,11 @@ class Catalog:
             parts.append(f"{_counted(number, 'other file')} ({_most_frequent(self.others)})")
         if number := sum(self.hidden.values()):
             parts.append(f"{_counted(number, 'hidden file')} ({_most_frequent(self.hidden)})")
-        return f"{_printable(self.source)}: {', '.join(parts) or 'nothing'}"
+        return f"{printable(self.source)}: {', '.join(parts) or 'nothing'}"
 
     def messages(self) -> list[str]:
         """What the user should be told on opening: the listing, then the notes, one line each."""
-        return [self.listing(), *map(_printable, self.notes)]
+        return [self.listing(), *map(printable, self.notes)]
 
     def prepare_command(self, resolution: int, *more: str) -> str:
         """The shell command that prepares this source, opened in the same way, as a set OUT."""
@@ -200,7 +200,7 @@ class Catalog:
             known = index in self._bad
             self._bad.setdefault(index, reason)
         if not known:
-            logger.log(level, "bad image %s: %s", self.name(index), reason)
+            logger.log(level, "bad image %s: %s", printable(self.name(index)), reason)
 
     @property
     def num_bad_images(self) -> int:
@@ -219,7 +219,7 @@ class Catalog:
         self.reader.close()
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """The text on one line; names may hold line breaks, and bytes that are not valid UTF-8."""
     return text if text.isprintable() else repr(text)[1:-1]
 
@@ -240,7 +240,7 @@ def _counted(number: int, what: str) -> str:
 
 def _most_frequent(counts: Mapping[str, int], shown: int = 6) -> str:
     ranked = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
-    listed = [f"{number:,} {_printable(kind)}" for kind, number in ranked[:shown]]
+    listed = [f"{number:,} {printable(kind)}" for kind, number in ranked[:shown]]
     if rest := sum(number for _, number in ranked[shown:]):
         listed.append(f"{rest:,} of other kinds")
     return ", ".join(listed)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from realness.data_pipeline.catalog import Catalog, Shard
+from realness.data_pipeline.catalog import Catalog, Shard, printable
 from realness.data_pipeline.errors import BadImage, DataError
 from realness.data_pipeline.headers import HeaderIncomplete, read_header
 from realness.data_pipeline.machine import patiently
@@ -134,8 +134,8 @@ def _check_sizes(
         index, reason = bad[0]
         raise DataError(
             f"{num_bad} of the {len(catalog)} images in {catalog.source} cannot be trained on "
-            f"(max_bad_images={max_bad_images}); the first is {catalog.name(index)}: {reason}; "
-            f"{remedy}"
+            f"(max_bad_images={max_bad_images}); the first is {printable(catalog.name(index))}: "
+            f"{reason}; {remedy}"
         )
 
 

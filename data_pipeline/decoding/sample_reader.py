@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from realness.data_pipeline.catalog import Catalog
+from realness.data_pipeline.catalog import Catalog, printable
 from realness.data_pipeline.errors import BadImage, DataError
 from realness.data_pipeline.machine import patiently
 from realness.data_pipeline.order import mirror_flags, sample_indices, substitute_index
@@ -118,7 +118,7 @@ class SampleReader:
             raise DataError(
                 f"{num_bad} of the {len(self.catalog)} images in {self.catalog.source} are bad, "
                 f"more than max_bad_images={self._max_bad_images}; the last one is "
-                f"{self.catalog.name(index)}: {reason}. {self._remedy()}"
+                f"{printable(self.catalog.name(index))}: {reason}. {self._remedy()}"
             )
 
     def _remedy(self) -> str:

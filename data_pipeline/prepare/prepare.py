@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from realness.data_pipeline.catalog import Catalog
+from realness.data_pipeline.catalog import Catalog, printable
 from realness.data_pipeline.check import check_shards
 from realness.data_pipeline.errors import BadImage, DataError, MachineError
 from realness.data_pipeline.formats import HEIC_MISSING, INSTALL_HEIF, openers
@@ -204,7 +204,7 @@ def _pack(
         discard(work)
         raise DataError(
             f"none of the {len(catalog)} images in {catalog.source} can be used; the first is "
-            f"{name}: {reason}"
+            f"{printable(name)}: {reason}"
         )
     if num_images < num_parts:
         discard(work)

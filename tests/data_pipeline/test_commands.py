@@ -99,6 +99,19 @@ def test_a_stream_of_bad_images_suggests_it_too(mixed: Path) -> None:
     assert suggested(str(error.value)) == shlex.split(catalog.prepare_command(32))
 
 
+def test_messages_about_images_stay_on_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = {"new\nline.png": b"spam", "caf\udce9.png": b"spam", **image_files(4, 32)}
+    catalog = open_catalog(write_folder(tmp_path, files))
+    with pytest.raises(DataError, match=r"first is caf\\udce9\.png") as error:
+        check_images(catalog, 32, max_bad_images=1)
+    assert str(error.value).isprintable()
+    check_images(catalog, 32, max_bad_images=2)
+    assert all(record.getMessage().isprintable() for record in caplog.records)
+    assert "new\\nline.png" in caplog.text
+
+
 def test_pillow_says_nothing_of_damaged_metadata(tmp_path: Path) -> None:
     """An EXIF block that is cut short, which Pillow warns of."""
     block = b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\3\0"
