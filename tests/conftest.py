@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -16,6 +17,22 @@ import torch
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    """Prepare the session: signals, and where compiled code is kept."""
+    _receive_signals()
+    _keep_compiled_code(config)
+
+
+def _receive_signals() -> None:
+    """Undo `nohup` and `&`: processes started by tests would ignore these signals too."""
+    for number, handler in (
+        (signal.SIGHUP, signal.SIG_DFL),
+        (signal.SIGINT, signal.default_int_handler),
+    ):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+def _keep_compiled_code(config: pytest.Config) -> None:
     """Let torch.compile keep its code in a folder of this session, which all workers share.
 
     torch's usual folder outlives the session, and code from there was wrong on a CPU with other
