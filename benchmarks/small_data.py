@@ -41,7 +41,7 @@ MEASURES = ("FD", "KID", "precision", "recall")
 
 @dataclass(frozen=True)
 class Set:
-    """Images to train on: their number (per name), flags, and thousands of images to train."""
+    """Images to train on: how many there are, for how many thousand images to train, and flags."""
 
     images: int
     kimg: float

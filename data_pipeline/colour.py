@@ -257,7 +257,7 @@ def _curve(gamma: float | None) -> bytes:
 
 def _profile(space: bytes, tags: dict[bytes, bytes]) -> bytes:
     """An ICC profile, version 4.3, of a display: header of 128 bytes, tag table, tags."""
-    name = "from the PNG's chunks".encode("utf-16-be")
+    name = "declared without a profile".encode("utf-16-be")
     text = b"mluc\0\0\0\0" + struct.pack(">II2s2sII", 1, 12, b"en", b"US", len(name), 28) + name
     tags = {b"desc": text, b"cprt": text, b"wtpt": _xyz(_D50), **tags}
     table, body = struct.pack(">I", len(tags)), b""

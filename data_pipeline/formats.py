@@ -79,7 +79,7 @@ HEIC_MISSING = f"is a HEIC, which {_NEEDS_HEIF}"
 def image_format(head: bytes) -> str | None:
     """What an image is, such as "a GIF", from its first SNIFF_BYTES.
 
-    None for all that is no image of a format that Pillow opens.
+    None if it is not an image of a format that Pillow opens.
     """
     if found := next((_SIGNATURES[start] for start in _SIGNATURES if head.startswith(start)), None):
         return found
@@ -120,7 +120,7 @@ def _unknown(data: bytes) -> str:
         return "the file is empty (0 bytes)"
     if data.lstrip().startswith(b"<"):
         return "is text or HTML, not an image"
-    return f"is no image of a known format (starts with {data[:8]!r})"
+    return f"is not an image of a known format (starts with {data[:8]!r})"
 
 
 def _is_dib(head: bytes) -> bool:

@@ -16,7 +16,7 @@ _TAKEN_AS_SRGB = frozenset({1, _UNSPECIFIED, 6, 14, 15})
 
 
 def coded_colours(data: bytes, *, grey: bool = False) -> bytes | None:
-    """The ICC profile of what the first nclx box declares, or None if there is no such box.
+    """An ICC profile for the colours that the first nclx box declares; None if there is no box.
 
     For images without an ICC profile, which comes first. Raises BadImage for colours that are not
     converted, such as HDR.

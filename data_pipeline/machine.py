@@ -40,7 +40,7 @@ _logged: set[str] = set()
 def is_of_machine(error: BaseException) -> bool:
     """Whether an error comes from the machine rather than from the file that was read.
 
-    Parsers raise OSError without a number for damaged data, which is no error of the machine.
+    Parsers raise OSError without a number for damaged data, which is not an error of the machine.
     """
     if isinstance(error, OSError):
         return error.errno is not None and error.errno not in _OF_THE_FILE

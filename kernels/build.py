@@ -260,7 +260,7 @@ def compile_library(plan: Plan, folder: Path, say: Say = silent) -> Path:
     compilers = " and ".join(sorted({Path(unit.compiler).name for unit in plan.units}))
     say(
         f"compiling {len(plan.units)} files with {compilers}, {jobs} at a time; once per machine, "
-        "one to four minutes on two cores"
+        "up to four minutes on two busy cores"
     )
     output = []
     with subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Exit codes of commands that read a run and write a folder."""
+"""Exit codes of commands that read a run and write something."""
 
 from __future__ import annotations
 
@@ -29,5 +29,25 @@ def run_and_report(write: Callable[[], str], out: Path, *failures: type[Exceptio
         return EXIT_USAGE
     except OSError as error:
         print(f"error: cannot write to {out}: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    return EXIT_OK
+
+
+def write_and_report(write: Callable[[], Path], what: str) -> int:
+    """Call `write`, print the path that it returns, and return the exit code, without torch.
+
+    RunFolderError and ConfigError map to EXIT_USAGE, and OSError (such as a full disk) to
+    EXIT_FAILED. what: what is written, for the message.
+    """
+    from realness.trainer.config import ConfigError
+    from realness.trainer.reporting import RunFolderError
+
+    try:
+        print(write())
+    except (RunFolderError, ConfigError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except OSError as error:
+        print(f"error: cannot write the {what}: {error}", file=sys.stderr)
         return EXIT_FAILED
     return EXIT_OK

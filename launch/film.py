@@ -9,9 +9,11 @@ from typing import Annotated, Literal
 
 import tyro
 
+from realness.launch.exit_status import write_and_report
 from realness.launch.standard_streams import tolerate_lost_output
 
 MAX_FRAMES = 200
+LAST_FRAME_MS = 2000
 
 
 @dataclass(frozen=True)
@@ -36,28 +38,24 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     tolerate_lost_output()
     command = tyro.cli(FilmCommand, args=arguments)
+    return write_and_report(lambda: _write(command), "film")
+
+
+def _write(command: FilmCommand) -> Path:
     from realness.trainer.config import ConfigError
     from realness.trainer.inference.video import check_video, write_animation
-    from realness.trainer.reporting import RunFolderError, load_run
-    from realness.trainer.reporting.film import film, film_path
+    from realness.trainer.reporting import load_run
+    from realness.trainer.reporting.film import film
 
-    try:
-        if command.frame_ms < 20:
-            raise ConfigError(f"--frame-ms={command.frame_ms}; use at least 20")
-        if command.animation == "mp4":
-            check_video()
-        frames = list(film(load_run(command.run), MAX_FRAMES))
-        frames += frames[-1:] * (2000 // command.frame_ms)
-        out = command.out or film_path(command.run, command.animation)
-        write_animation(frames, out, frame_ms=command.frame_ms)
-        print(out)
-    except (RunFolderError, ConfigError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: cannot write the film: {error}", file=sys.stderr)
-        return 1
-    return 0
+    if command.frame_ms < 20:
+        raise ConfigError(f"--frame-ms={command.frame_ms}; use at least 20")
+    if command.animation == "mp4":
+        check_video()
+    out = command.out or command.run / f"film.{command.animation}"
+    held = round(LAST_FRAME_MS / command.frame_ms)
+    frames = film(load_run(command.run), MAX_FRAMES, times_last=max(1, held))
+    write_animation(frames, out, frame_ms=command.frame_ms)
+    return out
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 
+from realness.launch.exit_status import write_and_report
 from realness.launch.standard_streams import tolerate_lost_output
 
 COMPARISON_FILE = "comparison.html"
@@ -33,22 +34,17 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     tolerate_lost_output()
     command = tyro.cli(ReportCommand, args=arguments)
+    return write_and_report(lambda: _write(command), "report")
+
+
+def _write(command: ReportCommand) -> Path:
     from realness.trainer.reporting import RunFolderError, write_comparison, write_report
 
-    try:
-        if not command.runs:
-            raise RunFolderError("name the folder of at least one run")
-        if len(command.runs) == 1:
-            print(write_report(command.runs[0], command.out))
-        else:
-            print(write_comparison(command.runs, command.out or Path(COMPARISON_FILE)))
-    except RunFolderError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: cannot write the report: {error}", file=sys.stderr)
-        return 1
-    return 0
+    if not command.runs:
+        raise RunFolderError("name the folder of at least one run")
+    if len(command.runs) == 1:
+        return write_report(command.runs[0], command.out)
+    return write_comparison(command.runs, command.out or Path(COMPARISON_FILE))
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ class Descriptors:
                 os.close(entry.descriptor)
 
     def _retire(self, entry: _Open) -> None:
-        """Closes a file that is no longer listed, or marks it if it is in use."""
+        """Closes a file taken off the list; if it is in use, its last user closes it."""
         entry.dropped = True
         if not entry.num_users:
             os.close(entry.descriptor)

@@ -73,7 +73,7 @@ class FileReader:
 
     def _check_root(self, error: OSError) -> None:
         """Raises MachineError if not one file but the whole folder is gone, or is now empty."""
-        if not os.path.isdir(self._root) or not os.listdir(self._root):
+        if not os.path.isdir(self._root) or not any(os.scandir(self._root)):
             raise machine_error(error, self._root) from error
 
     def close(self) -> None:

@@ -80,7 +80,7 @@ BAD_FILES: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "png_short_of_pixels": ("x.png", png_short_of_pixels, "PNG does not decode"),
     "zero_bytes": ("x.jpg", lambda: b"", "empty"),
     "html": ("x.jpg", lambda: b"<!DOCTYPE html><html>404</html>", "text or HTML"),
-    "text": ("x.png", lambda: b"Not found\n", "no image of a known format"),
+    "text": ("x.png", lambda: b"Not found\n", "not an image of a known format"),
     "gif": ("x.gif", lambda: encoded(picture(1), "GIF"), "is a GIF"),
     "gif_named_jpg": ("x.jpg", lambda: encoded(picture(1), "GIF"), "is a GIF"),
     "wrong_size": ("x.jpg", lambda: encoded(picture(1, 48)), "48x48, not 32x32"),

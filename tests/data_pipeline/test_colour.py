@@ -21,12 +21,18 @@ import pytest
 from PIL import Image, ImageCms
 
 from realness.data_pipeline import BadImage, DataError, check_images, open_catalog
-from realness.data_pipeline.decoding.decode import decode_into
 from realness.data_pipeline.headers import read_header
 from realness.data_pipeline.prepare.convert import Conversion, convert
 from realness.data_pipeline.prepare.prepare import prepare
 from tests.helpers import icc
-from tests.helpers.data_images import encoded, image_files, picture, write_folder
+from tests.helpers.data_images import (
+    encoded,
+    image_files,
+    picture,
+    prepared_pixels,
+    trained_pixels,
+    write_folder,
+)
 
 MOST, MEAN = 1.0, 0.3
 SIZE = 48
@@ -50,16 +56,11 @@ def noise(seed: int = 0, channels: int = 3) -> npt.NDArray[np.uint8]:
 
 
 def converted(data: bytes) -> npt.NDArray[np.uint8]:
-    """What prepare stores: uint8 [SIZE, SIZE, 3]."""
-    raw = convert(data, Conversion(SIZE, format="raw"))
-    return np.frombuffer(raw, np.uint8).reshape(SIZE, SIZE, 3)
+    return prepared_pixels(data, SIZE)
 
 
 def decoded(data: bytes) -> npt.NDArray[np.uint8]:
-    """What training sees."""
-    out = np.empty((SIZE, SIZE, 3), np.uint8)
-    decode_into(data, out, False)
-    return out
+    return trained_pixels(data, SIZE)
 
 
 def assert_close(found: npt.NDArray[np.uint8], expected: npt.NDArray[np.float64]) -> None:

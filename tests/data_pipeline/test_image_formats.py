@@ -102,7 +102,7 @@ def test_an_avif_that_pillow_cannot_decode_names_the_remedy(
     [
         (b"", "the file is empty (0 bytes)"),
         (b"\n <!DOCTYPE html><title>Not found", "is text or HTML, not an image"),
-        (b"RIFF\0\0\0\0WAVEfmt ", "is no image of a known format (starts with b'RIFF"),
+        (b"RIFF\0\0\0\0WAVEfmt ", "is not an image of a known format (starts with b'RIFF"),
     ],
 )
 def test_other_files_are_refused_alike(data: bytes, reason: str) -> None:

@@ -15,11 +15,16 @@ from PIL import Image
 
 from realness.data_pipeline import BadImage, check_images, open_catalog
 from realness.data_pipeline.decoding.dali import why_not_available
-from realness.data_pipeline.decoding.decode import decode_into
 from realness.data_pipeline.headers import read_header
 from realness.data_pipeline.prepare.convert import Conversion, convert
 from tests.helpers import icc
-from tests.helpers.data_images import encoded, picture, write_folder
+from tests.helpers.data_images import (
+    encoded,
+    picture,
+    prepared_pixels,
+    trained_pixels,
+    write_folder,
+)
 from tests.helpers.streams import stream_of
 
 SIZE = 32
@@ -103,14 +108,11 @@ UPRIGHTS: dict[str, Callable[[], bytes]] = {
 
 
 def converted(data: bytes) -> npt.NDArray[np.uint8]:
-    raw = convert(data, Conversion(SIZE, format="raw"))
-    return np.frombuffer(raw, np.uint8).reshape(SIZE, SIZE, 3)
+    return prepared_pixels(data, SIZE)
 
 
 def decoded(data: bytes) -> npt.NDArray[np.uint8]:
-    out = np.empty((SIZE, SIZE, 3), np.uint8)
-    decode_into(data, out, False)
-    return out
+    return trained_pixels(data, SIZE)
 
 
 def differs(found: npt.NDArray[np.uint8], expected: npt.NDArray[np.uint8]) -> float:

@@ -11,7 +11,11 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
+
+from realness.data_pipeline.decoding.decode import decode_into
+from realness.data_pipeline.prepare.convert import Conversion, convert
 
 
 def picture(seed: int, size: int | tuple[int, int] = 32) -> Image.Image:
@@ -77,3 +81,16 @@ def write_tar(path: Path, files: dict[str, bytes], tar_format: int = tarfile.PAX
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
     return path
+
+
+def prepared_pixels(data: bytes, size: int) -> npt.NDArray[np.uint8]:
+    """What prepare stores of an image: uint8 [size, size, 3]."""
+    raw = convert(data, Conversion(size, format="raw"))
+    return np.frombuffer(raw, np.uint8).reshape(size, size, 3)
+
+
+def trained_pixels(data: bytes, size: int) -> npt.NDArray[np.uint8]:
+    """What training sees of an image: uint8 [size, size, 3]."""
+    out = np.empty((size, size, 3), np.uint8)
+    decode_into(data, out, False)
+    return out

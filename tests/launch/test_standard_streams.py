@@ -1,4 +1,4 @@
-"""Output that cannot be written: every command goes on, and its exit code is that of its work."""
+"""Output that cannot be written: every command continues, and its exit code does not change."""
 
 from __future__ import annotations
 

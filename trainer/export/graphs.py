@@ -78,7 +78,8 @@ def check_formats(text: str) -> tuple[str, ...]:
 def generator_graph(generator: TrainedGenerator) -> Graph:
     """The graph from z [B, z_dim] to images [B, 3, R, R] in [-1, 1].
 
-    Further inputs are noise [B, noise_dim] for StyleGAN2 and code [B, code_dim] for P2GAN.
+    Further inputs are noise [B, noise_dim] for StyleGAN2 and the light networks, and code
+    [B, code_dim] for P2GAN.
     """
 
     def examples(batch: int) -> tuple[Tensor, ...]:

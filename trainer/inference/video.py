@@ -31,9 +31,10 @@ def check_video() -> None:
 def write_animation(frames: Iterable[Image.Image], path: Path, *, frame_ms: int) -> None:
     """Write RGB frames of one size as a GIF that repeats, or an MP4 if the name ends in .mp4.
 
-    Each is shown for `frame_ms` milliseconds. The sides of an MP4 must be even. Frames are encoded
-    as they arrive, so that memory use does not depend on their number. `path` is replaced when the
-    animation is complete. Raises ValueError for no frames, OSError if the disk is full.
+    Each is shown for `frame_ms` milliseconds. The sides of an MP4 must be even. An MP4 is encoded
+    as the frames arrive, so that memory use does not depend on their number; Pillow holds all
+    frames of a GIF. `path` is replaced when the animation is complete. Raises ValueError for no
+    frames, OSError if the disk is full.
     """
     remaining = iter(frames)
     first = next(remaining, None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -31,12 +30,12 @@ SMOOTHING = 3
 """Distributions are drawn this many times larger and then reduced."""
 
 
-def film(run: Run, max_frames: int) -> Iterator[Image.Image]:
+def film(run: Run, max_frames: int, times_last: int = 1) -> Iterator[Image.Image]:
     """One frame, RGB with even sides, for each sample grid of a run, oldest first.
 
     At most `max_frames`, evenly spaced, with the first and the last. If D outputs distributions,
-    each frame shows those that were recorded with its grid. Raises RunFolderError if there are no
-    grids.
+    each frame shows those that were recorded with its grid. The last frame is repeated so that it
+    comes `times_last` times. Raises RunFolderError if there are no grids.
     """
     grids = [frame for frame in run.grids.get(SERIES, []) if frame.images_seen]
     if not grids:
@@ -48,7 +47,7 @@ def film(run: Run, max_frames: int) -> Iterator[Image.Image]:
     shown = thin(grids, max_frames)
     moments = [recorded[frame.images_seen] for frame in shown if frame.images_seen in recorded]
     top = 1.08 * max((max(*m.real, *m.fake, *m.a1, *m.a0) for m in moments), default=1.0)
-    for frame in shown:
+    for frame in [*shown, *shown[-1:] * (times_last - 1)]:
         yield _compose(frame, recorded.get(frame.images_seen or 0), top, beside=bool(moments))
 
 
@@ -120,8 +119,3 @@ def _plot(moment: Realness, top: float, size: tuple[int, int]) -> Image.Image:
     for key, colour in COLOURS.items():
         draw.line(outline(getattr(moment, key)), colour, 2 * SMOOTHING, joint="curve")
     return canvas.resize(size, Image.Resampling.LANCZOS)
-
-
-def film_path(run: Path, animation: str) -> Path:
-    """Where a run's film is written by default."""
-    return run / f"film.{animation}"

@@ -165,7 +165,7 @@ def register_heif() -> None:
 
 class TestHeic:
     @pytest.fixture(autouse=True)
-    def openers_are_found_anew(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    def openers_are_found_again(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
         monkeypatch.setattr(Image, "ID", list(Image.ID))
         formats.openers.cache_clear()
