@@ -129,7 +129,7 @@ def find_torch() -> Torch:
 
 def find_compiler() -> str:
     """The C++ compiler. Raises BuildError if there is none."""
-    for name in (os.environ.get("CXX"), "g++", "c++"):
+    for name in (_path_in("CXX"), "g++", "c++"):
         if name and (path := shutil.which(name)):
             return path
     raise BuildError("no C++ compiler found; install g++ 11 or newer, or set CXX")
@@ -137,7 +137,7 @@ def find_compiler() -> str:
 
 def find_nvcc() -> str | None:
     """The path of nvcc: from CUDA_HOME, the usual place, or PATH."""
-    for home in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"):
+    for home in (_path_in("CUDA_HOME"), _path_in("CUDA_PATH"), "/usr/local/cuda"):
         if home and os.access(f"{home}/bin/nvcc", os.X_OK):
             return f"{home}/bin/nvcc"
     return shutil.which("nvcc")
@@ -267,9 +267,14 @@ def publish(library: Path, target: Path, plan: Plan) -> None:
 
 def cache_folder() -> Path:
     """The folder of built libraries."""
-    if folder := os.environ.get("REALNESS_CACHE"):
+    if folder := _path_in("REALNESS_CACHE"):
         return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "realness"
+    return Path(_path_in("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "realness"
+
+
+def _path_in(variable: str) -> str:
+    """A path in an environment variable, empty if it is not set; `~` is the home folder."""
+    return os.path.expanduser(os.environ.get(variable, ""))
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from realness.launch.command_line import read_command_line
 from realness.trainer.distributed.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Command:
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
     leader = os.environ.get("RANK", "0") == "0"
-    command = tyro.cli(Command, args=arguments, description=__doc__, console_outputs=leader)
+    command = read_command_line(Command, arguments, description=__doc__, console_outputs=leader)
     level = logging.WARNING if leader else logging.ERROR
     logging.basicConfig(level=level, format="%(name)s: %(message)s")
     from realness.trainer.config.plugins import load_plugins

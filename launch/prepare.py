@@ -16,6 +16,7 @@ import tyro
 
 from realness.data_pipeline.prepare.convert import Conversion
 from realness.data_pipeline.prepare.prepare import DEFAULT_SHARD_MIB, PrepareReport, prepare
+from realness.launch.command_line import read_command_line
 
 EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
 
@@ -53,7 +54,7 @@ class Command:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    command = tyro.cli(Command, args=arguments, description=__doc__)
+    command = read_command_line(Command, arguments, description=__doc__)
     try:
         report = _prepare(command)
     except (ValueError, OSError) as error:

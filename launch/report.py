@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
+
+from realness.launch.command_line import read_command_line
 
 COMPARISON_FILE = "comparison.html"
 
@@ -27,9 +30,9 @@ class ReportCommand:
     comparison.html in the current folder."""
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
-    command = tyro.cli(ReportCommand, args=arguments)
+    command = read_command_line(ReportCommand, arguments)
     from realness.trainer.reporting import RunFolderError, write_comparison, write_report
 
     try:
@@ -49,4 +52,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -68,7 +68,7 @@ def prepare(
         raise ValueError(f"num_workers={num_workers} and shard_mib={shard_mib} must be at least 1")
     if not 1 <= parts <= MAX_PARTS:
         raise ValueError(f"parts={parts} must be from 1 to {MAX_PARTS}")
-    out = Path(out).expanduser()
+    out = Path(os.path.expanduser(out))
     catalog = open_catalog(source)
     try:
         if catalog.num_parts > 1:

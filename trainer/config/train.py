@@ -6,7 +6,15 @@ import math
 from dataclasses import dataclass, field
 
 from realness.trainer.config.augment import AugmentationConfig
-from realness.trainer.config.base import derived, flag, not_negative, positive, require, resumable
+from realness.trainer.config.base import (
+    derived,
+    expand_paths,
+    flag,
+    not_negative,
+    positive,
+    require,
+    resumable,
+)
 from realness.trainer.config.components import default_component, registered
 from realness.trainer.config.data import DataConfig
 from realness.trainer.config.engine import EngineConfig
@@ -70,6 +78,7 @@ class TrainConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
 
     def __post_init__(self) -> None:
+        expand_paths(self, "run_dir", "plugin")
         positive(self, "batch_size", "total_kimg", "ema_halflife_kimg", "num_samples")
         positive(self, "log_kimg", "sample_kimg", "checkpoint_kimg", "keep_checkpoints")
         positive(self, "max_skipped")
