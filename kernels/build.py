@@ -26,6 +26,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import uuid
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -258,7 +259,7 @@ def publish(library: Path, target: Path, plan: Plan) -> None:
     """Moves a copy of the library and its manifest into place atomically."""
     target.parent.mkdir(parents=True, exist_ok=True)
     manifest = {"sources": source_digest(), "torch": plan.torch_version, "cuda": plan.has_cuda}
-    staged = target.with_name(f"{target.name}.{os.getpid()}")
+    staged = target.with_name(f"{uuid.uuid4().hex}-{target.name}")
     staged.with_suffix(".json").write_text(json.dumps(manifest))
     os.replace(staged.with_suffix(".json"), target.with_suffix(".json"))
     shutil.copy(library, staged)
@@ -278,23 +279,31 @@ def _path_in(variable: str) -> str:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds a file lock, which the operating system releases if this process dies."""
+def locked(path: Path) -> Iterator[bool]:
+    """Holds a file lock, which the operating system releases if this process dies.
+
+    Yields False, without the lock, on a file system that has none.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            holds_lock = True
+        except OSError:
+            holds_lock = False
+        yield holds_lock
 
 
 def cached_library(plan: Plan, *, retry: bool = False) -> Path:
     """The plan's library from the cache, built first if it is missing.
 
-    One process builds, others wait for it. A failure (not an interruption) is remembered until the
+    One process builds, others wait for it; on a file system without locks, each builds in its own
+    folder, and the first library stays. A failure (not an interruption) is remembered until the
     sources, the flags or torch change; retry=True tries again. Raises BuildError.
     """
     target = cache_folder() / plan.key / LIBRARY_NAME
     failure = target.with_name("failed.txt")
-    with locked(cache_folder() / f"{plan.key}.lock"):
+    with locked(cache_folder() / f"{plan.key}.lock") as is_only_builder:
         if target.exists():
             return target
         if failure.exists() and not retry:
@@ -302,16 +311,21 @@ def cached_library(plan: Plan, *, retry: bool = False) -> Path:
                 f"an earlier build failed, see {failure}; "
                 "fix the cause and run `python -m realness.kernels --rebuild`"
             )
+        objects = target.parent / ("objects" if is_only_builder else f"objects-{uuid.uuid4().hex}")
         try:
-            publish(compile_library(plan, target.parent / "objects"), target, plan)
+            built = compile_library(plan, objects)
+            if is_only_builder or not target.exists():
+                publish(built, target, plan)
         except BuildInterrupted:
             raise
         except BuildError as error:
             target.parent.mkdir(parents=True, exist_ok=True)
             failure.write_text(str(error))
             raise
+        finally:
+            if target.exists() or not is_only_builder:
+                shutil.rmtree(objects, ignore_errors=True)
         failure.unlink(missing_ok=True)
-        shutil.rmtree(target.parent / "objects")
     return target
 
 

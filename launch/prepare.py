@@ -51,6 +51,10 @@ class Command:
     """Split the images into this many parts, each with its own folder of shards, so that a node
     needs only the parts that its ranks read. The batch size must be a multiple of it."""
 
+    lock: bool = True
+    """Lock OUT.partial, so that no second process writes into it. --no-lock is for file systems
+    without file locks (NFS without lockd, Lustre without -o flock)."""
+
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
@@ -91,6 +95,7 @@ def _prepare(command: Command) -> PrepareReport:
             num_workers=command.num_workers,
             shard_mib=command.shard_mib,
             parts=command.parts,
+            use_lock=command.lock,
             progress=lambda done, total, rejected: bar.update(
                 task, completed=done, total=total, rejected=rejected
             ),

@@ -48,6 +48,7 @@ def prepare(
     num_workers: int | None = None,
     shard_mib: int = DEFAULT_SHARD_MIB,
     parts: int = 1,
+    use_lock: bool = True,
     progress: Callable[[int, int, int], None] | None = None,
 ) -> PrepareReport:
     """Packs the images of a source into `out`: tar shards, index, manifest and rejects.csv.
@@ -55,8 +56,9 @@ def prepare(
     Every byte of the result depends only on the source, `settings`, shard_mib and parts, not on
     num_workers (default: the cores this process may use). If interrupted, it leaves OUT.partial,
     and the same call continues from there. The images are distributed in turn over `parts`, each
-    with its own shards (see sources.prepared). `progress` is called with the counts (done, total,
-    rejected).
+    with its own shards (see sources.prepared). use_lock=False is for file systems without file
+    locks: the caller sees to it that no second process prepares `out`. `progress` is called with
+    the counts (done, total, rejected).
 
     Raises ValueError for invalid arguments. Raises DataError if the source cannot be opened, has
     fewer usable images than parts or lacks some of its own parts, if `out` holds something else,
@@ -76,7 +78,7 @@ def prepare(
         described = _describe(catalog, settings, shard_mib, parts)
         if done := _already_there(out, described):
             return done
-        with locked_workplace(out, described) as work:
+        with locked_workplace(out, described, use_lock=use_lock) as work:
             return _pack(catalog, work, out, settings, described, num_workers, progress)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

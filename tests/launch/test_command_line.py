@@ -14,7 +14,7 @@ from realness.data_pipeline import DataError, open_catalog
 from realness.kernels import build
 from realness.launch.command_line import expanded, read_command_line
 from realness.launch.train_arguments import parse
-from realness.trainer.config import DataConfig, TrainConfig, from_dict
+from realness.trainer.config import DataConfig, EngineConfig, TrainConfig, from_dict
 from realness.trainer.metrics.network_file import cache_folder
 from tests.helpers import ROOT
 
@@ -61,6 +61,8 @@ def test_training_expands_flags_and_files_alike(home: Path) -> None:
     recorded = from_dict({"run_dir": "~/x", "data": {"data": "~/faces"}})
     assert (recorded.run_dir, recorded.data.data) == expected
     assert TrainConfig(plugin=("~/a.py", "/b.py")).plugin == (str(home / "a.py"), "/b.py")
+    engine = EngineConfig(deepspeed_config="~/a.json")
+    assert engine.deepspeed_config == str(home / "a.json")
     assert DataConfig(data="~nobody-has-this-name").data == "~nobody-has-this-name"
 
 

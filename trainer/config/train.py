@@ -32,6 +32,9 @@ class TrainConfig:
     """Name of the preset that provided the defaults."""
     run_dir: str = resumable("")
     """Folder of the run; repeat the same command to resume."""
+    lock: bool = resumable(True)
+    """Lock the run's folder, so that no second run writes into it. --no-lock is for file systems
+    without file locks (NFS without lockd, Lustre without -o flock): then take care yourself."""
     seed: int = 0
     """Seed of all randomness: initial weights, data order, flips, latents, resampling noise."""
     batch_size: int = 32
