@@ -38,7 +38,7 @@ DEFAULT_ARCHITECTURES = "8.0 9.0+PTX"
 STABLE_ABI = "0x020a000000000000"  # torch 2.10, the oldest that has every function used here
 NINJA_RULES = """
 rule compile
-  command = $compiler $flags -MD -MF $out.d -c $in -o $out
+  command = $compiler $flags -MD -MF $out.d -c $source -o $out
   description = $out
   depfile = $out.d
   deps = gcc
@@ -224,17 +224,28 @@ def write_ninja(plan: Plan, folder: Path) -> None:
     for unit in plan.units:
         objects.append(unit.name)
         lines += [
-            f"build {unit.name}: compile {unit.source}",
-            f"  compiler = {unit.compiler}",
-            f"  flags = {shlex.join(unit.flags)}",
+            f"build {unit.name}: compile {_escaped(str(unit.source))}",
+            f"  source = {_in_shell(unit.source)}",
+            f"  compiler = {_in_shell(unit.compiler)}",
+            f"  flags = {_in_shell(*unit.flags)}",
         ]
     lines += [
         f"build {LIBRARY_NAME}: link {' '.join(objects)}",
-        f"  compiler = {plan.linker}",
-        f"  flags = {shlex.join(plan.link_flags)}",
+        f"  compiler = {_in_shell(plan.linker)}",
+        f"  flags = {_in_shell(*plan.link_flags)}",
         "",
     ]
-    (folder / "build.ninja").write_text("\n".join(lines))
+    (folder / "build.ninja").write_bytes(os.fsencode("\n".join(lines)))
+
+
+def _escaped(path: str) -> str:
+    """A path in ninja's list of a target's inputs."""
+    return re.sub(r"[$ :]", r"$\g<0>", path)
+
+
+def _in_shell(*words: str | Path) -> str:
+    """Words of a command that ninja passes to the shell, as the value of a variable."""
+    return shlex.join(map(str, words)).replace("$", "$$")
 
 
 def compile_library(plan: Plan, folder: Path) -> Path:
