@@ -14,6 +14,9 @@ RANKS ?= $(if $(filter 1,$(shell nvidia-smi --list-gpus 2>/dev/null | wc -l)),1,
 # One thread per rank: the ranks of the demo share the machine's cores.
 DEMO_ENVIRONMENT := OMP_NUM_THREADS=1
 
+# So that the demo can run beside another run.
+FREE_PORT := $(BIN)/python -c "import socket; s = socket.create_server(('', 0)); print(s.getsockname()[1])"
+
 .PHONY: demo test test-fast gpu lint install clean
 
 install: $(INSTALLED)
@@ -34,7 +37,7 @@ $(FACES_64): | $(FACES)
 	$(BIN)/python launch/prepare.py $(FACES) $@ --resolution 64
 
 demo: $(INSTALLED) $(FACES_64)
-	$(DEMO_ENVIRONMENT) $(BIN)/deepspeed --num_gpus $(RANKS) launch/train_ffhq.py \
+	$(DEMO_ENVIRONMENT) $(BIN)/deepspeed --num_gpus $(RANKS) --master_port $$($(FREE_PORT)) launch/train_ffhq.py \
 		--preset demo --data $(FACES_64) --run-dir $(RUN)
 	@echo "sample grid: $$(ls $(RUN)/samples/0*.png | tail -n 1)"
 	@echo "report:      $(RUN)/report.html"

@@ -8,7 +8,6 @@ input.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Annotated
 import tyro
 
 from realness.launch.command_line import read_command_line
-from realness.launch.exit_status import run_and_report
+from realness.launch.exit_status import run_and_report, run_as_script
 
 
 @dataclass(frozen=True)
@@ -58,4 +57,4 @@ def _consolidate(command: Command) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_as_script(main)

@@ -9,7 +9,6 @@ measured, 2 invalid input.
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +20,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from realness.launch.command_line import read_command_line
+from realness.launch.exit_status import run_as_script
 from realness.trainer.distributed.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE
+from realness.trainer.distributed.launcher import is_leader
 
 if TYPE_CHECKING:
     import torch
@@ -79,7 +80,7 @@ class Command:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
-    leader = os.environ.get("RANK", "0") == "0"
+    leader = is_leader()
     command = read_command_line(Command, arguments, description=__doc__, console_outputs=leader)
     level = logging.WARNING if leader else logging.ERROR
     logging.basicConfig(level=level, format="%(name)s: %(message)s")
@@ -289,9 +290,9 @@ def _report(command: Command, records: list[Record]) -> None:
 
 
 def _print_message(message: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
+    if is_leader():
         print(message, file=sys.stderr)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_as_script(main)

@@ -19,7 +19,7 @@ from typing import Annotated
 import tyro
 
 from realness.launch.command_line import read_command_line
-from realness.launch.exit_status import run_and_report
+from realness.launch.exit_status import run_and_report, run_as_script
 
 
 @dataclass(frozen=True)
@@ -118,4 +118,4 @@ def _print_message(message: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_as_script(main)

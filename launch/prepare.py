@@ -17,8 +17,8 @@ import tyro
 from realness.data_pipeline.prepare.convert import Conversion
 from realness.data_pipeline.prepare.prepare import DEFAULT_SHARD_MIB, PrepareReport, prepare
 from realness.launch.command_line import read_command_line
-
-EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
+from realness.launch.exit_status import run_as_script
+from realness.trainer.distributed.exit_codes import EXIT_INTERRUPTED, EXIT_USAGE
 
 
 @dataclass(frozen=True)
@@ -116,4 +116,4 @@ def _summary(report: PrepareReport, num_parts: int) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_as_script(main)

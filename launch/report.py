@@ -11,6 +11,7 @@ from typing import Annotated
 import tyro
 
 from realness.launch.command_line import read_command_line
+from realness.launch.exit_status import run_as_script
 
 COMPARISON_FILE = "comparison.html"
 
@@ -52,4 +53,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_as_script(main)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from realness.launch.command_line import read_command_line
+from realness.launch.exit_status import run_as_script
 from realness.trainer.config import ConfigError, TrainConfig
 from realness.trainer.distributed.exit_codes import EXIT_OK, EXIT_USAGE
 from realness.trainer.storage.run_folder import write_config
@@ -229,4 +230,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_as_script(main)

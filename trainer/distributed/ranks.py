@@ -12,19 +12,32 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 
+from realness.trainer.config.base import ConfigError
+from realness.trainer.distributed.launcher import check_launcher
+
 _thread = threading.local()
 
 
 def start_process_group(device: torch.device, timeout_s: float = 600.0) -> None:
     """Join the launcher's process group, or create a group of one if there is no launcher.
 
-    timeout_s: limit for one collective; torch's default is 30 minutes.
+    timeout_s: limit for one collective; torch's default is 30 minutes. Raises ConfigError if the
+    launcher's variables are not valid, or if the port of the rendezvous is in use.
     """
+    check_launcher()
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     options: dict[str, Any] = {"backend": backend, "timeout": timedelta(seconds=timeout_s)}
     if "RANK" not in os.environ:
         options.update(store=dist.HashStore(), rank=0, world_size=1)
-    dist.init_process_group(**options)
+    try:
+        dist.init_process_group(**options)
+    except dist.DistNetworkError as error:
+        if "EADDRINUSE" not in str(error):
+            raise
+        raise ConfigError(
+            f"port {os.environ['MASTER_PORT']}, at which the ranks meet, is in use by another "
+            "program, perhaps another run; give the launcher another one: --master_port 29501"
+        ) from error
 
 
 def background_group() -> dist.ProcessGroup | None:
