@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _consolidate(command: Command) -> str:
-    from realness.trainer.checkpoint.choosing import choose_checkpoints
+    from realness.trainer.checkpoint.choosing import choose_checkpoints, load_chosen
     from realness.trainer.config import ConfigError
     from realness.trainer.config.plugins import load_plugins
     from realness.trainer.inference.consolidate import consolidate
@@ -50,8 +50,13 @@ def _consolidate(command: Command) -> str:
     load_plugins(command.plugin)
     if command.checkpoint == "all":
         raise ConfigError("--checkpoint=all: name one checkpoint, or latest")
-    folder = choose_checkpoints(command.run, command.checkpoint)[-1]
-    files = consolidate(command.run, folder, command.out, overwrite=command.force)
+    folder, files = load_chosen(
+        lambda: choose_checkpoints(command.run, command.checkpoint)[-1],
+        lambda folder: (
+            folder,
+            consolidate(command.run, folder, command.out, overwrite=command.force),
+        ),
+    )
     names = ", ".join(path.name for path in files)
     return f"{command.out}: {names}, after {int(folder.name):,} images of training"
 

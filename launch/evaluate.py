@@ -151,12 +151,16 @@ def _measure(
 ) -> list[Record]:
     """The scores of one checkpoint; empty, with a message, if it is damaged."""
     from realness.trainer.checkpoint import CheckpointError
+    from realness.trainer.checkpoint.choosing import load_chosen
     from realness.trainer.inference.trained import load_generator
     from realness.trainer.metrics import CheckpointInfo
 
     started = time.monotonic()
     try:
-        generator = load_generator(command.run, folder, device)
+        generator = load_chosen(
+            lambda: _folders(command)[-1] if command.checkpoint == "latest" else folder,
+            lambda chosen: load_generator(command.run, chosen, device),
+        )
     except CheckpointError as error:
         _print_message(f"skipped: {error}")
         return []
@@ -215,7 +219,7 @@ def _prepare(
     progress: Callable[[str, int, int], None],
 ) -> tuple[Evaluator, str]:
     """The evaluator and the digest of the real images, after checking all inputs."""
-    from realness.data_pipeline import check_images, check_shards, open_catalog
+    from realness.data_pipeline import DataError, check_images, check_shards, open_catalog
     from realness.trainer.config import ConfigError
     from realness.trainer.distributed.collectives import on_all_ranks
     from realness.trainer.distributed.ranks import rank, world_size
@@ -225,7 +229,11 @@ def _prepare(
         metrics = check_metrics(command.metrics)
         if not command.data and not config.data.data:
             raise ConfigError("the run does not name its images; pass them with --data")
-        catalog = open_catalog(command.data or config.data.data)
+        try:
+            catalog = open_catalog(command.data or config.data.data)
+        except DataError as error:
+            where = "" if command.data else "; give the place of the run's images with --data"
+            raise ConfigError(f"{error}{where}") from error
         cleanup.callback(catalog.close)
         check_shards(catalog, rank(), world_size())
         check_images(catalog, config.data.resolution, max_bad_images=config.data.max_bad_images)

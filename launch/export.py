@@ -57,6 +57,7 @@ def _export(command: Command) -> str:
     """Write everything or nothing; returns the message for the user."""
     import torch
 
+    from realness.trainer.checkpoint.choosing import load_chosen
     from realness.trainer.config import ConfigError
     from realness.trainer.config.plugins import load_plugins
     from realness.trainer.export import check_formats, write_networks
@@ -68,10 +69,14 @@ def _export(command: Command) -> str:
     formats = check_formats(command.formats)
     if command.checkpoint == "all":
         raise ConfigError("--checkpoint=all: name one checkpoint, latest or best")
-    folder = choose(command.run, command.checkpoint)[-1]
     cpu = torch.device("cpu")
-    generator = load_generator(command.run, folder, cpu)
-    discriminator = load_discriminator(command.run, folder, cpu)
+    generator, discriminator = load_chosen(
+        lambda: choose(command.run, command.checkpoint)[-1],
+        lambda folder: (
+            load_generator(command.run, folder, cpu),
+            load_discriminator(command.run, folder, cpu),
+        ),
+    )
     claim_empty_folder(command.out)
     out = command.out
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as made:
