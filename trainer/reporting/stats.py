@@ -26,10 +26,14 @@ def read_stats(path: Path) -> list[Record]:
     Lines that are not a JSON object (the partial last line of a killed run) are skipped. Non-finite
     numbers are returned as None.
     """
-    if not path.exists():
-        return []
-    with open(path, "rb") as file:
-        return [record for _, record in _lines(file) if record is not None]
+    return list(iterate_stats(path))
+
+
+def iterate_stats(path: Path) -> Iterator[Record]:
+    """The same, one at a time."""
+    if path.exists():
+        with open(path, "rb") as file:
+            yield from (record for _, record in _lines(file) if record is not None)
 
 
 def cut_back(path: Path, start_images: int) -> int:

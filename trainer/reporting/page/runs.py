@@ -6,6 +6,7 @@ import json
 import math
 import re
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -15,11 +16,14 @@ from PIL import Image
 
 from realness.trainer.reporting.grid import IMAGES_SEEN, SAMPLES_FOLDER
 from realness.trainer.reporting.realness import REALNESS_FILE, Realness, read_realness
-from realness.trainer.reporting.stats import STATS_FILE, read_stats
+from realness.trainer.reporting.stats import STATS_FILE, iterate_stats
 from realness.trainer.reporting.stats import Record as StatsRecord
 from realness.trainer.storage.environment import ENVIRONMENT_FILE
 from realness.trainer.storage.run_folder import CONFIG_FILE, holds_run
 from realness.trainer.storage.scores import Record, read_records
+
+MAX_RECORDS = 2_500
+"""Ten times as many as a curve has points."""
 
 QUIET_SECONDS = 600.0
 """Seconds without new statistics after which a run is shown as interrupted."""
@@ -38,6 +42,8 @@ class Frame:
     path: Path
     images_seen: int | None
     """Images G had been trained on, if the file states it."""
+    modified_ns: int = 0
+    """When the file was last changed."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,7 @@ def load_run(run_dir: Path) -> Run:
             f"give the folder that was passed as --run-dir"
         )
     problems: list[str] = []
-    records = [record for record in read_stats(stats) if is_number(record.get("images"))]
+    records = _read_records(stats)
     return Run(
         path=run_dir,
         config=_read_object(run_dir / CONFIG_FILE, problems),
@@ -137,6 +143,34 @@ def is_number(value: Any) -> bool:
     """Whether a value read from JSON is a finite number."""
     is_real = isinstance(value, (int, float)) and not isinstance(value, bool)
     return is_real and math.isfinite(value)
+
+
+def _read_records(path: Path) -> list[StatsRecord]:
+    """The records with `images`, thinned evenly so that they take bounded memory.
+
+    Of each kind of record (the set of its keys: intervals, measurements), every k-th is kept, with
+    k the least power of two that leaves at most 2 * MAX_RECORDS, and the last one.
+    """
+    kinds: dict[frozenset[str], list[StatsRecord]] = {}
+    counts: Counter[frozenset[str]] = Counter()
+    steps: dict[frozenset[str], int] = {}
+    last: dict[frozenset[str], StatsRecord] = {}
+    for record in iterate_stats(path):
+        if not is_number(record.get("images")):
+            continue
+        kind = frozenset(record)
+        kept, step = kinds.setdefault(kind, []), steps.setdefault(kind, 1)
+        if counts[kind] % step == 0:
+            kept.append(record)
+        if len(kept) > 2 * MAX_RECORDS:
+            del kept[1::2]
+            steps[kind] *= 2
+        counts[kind] += 1
+        last[kind] = record
+    for kind, record in last.items():
+        if kinds[kind][-1] is not record:
+            kinds[kind].append(record)
+    return [record for kept in kinds.values() for record in kept]
 
 
 def _read_object(path: Path, problems: list[str]) -> dict[str, Any]:
@@ -168,13 +202,14 @@ def _find_grids(folder: Path, problems: list[str]) -> dict[str, list[Frame]]:
         number = _TRAILING_NUMBER.search(path.stem)
         name = path.stem[: number.start()] if number else path.stem
         try:
+            modified_ns = path.stat().st_mtime_ns
             with Image.open(path) as image:
                 noted = image.info.get(IMAGES_SEEN, "")
         except (OSError, Image.DecompressionBombError) as error:
             problems.append(f"{folder.name}/{path.name} cannot be read: {error}")
             continue
         seen = noted if noted.isdigit() else number.group(1) if number else ""
-        frame = Frame(path, int(seen) if seen else None)
+        frame = Frame(path, int(seen) if seen else None, modified_ns)
         series.setdefault(name or "samples", []).append(frame)
     for frames in series.values():
         frames.sort(key=lambda frame: (frame.images_seen or 0, frame.path.name))
