@@ -17,7 +17,8 @@ from rich.console import Console
 from realness.trainer.reporting import Reporter, write_report
 from realness.trainer.reporting.page import previews, runs
 from realness.trainer.reporting.page.runs import load_run
-from realness.trainer.reporting.realness import Realness
+from realness.trainer.reporting.realness import Realness, append_realness, read_realness
+from realness.trainer.reporting.stats import Thinned
 from tests.helpers.reporting_runs import add_grids, make_run, page_of, records
 
 KIB = 2**10
@@ -114,6 +115,22 @@ def test_records_are_thinned_evenly_each_kind_for_itself(
     losses = [record["images"] for record in kept if "loss_d" in record]
     assert losses == [*range(1, 101, 8), 100]
     assert [record["images"] for record in kept if "metrics_s" in record] == [50, 100]
+
+
+@pytest.mark.parametrize("count", range(40))
+def test_thinning_one_at_a_time_is_even_and_keeps_both_ends(count: int) -> None:
+    thinned: Thinned[int] = Thinned(8)
+    for number in range(count):
+        thinned.add(number)
+    step = next(step for step in (1, 2, 4, 8) if len(range(0, count, step)) <= 8)
+    assert thinned.items() == sorted({*range(0, count, step), *range(count)[-1:]})
+
+
+def test_many_distributions_are_thinned(tmp_path: Path) -> None:
+    for images in range(1000):
+        append_realness(tmp_path / "r", Realness(images, *[[0.5, 0.5]] * 4))
+    found = [item.images for item in read_realness(tmp_path / "r")]
+    assert found == [*range(0, 1000, 8), 999]
 
 
 def test_many_problems_are_counted(tmp_path: Path) -> None:

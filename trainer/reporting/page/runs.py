@@ -6,7 +6,6 @@ import json
 import math
 import re
 import time
-from collections import Counter
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +15,7 @@ from PIL import Image
 
 from realness.trainer.reporting.grid import IMAGES_SEEN, SAMPLES_FOLDER
 from realness.trainer.reporting.realness import REALNESS_FILE, Realness, read_realness
-from realness.trainer.reporting.stats import STATS_FILE, iterate_stats
+from realness.trainer.reporting.stats import STATS_FILE, Thinned, iterate_stats
 from realness.trainer.reporting.stats import Record as StatsRecord
 from realness.trainer.storage.environment import ENVIRONMENT_FILE
 from realness.trainer.storage.run_folder import CONFIG_FILE, holds_run
@@ -146,31 +145,15 @@ def is_number(value: Any) -> bool:
 
 
 def _read_records(path: Path) -> list[StatsRecord]:
-    """The records with `images`, thinned evenly so that they take bounded memory.
+    """The records with `images`, thinned so that they take bounded memory.
 
-    Of each kind of record (the set of its keys: intervals, measurements), every k-th is kept, with
-    k the least power of two that leaves at most 2 * MAX_RECORDS, and the last one.
+    At most 2 * MAX_RECORDS of each kind (the set of its keys: intervals, measurements) are kept.
     """
-    kinds: dict[frozenset[str], list[StatsRecord]] = {}
-    counts: Counter[frozenset[str]] = Counter()
-    steps: dict[frozenset[str], int] = {}
-    last: dict[frozenset[str], StatsRecord] = {}
+    kinds: dict[frozenset[str], Thinned[StatsRecord]] = {}
     for record in iterate_stats(path):
-        if not is_number(record.get("images")):
-            continue
-        kind = frozenset(record)
-        kept, step = kinds.setdefault(kind, []), steps.setdefault(kind, 1)
-        if counts[kind] % step == 0:
-            kept.append(record)
-        if len(kept) > 2 * MAX_RECORDS:
-            del kept[1::2]
-            steps[kind] *= 2
-        counts[kind] += 1
-        last[kind] = record
-    for kind, record in last.items():
-        if kinds[kind][-1] is not record:
-            kinds[kind].append(record)
-    return [record for kept in kinds.values() for record in kept]
+        if is_number(record.get("images")):
+            kinds.setdefault(frozenset(record), Thinned(2 * MAX_RECORDS)).add(record)
+    return [record for kept in kinds.values() for record in kept.items()]
 
 
 def _read_object(path: Path, problems: list[str]) -> dict[str, Any]:
