@@ -14,6 +14,9 @@ RANKS ?= 1
 # The networks are small; more threads than this were not tried.
 DEMO_ENVIRONMENT := OMP_NUM_THREADS=$(shell nproc | awk '{print ($$1 < 4) ? $$1 : 4}')
 
+# So that the demo can run beside another run.
+FREE_PORT := $(BIN)/python -c "import socket; s = socket.create_server(('', 0)); print(s.getsockname()[1])"
+
 .PHONY: demo test test-fast gpu lint install clean
 
 install: $(INSTALLED)
@@ -38,7 +41,7 @@ $(FACES_64): | $(FACES)
 	$(BIN)/python launch/prepare.py $(FACES) $@ --resolution 64
 
 demo: $(INSTALLED) $(FACES_64)
-	$(DEMO_ENVIRONMENT) $(BIN)/deepspeed --num_gpus $(RANKS) launch/train_ffhq.py \
+	$(DEMO_ENVIRONMENT) $(BIN)/deepspeed --num_gpus $(RANKS) --master_port $$($(FREE_PORT)) launch/train_ffhq.py \
 		--preset demo --data $(FACES_64) --run-dir $(RUN)
 	$(BIN)/python launch/film.py $(RUN)
 	@echo "film:        $(RUN)/film.gif (samples, and D's distributions beside the anchors)"

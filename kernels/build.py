@@ -27,10 +27,12 @@ import shutil
 import subprocess
 import sys
 import time
+import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 PACKAGE_DIR = Path(__file__).parent
 LIBRARY_NAME = "librealness.so"
@@ -38,7 +40,7 @@ DEFAULT_ARCHITECTURES = "8.0 9.0+PTX"
 STABLE_ABI = "0x020a000000000000"  # torch 2.10, the oldest that has every function used here
 NINJA_RULES = """
 rule compile
-  command = $compiler $flags -MD -MF $out.d -c $in -o $out
+  command = $compiler $flags -MD -MF $out.d -c $source -o $out
   description = $out
   depfile = $out.d
   deps = gcc
@@ -141,7 +143,7 @@ def find_torch() -> Torch:
 
 def find_compiler() -> str:
     """The C++ compiler. Raises BuildError if there is none."""
-    for name in (os.environ.get("CXX"), "g++", "c++"):
+    for name in (_path_in("CXX"), "g++", "c++"):
         if name and (path := shutil.which(name)):
             return path
     raise BuildError("no C++ compiler found; install g++ 11 or newer, or set CXX")
@@ -149,7 +151,7 @@ def find_compiler() -> str:
 
 def find_nvcc() -> str | None:
     """The path of nvcc: from CUDA_HOME, the usual place, or PATH."""
-    for home in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"):
+    for home in (_path_in("CUDA_HOME"), _path_in("CUDA_PATH"), "/usr/local/cuda"):
         if home and os.access(f"{home}/bin/nvcc", os.X_OK):
             return f"{home}/bin/nvcc"
     return shutil.which("nvcc")
@@ -235,17 +237,28 @@ def write_ninja(plan: Plan, folder: Path) -> None:
     for unit in plan.units:
         objects.append(unit.name)
         lines += [
-            f"build {unit.name}: compile {unit.source}",
-            f"  compiler = {unit.compiler}",
-            f"  flags = {shlex.join(unit.flags)}",
+            f"build {unit.name}: compile {_escaped(str(unit.source))}",
+            f"  source = {_in_shell(unit.source)}",
+            f"  compiler = {_in_shell(unit.compiler)}",
+            f"  flags = {_in_shell(*unit.flags)}",
         ]
     lines += [
         f"build {LIBRARY_NAME}: link {' '.join(objects)}",
-        f"  compiler = {plan.linker}",
-        f"  flags = {shlex.join(plan.link_flags)}",
+        f"  compiler = {_in_shell(plan.linker)}",
+        f"  flags = {_in_shell(*plan.link_flags)}",
         "",
     ]
-    (folder / "build.ninja").write_text("\n".join(lines))
+    (folder / "build.ninja").write_bytes(os.fsencode("\n".join(lines)))
+
+
+def _escaped(path: str) -> str:
+    """A path in ninja's list of a target's inputs."""
+    return re.sub(r"[$ :]", r"$\g<0>", path)
+
+
+def _in_shell(*words: str | Path) -> str:
+    """Words of a command that ninja passes to the shell, as the value of a variable."""
+    return shlex.join(map(str, words)).replace("$", "$$")
 
 
 def compile_library(plan: Plan, folder: Path, say: Say = silent) -> Path:
@@ -287,7 +300,7 @@ def publish(library: Path, target: Path, plan: Plan) -> None:
     """Moves a copy of the library and its manifest into place atomically."""
     target.parent.mkdir(parents=True, exist_ok=True)
     manifest = {"sources": source_digest(), "torch": plan.torch_version, "cuda": plan.has_cuda}
-    staged = target.with_name(f"{target.name}.{os.getpid()}")
+    staged = target.with_name(f"{uuid.uuid4().hex}-{target.name}")
     staged.with_suffix(".json").write_text(json.dumps(manifest))
     os.replace(staged.with_suffix(".json"), target.with_suffix(".json"))
     shutil.copy(library, staged)
@@ -296,33 +309,49 @@ def publish(library: Path, target: Path, plan: Plan) -> None:
 
 def cache_folder() -> Path:
     """The folder of built libraries."""
-    if folder := os.environ.get("REALNESS_CACHE"):
+    if folder := _path_in("REALNESS_CACHE"):
         return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "realness"
+    return Path(_path_in("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "realness"
+
+
+def _path_in(variable: str) -> str:
+    """A path in an environment variable, empty if it is not set; `~` is the home folder."""
+    return os.path.expanduser(os.environ.get(variable, ""))
 
 
 @contextlib.contextmanager
-def locked(path: Path, say: Say = silent) -> Iterator[None]:
-    """Holds a file lock, which the operating system releases if this process dies."""
+def locked(path: Path, say: Say = silent) -> Iterator[bool]:
+    """Holds a file lock, which the operating system releases if this process dies.
+
+    Yields False, without the lock, on a file system that has none.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
+        yield _lock(file, say)
+
+
+def _lock(file: TextIO, say: Say) -> bool:
+    try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             say("waiting for another process that compiles them")
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    except OSError:
+        return False
+    return True
 
 
 def cached_library(plan: Plan, *, retry: bool = False, say: Say = silent) -> Path:
     """The plan's library from the cache, built first if it is missing; `say` is told about it.
 
-    One process builds, others wait for it. A failure (not an interruption) is remembered until the
+    One process builds, others wait for it; on a file system without locks, each builds in its own
+    folder, and the first library stays. A failure (not an interruption) is remembered until the
     sources, the flags or torch change; retry=True tries again. Raises BuildError.
     """
     target = cache_folder() / plan.key / LIBRARY_NAME
     failure = target.with_name("failed.txt")
-    with locked(cache_folder() / f"{plan.key}.lock", say):
+    with locked(cache_folder() / f"{plan.key}.lock", say) as is_only_builder:
         if target.exists():
             return target
         if failure.exists() and not retry:
@@ -330,16 +359,21 @@ def cached_library(plan: Plan, *, retry: bool = False, say: Say = silent) -> Pat
                 f"an earlier build failed, see {failure}; "
                 "fix the cause and run `python -m realness.kernels --rebuild`"
             )
+        objects = target.parent / ("objects" if is_only_builder else f"objects-{uuid.uuid4().hex}")
         try:
-            publish(compile_library(plan, target.parent / "objects", say), target, plan)
+            built = compile_library(plan, objects, say)
+            if is_only_builder or not target.exists():
+                publish(built, target, plan)
         except BuildInterrupted:
             raise
         except BuildError as error:
             target.parent.mkdir(parents=True, exist_ok=True)
             failure.write_text(str(error))
             raise
+        finally:
+            if target.exists() or not is_only_builder:
+                shutil.rmtree(objects, ignore_errors=True)
         failure.unlink(missing_ok=True)
-        shutil.rmtree(target.parent / "objects")
     return target
 
 

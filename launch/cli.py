@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 import realness
+from realness.launch.exit_status import until_interrupted
 from realness.launch.standard_streams import tolerate_lost_output
 from realness.trainer.distributed.exit_codes import EXIT_OK, EXIT_USAGE
 
@@ -59,5 +60,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     # The program name in the subcommand's help and errors.
     sys.argv = [f"realness {name}", *rest]
-    module = importlib.import_module(f"realness.launch.{COMMANDS[name][0]}")
-    return module.main(rest)
+    module = f"realness.launch.{COMMANDS[name][0]}"
+    return until_interrupted(lambda: importlib.import_module(module).main(rest))

@@ -8,7 +8,6 @@ input.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,8 @@ from typing import Annotated
 
 import tyro
 
-from realness.launch.exit_status import run_and_report
-from realness.launch.standard_streams import tolerate_lost_output
+from realness.launch.command_line import read_command_line
+from realness.launch.exit_status import run_and_report, run_as_script
 
 
 @dataclass(frozen=True)
@@ -38,13 +37,12 @@ class Command:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
-    tolerate_lost_output()
-    command = tyro.cli(Command, args=arguments, description=__doc__)
+    command = read_command_line(Command, arguments, description=__doc__)
     return run_and_report(lambda: _consolidate(command), command.out)
 
 
 def _consolidate(command: Command) -> str:
-    from realness.trainer.checkpoint.choosing import choose_checkpoints
+    from realness.trainer.checkpoint.choosing import choose_checkpoints, load_chosen
     from realness.trainer.config import ConfigError
     from realness.trainer.config.plugins import load_plugins
     from realness.trainer.inference.consolidate import consolidate
@@ -52,11 +50,16 @@ def _consolidate(command: Command) -> str:
     load_plugins(command.plugin)
     if command.checkpoint == "all":
         raise ConfigError("--checkpoint=all: name one checkpoint, or latest")
-    folder = choose_checkpoints(command.run, command.checkpoint)[-1]
-    files = consolidate(command.run, folder, command.out, overwrite=command.force)
+    folder, files = load_chosen(
+        lambda: choose_checkpoints(command.run, command.checkpoint)[-1],
+        lambda folder: (
+            folder,
+            consolidate(command.run, folder, command.out, overwrite=command.force),
+        ),
+    )
     names = ", ".join(path.name for path in files)
     return f"{command.out}: {names}, after {int(folder.name):,} images of training"
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_as_script(main)

@@ -9,7 +9,6 @@ measured, 2 invalid input.
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -20,14 +19,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from realness.data_pipeline import SourceKind
-from realness.launch.standard_streams import tolerate_lost_output
+from realness.data_pipeline import SourceKind, SourceOptions
+from realness.launch.command_line import read_command_line
+from realness.launch.exit_status import run_as_script
 from realness.trainer.distributed.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE
+from realness.trainer.distributed.launcher import is_leader
 
 if TYPE_CHECKING:
     import torch
 
-    from realness.trainer.config import DataConfig, TrainConfig
+    from realness.trainer.config import TrainConfig
     from realness.trainer.metrics import Evaluator, FeatureNetwork
     from realness.trainer.storage.scores import Record
 
@@ -88,9 +89,8 @@ class Command:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
-    tolerate_lost_output()
-    leader = os.environ.get("RANK", "0") == "0"
-    command = tyro.cli(Command, args=arguments, description=__doc__, console_outputs=leader)
+    leader = is_leader()
+    command = read_command_line(Command, arguments, description=__doc__, console_outputs=leader)
     level = logging.WARNING if leader else logging.ERROR
     logging.basicConfig(level=level, format="%(name)s: %(message)s")
     from realness.trainer.config.plugins import load_plugins
@@ -160,12 +160,16 @@ def _measure(
 ) -> list[Record]:
     """The scores of one checkpoint; empty, with a message, if it is damaged."""
     from realness.trainer.checkpoint import CheckpointError
+    from realness.trainer.checkpoint.choosing import load_chosen
     from realness.trainer.inference.trained import load_generator
     from realness.trainer.metrics import CheckpointInfo
 
     started = time.monotonic()
     try:
-        generator = load_generator(command.run, folder, device)
+        generator = load_chosen(
+            lambda: _folders(command)[-1] if command.checkpoint == "latest" else folder,
+            lambda chosen: load_generator(command.run, chosen, device),
+        )
     except CheckpointError as error:
         _print_message(f"skipped: {error}")
         return []
@@ -225,16 +229,19 @@ def _prepare(
 ) -> tuple[Evaluator, str]:
     """The evaluator and the digest of the real images, after checking all inputs."""
     from realness.data_pipeline import check_images, check_shards
+    from realness.launch.evaluated_images import open_real_images
     from realness.trainer.config import ConfigError
     from realness.trainer.distributed.collectives import on_all_ranks
     from realness.trainer.distributed.ranks import rank, world_size
-    from realness.trainer.distributed.streams import open_images
     from realness.trainer.metrics import Evaluator, MeasurementPlan, RealImages, check_metrics
 
     def prepare() -> tuple[Evaluator, str]:
         metrics = check_metrics(command.metrics)
-        data = _real_images(command, config)
-        catalog = open_images(data)
+        data = config.data
+        if command.decoder != "run":
+            data = replace(data, decoder=command.decoder)
+        options = SourceOptions(command.source_kind, command.wds_image, command.follow_links)
+        data, catalog = open_real_images(data, command.data, options)
         cleanup.callback(catalog.close)
         for message in catalog.messages():
             _print_message(message)
@@ -254,34 +261,6 @@ def _prepare(
     return on_all_ranks(prepare, failure=ConfigError)
 
 
-def _real_images(command: Command, config: TrainConfig) -> DataConfig:
-    """The settings of the real images: those of the run with the changes of the command.
-
-    Raises ConfigError if neither names images, or for settings of a source that is not given.
-    """
-    from realness.trainer.config import ConfigError
-
-    data = config.data
-    if command.decoder != "run":
-        data = replace(data, decoder=command.decoder)
-    if command.data:
-        return replace(
-            data,
-            data=command.data,
-            source_kind=command.source_kind,
-            wds_image=command.wds_image,
-            follow_links=command.follow_links,
-        )
-    if not data.data:
-        raise ConfigError("the run does not name its images; pass them with --data")
-    if command.source_kind != "auto" or command.wds_image or command.follow_links:
-        raise ConfigError(
-            "--source-kind, --wds-image and --follow-links are for --data, which is not given; the "
-            "run's own images are opened as the run opened them"
-        )
-    return data
-
-
 def _open_network(command: Command, device: torch.device) -> FeatureNetwork:
     from realness.trainer.metrics import INCEPTION, NetworkFile, open_network
 
@@ -298,9 +277,9 @@ def _open_network(command: Command, device: torch.device) -> FeatureNetwork:
 
 
 def _print_message(message: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
+    if is_leader():
         print(message, file=sys.stderr)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_as_script(main)

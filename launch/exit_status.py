@@ -1,13 +1,40 @@
-"""Exit codes of commands that read a run and write something."""
+"""Exit codes of commands."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
-from realness.trainer.distributed.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE
+from realness.launch.standard_streams import tolerate_lost_output
+from realness.trainer.distributed.exit_codes import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_USAGE,
+)
+from realness.trainer.distributed.launcher import is_leader
+
+
+def run_as_script(main: Callable[[Sequence[str]], int]) -> NoReturn:
+    """Run a command's `main` on the process's arguments and exit with its code.
+
+    Output that cannot be written changes neither.
+    """
+    tolerate_lost_output()
+    sys.exit(until_interrupted(lambda: main(sys.argv[1:])))
+
+
+def until_interrupted(call: Callable[[], int]) -> int:
+    """The exit code that `call` returns, or EXIT_INTERRUPTED, without a traceback, on Ctrl-C."""
+    try:
+        return call()
+    except KeyboardInterrupt:
+        if is_leader():
+            print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
 
 
 def run_and_report(write: Callable[[], str], out: Path, *failures: type[Exception]) -> int:

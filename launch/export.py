@@ -18,8 +18,8 @@ from typing import Annotated
 
 import tyro
 
-from realness.launch.exit_status import run_and_report
-from realness.launch.standard_streams import tolerate_lost_output
+from realness.launch.command_line import read_command_line
+from realness.launch.exit_status import run_and_report, run_as_script
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,7 @@ class Command:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
-    tolerate_lost_output()
-    command = tyro.cli(Command, args=arguments, description=__doc__)
+    command = read_command_line(Command, arguments, description=__doc__)
     from realness import kernels
     from realness.trainer.export import ExportError
 
@@ -58,6 +57,7 @@ def _export(command: Command) -> str:
     """Write everything or nothing; returns the message for the user."""
     import torch
 
+    from realness.trainer.checkpoint.choosing import load_chosen
     from realness.trainer.config import ConfigError
     from realness.trainer.config.plugins import load_plugins
     from realness.trainer.export import check_formats, write_networks
@@ -69,10 +69,14 @@ def _export(command: Command) -> str:
     formats = check_formats(command.formats)
     if command.checkpoint == "all":
         raise ConfigError("--checkpoint=all: name one checkpoint, latest or best")
-    folder = choose(command.run, command.checkpoint)[-1]
     cpu = torch.device("cpu")
-    generator = load_generator(command.run, folder, cpu)
-    discriminator = load_discriminator(command.run, folder, cpu)
+    generator, discriminator = load_chosen(
+        lambda: choose(command.run, command.checkpoint)[-1],
+        lambda folder: (
+            load_generator(command.run, folder, cpu),
+            load_discriminator(command.run, folder, cpu),
+        ),
+    )
     claim_empty_folder(command.out)
     out = command.out
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as made:
@@ -119,4 +123,4 @@ def _print_message(message: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_as_script(main)

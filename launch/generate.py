@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from realness.launch.exit_status import run_and_report
-from realness.launch.standard_streams import tolerate_lost_output
+from realness.launch.command_line import read_command_line
+from realness.launch.exit_status import run_and_report, run_as_script
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
 
 INDEX_FILE = "images.csv"
 FRAME_MS = 80
+DISK_BLOCK = 4096
+SCORE_BYTES = 40  # per drawn image: its number, score and rank, and the copies that sorting makes
 
 
 @dataclass(frozen=True)
@@ -68,40 +69,46 @@ class Command:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
-    tolerate_lost_output()
-    command = tyro.cli(Command, args=arguments, description=__doc__)
+    command = read_command_line(Command, arguments, description=__doc__)
     return run_and_report(lambda: _generate(command), command.out)
 
 
 def _generate(command: Command) -> str:
     """Write everything; returns the message for the user. Raises ValueError for invalid input."""
+    from realness.trainer.checkpoint.choosing import load_chosen
     from realness.trainer.config.plugins import load_plugins
     from realness.trainer.distributed.device import pick_device
     from realness.trainer.inference.trained import load_discriminator, load_generator, truncated
     from realness.trainer.metrics import choose
+    from realness.trainer.reporting.grid import MAX_PIXELS
     from realness.trainer.storage.run_folder import claim_empty_folder
 
     _check(command)
     load_plugins(command.plugin)
     device = pick_device(command.device)
-    folder = choose(command.run, command.checkpoint)[-1]
-    generator = load_generator(command.run, folder, device)
+    generator, discriminator = load_chosen(
+        lambda: choose(command.run, command.checkpoint)[-1],
+        lambda folder: (
+            load_generator(command.run, folder, device),
+            load_discriminator(command.run, folder, device),
+        ),
+    )
     if command.truncation != 1:
         generator = truncated(generator, command.truncation)
     _check_groups(command, generator)
-    discriminator = load_discriminator(command.run, folder, device)
+    _check_room(command, generator)
     claim_empty_folder(command.out)
     scores = _scores(command, generator, discriminator)
     kept = _best(scores, command.top)
     _write_images(command, generator, kept)
     _write_index(command, kept, scores)
     if command.grid:
-        _write_grid(command, generator, kept[: command.grid])
+        most = max(1, MAX_PIXELS // generator.config.data.resolution**2)
+        _write_grid(command, generator, kept[: min(command.grid, most)])
     if command.interpolate:
         _write_interpolation(command, generator, kept)
-    return (
-        f"{command.out}: {len(kept):,} images, made after {int(folder.name):,} images of training"
-    )
+    seen = f"{generator.images_seen:,} images of training"
+    return f"{command.out}: {len(kept):,} images, made after {seen}"
 
 
 def _check(command: Command) -> None:
@@ -114,6 +121,11 @@ def _check(command: Command) -> None:
         if getattr(command, name) < 1:
             flag = "--" + name.replace("_", "-")
             raise ConfigError(f"{flag}={getattr(command, name)} must be at least 1")
+    for name in ("grid", "interpolate", "seed"):
+        if getattr(command, name) < 0:
+            raise ConfigError(f"--{name}={getattr(command, name)} must not be negative")
+    if command.seed >= 2**63:
+        raise ConfigError(f"--seed={command.seed} must be below 2**63")
     if not 0 < command.top <= 1:
         raise ConfigError(f"--top={command.top} must lie in (0, 1]")
     if not 0 <= command.truncation <= 1:
@@ -131,6 +143,42 @@ def _check_groups(command: Command, generator: TrainedGenerator) -> None:
         raise ConfigError(
             f"--batch-size={command.batch_size} is not divisible by the {group} images that this "
             f"run's D scores together; use {-(-command.batch_size // group) * group}"
+        )
+
+
+def _check_room(command: Command, generator: TrainedGenerator) -> None:
+    """Check that memory can hold the scores and films, and the disk the images, before all work."""
+    import io
+    import shutil
+
+    import torch
+    from PIL import Image
+
+    from realness.trainer.config import ConfigError
+    from realness.trainer.planning.host_memory import available_memory
+
+    num_kept = max(1, round(command.top * command.num))
+    side, steps = generator.config.data.resolution, command.interpolate
+    # The strips, and the frames of the animation.
+    film = 2 * 3 * side**2 * steps * max(0, num_kept - 1)
+    for flag, needed in (("--num", SCORE_BYTES * command.num), ("--interpolate", film)):
+        if needed > (available := available_memory()):
+            name = flag.removeprefix("--")
+            raise ConfigError(
+                f"{flag}={getattr(command, name)} needs {needed / 2**30:,.0f} GiB of memory, and "
+                f"{available / 2**30:,.1f} GiB are available; use a smaller {flag}"
+                + (" or --num" if name == "interpolate" else "")
+            )
+    pixels = generator.sample(torch.zeros(1, dtype=torch.int64), command.seed)[0]
+    file = io.BytesIO()
+    Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy()).save(file, "PNG")
+    needed = num_kept * -(-file.tell() // DISK_BLOCK) * DISK_BLOCK
+    place = next(path for path in (command.out, *command.out.absolute().parents) if path.exists())
+    if needed > (free := shutil.disk_usage(place).free):
+        raise ConfigError(
+            f"--num={command.num} needs about {needed / 2**30:,.0f} GiB, and the disk of "
+            f"{command.out} has {free / 2**30:,.1f} GiB free; draw fewer, keep fewer with --top, "
+            "or use another disk"
         )
 
 
@@ -253,4 +301,4 @@ def _way(name: str, ends: Tensor, shares: Tensor) -> Tensor:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_as_script(main)

@@ -17,9 +17,9 @@ import tyro
 from realness.data_pipeline import SourceKind, SourceOptions, open_catalog
 from realness.data_pipeline.prepare.convert import Conversion
 from realness.data_pipeline.prepare.prepare import DEFAULT_SHARD_MIB, PrepareReport, prepare
-from realness.launch.standard_streams import tolerate_lost_output
-
-EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
+from realness.launch.command_line import read_command_line
+from realness.launch.exit_status import run_as_script
+from realness.trainer.distributed.exit_codes import EXIT_INTERRUPTED, EXIT_USAGE
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,14 @@ class Command:
     follow_links: bool = False
     """Follow symbolic links that leave a folder of images."""
 
+    lock: bool = True
+    """Lock OUT.partial, so that no second process writes into it. --no-lock is for file systems
+    without file locks (NFS without lockd, Lustre without -o flock)."""
+
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    tolerate_lost_output()
-    command = tyro.cli(Command, args=arguments, description=__doc__)
+    command = read_command_line(Command, arguments, description=__doc__)
     try:
         report = _prepare(command)
     except (ValueError, OSError) as error:
@@ -104,6 +107,7 @@ def _prepare(command: Command) -> PrepareReport:
             num_workers=command.num_workers,
             shard_mib=command.shard_mib,
             parts=command.parts,
+            use_lock=command.lock,
             progress=lambda done, total, rejected: bar.update(
                 task, completed=done, total=total, rejected=rejected
             ),
@@ -131,4 +135,4 @@ def _counted(number: int, what: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_as_script(main)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from realness.launch.exit_status import write_and_report
-from realness.launch.standard_streams import tolerate_lost_output
+from realness.launch.command_line import read_command_line
+from realness.launch.exit_status import run_as_script, write_and_report
 
 COMPARISON_FILE = "comparison.html"
 
@@ -30,10 +30,9 @@ class ReportCommand:
     comparison.html in the current folder."""
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
-    tolerate_lost_output()
-    command = tyro.cli(ReportCommand, args=arguments)
+    command = read_command_line(ReportCommand, arguments)
     return write_and_report(lambda: _write(command), "report")
 
 
@@ -48,4 +47,4 @@ def _write(command: ReportCommand) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_as_script(main)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from realness.launch.command_line import expanded, read_command_line
 from realness.launch.presets import DEFAULT, preset
 from realness.trainer.config import ConfigError, TrainConfig, flag, flatten
 from realness.trainer.config.automatic import resolve
@@ -62,15 +63,15 @@ def parse(
     invalid flags, prints the problem (with `console_outputs`) and exits with code 2.
     """
     # The DeepSpeed launcher appends --local_rank=N, which repeats LOCAL_RANK.
-    own = [item for item in arguments if not item.startswith("--local_rank")]
+    own = [item for item in expanded(arguments) if not item.startswith("--local_rank")]
     plugins = _values(own, "--plugin")
     digests = load_plugins(plugins)
     known = leaves(TrainConfig)
     start = _fields_before_flags(own, known)
     command: Any = Annotated[_command_type(known, start), tyro.conf.arg(name="")]
-    parsed = tyro.cli(
+    parsed = read_command_line(
         command,
-        args=own,
+        own,
         description=description,
         config=(tyro.conf.OmitArgPrefixes,),
         console_outputs=console_outputs,
@@ -96,7 +97,7 @@ def parse(
 def _fields_before_flags(own: Sequence[str], known: Mapping[str, Leaf]) -> dict[str, Any]:
     """The fields that the preset and the file give, for the components that will be used."""
     file, name = _value(own, "--config"), _value(own, "--preset")
-    fields = read_fields(Path(file).expanduser()) if file else {}
+    fields = read_fields(Path(file)) if file else {}
     check_recorded(fields.pop("plugin", ()), fields.pop("plugin_sha256", ()), Path(file or ""))
     start = override(flatten(_base(name, fields)), {**fields, **({"preset": name} if name else {})})
     _refuse_idle(fields, known, start, f"--config={file}: ")

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from realness.launch.standard_streams import tolerate_lost_output
+from realness.launch.command_line import read_command_line
+from realness.launch.exit_status import run_as_script
 from realness.trainer.config import ConfigError, TrainConfig
 from realness.trainer.distributed.exit_codes import EXIT_OK, EXIT_USAGE
 from realness.trainer.storage.run_folder import write_config
@@ -214,11 +215,10 @@ def draw(command: ToyCommand, real: Tensor, results: Sequence[Result]) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the process's exit code."""
-    tolerate_lost_output()
     methods = "\n".join(f"  {name}: {method.label}" for name, method in METHODS.items())
-    command = tyro.cli(
+    command = read_command_line(
         Annotated[ToyCommand, tyro.conf.arg(name="")],
-        args=list(arguments),
+        arguments,
         description=f"{__doc__}\nMethods:\n{methods}",
     )
     try:
@@ -230,4 +230,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_as_script(main)

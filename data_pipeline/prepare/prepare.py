@@ -63,6 +63,7 @@ def prepare(
     num_workers: int | None = None,
     shard_mib: int = DEFAULT_SHARD_MIB,
     parts: int = 1,
+    use_lock: bool = True,
     progress: Callable[[int, int, int], None] | None = None,
 ) -> PrepareReport:
     """Packs the images of a source into `out`: tar shards, index, manifest and rejects.csv.
@@ -70,8 +71,9 @@ def prepare(
     Every byte of the result depends only on the source, `settings`, shard_mib and parts, not on
     num_workers (default: the cores this process may use). If interrupted, it leaves OUT.partial,
     and the same call continues from there. The images are distributed in turn over `parts`, each
-    with its own shards (see sources.prepared). `progress` is called with the counts (done, total,
-    rejected). A source that is already open is closed.
+    with its own shards (see sources.prepared). use_lock=False is for file systems without file
+    locks: the caller sees to it that no second process prepares `out`. `progress` is called with
+    the counts (done, total, rejected). A source that is already open is closed.
 
     Raises ValueError for invalid arguments. Raises DataError if the source cannot be opened, has
     fewer usable images than parts or lacks some of its own parts, or if `out` holds something
@@ -84,7 +86,7 @@ def prepare(
         raise ValueError(f"num_workers={num_workers} and shard_mib={shard_mib} must be at least 1")
     if not 1 <= parts <= MAX_PARTS:
         raise ValueError(f"parts={parts} must be from 1 to {MAX_PARTS}")
-    out = Path(out).expanduser()
+    out = Path(os.path.expanduser(out))
     _make_room(parts)
     catalog = source if isinstance(source, Catalog) else open_catalog(source)
     try:
@@ -93,7 +95,7 @@ def prepare(
         described = _describe(catalog, settings, shard_mib, parts)
         if done := _already_there(out, described):
             return done
-        with locked_workplace(out, described) as work:
+        with locked_workplace(out, described, use_lock=use_lock) as work:
             return _pack(catalog, work, out, settings, described, num_workers, progress)
     except OSError as error:  # reading the source raises MachineError
         raise MachineError(_cannot_write(out, error)) from error

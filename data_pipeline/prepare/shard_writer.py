@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import fcntl
 import io
 import json
+import logging
 import os
 import shutil
 import tarfile
@@ -20,7 +22,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 
@@ -37,9 +39,12 @@ from realness.data_pipeline.sources.prepared import (
     shard_name,
 )
 
+logger = logging.getLogger("realness.data")
+
 _BLOCK = 512
 _SETTINGS = "settings.json"
 _LOCK = "lock"
+_UNABLE = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EISDIR}
 
 
 @dataclass
@@ -54,24 +59,45 @@ class Journal:
 
 
 @contextlib.contextmanager
-def locked_workplace(out: Path, settings: dict[str, Any]) -> Iterator[Path]:
-    """OUT.partial: created or reopened, and locked against a second run.
+def locked_workplace(
+    out: Path, settings: dict[str, Any], *, use_lock: bool = True
+) -> Iterator[Path]:
+    """OUT.partial: created or reopened, and locked against a second run if `use_lock`.
 
-    Raises DataError if another run holds the lock or if it was begun with other settings.
+    Raises DataError if another run holds the lock, if the file system has no locks, or if it was
+    begun with other settings.
     """
     work = out.with_name(out.name + ".partial")
     work.mkdir(parents=True, exist_ok=True)
+    if not _sync_folder(work):
+        logger.warning(
+            "the file system of %s cannot sync folders: after a power cut, delete %s and start "
+            "again",
+            out,
+            work,
+        )
     with (work / _LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"another process is preparing {out} right now") from None
+        if use_lock:
+            _lock(lock, out)
         begun = work / _SETTINGS
         if begun.exists():
             _compare_settings(json.loads(begun.read_text(encoding="utf-8")), settings, work)
         else:
             write_atomically(begun, json.dumps(settings, indent=1).encode())
         yield work
+
+
+def _lock(file: IO[str], out: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise DataError(f"another process is preparing {out} right now") from None
+    except OSError as error:
+        raise DataError(
+            f"{file.name} cannot be locked: {error.strerror}; write to another file system, mount "
+            "this one with locks, or give --no-lock and make sure that no second process prepares "
+            f"{out}"
+        ) from error
 
 
 def _compare_settings(begun: dict[str, Any], now: dict[str, Any], work: Path) -> None:
@@ -260,9 +286,16 @@ def _rejects_csv(rejects: list[tuple[str, str]]) -> bytes:
     return text.getvalue().encode("utf-8", "backslashreplace")
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync_folder(folder: Path) -> bool:
+    """Syncs a folder's list of names; returns False where the file system cannot."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno in _UNABLE:
+            return False
+        raise
+    return True

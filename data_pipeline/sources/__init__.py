@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +40,7 @@ def open_catalog(source: str | Path, options: SourceOptions | None = None) -> Ca
     options = options or SourceOptions()
     if not str(source):  # an unset variable in a script: Path("") would be the current folder
         raise DataError("the data source is empty; give a folder of images, a zip or tar shards")
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if not path.exists():
         nearest = next((p for p in path.absolute().parents if p.exists()), Path("/"))
         raise DataError(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,8 @@ import torch
 from realness.kernels import build, library
 from tests.helpers import ROOT
 
-TINY = 'extern "C" int realness_answer() { return 42; }\n'
+VISIBLE = 'extern "C" __attribute__((visibility("default")))'
+TINY = f"{VISIBLE} int realness_answer() {{ return 42; }}\n"
 
 
 @pytest.fixture
@@ -44,6 +47,70 @@ def test_a_library_is_built_once_and_published_whole(tiny: Path) -> None:
     assert build.cached_library(plan).stat().st_mtime_ns == first
     assert {p.name for p in library_path.parent.iterdir()} == {"librealness.so", "librealness.json"}
     assert json.loads(library_path.with_suffix(".json").read_text())["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize(
+    "name", ["with space", "$HOME", "a:b", "it's", 'say "x"', "#(1) & co;*", "100%", "é", "a\\c"]
+)
+def test_any_path_of_checkout_compiler_and_cache_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Paths pass through ninja's file, then through the shell."""
+    folder = tmp_path / name
+    folder.mkdir()
+    source = folder / "tiny.cu"
+    source.write_text('#include "answer.h"\n' + TINY)
+    (folder / "answer.h").touch()
+    compiler = shutil.which("g++") or shutil.which("c++")
+    assert compiler is not None
+    (folder / "my c++").symlink_to(compiler)
+    monkeypatch.setenv("CXX", str(folder / "my c++"))
+    monkeypatch.setenv("REALNESS_CACHE", str(folder / "cache"))
+    plan = build.make_plan(emulate=True, units=[source], extra_flags=("-I", str(folder)))
+    assert plan.linker == str(folder / "my c++")
+    library = ctypes.CDLL(str(build.cached_library(plan)))
+    assert library.realness_answer() == 42
+
+
+def test_a_changed_header_in_any_path_is_compiled_again(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ninja reads the headers' paths from what the compiler wrote."""
+    header = tiny.parent / "a b$c" / "answer.h"
+    header.parent.mkdir()
+    header.write_text("#define ANSWER 42\n")
+    tiny.write_text('#include "answer.h"\nextern "C" int realness_answer() { return ANSWER; }\n')
+    flags = ("-I", str(header.parent))
+    plan = build.make_plan(emulate=True, units=[tiny], extra_flags=flags)
+    objects = tiny.parent / "objects"
+    build.compile_library(plan, objects)
+    header.write_text("#error changed\n")
+    with pytest.raises(build.BuildError, match="changed"):
+        build.compile_library(plan, objects)
+
+
+@pytest.mark.parametrize("name", ["with space", "$HOME", "a:b"])
+def test_a_toolkit_in_any_path_is_called(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A stand-in for nvcc, which leaves a mark in its library, and a stand-in for cudart."""
+    home = tiny.parent / name
+    for folder in ("bin", "lib64"):
+        (home / folder).mkdir(parents=True)
+    nvcc = home / "bin/nvcc"
+    nvcc.write_text(
+        "#!/bin/sh\n"
+        "for out do :; done\n"
+        "echo 'extern \"C\" int realness_mark() { return 7; }' |\n"
+        '  exec g++ -x c++ -fPIC -MD -MF "$out.d" -c - -o "$out"\n'
+    )
+    nvcc.chmod(0o755)
+    subprocess.run(["ar", "rcs", home / "lib64/libcudart_static.a"], check=True)
+    monkeypatch.setenv("CUDA_HOME", str(home))
+    plan = build.make_plan(cuda=True, units=[tiny])
+    assert {unit.compiler for unit in plan.units} == {str(nvcc), build.find_compiler()}
+    library = ctypes.CDLL(str(build.cached_library(plan)))
+    assert (library.realness_answer(), library.realness_mark()) == (42, 7)
 
 
 def test_a_failure_is_remembered_until_asked_again(tiny: Path) -> None:

@@ -190,6 +190,7 @@ def test_what_is_wrong_is_named(
         assert f"--config={file}" in printed
     # The other ranks end with the same code, and leave the message to the first one.
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     assert train_ffhq.main([f"--config={file}"]) == EXIT_USAGE
     assert capsys.readouterr().err == ""
 

@@ -7,18 +7,25 @@ are stored as safetensors and the rest as JSON: nothing is unpickled. (torch.dis
 stores its metadata as a pickle, hence this format.)
 """
 
-from realness.trainer.checkpoint.format import CheckpointError, Position, read_manifest
-from realness.trainer.checkpoint.reader import load, read_tensors, restore
+from realness.trainer.checkpoint.format import (
+    CheckpointError,
+    CheckpointRemoved,
+    Position,
+    read_manifest,
+)
+from realness.trainer.checkpoint.reader import load, noticing_removal, read_tensors, restore
 from realness.trainer.checkpoint.retention import Retention
 from realness.trainer.checkpoint.saver import Outcome, Saver, save
 
 __all__ = [
     "CheckpointError",
+    "CheckpointRemoved",
     "Outcome",
     "Position",
     "Retention",
     "Saver",
     "load",
+    "noticing_removal",
     "read_manifest",
     "read_tensors",
     "restore",

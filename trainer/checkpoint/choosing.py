@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
+from realness.trainer.checkpoint.format import CheckpointRemoved
 from realness.trainer.config import ConfigError
 from realness.trainer.storage.checkpoint_folder import (
     checkpoint_root,
     list_checkpoints,
     read_latest,
 )
+
+ATTEMPTS = 5
+
+Result = TypeVar("Result")
+
+
+def load_chosen(choose: Callable[[], Path], load: Callable[[Path], Result]) -> Result:
+    """`load(folder)` of the checkpoint that `choose` selects.
+
+    A run that goes on removes old checkpoints: if that happens while one is read, `choose` is asked
+    again. Raises what the two raise; CheckpointRemoved after the last of ATTEMPTS.
+    """
+    for _ in range(ATTEMPTS - 1):
+        with contextlib.suppress(CheckpointRemoved):
+            return load(choose())
+    return load(choose())
 
 
 def choose_checkpoints(run: Path, which: str) -> list[Path]:

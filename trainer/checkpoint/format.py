@@ -18,6 +18,10 @@ class CheckpointError(RuntimeError):
     """A checkpoint that could not be written or read; raised on every rank alike."""
 
 
+class CheckpointRemoved(CheckpointError):
+    """A checkpoint that was removed, or replaced, while it was being read: the run goes on."""
+
+
 @dataclass(frozen=True)
 class Position:
     """The position of a run.

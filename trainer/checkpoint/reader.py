@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from realness.trainer.checkpoint.format import (
     CheckpointError,
+    CheckpointRemoved,
     Position,
     file_entry,
     read_manifest,
@@ -45,12 +47,40 @@ def restore(root: Path, targets: list[Fragment], report: Callable[[str], None]) 
 def load(folder: Path, targets: list[Fragment]) -> Position:
     """Verify the checkpoint `folder` and fill `targets` from it; collective.
 
-    Raises CheckpointError on every rank if it is damaged, or if a tensor differs.
+    Raises CheckpointError on every rank if it is damaged, or if a tensor differs, and
+    CheckpointRemoved if a run has removed or replaced it meanwhile.
     """
-    problems = [problem for problem in gather(_damage(folder)) if problem]
-    if problems:
-        raise CheckpointError(f"checkpoint {folder} is damaged: {problems[0]}")
-    return _load(folder, targets)
+    with noticing_removal(folder):
+        problems = [problem for problem in gather(_damage(folder)) if problem]
+        if problems:
+            raise CheckpointError(f"checkpoint {folder} is damaged: {problems[0]}")
+        return _load(folder, targets)
+
+
+@contextmanager
+def noticing_removal(folder: Path) -> Iterator[None]:
+    """Turn CheckpointError into CheckpointRemoved if the folder is not the one from before.
+
+    Collective if CheckpointError is raised, which must then happen on all ranks.
+    """
+    before = _inode(folder)
+    try:
+        yield
+    except CheckpointError as error:
+        if any(gather(before is None or _inode(folder) != before)):
+            raise CheckpointRemoved(
+                f"checkpoint {folder} was removed while it was read, because its run goes on and "
+                "keeps only the newest ones (--keep-checkpoints); choose a newer one"
+            ) from error
+        raise
+
+
+def _inode(folder: Path) -> int | None:
+    """What tells a folder from others that had its name; None if there is none."""
+    try:
+        return folder.stat().st_ino
+    except OSError:
+        return None
 
 
 def read_tensors(folder: Path, manifest: dict[str, Any], targets: list[Fragment]) -> None:
@@ -95,12 +125,13 @@ def _open(path: Path) -> Any:
 
 
 def _load(folder: Path, targets: list[Fragment]) -> Position:
-    manifest = read_manifest(folder)
-    on_all_ranks(
-        lambda: read_tensors(folder, manifest, targets),
-        failure=CheckpointError,
-        what="could not read the checkpoint: ",
-    )
+    def read() -> dict[str, Any]:
+        manifest = read_manifest(folder)
+        read_tensors(folder, manifest, targets)
+        return manifest
+
+    what = "could not read the checkpoint: "
+    manifest = on_all_ranks(read, failure=CheckpointError, what=what)
     return Position(manifest["images"], manifest["num_updates"], manifest["data_digest"])
 
 

@@ -30,7 +30,7 @@ from realness.trainer.storage.checkpoint_folder import (
     staging_path,
     write_latest,
 )
-from realness.trainer.storage.files import sync, write_text
+from realness.trainer.storage.files import sync, sync_folder, write_text
 from realness.trainer.storage.weights import save_tensors
 
 
@@ -102,9 +102,9 @@ def _tensor_table(tables: list[dict[str, Any]]) -> dict[str, Any]:
 def _commit(staging: Path, final: Path, manifest: dict[str, Any]) -> None:
     text = json.dumps({**manifest, "checksum": text_checksum(manifest)})
     write_text(staging / MANIFEST, text)
-    sync(staging)
+    sync_folder(staging)
     if final.exists():
         remove_checkpoint(final)
     staging.rename(final)
-    sync(final.parent)
+    sync_folder(final.parent)
     write_latest(final.parent, final.name)

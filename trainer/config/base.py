@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import field
 from typing import Any
 
@@ -14,6 +15,14 @@ def require(condition: bool, message: str) -> None:
     """Raise ConfigError with `message` unless `condition` holds."""
     if not condition:
         raise ConfigError(message)
+
+
+def expand_user(path: str) -> str:
+    """The path with `~` or `~user` at its start replaced by the home folder, as in a shell.
+
+    The path of an unknown user stays as it is.
+    """
+    return os.path.expanduser(path)
 
 
 def flag(name: str) -> str:
@@ -48,6 +57,14 @@ def fraction(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         require(0 <= value < 1, f"{_flag_of(config, name)}={value} must lie in [0, 1)")
+
+
+def expand_paths(config: Any, *names: str) -> None:
+    """Expand the home folder in these fields, of type str or tuple[str, ...]."""
+    for name in names:
+        value = getattr(config, name)
+        paths = tuple(map(expand_user, value)) if isinstance(value, tuple) else expand_user(value)
+        object.__setattr__(config, name, paths)  # the dataclass is frozen, and this is its start
 
 
 def _flag_of(config: Any, name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from realness.trainer.config.base import not_negative, positive, require, resumable
+from realness.trainer.config.base import expand_paths, not_negative, positive, require, resumable
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class DataConfig:
     """Unreadable images to tolerate before the run stops; each is replaced and named once."""
 
     def __post_init__(self) -> None:
+        expand_paths(self, "data")
         size = self.resolution
         require(
             32 <= size <= 1024 and size & (size - 1) == 0,

@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from realness.trainer.config.base import flag, not_negative, positive, require, resumable
+from realness.trainer.config.base import (
+    expand_paths,
+    flag,
+    not_negative,
+    positive,
+    require,
+    resumable,
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,7 @@ class EngineConfig:
     for half of it, or if no rank makes progress for 90 % of it."""
 
     def __post_init__(self) -> None:
+        expand_paths(self, "deepspeed_config")
         positive(self, "rank_timeout_s")
         for name in ("zero_g", "zero_d"):
             require(

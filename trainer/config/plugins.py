@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from realness.trainer.config.base import ConfigError, flag, require
+from realness.trainer.config.base import ConfigError, expand_user, flag, require
 from realness.trainer.config.components import (
     DEFAULTS,
     PLUGIN_MODULE,
@@ -33,7 +33,7 @@ def load_plugins(paths: Sequence[str]) -> tuple[str, ...]:
     Raises ConfigError for a file that cannot be read, that fails when it is imported, or that
     registers nothing or fields whose flags exist already.
     """
-    return tuple(_load(Path(path).expanduser()) for path in paths)
+    return tuple(_load(Path(expand_user(path))) for path in paths)
 
 
 def check_recorded(paths: Sequence[str], digests: Sequence[str], where: Path) -> None:

@@ -6,7 +6,15 @@ import math
 from dataclasses import dataclass, field
 
 from realness.trainer.config.augment import AugmentationConfig
-from realness.trainer.config.base import derived, flag, not_negative, positive, require, resumable
+from realness.trainer.config.base import (
+    derived,
+    expand_paths,
+    flag,
+    not_negative,
+    positive,
+    require,
+    resumable,
+)
 from realness.trainer.config.components import default_component, registered
 from realness.trainer.config.data import DataConfig
 from realness.trainer.config.engine import EngineConfig
@@ -24,6 +32,9 @@ class TrainConfig:
     """Name of the preset that provided the defaults."""
     run_dir: str = resumable("")
     """Folder of the run; repeat the same command to resume."""
+    lock: bool = resumable(True)
+    """Lock the run's folder, so that no second run writes into it. --no-lock is for file systems
+    without file locks (NFS without lockd, Lustre without -o flock): then take care yourself."""
     seed: int = 0
     """Seed of all randomness: initial weights, data order, flips, latents, resampling noise."""
     batch_size: int = 32
@@ -70,6 +81,7 @@ class TrainConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
 
     def __post_init__(self) -> None:
+        expand_paths(self, "run_dir", "plugin")
         positive(self, "batch_size", "total_kimg", "ema_halflife_kimg", "num_samples")
         positive(self, "log_kimg", "sample_kimg", "checkpoint_kimg", "keep_checkpoints")
         positive(self, "max_skipped")

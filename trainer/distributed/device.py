@@ -7,10 +7,15 @@ import os
 import torch
 
 from realness.trainer.config import ConfigError
+from realness.trainer.distributed.launcher import check_launcher
 
 
 def pick_device(requested: str) -> torch.device:
-    """The device of this process, `cuda:LOCAL_RANK` or `cpu`. Raises ConfigError without a GPU."""
+    """The device of this process, `cuda:LOCAL_RANK` or `cpu`.
+
+    Raises ConfigError without a GPU, or if the launcher's variables are not valid.
+    """
+    check_launcher()
     if requested == "cpu" or (requested == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():

@@ -3,6 +3,7 @@
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2  # invalid input: the same command fails again
+EXIT_INTERRUPTED = 130  # Ctrl-C (128 + SIGINT) where nothing has to be saved first
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: stopped on request, the same command resumes
 
 

@@ -12,6 +12,9 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 
+from realness.trainer.config.base import ConfigError
+from realness.trainer.distributed.launcher import check_launcher
+
 _thread = threading.local()
 
 
@@ -28,14 +31,32 @@ def start_process_group(
     """Join the launcher's process group, or create a group of one if there is no launcher.
 
     timeout_s: limit for one collective; torch's default is 30 minutes. store: one that all ranks
-    have connected to already; by default they meet at the launcher's address here.
+    have connected to already; by default they meet at the launcher's address here. Raises
+    ConfigError if the launcher's variables are not valid, or if the port of the rendezvous is in
+    use.
     """
+    check_launcher()
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     options: dict[str, Any] = {"backend": backend, "timeout": timedelta(seconds=timeout_s)}
     if store is not None or "RANK" not in os.environ:
         number, size = launched_as()
         options.update(store=store or dist.HashStore(), rank=number, world_size=size)
-    dist.init_process_group(**options)
+    with naming_port_in_use():
+        dist.init_process_group(**options)
+
+
+@contextlib.contextmanager
+def naming_port_in_use() -> Iterator[None]:
+    """Raises ConfigError with the remedy if the ranks cannot meet because of a port in use."""
+    try:
+        yield
+    except dist.DistNetworkError as error:
+        if "EADDRINUSE" not in str(error):
+            raise
+        raise ConfigError(
+            f"port {os.environ['MASTER_PORT']}, at which the ranks meet, is in use by another "
+            "program, perhaps another run; give the launcher another one: --master_port 29501"
+        ) from error
 
 
 def background_group() -> dist.ProcessGroup | None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch.distributed as dist
 
 from realness.trainer.distributed.exit_codes import EXIT_FAILED
-from realness.trainer.distributed.ranks import launched_as
+from realness.trainer.distributed.ranks import launched_as, naming_port_in_use
 
 VERDICT = "verdict"
 
@@ -35,17 +35,18 @@ def open_store(name: str, timeout_s: float, *, join: bool = False) -> dist.Store
     """A connection to the ranks' common store, which is on rank 0 or in torchrun's agent.
 
     join: only connect to it. Requests on one connection are serialised, so each thread that waits
-    needs one of its own. name: prefix of the keys.
+    needs one of its own. name: prefix of the keys. Raises ConfigError if the port is in use.
     """
     rank, _ = launched_as()
     by_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    store = dist.TCPStore(
-        store_host(),
-        int(os.environ["MASTER_PORT"]),
-        is_master=rank == 0 and not (join or by_torchrun),
-        timeout=timedelta(seconds=timeout_s),
-        wait_for_workers=False,
-    )
+    with naming_port_in_use():
+        store = dist.TCPStore(
+            store_host(),
+            int(os.environ["MASTER_PORT"]),
+            is_master=rank == 0 and not (join or by_torchrun),
+            timeout=timedelta(seconds=timeout_s),
+            wait_for_workers=False,
+        )
     # torchrun keeps its store when it restarts the ranks.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return dist.PrefixStore(f"realness/{name}/{attempt}", store)

@@ -30,6 +30,7 @@ def consolidate(run: Path, folder: Path, out: Path, *, overwrite: bool = False) 
     Raises:
         ConfigError: for a run without a valid config.json, or if files exist already (unless
             `overwrite`).
+        CheckpointRemoved: if the run has removed the checkpoint meanwhile.
         CheckpointError: for a damaged checkpoint, or one of a different architecture.
         OSError: if the disk of `out` is full; existing files are then unchanged.
     """
@@ -40,12 +41,16 @@ def consolidate(run: Path, folder: Path, out: Path, *, overwrite: bool = False) 
         raise ConfigError(
             f"{out} already holds {', '.join(existing)}; use another folder, or --force"
         )
-    manifest, position = checkpoint.read_manifest(folder), checkpoint.load(folder, [])
+    with checkpoint.noticing_removal(folder):
+        manifest, position = checkpoint.read_manifest(folder), checkpoint.load(folder, [])
     with torch.device("meta"):
         generator, discriminator, _ = build_networks(config)
     modules = {"G": generator, "EMA": generator, "D": discriminator}
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".staging-", dir=out) as made:
+    with (
+        tempfile.TemporaryDirectory(prefix=".staging-", dir=out) as made,
+        checkpoint.noticing_removal(folder),
+    ):
         for network, name in NETWORK_FILES.items():
             tensors = {
                 key: torch.empty_like(value, device="cpu")

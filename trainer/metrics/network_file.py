@@ -9,6 +9,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+from realness.trainer.config.base import expand_user
 from realness.trainer.storage.files import atomic_writer
 
 DOWNLOAD_TIMEOUT_SECONDS = 30
@@ -88,5 +89,5 @@ class NetworkFile:
 def cache_folder() -> Path:
     """The folder of cached downloads and statistics: REALNESS_CACHE, or in the user's cache."""
     if folder := os.environ.get("REALNESS_CACHE"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "realness"
+        return Path(expand_user(folder))
+    return Path(expand_user(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "realness"

@@ -14,10 +14,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from realness.trainer.reporting.stats import read_stats
+from realness.trainer.reporting.stats import Thinned, iterate_stats
 
 REALNESS_FILE = "realness.jsonl"
 DIGITS = 6
+MAX_MOMENTS = 128
 SUM_TOLERANCE = 1e-3
 
 
@@ -46,9 +47,15 @@ def append_realness(path: Path, realness: Realness) -> None:
 
 
 def read_realness(path: Path) -> list[Realness]:
-    """The lines of a file, oldest first; empty if it is missing. Invalid lines are skipped."""
-    found = [_parse(record) for record in read_stats(path)]
-    return sorted((item for item in found if item is not None), key=lambda item: item.images)
+    """The lines of a file, oldest first; empty if it is missing. Invalid lines are skipped.
+
+    Of more than MAX_MOMENTS, evenly spaced ones are returned, and the last one.
+    """
+    found: Thinned[Realness] = Thinned(MAX_MOMENTS)
+    for record in iterate_stats(path):
+        if (item := _parse(record)) is not None:
+            found.add(item)
+    return sorted(found.items(), key=lambda item: item.images)
 
 
 def _parse(record: Mapping[str, Any]) -> Realness | None:

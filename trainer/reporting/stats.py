@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from realness.trainer.storage.files import atomic_writer
 
@@ -18,6 +18,7 @@ METRIC_PREFIX = "metric_"
 MAX_PENDING_LINES = 100_000
 
 Record = dict[str, Any]
+Item = TypeVar("Item")
 
 
 def read_stats(path: Path) -> list[Record]:
@@ -26,10 +27,43 @@ def read_stats(path: Path) -> list[Record]:
     Lines that are not a JSON object (the partial last line of a killed run) are skipped. Non-finite
     numbers are returned as None.
     """
-    if not path.exists():
-        return []
-    with open(path, "rb") as file:
-        return [record for _, record in _lines(file) if record is not None]
+    return list(iterate_stats(path))
+
+
+def iterate_stats(path: Path) -> Iterator[Record]:
+    """The same, one at a time."""
+    if path.exists():
+        with open(path, "rb") as file:
+            yield from (record for _, record in _lines(file) if record is not None)
+
+
+class Thinned(Generic[Item]):
+    """Items of a sequence of any length, evenly: every k-th, and the last one.
+
+    k is the least power of two that leaves at most `most`.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._step, self._count = most, 1, 0
+        self._kept: list[Item] = []
+        self._last: list[Item] = []
+
+    def add(self, item: Item) -> None:
+        """Add the next item."""
+        self._last = []
+        if self._count % self._step:
+            self._last = [item]
+        else:
+            self._kept.append(item)
+        self._count += 1
+        if len(self._kept) > self._most:
+            del self._kept[1::2]
+            self._step *= 2
+            self._last = [] if self._kept[-1] is item else [item]
+
+    def items(self) -> list[Item]:
+        """The items that are kept, in their order."""
+        return [*self._kept, *self._last]
 
 
 def cut_back(path: Path, start_images: int) -> int:

@@ -52,7 +52,7 @@ def _count_parts(config: TrainConfig) -> int:
 
     Raises ConfigError if the batch size does not fit the parts.
     """
-    folder = Path(config.data.data).expanduser()
+    folder = Path(config.data.data)
     num_parts = 1
     if config.data.data and is_prepared(folder):
         num_parts = read_manifest(folder)["num_parts"]

@@ -18,6 +18,7 @@ from realness.trainer.config import ConfigError, TrainConfig
 from realness.trainer.distributed.collectives import on_all_ranks
 from realness.trainer.distributed.device import pick_device
 from realness.trainer.distributed.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_STOPPED
+from realness.trainer.distributed.launcher import check_launcher
 from realness.trainer.distributed.numerics import set_numerics
 from realness.trainer.distributed.ranks import (
     rank,
@@ -45,7 +46,12 @@ from realness.trainer.run.saving import (
 from realness.trainer.run.state import Run, open_reporter
 from realness.trainer.run.throughput import Pace
 from realness.trainer.storage.checkpoint_folder import checkpoint_root
-from realness.trainer.storage.run_folder import lock_run_folder, open_run_folder, write_config
+from realness.trainer.storage.run_folder import (
+    lock_run_folder,
+    open_run_folder,
+    warn_of_power_cuts,
+    write_config,
+)
 from realness.trainer.updates.cuda_graphs import capturing_stream
 from realness.trainer.updates.iteration import choose_updates, run_iteration
 from realness.trainer.updates.schedule import is_due, lr_factor
@@ -59,6 +65,7 @@ def train(config: TrainConfig) -> int:
 
     Raises, on every rank, ConfigError if the run cannot start and RunFailed if it cannot continue.
     """
+    check_launcher()
     watch = Watch(config.engine.rank_timeout_s)
     # The first two are outside of everything, from the rendezvous to the last rank's goodbye.
     with (
@@ -80,7 +87,7 @@ def _train(config: TrainConfig, device: torch.device, stop: StopRequest, cleanup
     check_same_images(catalog)
     cleanup.enter_context(kernels.implementation(config.engine.impl))
     cleanup.enter_context(capturing_stream(config, device))
-    cleanup.enter_context(on_all_ranks(lambda: _lock(folder), failure=ConfigError))
+    cleanup.enter_context(on_all_ranks(lambda: _lock(config, folder), failure=ConfigError))
     config = choose_micro_batch(config, device)
     monitor = on_all_ranks(lambda: open_monitor(config, catalog, device), failure=ConfigError)
     gan = build_gan(config, device)
@@ -118,9 +125,12 @@ def _retention(config: TrainConfig) -> Retention:
     return Retention(config.keep_checkpoints, config.keep_checkpoint_kimg * 1000)
 
 
-def _lock(folder: Path) -> AbstractContextManager[object]:
-    """Lock the run's folder on rank 0; no-op on other ranks."""
-    return lock_run_folder(folder) if rank() == 0 else nullcontext()
+def _lock(config: TrainConfig, folder: Path) -> AbstractContextManager[object]:
+    """Lock the run's folder on rank 0, and test what its file system can do there."""
+    if rank() != 0:
+        return nullcontext()
+    warn_of_power_cuts(folder)
+    return lock_run_folder(folder) if config.lock else nullcontext()
 
 
 def _restore(config: TrainConfig, folder: Path, catalog: Catalog, gan: ShardedGan) -> int:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from realness.trainer.storage.files import remove_staged, sync, write_text
+from realness.trainer.storage.files import remove_staged, sync_folder, write_text
 
 MANIFEST = "checkpoint.json"
 LATEST = "latest"
@@ -64,7 +64,7 @@ def read_latest(root: Path) -> str:
 def write_latest(root: Path, name: str) -> None:
     """Point `latest` to checkpoint `name`, atomically and synced to disk."""
     write_text(root / LATEST, name + "\n")
-    sync(root)
+    sync_folder(root)
 
 
 def is_being_written(root: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,13 +39,32 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
+UNABLE = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EISDIR}
+"""What file systems answer that cannot open or sync a folder."""
+
+
 def sync(path: Path) -> None:
-    """Sync a file, or a folder's list of names, to disk."""
+    """Sync a file to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> bool:
+    """Sync a folder's list of names to disk.
+
+    Returns False where the file system cannot (vboxsf, older CIFS, some FUSE): it keeps the list
+    in its own way, and a power cut may lose the last renames.
+    """
+    try:
+        sync(folder)
+    except OSError as error:
+        if error.errno in UNABLE:
+            return False
+        raise
+    return True
 
 
 def remove_staged(folder: Path) -> None:

@@ -20,7 +20,7 @@ from realness.trainer.config import (
 )
 from realness.trainer.config.plugins import changed_plugins, check_recorded
 from realness.trainer.storage.environment import ENVIRONMENT_FILE
-from realness.trainer.storage.files import sync, write_text
+from realness.trainer.storage.files import sync, sync_folder, write_text
 
 log = logging.getLogger("realness.trainer")
 
@@ -52,9 +52,14 @@ def lock_run_folder(folder: Path) -> IO[str]:
     """Lock the folder for this process until the returned file is closed or the process ends.
 
     Waits up to LOCK_WAIT_SECONDS, because, for example, the ranks of a killed launcher need some
-    time to write their checkpoint; then raises ConfigError.
+    time to write their checkpoint; then raises ConfigError. Raises it at once if the file system
+    has no locks.
     """
-    file = (folder / ".lock").open("w")
+    path = folder / ".lock"
+    try:
+        file = path.open("w")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
     deadline = time.monotonic() + LOCK_WAIT_SECONDS
     while True:
         try:
@@ -68,6 +73,27 @@ def lock_run_folder(folder: Path) -> IO[str]:
                     "another --run-dir"
                 ) from error
             time.sleep(1)
+        except OSError as error:
+            file.close()
+            raise ConfigError(
+                f"{path} cannot be locked: {error.strerror}; use a --run-dir on another file "
+                "system, mount this one with locks, or give --no-lock and make sure that no two "
+                "runs use the folder at once"
+            ) from error
+
+
+def warn_of_power_cuts(folder: Path) -> None:
+    """Log a warning if the file system cannot sync folders. Raises ConfigError if that fails."""
+    try:
+        synced = sync_folder(folder)
+    except OSError as error:
+        raise ConfigError(f"--run-dir={folder} cannot be synced: {error.strerror}") from error
+    if not synced:
+        log.warning(
+            "the file system of --run-dir=%s cannot sync folders: a power cut may cost the last "
+            "checkpoint, and the run then resumes from the one before",
+            folder,
+        )
 
 
 def holds_run(folder: Path) -> bool:

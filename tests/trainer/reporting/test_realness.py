@@ -95,7 +95,7 @@ def test_scores_are_drawn_by_metric_and_setting(tmp_path: Path) -> None:
     assert "50,000 generated" in drawn["FID"].series[1].label
     assert not {"metric_SWD", "KID-sd"} & set(drawn)
     # The axis extends to the measurement after the last record.
-    assert ">8k<" in render(load_run(run))
+    assert ">8k<" in "".join(render(load_run(run)))
 
 
 def test_a_damaged_metrics_file_is_named(tmp_path: Path) -> None:

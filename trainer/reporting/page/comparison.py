@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
+from itertools import chain
 from pathlib import Path
 
 from realness.trainer.reporting.page.charts import draw
 from realness.trainer.reporting.page.distributions import draw_distributions
-from realness.trainer.reporting.page.html import axis_end, grid_figure, page, problems
+from realness.trainer.reporting.page.html import (
+    axis_end,
+    grid_figure,
+    page,
+    problems,
+    samples_section,
+    write_parts,
+)
 from realness.trainer.reporting.page.panels import compared_panels
 from realness.trainer.reporting.page.previews import MAX_BYTES, MAX_FRAMES
 from realness.trainer.reporting.page.runs import Run, RunFolderError, load_run
 from realness.trainer.reporting.page.tables import difference_table
-from realness.trainer.storage.files import write_text
 
 MAX_RUNS = 8
 """Number of distinguishable colours."""
@@ -30,22 +37,19 @@ def write_comparison(run_dirs: Sequence[Path], out: Path) -> Path:
         raise RunFolderError(
             f"{len(run_dirs)} runs are too many for one page; use at most {MAX_RUNS}"
         )
-    write_text(out, render_comparison([load_run(run_dir) for run_dir in run_dirs]))
+    write_parts(out, render_comparison([load_run(run_dir) for run_dir in run_dirs]))
     return out
 
 
-def render_comparison(runs: Sequence[Run]) -> str:
-    """The page of several runs."""
+def render_comparison(runs: Sequence[Run]) -> Iterator[str]:
+    """The page of several runs, in parts."""
     names = _names(runs)
-    body = (
-        _header(runs, names),
-        problems(runs),
-        _charts(runs, names),
+    body = chain(
+        (_header(runs, names), problems(runs), _charts(runs, names)),
         _samples(runs, names),
-        _realness(runs, names),
-        difference_table(runs, names),
+        (_realness(runs, names), difference_table(runs, names)),
     )
-    return page(" · ".join([*names, "realness"]), "".join(body))
+    return page(" · ".join([*names, "realness"]), body)
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
@@ -80,16 +84,16 @@ def _charts(runs: Sequence[Run], names: Sequence[str]) -> str:
     )
 
 
-def _samples(runs: Sequence[Run], names: Sequence[str]) -> str:
+def _samples(runs: Sequence[Run], names: Sequence[str]) -> Iterator[str]:
     """Each run's longest series of grids."""
-    figures = "".join(
+    figures = (
         grid_figure(
             name, max(run.grids.values(), key=len), MAX_FRAMES // len(runs), MAX_BYTES // len(runs)
         )
         for run, name in zip(runs, names, strict=True)
         if run.grids
     )
-    return f'<section><h2>Samples</h2><div class="grids">{figures}</div></section>' * bool(figures)
+    return samples_section(chain.from_iterable(figures))
 
 
 def _realness(runs: Sequence[Run], names: Sequence[str]) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timezone
+from functools import partial
 from html import escape
+from itertools import chain
 from pathlib import Path
 from statistics import median
 
@@ -13,16 +15,17 @@ from realness.trainer.reporting.page import theme
 from realness.trainer.reporting.page.charts import draw
 from realness.trainer.reporting.page.distributions import draw_distributions
 from realness.trainer.reporting.page.panels import panels
-from realness.trainer.reporting.page.previews import MAX_BYTES, MAX_FRAMES, embed
+from realness.trainer.reporting.page.previews import MAX_BYTES, MAX_FRAMES, address, embed
 from realness.trainer.reporting.page.runs import Frame, Run, load_run
 from realness.trainer.reporting.page.sliders import image_figure
 from realness.trainer.reporting.page.tables import run_tables
 from realness.trainer.reporting.progress import duration
-from realness.trainer.storage.files import write_text
+from realness.trainer.storage.files import atomic_writer
 
 REPORT_FILE = "report.html"
 MAX_SERIES = 6
 """Maximum number of series of grids, so that stray pictures do not bloat the page."""
+MAX_PROBLEMS = 20
 
 # Prevents the page from loading anything, whatever the texts of a run folder contain.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -35,25 +38,35 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
     OSError if the page cannot be written.
     """
     path = out or run_dir / REPORT_FILE
-    write_text(path, render(load_run(run_dir)))
+    write_parts(path, render(load_run(run_dir)))
     return path
 
 
-def render(run: Run) -> str:
-    """The page of one run."""
-    body = (_header(run), problems([run]), _samples(run), _charts(run), run_tables(run))
-    return page(f"{run.name} · realness", "".join(body))
+def write_parts(path: Path, parts: Iterable[str]) -> None:
+    """Write a page, part by part: whole pages in memory would leave it fragmented."""
+    with atomic_writer(path) as file:
+        for part in parts:
+            file.write(part.encode())
 
 
-def page(title: str, body: str) -> str:
-    """A whole HTML page."""
-    return (
+def render(run: Run) -> Iterator[str]:
+    """The page of one run, in parts."""
+    start = (_header(run), problems([run]))
+    body = chain(start, _samples(run), (_charts(run), run_tables(run)))
+    return page(f"{run.name} · realness", body)
+
+
+def page(title: str, body: Iterable[str]) -> Iterator[str]:
+    """A whole HTML page, in parts."""
+    yield (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{theme.STYLE}</style>\n</head>\n"
-        f"<body>\n{body}{_footer()}\n<script>{theme.SCRIPT}</script>\n</body>\n</html>\n"
+        "<body>\n"
     )
+    yield from body
+    yield f"{_footer()}\n<script>{theme.SCRIPT}</script>\n</body>\n</html>\n"
 
 
 def _header(run: Run) -> str:
@@ -123,33 +136,43 @@ def _tile(label: str, value: str, detail: str) -> str:
 
 def problems(runs: Sequence[Run]) -> str:
     """The problems found while reading the runs."""
-    lines = "".join(f"<p>{escape(problem)}</p>" for run in runs for problem in run.problems)
+    found = [problem for run in runs for problem in run.problems]
+    if len(found) > MAX_PROBLEMS:
+        found[MAX_PROBLEMS:] = [f"And {len(found) - MAX_PROBLEMS:,} more problems of this kind."]
+    lines = "".join(f"<p>{escape(problem)}</p>" for problem in found)
     return f'<section class="card problems">{lines}</section>' if lines else ""
 
 
-def _samples(run: Run) -> str:
+def _samples(run: Run) -> Iterator[str]:
     """Sample grids and realness distributions, whose sliders move together."""
     # The series with the most grids is the one to watch; single pictures such as reals follow.
     ranked = sorted(run.grids.items(), key=lambda item: (len(item[1]) == 1, item[0]))[:MAX_SERIES]
     share = max(1, sum(len(frames) > 1 for _, frames in ranked))
-    figures = "".join(
+    figures = (
         grid_figure(name, frames, MAX_FRAMES // share, MAX_BYTES // share)
         for name, frames in ranked
     )
-    parts = []
-    if figures:
-        parts.append(f'<section><h2>Samples</h2><div class="grids">{figures}</div></section>')
+    yield from samples_section(chain.from_iterable(figures))
     if run.realness:
         figure = draw_distributions(run.realness, "Real and generated images")
-        parts.append(f'<section><h2>Realness</h2><div class="grids">{figure}</div></section>')
-    return "".join(parts)
+        yield f'<section><h2>Realness</h2><div class="grids">{figure}</div></section>'
 
 
-def grid_figure(title: str, frames: Sequence[Frame], limit: int, max_bytes: int) -> str:
-    """A series of grids with a slider; empty if none can be read."""
-    shown = embed(frames, limit, max_bytes)
-    pictures = [(frame.images_seen, address, frame.path.name) for frame, address in shown]
-    return image_figure(title, pictures) if pictures else ""
+def samples_section(figures: Iterator[str]) -> Iterator[str]:
+    """The section of the sample grids, in parts; empty for none."""
+    if first := next(figures, ""):
+        yield f'<section><h2>Samples</h2><div class="grids">{first}'
+        yield from figures
+        yield "</div></section>"
+
+
+def grid_figure(title: str, frames: Sequence[Frame], limit: int, max_bytes: int) -> Iterator[str]:
+    """A series of grids with a slider, in parts; empty if none can be read."""
+    pictures = [
+        (frame.images_seen, partial(address, jpeg), frame.path.name)
+        for frame, jpeg in embed(frames, limit, max_bytes)
+    ]
+    return image_figure(title, pictures) if pictures else iter(())
 
 
 def _charts(run: Run) -> str:

@@ -15,11 +15,14 @@ from PIL import Image
 
 from realness.trainer.reporting.grid import IMAGES_SEEN, SAMPLES_FOLDER
 from realness.trainer.reporting.realness import REALNESS_FILE, Realness, read_realness
-from realness.trainer.reporting.stats import STATS_FILE, read_stats
+from realness.trainer.reporting.stats import STATS_FILE, Thinned, iterate_stats
 from realness.trainer.reporting.stats import Record as StatsRecord
 from realness.trainer.storage.environment import ENVIRONMENT_FILE
 from realness.trainer.storage.run_folder import CONFIG_FILE, holds_run
 from realness.trainer.storage.scores import Record, read_records
+
+MAX_RECORDS = 2_500
+"""Ten times as many as a curve has points."""
 
 QUIET_SECONDS = 600.0
 """Seconds without new statistics after which a run is shown as interrupted."""
@@ -38,6 +41,8 @@ class Frame:
     path: Path
     images_seen: int | None
     """Images G had been trained on, if the file states it."""
+    modified_ns: int = 0
+    """When the file was last changed."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,7 @@ def load_run(run_dir: Path) -> Run:
             f"give the folder that was passed as --run-dir"
         )
     problems: list[str] = []
-    records = [record for record in read_stats(stats) if is_number(record.get("images"))]
+    records = _read_records(stats)
     return Run(
         path=run_dir,
         config=_read_object(run_dir / CONFIG_FILE, problems),
@@ -137,6 +142,18 @@ def is_number(value: Any) -> bool:
     """Whether a value read from JSON is a finite number."""
     is_real = isinstance(value, (int, float)) and not isinstance(value, bool)
     return is_real and math.isfinite(value)
+
+
+def _read_records(path: Path) -> list[StatsRecord]:
+    """The records with `images`, thinned so that they take bounded memory.
+
+    At most 2 * MAX_RECORDS of each kind (the set of its keys: intervals, measurements) are kept.
+    """
+    kinds: dict[frozenset[str], Thinned[StatsRecord]] = {}
+    for record in iterate_stats(path):
+        if is_number(record.get("images")):
+            kinds.setdefault(frozenset(record), Thinned(2 * MAX_RECORDS)).add(record)
+    return [record for kept in kinds.values() for record in kept.items()]
 
 
 def _read_object(path: Path, problems: list[str]) -> dict[str, Any]:
@@ -168,13 +185,14 @@ def _find_grids(folder: Path, problems: list[str]) -> dict[str, list[Frame]]:
         number = _TRAILING_NUMBER.search(path.stem)
         name = path.stem[: number.start()] if number else path.stem
         try:
+            modified_ns = path.stat().st_mtime_ns
             with Image.open(path) as image:
                 noted = image.info.get(IMAGES_SEEN, "")
         except (OSError, Image.DecompressionBombError) as error:
             problems.append(f"{folder.name}/{path.name} cannot be read: {error}")
             continue
         seen = noted if noted.isdigit() else number.group(1) if number else ""
-        frame = Frame(path, int(seen) if seen else None)
+        frame = Frame(path, int(seen) if seen else None, modified_ns)
         series.setdefault(name or "samples", []).append(frame)
     for frames in series.values():
         frames.sort(key=lambda frame: (frame.images_seen or 0, frame.path.name))

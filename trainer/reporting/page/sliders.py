@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from html import escape
 
 
@@ -25,14 +25,17 @@ def slider_figure(
         f'<g class="frame" {_place(images)}{"" if number == last else " hidden"}>{content}</g>'
         for number, (images, content) in enumerate(frames)
     )
-    return _figure(title, moment(frames[-1][0]), before + inner + after, last, note, legend, css)
+    content = before + inner + after
+    return "".join(_figure(title, moment(frames[-1][0]), [content], last, note, legend, css))
 
 
-def image_figure(title: str, frames: Sequence[tuple[int | None, str, str]]) -> str:
-    """The same for pictures: (images seen if known, address, file name)."""
+def image_figure(
+    title: str, frames: Sequence[tuple[int | None, Callable[[], str], str]]
+) -> Iterator[str]:
+    """The same in parts, for pictures: (images seen if known, its address, file name)."""
     last = len(frames) - 1
-    inner = "".join(
-        f'<img class="frame" src="{address}" alt="{escape(moment(images) or name)}" '
+    inner = (
+        f'<img class="frame" src="{address()}" alt="{escape(moment(images) or name)}" '
         f"{_place(images, name)}{'' if number == last else ' hidden'}>"
         for number, (images, address, name) in enumerate(frames)
     )
@@ -51,8 +54,14 @@ def _place(images: int | None, name: str = "") -> str:
 
 
 def _figure(
-    title: str, label: str, content: str, last: int, note: str, legend: str, css: str
-) -> str:
+    title: str,
+    label: str,
+    content: Iterable[str],
+    last: int,
+    note: str,
+    legend: str,
+    css: str,
+) -> Iterator[str]:
     listed = f'<ul class="legend">{legend}</ul>' if legend else ""
     said = f"<p>{escape(note)}</p>" if note else ""
     output = f"<output>{escape(label)}</output>" if last else ""
@@ -61,7 +70,9 @@ def _figure(
         f'<input type="range" min="0" max="{last}" value="{last}" step="1"'
         f' aria-label="Images seen, {escape(title)}"></div>'
     )
-    return (
+    yield (
         f'<figure class="card frames {css}"><figcaption><h3>{escape(title)}</h3>{output}{listed}'
-        f"{said}</figcaption>{content}{slider if last else ''}</figure>"
+        f"{said}</figcaption>"
     )
+    yield from content
+    yield f"{slider if last else ''}</figure>"
