@@ -21,6 +21,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -36,6 +37,7 @@ from typing import TextIO
 
 PACKAGE_DIR = Path(__file__).parent
 LIBRARY_NAME = "librealness.so"
+CUDA_LIBRARY_NAME = "librealness_cuda.so"
 DEFAULT_ARCHITECTURES = "8.0 9.0+PTX"
 STABLE_ABI = "0x020a000000000000"  # torch 2.10, the oldest that has every function used here
 NINJA_RULES = """
@@ -183,26 +185,60 @@ def architecture_flags() -> tuple[str, ...]:
     return tuple(flags)
 
 
+X86_LEVELS = {
+    3: "avx2 bmi1 bmi2 f16c fma abm movbe",
+    4: "avx512f avx512bw avx512cd avx512dq avx512vl",
+}
+"""The CPU's flags, as Linux names them, that a level of x86-64 adds (x86-64 psABI, table 3.1)."""
+
+
+def cpu_level() -> int:
+    """The level of x86-64 that this machine supports: 4, 3 or 1; 1 on other processors."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return 1
+    found = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
+    flags = set(found[1].split()) if found else set()
+    level = 1
+    for number, names in X86_LEVELS.items():
+        if not flags.issuperset(names.split()):
+            break
+        level = number
+    return level
+
+
+def vector_flags(level: int) -> tuple[str, ...]:
+    """Flags of the C++ compiler for loops in wide registers, with the same results at any level."""
+    # Contraction to fused multiply-adds would change the results; the others change none.
+    exact = ("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
+    return (*exact, f"-march=x86-64-v{level}") if level > 1 else exact
+
+
 def make_plan(
     *,
     cuda: bool | None = None,
     emulate: bool = False,
     extra_flags: tuple[str, ...] = (),
     units: list[Path] | None = None,
+    level: int | None = None,
+    host: bool = True,
 ) -> Plan:
     """The compiler calls. cuda: None uses nvcc if torch has CUDA; emulate: the tests' library.
 
     extra_flags go to every C++ compiler call (to nvcc if cuda is True) and, for sanitizers, to
-    the linker of the emulated library. units: sources other than the package's.
+    the linker of the emulated library. units: sources other than the package's. level: of x86-64
+    for the CPU's kernels, by default this machine's. host: whether to build these at all.
     """
     torch, compiler = find_torch(), find_compiler()
+    level = cpu_level() if level is None else level
     common = (
         f"-DTORCH_TARGET_VERSION={STABLE_ABI}",
         "-DTORCH_STABLE_ONLY",
         *("-isystem", str(torch.folder / "include")),
         "-std=c++20",
     )
-    host = (*common, "-x", "c++", "-fPIC", "-fvisibility=hidden")
+    cpp = (*common, "-x", "c++", "-fPIC", "-fvisibility=hidden")
     nvcc = find_nvcc() if cuda or (cuda is None and torch.has_cuda) else None
     if cuda and nvcc is None:
         raise BuildError("nvcc not found; install the CUDA toolkit or set CUDA_HOME")
@@ -210,10 +246,12 @@ def make_plan(
     made: list[Unit] = []
     for path in units or sources():
         if emulate:
-            flags = (*host, "-O1", "-DREALNESS_EMULATE", *extra_flags)
+            flags = (*cpp, "-O1", "-DREALNESS_EMULATE", *extra_flags)
             made.append(Unit(f"{path.stem}.emulated.o", path, compiler, flags))
             continue
-        made.append(Unit(f"{path.stem}.host.o", path, compiler, (*host, "-O3", "-DREALNESS_HOST")))
+        if host:
+            flags = (*cpp, "-O3", *vector_flags(level), "-DREALNESS_HOST")
+            made.append(Unit(f"{path.stem}.host.o", path, compiler, flags))
         if nvcc:
             flags = (
                 *common,
@@ -378,30 +416,50 @@ def cached_library(plan: Plan, *, retry: bool = False, say: Say = silent) -> Pat
 
 
 def bundled_library(folder: Path = PACKAGE_DIR) -> Path | None:
-    """The library that came with the installed package, if it was built from these sources."""
-    library = folder / "lib" / LIBRARY_NAME
-    manifest = library.with_suffix(".json")
-    if not library.exists() or not manifest.exists():
-        return None
-    return library if json.loads(manifest.read_text())["sources"] == source_digest() else None
+    """The library that came with the installed package, if it was built from these sources.
+
+    Of several for the CPU, the one for the widest registers that this machine has.
+    """
+    for level in (*sorted(X86_LEVELS, reverse=True), 1):
+        library = folder / "lib" / _name_for(level)
+        manifest = library.with_suffix(".json")
+        if level <= cpu_level() and library.exists() and manifest.exists():
+            return (
+                library if json.loads(manifest.read_text())["sources"] == source_digest() else None
+            )
+    return None
+
+
+def cuda_library(library: Path) -> Path | None:
+    """The library of CUDA kernels beside one that came with the package, if there is one."""
+    path = library.with_name(CUDA_LIBRARY_NAME)
+    return path if path.exists() else None
+
+
+def _name_for(level: int) -> str:
+    return LIBRARY_NAME if level == 1 else f"librealness_v{level}.so"
 
 
 def has_cuda(library: Path) -> bool:
-    """Whether the library was built with CUDA kernels."""
+    """Whether the library was built with CUDA kernels, or has them beside it."""
+    if cuda_library(library):
+        return True
     return bool(json.loads(library.with_suffix(".json").read_text())["cuda"])
 
 
 def build_for_wheel(package_dir: Path) -> bool:
     """Builds package_dir/lib/ for setup.py, with CUDA if nvcc is found, even for a CPU-only torch.
 
+    There is one library for each level of x86-64, because the wheel may be installed on another
+    machine, and one for CUDA.
     Returns False after one warning if it cannot; raises BuildError if REALNESS_BUILD=require.
     """
     shutil.rmtree(package_dir / "lib", ignore_errors=True)
     if build_mode() == "never":
         return False
     try:
-        plan = make_plan(cuda=find_nvcc() is not None)
-        publish(cached_library(plan, retry=True), package_dir / "lib" / LIBRARY_NAME, plan)
+        for name, plan in _wheel_plans().items():
+            publish(cached_library(plan, retry=True), package_dir / "lib" / name, plan)
     except BuildError as error:
         if build_mode() == "require":
             raise
@@ -411,3 +469,12 @@ def build_for_wheel(package_dir: Path) -> bool:
         )
         return False
     return True
+
+
+def _wheel_plans() -> dict[str, Plan]:
+    """The plan of every library of a wheel, by its file name."""
+    levels = (1, *X86_LEVELS) if platform.machine() == "x86_64" else (1,)
+    plans = {_name_for(level): make_plan(cuda=False, level=level) for level in levels}
+    if find_nvcc() is not None:
+        plans[CUDA_LIBRARY_NAME] = make_plan(cuda=True, host=False)
+    return plans

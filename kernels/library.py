@@ -104,7 +104,8 @@ def differentiate(
 
 def load(path: Path, namespace: str) -> None:
     """Loads a compiled library and registers the Python half of its operators."""
-    torch.ops.load_library(str(path))
+    for part in filter(None, (path, build.cuda_library(path))):
+        torch.ops.load_library(str(part))
     for op in OPS:
         for operator in importlib.import_module(f"realness.kernels.{op}.op").OPERATORS:
             operator.register(namespace)

@@ -7,13 +7,62 @@ namespace {
 
 using OptionalTensor = std::optional<Tensor>;
 
+template <int value>
+using Constant = std::integral_constant<int, value>;
+
 struct Parameters {
   int64_t activation;
   double slope, gain, clamp;
 };
 
-template <class T, int N, int order>
+#if defined(REALNESS_HOST)
+
+constexpr int64_t kRunSize = 512;  // elements, at least, of a run of several pixels
+
+// The biases of a run of pixels whose channels are innermost: those of one, again and again.
+template <class A>
+std::vector<A> repeated(const Tensor& bias, int64_t times) {
+  const int64_t channels = bias.numel();
+  std::vector<A> biases(static_cast<size_t>(channels * times));
+  for (int64_t i = 0; i < channels * times; ++i) biases[i] = read<A>(bias)[i % channels];
+  return biases;
+}
+
+template <class T, int order>
 void launch(const Device& device, const Tensor& x, const Tensor* grad, const Tensor* grad_grad,
+            const Tensor* bias, const Parameters& parameters, Tensor& out) {
+  using A = acc_t<T>;
+  const int64_t channels = x.size(1);
+  const bool innermost = x.dim() == 2 || is_channels_last(x);
+  const int64_t pixels = (kRunSize + channels - 1) / channels;
+  const int64_t plane = x.numel() / (x.size(0) * channels);
+  const std::vector<A> biases = bias && innermost ? repeated<A>(*bias, pixels)
+                                : bias ? repeated<A>(*bias, 1)
+                                       : std::vector<A>{A(-0.0)};  // x + -0 is x, for 0 and -0 too
+  const int64_t length = innermost || !bias ? pixels * channels : plane;
+  const int64_t num_biases = !bias ? 1 : innermost ? 0 : channels;
+  const auto go = [&](auto activation) {
+    for_each_run(device.stream(), x.numel(), length,
+                 BiasActRun<T, order, decltype(activation)::value>{
+                     read<T>(x), grad ? read<T>(*grad) : nullptr,
+                     grad_grad ? read<T>(*grad_grad) : nullptr, biases.data(), write<T>(out),
+                     length, x.numel(), num_biases, static_cast<A>(parameters.slope),
+                     static_cast<A>(parameters.gain), static_cast<A>(parameters.clamp)});
+  };
+  switch (parameters.activation) {
+    case kLinear: return go(Constant<kLinear>());
+    case kRelu: return go(Constant<kRelu>());
+    case kLeakyRelu: return go(Constant<kLeakyRelu>());
+    case kSigmoid: return go(Constant<kSigmoid>());
+    case kTanh: return go(Constant<kTanh>());
+    default: return go(Constant<kSoftplus>());
+  }
+}
+
+#else
+
+template <class T, int N, int order>
+void launch_vectors(const Device& device, const Tensor& x, const Tensor* grad, const Tensor* grad_grad,
             const Tensor* bias, const Parameters& parameters, Tensor& out) {
   using A = acc_t<T>;
   const int64_t channels = x.size(1);
@@ -32,6 +81,21 @@ void launch(const Device& device, const Tensor& x, const Tensor* grad, const Ten
                                 static_cast<A>(parameters.slope), static_cast<A>(parameters.gain),
                                 static_cast<A>(parameters.clamp)});
 }
+
+template <class T, int order>
+void launch(const Device& device, const Tensor& x, const Tensor* grad, const Tensor* grad_grad,
+            const Tensor* bias, const Parameters& parameters, Tensor& out) {
+  const bool innermost = x.dim() == 2 || is_channels_last(x);
+  const int64_t span = x.numel() / (innermost ? 1 : x.size(0) * x.size(1));
+  const auto pointer = [&](const Tensor* t) { return (t ? t : &x)->const_data_ptr(); };
+  const auto go = vectorizable<T>(span, {x.const_data_ptr(), out.const_data_ptr(), pointer(grad),
+                                         pointer(grad_grad)})
+                      ? &launch_vectors<T, kVectorSize<T>, order>
+                      : &launch_vectors<T, 1, order>;
+  go(device, x, grad, grad_grad, bias, parameters, out);
+}
+
+#endif
 
 template <int order>
 Tensor run(const Tensor& x_any, const Tensor* grad_any, const Tensor* grad_grad_any,
@@ -62,19 +126,10 @@ Tensor run(const Tensor& x_any, const Tensor* grad_any, const Tensor* grad_grad_
   if (grad_grad_any) grad_grad = dense_as(*grad_grad_any, x);
   Tensor out = torch::stable::empty_like(x);
   if (x.numel() == 0) return out;
-  const bool innermost = x.dim() == 2 || is_channels_last(x);
-  const int64_t span = x.numel() / (innermost ? 1 : x.size(0) * x.size(1));
-  const auto pointer = [&](const OptionalTensor& t) {
-    return t ? t->const_data_ptr() : x.const_data_ptr();
-  };
   dispatch_floating(x, [&](auto type) {
-    using T = typename decltype(type)::type;
-    const auto go = vectorizable<T>(span, {x.const_data_ptr(), out.const_data_ptr(),
-                                           pointer(grad), pointer(grad_grad)})
-                        ? &launch<T, kVectorSize<T>, order>
-                        : &launch<T, 1, order>;
-    go(device, x, grad ? &*grad : nullptr, grad_grad ? &*grad_grad : nullptr,
-       bias ? &*bias : nullptr, parameters, out);
+    launch<typename decltype(type)::type, order>(device, x, grad ? &*grad : nullptr,
+                                                 grad_grad ? &*grad_grad : nullptr,
+                                                 bias ? &*bias : nullptr, parameters, out);
   });
   return out;
 }

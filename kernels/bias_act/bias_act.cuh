@@ -40,6 +40,61 @@ REALNESS_DEVICE Derivatives<A> activate(A x, A slope) {
   }
 }
 
+// An element: y = clamp(gain * act(input)) for order 0, first * y' for 1, first * second * y'' for 2.
+template <int order, int activation, class A>
+REALNESS_DEVICE A bias_act_element(A input, A first, A second, A slope, A gain, A clamp) {
+  const Derivatives<A> f = activate<activation>(input, slope);
+  const A y = gain * f.value;
+  if constexpr (order == 0) {
+    return y > clamp ? clamp : y < -clamp ? -clamp : y;
+  } else {
+    const A passed = (abs_(y) <= clamp) | (clamp == A(INFINITY)) ? first : A(0);
+    return order == 1 ? passed * gain * f.first : passed * second * gain * f.second;
+  }
+}
+
+#if defined(REALNESS_HOST)
+
+// Consecutive elements with one bias (a plane), or with a bias each (pixels with channels
+// innermost), in a loop that compilers vectorise.
+template <class T, int order, int activation>
+struct BiasActRun {
+  using A = acc_t<T>;
+  const T *x, *grad, *grad_grad;
+  const A* bias;  // never null
+  T* out;
+  int64_t length, count;  // of a run, and of all elements
+  int64_t num_biases;     // 0: a bias for each element of a run
+  A slope, gain, clamp;
+
+  void operator()(int64_t run) const {
+    const int64_t start = run * length, end = start + length < count ? start + length : count;
+    if (num_biases == 0) {
+      apply(start, end - start, [this](int64_t i) { return bias[i]; });
+    } else {
+      apply(start, end - start, [shift = bias[run % num_biases]](int64_t) { return shift; });
+    }
+  }
+
+  template <class Shift>
+  void apply(int64_t start, int64_t size, Shift shift) const {
+    const T* __restrict values = x + start;
+    const T* __restrict firsts = order >= 1 ? grad + start : nullptr;
+    const T* __restrict seconds = order == 2 ? grad_grad + start : nullptr;
+    T* __restrict results = out + start;
+    const A slope_ = slope, gain_ = gain, clamp_ = clamp;
+    for (int64_t i = 0; i < size; ++i) {
+      const A first = order >= 1 ? static_cast<A>(firsts[i]) : A(0);
+      const A second = order == 2 ? static_cast<A>(seconds[i]) : A(0);
+      const A input = static_cast<A>(values[i]) + shift(i);
+      results[i] = static_cast<T>(bias_act_element<order, activation>(input, first, second, slope_,
+                                                                      gain_, clamp_));
+    }
+  }
+};
+
+#else
+
 // order 0: y; 1: grad * y'; 2: grad * grad_grad * y''. N elements per thread.
 template <class T, int N, int order>
 struct BiasAct {
@@ -77,18 +132,9 @@ struct BiasAct {
     for (int n = 0; n < N; ++n) {
       A input = static_cast<A>(values.lane[n]);
       if (bias) input += shift[n];
-      const Derivatives<A> f = activate<act>(input, slope);
-      const A y = gain * f.value;
-      const bool passes = abs_(y) <= clamp || clamp == A(INFINITY);
-      A output;
-      if constexpr (order == 0) {
-        output = y > clamp ? clamp : y < -clamp ? -clamp : y;
-      } else if constexpr (order == 1) {
-        output = (passes ? static_cast<A>(first.lane[n]) : A(0)) * gain * f.first;
-      } else {
-        output = (passes ? static_cast<A>(first.lane[n]) : A(0)) *
-                 static_cast<A>(second.lane[n]) * gain * f.second;
-      }
+      const A output = bias_act_element<order, act>(input, static_cast<A>(first.lane[n]),
+                                                    static_cast<A>(second.lane[n]), slope, gain,
+                                                    clamp);
       result.lane[n] = static_cast<T>(output);
     }
     store(out + i * N, result);
@@ -118,5 +164,7 @@ struct BiasAct {
     }
   }
 };
+
+#endif
 
 }  // namespace realness::REALNESS_BACKEND

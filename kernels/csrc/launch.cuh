@@ -2,6 +2,7 @@
 //   for_each(n, f):        f(i)          one thread per i
 //   for_each_row(n, f):    f(i, group)   one warp per i
 //   for_each_block(n, f):  f(i, group)   one block of kThreads per i
+//   for_each_run(n, m, f): f(i)          on the CPU only: f(i) works on m of n elements
 #pragma once
 
 #include "group.cuh"
@@ -30,10 +31,18 @@ constexpr int64_t kThreadsToFill = 1 << 18;
 #if defined(REALNESS_HOST)
 
 using Stream = void*;
+constexpr int64_t kElementsPerTask = 32768;  // as PyTorch's element-wise operators
 
 template <class F>
 void for_each(Stream, int64_t count, const F& f) {
   torch::stable::parallel_for(0, count, 4096, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) f(i);
+  });
+}
+template <class F>
+void for_each_run(Stream, int64_t count, int64_t length, const F& f) {
+  const int64_t runs = (count + length - 1) / length, grain = (kElementsPerTask + length - 1) / length;
+  torch::stable::parallel_for(0, runs, grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) f(i);
   });
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -182,8 +183,14 @@ def test_a_wheel_gets_the_library_and_its_manifest(
     monkeypatch.setattr(build, "sources", lambda: [tiny])
     package = tiny.parent / "package"
     assert build.build_for_wheel(package)
-    assert build.bundled_library(package) == package / "lib" / build.LIBRARY_NAME
-    assert not build.has_cuda(package / "lib" / build.LIBRARY_NAME)
+    levels = [1, 3, 4] if platform.machine() == "x86_64" else [1]
+    for level in levels:
+        monkeypatch.setattr(build, "cpu_level", lambda level=level: level)
+        name = build.LIBRARY_NAME if level == 1 else f"librealness_v{level}.so"
+        assert build.bundled_library(package) == package / "lib" / name
+        assert not build.has_cuda(package / "lib" / name)
+    (package / "lib" / "librealness_cuda.so").touch()
+    assert build.has_cuda(package / "lib" / build.LIBRARY_NAME)
 
 
 def test_a_wheels_library_serves_every_torch_but_only_its_own_sources(tmp_path: Path) -> None:
