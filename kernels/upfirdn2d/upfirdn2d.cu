@@ -1,8 +1,10 @@
-#include "upfirdn2d.cuh"
-
 #include <algorithm>
 
 #include "../csrc/binding.h"
+#include "upfirdn2d.cuh"
+#if defined(REALNESS_HOST)
+#include "rows.h"
+#endif
 
 namespace realness::REALNESS_BACKEND {
 namespace {
@@ -49,6 +51,29 @@ void launch(const Device& device, const Images<T>& images, int64_t planes) {
   for_each(device.stream(), planes * y.out * x.out * vectors, AnyFilter<T, M>{images, vectors});
 }
 
+template <class T>
+void filter_images(const Device& device, const Images<T>& images, int64_t planes) {
+#if defined(REALNESS_HOST)
+  if (images.channels_last) {
+    const int64_t width = images.x.out * images.channels;
+    return for_each_run(device.stream(), planes * images.y.out * width, width,
+                        FilterRow<T>{images});
+  }
+#endif
+  constexpr int N = kVectorSize<T>;
+  const auto aligned = [&](int64_t span) {
+    return vectorizable<T>(span, {images.in, images.out});
+  };
+  const int64_t in_count = planes * images.y.in * images.x.in;
+  if (images.channels_last && aligned(images.channels)) {
+    launch<T, N, false>(device, images, planes);
+  } else if (!images.channels_last && aligned(images.x.out) && in_count % N == 0) {
+    launch<T, N, true>(device, images, planes);
+  } else {
+    launch<T, 1, false>(device, images, planes);
+  }
+}
+
 Tensor upfirdn2d(const Tensor& x_any, const Tensor& filter_any, std::vector<int64_t> up,
                  std::vector<int64_t> down, std::vector<int64_t> padding, bool correlate,
                  double gain) {
@@ -76,17 +101,7 @@ Tensor upfirdn2d(const Tensor& x_any, const Tensor& filter_any, std::vector<int6
     const Images<T> images{read<T>(x), write<T>(out), read<A>(filter), static_cast<A>(gain),
                            correlate, channels_last, channels, x_axis, y_axis};
     const int64_t planes = channels_last ? batch : batch * channels;
-    constexpr int N = kVectorSize<T>;
-    const auto aligned = [&](int64_t span) {
-      return vectorizable<T>(span, {x.const_data_ptr(), out.const_data_ptr()});
-    };
-    if (channels_last && aligned(channels)) {
-      launch<T, N, false>(device, images, planes);
-    } else if (!channels_last && aligned(x_axis.out) && x.numel() % N == 0) {
-      launch<T, N, true>(device, images, planes);
-    } else {
-      launch<T, 1, false>(device, images, planes);
-    }
+    filter_images(device, images, planes);
   });
   return out;
 }

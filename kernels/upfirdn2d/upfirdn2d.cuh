@@ -1,4 +1,4 @@
-// Upsample, FIR filter and downsample images. In both kernels, with g the filter in correlation
+// Upsample, FIR filter and downsample images. In all kernels, with g the filter in correlation
 // order, output (oy, ox) is the sum over input pixels (iy, ix) of
 //   g[iy * up - oy * down + pad][the same for x] * input[iy][ix].
 #pragma once
