@@ -177,10 +177,11 @@ def p2gan(resolution: int, networks: Literal["dcgan", "sn-resnet"]) -> TrainConf
     )
 
 
-def lecture_dcgan() -> TrainConfig:
+def lecture_dcgan(activation: Literal["lrelu", "relu"] = "lrelu") -> TrainConfig:
     """The DCGAN of the lecture notes (section 6): LeakyReLU in both, no normalisation in D.
 
-    For Fashion-MNIST, enlarged to 32x32. Learning rates and batch size are typical of DCGANs.
+    For Fashion-MNIST, enlarged to 32x32. With ReLU in both it is the other side of Fig. 18.
+    Learning rates and batch size are typical of DCGANs.
     """
     base = baseline_dcgan(32, StandardConfig())
     return replace(
@@ -188,8 +189,8 @@ def lecture_dcgan() -> TrainConfig:
         batch_size=64,
         total_kimg=3_000,
         data=replace(base.data, mirror=False),
-        g=replace(base.g, g_activation="lrelu"),
-        d=replace(base.d, d_norm="none"),
+        g=replace(base.g, g_activation=activation),
+        d=replace(base.d, d_norm="none", d_activation=activation),
     )
 
 
@@ -254,6 +255,7 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {
     "celeba64-p2gan-resnet": lambda: p2gan(64, "sn-resnet"),
     "cifar10-relativistic-resnet": lambda: relativistic_resnet(32),
     "fashion32-standard-dcgan": lecture_dcgan,
+    "fashion32-standard-relu-dcgan": lambda: lecture_dcgan("relu"),
     "ffhq1024-stylegan2": lambda: stylegan2(1024),
     "ffhq256-stylegan2": lambda: stylegan2(256),
     "ffhq1024-realness-stylegan2": lambda: realness_stylegan2(1024),

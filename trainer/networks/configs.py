@@ -68,8 +68,8 @@ class DCGANDiscriminatorConfig(DiscriminatorConfig):
 
     d_width: int = 32
     """Channels of D at half the input resolution."""
-    d_activation: Literal["lrelu", "silu"] = "lrelu"
-    """Activation function in D: LeakyReLU, or SiLU (x * sigmoid(x)), which is smooth."""
+    d_activation: Literal["lrelu", "relu", "silu"] = "lrelu"
+    """Activation function in D: LeakyReLU, ReLU, or SiLU (x * sigmoid(x)), which is smooth."""
     d_norm: Normalisation = "spectral"
     """Normalisation in D: spectral for its weights, layer for its features, or none."""
 

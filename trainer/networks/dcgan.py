@@ -100,8 +100,8 @@ class DCGANGenerator(BatchNormGenerator):
 class DCGANDiscriminator(ImageNetwork):
     """images [B, 3, R, R] -> outputs [B, num_outputs].
 
-    4x4 convolutions of stride 2 with LeakyReLU(0.2), or SiLU, down to 4x4, then a linear head on
-    the flattened features. `norm` is spectral normalisation of every layer's weights, layer
+    4x4 convolutions of stride 2 with LeakyReLU(0.2), ReLU or SiLU down to 4x4, then a linear head
+    on the flattened features. `norm` is spectral normalisation of every layer's weights, layer
     normalisation of the output of every convolution except the first, or none.
     """
 
@@ -112,10 +112,11 @@ class DCGANDiscriminator(ImageNetwork):
         resolution: int,
         num_outputs: int,
         norm: Literal["spectral", "layer", "none"] = "spectral",
-        activation: Literal["lrelu", "silu"] = "lrelu",
+        activation: Literal["lrelu", "relu", "silu"] = "lrelu",
     ) -> None:
         super().__init__()
         self.smooth = activation == "silu"
+        self.leak = LEAK if activation == "lrelu" else 0.0
         channels = stage_channels(width, resolution)[::-1]
         self.resolution = resolution
         pairs = list(zip([IMAGE_CHANNELS, *channels[:-1]], channels, strict=True))
@@ -136,5 +137,5 @@ class DCGANDiscriminator(ImageNetwork):
         x = self.lay_out(images)
         for layer, normalize in zip(self.layers, self.norms, strict=True):
             x = normalize(layer(x))
-            x = F.silu(x) if self.smooth else rectify(x, LEAK)
+            x = F.silu(x) if self.smooth else rectify(x, self.leak)
         return self.head(hold_layout(x).flatten(1))
