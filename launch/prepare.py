@@ -28,7 +28,7 @@ class Command:
 
     source: Annotated[str, tyro.conf.Positional]
     """A folder of images, a zip (also StyleGAN's dataset.zip), tar shards (also WebDataset's),
-    FFHQ's TFRecords, CIFAR's batches or an LMDB."""
+    FFHQ's TFRecords, CIFAR's batches, MNIST's IDX files or an LMDB."""
     out: Annotated[str, tyro.conf.Positional]
     """The folder to create."""
     resolution: int
