@@ -31,6 +31,7 @@ from realness.trainer.config import (
     PenaltyConfig,
     TrainConfig,
 )
+from realness.trainer.config.automatic import dcgan_width
 from realness.trainer.engines.optimizer_configs import AdamConfig, RMSPropConfig
 from realness.trainer.networks.configs import (
     DCGANDiscriminatorConfig,
@@ -110,15 +111,16 @@ def p2gan(resolution: int, networks: Literal["dcgan", "sn-resnet"]) -> TrainConf
     """P2GAN (CVPR 2021, section 5.2): least squares between posteriors, Adam (0, 0.999), 2e-4.
 
     The rates are multiplied by 0.9 every 50 epochs; pretraining takes 10 epochs on CIFAR10 and 2 on
-    CelebA. The paper does not state the length of training: 200 epochs of CIFAR10 and 50 of CelebA
-    here.
+    CelebA. The DCGAN is that of RealnessGAN's presets, as the paper says. The paper does not state
+    the length of training: 200 epochs of CIFAR10 and 50 of CelebA here.
     """
     cifar = resolution == 32
     epoch_kimg = (CIFAR_IMAGES if cifar else CELEBA_IMAGES) / 1000
     if networks == "sn-resnet":
         width, generator, discriminator = 64, SNResNetGeneratorConfig, SNResNetDiscriminatorConfig
     else:
-        width, generator, discriminator = 32, DCGANGeneratorConfig, DCGANDiscriminatorConfig
+        width = dcgan_width(resolution)
+        generator, discriminator = DCGANGeneratorConfig, DCGANDiscriminatorConfig
     mean = 4.0 if cifar else 5.0
     posterior = PosteriorConfig(
         posterior_dim=5 if cifar else 20,
@@ -145,7 +147,8 @@ def p2gan(resolution: int, networks: Literal["dcgan", "sn-resnet"]) -> TrainConf
 def lecture_dcgan() -> TrainConfig:
     """The DCGAN of the lecture notes (section 6): LeakyReLU in both, no normalisation in D.
 
-    For Fashion-MNIST, enlarged to 32x32. Learning rates and batch size are typical of DCGANs.
+    For Fashion-MNIST, enlarged to 32x32. The notes state no width; 32 makes it small. Learning
+    rates and batch size are typical of DCGANs.
     """
     base = baseline_dcgan(32, StandardConfig())
     return replace(
@@ -153,8 +156,8 @@ def lecture_dcgan() -> TrainConfig:
         batch_size=64,
         total_kimg=3_000,
         data=replace(base.data, mirror=False),
-        g=replace(base.g, g_activation="lrelu"),
-        d=replace(base.d, d_norm="none"),
+        g=DCGANGeneratorConfig(g_width=32, z_dim=128, g_activation="lrelu"),
+        d=DCGANDiscriminatorConfig(d_width=32, d_norm="none"),
     )
 
 

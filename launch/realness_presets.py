@@ -13,6 +13,7 @@ from realness.trainer.config import (
     TrainConfig,
     with_fields,
 )
+from realness.trainer.config.automatic import dcgan_width
 from realness.trainer.engines.optimizer_configs import AdamConfig
 from realness.trainer.networks.configs import DCGANDiscriminatorConfig, DCGANGeneratorConfig
 from realness.trainer.objectives.configs import (
@@ -36,7 +37,11 @@ def realness_dcgan(
 
     The anchors are those of Table 1: skews in the ratio 5:-5, scaled to D_KL = 11.05. With
     `anchor_kl` None the skews are +-5 themselves, which is D_KL = 5.11 with 51 outcomes.
+
+    The networks are Radford et al.'s with 1,024 channels at 4x4, up to 256x256. Above that the base
+    width stays at 32, as in the published code, whose D at 1024x1024 has 189M parameters.
     """
+    width = max(32, dcgan_width(resolution))
     objective = RealnessConfig(
         num_outcomes=num_outcomes,
         g_objective=2,
@@ -47,8 +52,8 @@ def realness_dcgan(
         batch_size=32,
         total_kimg=16_640,
         data=DataConfig(resolution=resolution),
-        g=DCGANGeneratorConfig(g_width=32, z_dim=128),
-        d=DCGANDiscriminatorConfig(d_width=32, d_norm="spectral"),
+        g=DCGANGeneratorConfig(g_width=width, z_dim=128),
+        d=DCGANDiscriminatorConfig(d_width=width, d_norm="spectral"),
         objective=objective,
         optimizer=OptimizerConfig(AdamConfig(beta1=0.5, beta2=0.999), lr_g=2e-4, lr_d=2e-4),
     )
