@@ -9,12 +9,15 @@ import pytest
 import torch
 from scipy import special
 
-from realness.launch.presets import preset
+from realness.launch.presets import PRESETS, preset
+from realness.launch.protocols import PAPERS
 from realness.launch.train_arguments import parse
+from realness.trainer.checkpoint import Retention
 from realness.trainer.config import ConfigError, TrainConfig, flatten, to_json, with_fields
 from realness.trainer.objectives.anchors import AnchorPair
 from realness.trainer.objectives.configs import RealnessConfig
 from realness.trainer.updates.build import build_networks
+from realness.trainer.updates.schedule import is_due
 from tests.helpers import DATA
 
 
@@ -101,3 +104,57 @@ def test_recorded_runs_keep_the_width_and_the_anchors_they_had(tmp_path: Path) -
     assert values["preset"] == "cifar10-realness-dcgan"
     assert values["g_width"] == fields["g"]["g_width"]
     assert values["anchor_kl"] == fields["objective"]["anchor"]["anchor_kl"]
+
+
+def with_protocol(name: str, *flags: str) -> TrainConfig:
+    return parse(["--preset", name, "--protocol", "paper", *flags]).config
+
+
+def test_table_1_can_be_computed_from_the_scores() -> None:
+    """RealnessGAN scores raw G at 20,000, 30,000, ... iterations, without flips."""
+    config = with_protocol("celeba256-realness-dcgan")
+    settings = flatten(config)
+    assert not settings["mirror"]
+    assert (settings["metrics_weights"], settings["metrics_resize"]) == ("raw", "network")
+    assert {"swd", "fid"} == set(settings["metrics"].split(","))
+    # FID of 50,000 images; SWD takes 16,384 of them (Karras et al., 2018).
+    assert settings["metrics_images"] == 50_000
+
+    steps = range(0, config.num_images + 1, config.batch_size)
+    scored = [n for n in steps if n and is_due(settings["metrics_kimg"], n, config.batch_size)]
+    assert [n / config.batch_size for n in scored] == list(range(10_000, 520_001, 10_000))
+    saved = [n for n in steps if n and is_due(settings["checkpoint_kimg"], n, config.batch_size)]
+    kept = Retention(3, settings["keep_checkpoint_kimg"] * 1000).kept_forever(saved)
+    assert sorted(kept) == scored
+
+
+def test_each_paper_is_scored_in_its_own_way() -> None:
+    far, p2gan = (flatten(with_protocol(f"cifar10-{name}-resnet")) for name in ("far", "p2gan"))
+    assert (far["metrics_images"], far["metrics_weights"], far["mirror"]) == (10_000, "ema", True)
+    assert set(far["metrics"].split(",")) == {"is", "fid"}
+    assert far["metrics_kimg"] * 1000 == 10_000 * 64
+    assert (p2gan["metrics_images"], p2gan["metrics_weights"]) == (50_000, "raw")
+    assert (p2gan["mirror"], p2gan["metrics"]) == (False, "fid")
+
+
+def test_flags_override_the_protocol_and_config_json_has_its_fields(tmp_path: Path) -> None:
+    flags = ["--mirror", "--metrics-images", "5000", "--batch-size", "64"]
+    config = with_protocol("cifar10-realness-dcgan", *flags)
+    assert (config.data.mirror, config.metrics.metrics_images) == (True, 5000)
+    assert config.metrics.metrics_kimg == 640
+    file = tmp_path / "config.json"
+    file.write_text(to_json(config))
+    # The file alone resumes the run, and so does the command with the file.
+    assert parse(["--config", str(file)]).config == config
+    again = parse(["--config", str(file), "--protocol", "paper", *flags]).config
+    assert again == config
+    assert preset("cifar10-realness-dcgan").data.mirror
+
+
+def test_a_protocol_is_refused_where_no_paper_has_scores() -> None:
+    without = set(PRESETS) - set(PAPERS)
+    assert set(PAPERS) <= set(PRESETS)
+    assert {"demo", "small-256", "ffhq256-realness-stylegan2"} <= without
+    for name in sorted(without):
+        with pytest.raises(ConfigError, match=f"no paper has scores of the preset '{name}'; leave"):
+            with_protocol(name)

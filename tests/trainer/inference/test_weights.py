@@ -132,14 +132,17 @@ def test_scores_of_earlier_versions_stay(tmp_path: Path) -> None:
 def test_training_scores_g_itself(data: Path, tmp_path: Path, stage: str) -> None:
     """The scores of the last iteration are those of the checkpoint's G, gathered at ZeRO 3."""
     run = tmp_path / "run"
-    flags = ["--metrics-kimg", "1", "--metrics-images", "12", "--metrics-weights", "raw"]
+    flags = ["--metrics-kimg", "0.016", "--metrics-images", "12", "--metrics-weights", "raw"]
     flags += ["--total-kimg", "0.032", "--zero-g", stage, "--device", "cpu"]
     assert run_command(tiny_arguments(data, run, *flags)) == 0
     measured = scores(run, "raw", 32)
     assert set(measured) == {"SWD", "SWD-32", "SWD-16"}
-    (run / "metrics.csv").unlink()
     for weights in KINDS:
-        measure(run, "--weights", weights)
+        measure(run, "--weights", weights, "--from-iteration", "1")
+        if weights == "raw":
+            # With the score of the middle of training: both are in the summary over training.
+            summary = (run / "metrics_summary.csv").read_text().splitlines()
+            assert {line.split(",")[5] for line in summary[1:]} == {"2"}
     # The batches differ: rounding of the images to grey levels turns over a few of them.
     assert measured == pytest.approx(scores(run, "raw", 32), rel=1e-3)
     assert measured != pytest.approx(scores(run, "ema", 32), rel=1e-3)
