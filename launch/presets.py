@@ -11,8 +11,8 @@ import difflib
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
 
+from realness.launch.p2gan_presets import p2gan, p2gan_stylegan2
 from realness.launch.realness_presets import (
     baseline_dcgan,
     baselines,
@@ -31,27 +31,21 @@ from realness.trainer.config import (
     PenaltyConfig,
     TrainConfig,
 )
-from realness.trainer.config.automatic import dcgan_width
 from realness.trainer.engines.optimizer_configs import AdamConfig, RMSPropConfig
 from realness.trainer.networks.configs import (
     DCGANDiscriminatorConfig,
     DCGANGeneratorConfig,
     ResNetDiscriminatorConfig,
     ResNetGeneratorConfig,
-    SNResNetDiscriminatorConfig,
-    SNResNetGeneratorConfig,
 )
 from realness.trainer.networks.light_configs import LightDiscriminatorConfig, LightGeneratorConfig
 from realness.trainer.objectives.configs import (
-    P2GANConfig,
-    PosteriorConfig,
     RealnessConfig,
     RelativisticConfig,
     StandardConfig,
 )
 
 DEFAULT = "ffhq1024-realness-dcgan"
-CIFAR_IMAGES, CELEBA_IMAGES = 60_000, 202_599
 
 
 def zero_gp_resnet(resolution: int = 32) -> TrainConfig:
@@ -104,43 +98,6 @@ def relativistic_resnet(resolution: int) -> TrainConfig:
         objective=RelativisticConfig(),
         penalty=PenaltyConfig(r1_gamma=1.0, r2_gamma=1.0),
         optimizer=OptimizerConfig(AdamConfig(beta1=0.0, beta2=0.99), lr_g=2e-4, lr_d=2e-4),
-    )
-
-
-def p2gan(resolution: int, networks: Literal["dcgan", "sn-resnet"]) -> TrainConfig:
-    """P2GAN (CVPR 2021, section 5.2): least squares between posteriors, Adam (0, 0.999), 2e-4.
-
-    The rates are multiplied by 0.9 every 50 epochs; pretraining takes 10 epochs on CIFAR10 and 2 on
-    CelebA. The DCGAN is that of RealnessGAN's presets, as the paper says. The paper does not state
-    the length of training: 200 epochs of CIFAR10 and 50 of CelebA here.
-    """
-    cifar = resolution == 32
-    epoch_kimg = (CIFAR_IMAGES if cifar else CELEBA_IMAGES) / 1000
-    if networks == "sn-resnet":
-        width, generator, discriminator = 64, SNResNetGeneratorConfig, SNResNetDiscriminatorConfig
-    else:
-        width = dcgan_width(resolution)
-        generator, discriminator = DCGANGeneratorConfig, DCGANDiscriminatorConfig
-    mean = 4.0 if cifar else 5.0
-    posterior = PosteriorConfig(
-        posterior_dim=5 if cifar else 20,
-        prior_fake_mean=-mean,
-        prior_real_mean=mean,
-        pretrain_kimg=(10 if cifar else 2) * epoch_kimg,
-    )
-    return TrainConfig(
-        batch_size=32,
-        total_kimg=(200 if cifar else 50) * epoch_kimg,
-        data=DataConfig(resolution=resolution),
-        g=generator(z_dim=64 if cifar else 128, g_width=width),
-        d=discriminator(d_width=width, d_norm="spectral"),
-        objective=P2GANConfig(posterior),
-        optimizer=OptimizerConfig(
-            AdamConfig(beta1=0.0, beta2=0.999),
-            lr_decay="step",
-            lr_step_kimg=50 * epoch_kimg,
-            lr_step_factor=0.9,
-        ),
     )
 
 
@@ -212,6 +169,8 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {
     "cifar10-p2gan-resnet": lambda: p2gan(32, "sn-resnet"),
     "cifar10-p2gan-dcgan": lambda: p2gan(32, "dcgan"),
     "celeba64-p2gan-resnet": lambda: p2gan(64, "sn-resnet"),
+    "celeba32-p2gan-stylegan2": lambda: p2gan_stylegan2(32),
+    "celeba64-p2gan-stylegan2": lambda: p2gan_stylegan2(64),
     "cifar10-relativistic-resnet": lambda: relativistic_resnet(32),
     "fashion32-standard-dcgan": lecture_dcgan,
     "ffhq1024-stylegan2": lambda: stylegan2(1024),

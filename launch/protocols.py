@@ -72,6 +72,8 @@ PAPERS = {
     "cifar10-p2gan-resnet": P2GAN,
     "cifar10-p2gan-dcgan": P2GAN,
     "celeba64-p2gan-resnet": P2GAN,
+    "celeba32-p2gan-stylegan2": P2GAN,
+    "celeba64-p2gan-stylegan2": P2GAN,
     **{f"{data}-stylegan2": STYLEGAN2 for data in ("ffhq1024", "ffhq256")},
 }
 """The protocol of the paper that has the experiment of a preset, by the preset's name."""

@@ -285,7 +285,7 @@ def test_the_rates_fall_by_steps() -> None:
     from realness.trainer.updates.schedule import lr_factor
 
     config = preset("cifar10-p2gan-resnet")
-    step = 50 * 60_000
+    step = 50 * 50_000
     assert [lr_factor(config, images) for images in (0, step - 32, step, 3 * step)] == (
         pytest.approx([1, 1, 0.9, 0.729])
     )

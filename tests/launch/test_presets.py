@@ -18,7 +18,7 @@ from realness.trainer.objectives.anchors import AnchorPair
 from realness.trainer.objectives.configs import RealnessConfig
 from realness.trainer.updates.build import build_networks
 from realness.trainer.updates.schedule import is_due
-from tests.helpers import DATA
+from tests.helpers import DATA, ROOT
 
 
 def anchors(config: TrainConfig) -> AnchorPair:
@@ -37,6 +37,22 @@ def test_the_anchors_are_those_of_table_1(data: str) -> None:
     # Section 4: a positive and a negative skewness, here mirror images of each other.
     assert pair.real == pytest.approx(pair.fake[::-1])
     assert pair.real @ range(51) > pair.fake @ range(51)
+
+
+def test_two_shapes_of_anchors_at_one_divergence() -> None:
+    """Section 4.3's pairs have D_KL = 11.95 and 11.67, by the flags in docs/methods.md."""
+    page = (ROOT / "docs" / "methods.md").read_text()
+    pairs = []
+    for kl, flags in (
+        (11.95, "--anchor-kl 11.95"),
+        (11.67, "--anchor-kl 11.67 --anchor-loc 0.4 --anchor-scale 0.6"),
+    ):
+        assert f"\n  {flags}\n" in page
+        pair = anchors(parse(["--preset", "celeba256-realness-dcgan", *flags.split()]).config)
+        assert special.rel_entr(pair.real, pair.fake).sum() == pytest.approx(kl, abs=1e-9)
+        pairs.append(pair)
+    # The shapes differ: a quarter of the mass of A1 is elsewhere (total variation).
+    assert abs(pairs[0].real - pairs[1].real).sum() / 2 > 0.25
 
 
 def test_cifar10_as_in_the_paper_and_as_its_author_trained_it() -> None:
@@ -158,3 +174,26 @@ def test_a_protocol_is_refused_where_no_paper_has_scores() -> None:
     for name in sorted(without):
         with pytest.raises(ConfigError, match=f"no paper has scores of the preset '{name}'; leave"):
             with_protocol(name)
+
+
+def test_p2gans_epochs_are_those_of_the_images_that_are_read() -> None:
+    """Section 5.2: 10 epochs of pretraining on CIFAR10, 2 on CelebA; rates fall every 50 epochs.
+
+    CIFAR10's training batches have 5 x 10,000 images, CelebA 202,599.
+    """
+    for name, epoch, pretrained in (("cifar10", 50.0, 10), ("celeba64", 202.599, 2)):
+        settings = flatten(preset(f"{name}-p2gan-resnet"))
+        assert settings["pretrain_kimg"] == pytest.approx(pretrained * epoch)
+        assert settings["lr_step_kimg"] == pytest.approx(50 * epoch)
+
+
+@pytest.mark.parametrize("resolution", [32, 64])
+def test_p2gan_on_stylegan2_is_celebas_p2gan_for_7000_kimg(resolution: int) -> None:
+    config = preset(f"celeba{resolution}-p2gan-stylegan2")
+    assert (config.total_kimg, config.data.resolution) == (7000, resolution)
+    assert config.objective == preset("celeba64-p2gan-resnet").objective
+    # Table 4's baseline has the same networks and length.
+    flags = ["--preset", config.preset, "--objective", "standard"]
+    baseline, expected = parse(flags).config, preset("ffhq256-stylegan2")
+    assert baseline.objective == expected.objective
+    assert (baseline.optimizer, baseline.penalty) == (expected.optimizer, expected.penalty)
