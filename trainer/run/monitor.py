@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -62,14 +63,15 @@ class Monitor:
             return self._evaluator.scores(generator)
 
     def measure(
-        self, generator: TrainedGenerator, reporter: Reporter, folder: Path, images: int
+        self, make: Callable[[], TrainedGenerator], reporter: Reporter, folder: Path, images: int
     ) -> float:
-        """Score the run's generator and record it; returns the seconds it took. Collective.
+        """Score the generator that `make` returns and record it; returns the seconds. Collective.
 
         Any error costs only these scores: it is reported, and training continues.
         """
         started = time.monotonic()
         try:
+            generator = make()
             scores = self.scores(generator, reporter)
         except Exception as error:
             reporter.warn(
