@@ -10,7 +10,8 @@ import numpy as np
 from scipy import stats
 from toy_figures import COLOURS, INK, LINE, SOFT
 from toy_plan import PAPER_ITERATIONS, Arrays
-from toy_tables import PAPER, PAPER_HIGH_QUALITY, PAPER_MODES, Finished, at, markdown, quality
+from toy_results import PAPER, PAPER_HIGH_QUALITY, PAPER_MODES, Finished, at, quality
+from toy_tables import markdown
 
 from realness.trainer.toy import METHODS
 
