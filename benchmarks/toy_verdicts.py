@@ -101,7 +101,8 @@ def trend(outcomes: np.ndarray, values: np.ndarray, sign: int) -> str:
     claim = "should grow" if sign > 0 else "should fall"
     if (values == values[0]).all():
         return f"{claim} and are the same in all runs: it does NOT reproduce"
-    tau, p = stats.kendalltau(outcomes, values)
+    found: Any = stats.kendalltau(outcomes, values)
+    tau, p = float(found.statistic), float(found.pvalue)
     if p >= LEVEL:
         verdict = "no trend: it does NOT reproduce"
     else:
@@ -126,7 +127,7 @@ def other_verdict(tasks: Finished) -> str:
             continue
         end = max(task.checkpoints[-1] for task in tasks if task.data == data)
         found = [
-            compared(*(at(named[name], key, end) for name in ("far", "0gp-sample")), rule)
+            compared(at(named["far"], key, end), at(named["0gp-sample"], key, end), rule)
             for key, *rule in COMPARED
             if key in named["far"]
         ]
