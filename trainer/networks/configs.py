@@ -15,7 +15,7 @@ from realness.trainer.config import (
     register,
     require,
 )
-from realness.trainer.config.networks import Normalisation
+from realness.trainer.config.networks import GeneratorNormalisation, Normalisation
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,6 +32,8 @@ class DCGANGeneratorConfig(GeneratorConfig):
     """Channels of G at half the output resolution."""
     g_activation: Literal["relu", "lrelu"] = "relu"
     """Activation function in G."""
+    g_norm: GeneratorNormalisation = "batch"
+    """Normalisation in G: batch, or instance, of each image by itself (P2GAN's Table 7)."""
     batch_statistics: Literal["global", "local"] = "global"
     """Compute batch normalisation over the batch of all ranks, or over each rank's own share."""
 
@@ -53,6 +55,7 @@ class DCGANGeneratorConfig(GeneratorConfig):
             code_dim=code_dim,
             activation=self.g_activation,
             batch_statistics=self.batch_statistics,
+            norm=self.g_norm,
         )
 
 
@@ -166,6 +169,8 @@ class SNResNetGeneratorConfig(GeneratorConfig):
     """A quarter of the channels of G in every stage."""
     g_activation: Literal["relu", "lrelu"] = "relu"
     """Activation function in G."""
+    g_norm: GeneratorNormalisation = "batch"
+    """Normalisation in G: batch, or instance, of each image by itself (P2GAN's Table 7)."""
     batch_statistics: Literal["global", "local"] = "global"
     """Compute batch normalisation over the batch of all ranks, or over each rank's own share."""
 
@@ -187,6 +192,7 @@ class SNResNetGeneratorConfig(GeneratorConfig):
             code_dim=code_dim,
             activation=self.g_activation,
             batch_statistics=self.batch_statistics,
+            norm=self.g_norm,
         )
 
 

@@ -79,7 +79,7 @@ def test_what_is_exported_computes_what_the_run_does(kind: str, tmp_path: Path) 
     }
     about = {item.key: item.value for item in model.metadata_props}
     assert (about["images_seen"], about["data_digest"]) == ("80", "digest")
-    assert ("code_mean" in about) == ("posterior code" in (out / "README.md").read_text())
+    assert ("code_mean" in about) == ("posterior modules" in (out / "README.md").read_text())
     assert ("code_mean" in about) == ("code" in others)
 
 
