@@ -48,10 +48,29 @@ def smaller(text: str, low: np.ndarray, high: np.ndarray, form: str = ".3g") -> 
     return Claim(text, verdict, f"{_values(low, form)} against {_values(high, form)}")
 
 
+def larger(text: str, high: np.ndarray, low: np.ndarray, form: str = ".3g") -> Claim:
+    """The claim that values `high` [seeds] of one arm are larger than `low` [seeds] of another."""
+    verdict = judged(high[:, None] - low[None, :], min(len(low), len(high)))
+    return Claim(text, verdict, f"{_values(high, form)} against {_values(low, form)}")
+
+
 def falls(text: str, early: np.ndarray, late: np.ndarray, form: str = ".3g") -> Claim:
     """The claim that a value falls from `early` [seeds] to `late` [seeds] in every seed."""
     verdict = judged(early - late, len(early))
     return Claim(text, verdict, f"from {_values(early, form)} to {_values(late, form)}")
+
+
+def rises(text: str, early: np.ndarray, late: np.ndarray, form: str = ".3g") -> Claim:
+    """The claim that a value rises from `early` [seeds] to `late` [seeds] in every seed."""
+    verdict = judged(late - early, len(early))
+    return Claim(text, verdict, f"from {_values(early, form)} to {_values(late, form)}")
+
+
+def at_least(text: str, values: np.ndarray, bound: float, form: str = ".3g") -> Claim:
+    """The claim that a value [seeds] is at least `bound` in every seed."""
+    gains = np.where(values >= bound, 1.0, -1.0)
+    numbers = f"{_values(values, form)}; {bound:{form}} claimed"
+    return Claim(text, judged(gains, len(values)), numbers)
 
 
 def _values(values: np.ndarray, form: str) -> str:

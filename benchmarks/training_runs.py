@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import csv
 import os
+import re
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -57,6 +59,29 @@ def options(document: str | None, work: str, seeds: int) -> argparse.ArgumentPar
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / work, help="folder of runs")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     return parser
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """A run of `realness train`: what it belongs to, and its arguments but for seed and folder."""
+
+    arm: str
+    seed: int
+    words: tuple[object, ...]
+
+    def folder(self, work: Path) -> Path:
+        """Where the run is kept."""
+        return work / f"{re.sub('[^a-z0-9]+', '-', self.arm.lower())}-seed{self.seed}"
+
+    def command(self, work: Path) -> list[str]:
+        """The training command, which also continues a run that was stopped."""
+        own = ("--seed", self.seed, "--run-dir", self.folder(work))
+        return command("train_ffhq.py", *self.words, *own)
+
+    def train(self, work: Path) -> Path:
+        """Train, continue or skip the run; returns its folder. RuntimeError if it fails."""
+        run_command(self.command(work), f"{self.arm}, seed {self.seed}")
+        return self.folder(work)
 
 
 # --- scores
