@@ -119,7 +119,7 @@ def report(methods: dict[str, Arrays], num_finished: int, num_planned: int) -> s
             f"planned runs, {seconds / 60:.0f} minutes of one core.\n",
             HYPOTHESIS,
             SETTINGS,
-            test_section(methods),
+            test_section(methods, finished=num_finished == num_planned),
             measure_section(methods, shown),
             chance_section(methods, ends, shown),
             "![High quality, modes and chances by iteration](toy_published.png)\n",
@@ -127,14 +127,20 @@ def report(methods: dict[str, Arrays], num_finished: int, num_planned: int) -> s
     )
 
 
-def test_section(methods: dict[str, Arrays]) -> str:
-    """The test of the hypothesis, and the same numbers for the other rivals."""
+def test_section(methods: dict[str, Arrays], *, finished: bool) -> str:
+    """The test of the hypothesis, and the same numbers for the other rivals.
+
+    There is a verdict only if all runs are finished: a test that is repeated while runs come in
+    errs more often than its level says.
+    """
     ours, theirs = pair(methods, RIVAL, PAPER_ITERATIONS)
     if not len(ours):
         return f"No seed has reached iteration {PAPER_ITERATIONS} yet.\n"
     p, reverse = rank_test(ours, theirs), rank_test(theirs, ours)
     above, differ, p_sign = sign_test(ours, theirs)
-    if p < LEVEL:
+    if not finished:
+        verdict = "No verdict before all planned runs are finished."
+    elif p < LEVEL:
         verdict = "The hypothesis is supported."
     elif reverse < LEVEL:
         verdict = "The opposite of the hypothesis is supported."

@@ -105,8 +105,11 @@ def test_the_verdict_follows_the_test(
     report: ModuleType, tmp_path: Path, ours: list[float], theirs: list[float], verdict: str
 ) -> None:
     found = methods({"realness": ours, "std": theirs, "lsgan": [90, 91, 92, 93]})
-    text = report.report(found, 3, 40)
+    text = report.report(found, 12, 12)
     assert verdict in text
+    early = report.report(found, 11, 12)
+    assert verdict not in early
+    assert "No verdict before all planned runs are finished." in early
     assert "against LSGAN" in text
     assert "LSGAN: RealnessGAN is clearly ahead at none, clearly behind at 1 (500)" in text
     assert "reached, at any measurement, by no run of any method" in text
