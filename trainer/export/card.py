@@ -35,7 +35,14 @@ def write_card(
         _use(exported, sorted(differences)),
         _training(exported),
         _networks(exported),
-        _scores([record for record in records if record.images == exported.generator.images_seen]),
+        _scores(
+            [
+                record
+                for record in records
+                if (record.images, record.weights)
+                == (exported.generator.images_seen, exported.generator.weights)
+            ]
+        ),
         _files(differences),
         _limits(),
         _licence(licence),
@@ -47,11 +54,13 @@ def write_card(
 def _head(exported: Exported, licence: str) -> str:
     config = exported.generator.config
     size = config.data.resolution
+    raw = exported.generator.weights == "raw"
+    generator = "the generator (raw weights)" if raw else "the moving average of the generator"
     front = "" if licence == NO_LICENCE else f"---\nlicense: {_quoted(licence)}\n---\n"
     return (
         f"{front}# Generator and discriminator, {size}x{size}\n\n"
         f"A generative adversarial network (objective `{config.objective.name}`, preset "
-        f"`{config.preset}`): the moving average of the generator, and the discriminator, after "
+        f"`{config.preset}`): {generator}, and the discriminator, after "
         f"{exported.generator.images_seen:,} images of training.\n"
     )
 

@@ -15,6 +15,7 @@ from realness.trainer.config import (
     register,
     require,
 )
+from realness.trainer.config.base import automatic
 from realness.trainer.config.networks import GeneratorNormalisation, Normalisation
 
 if TYPE_CHECKING:
@@ -28,8 +29,9 @@ class DCGANGeneratorConfig(GeneratorConfig):
 
     codes: ClassVar[bool] = True
 
-    g_width: int = 32
-    """Channels of G at half the output resolution."""
+    g_width: int = automatic(32)
+    """Channels of G at half the output resolution R, and R/8 times as many at 4x4; auto is 8,192/R,
+    which gives 1,024 at 4x4 as in Radford et al."""
     g_activation: Literal["relu", "lrelu"] = "relu"
     """Activation function in G."""
     g_norm: GeneratorNormalisation = "batch"
@@ -66,8 +68,9 @@ class DCGANDiscriminatorConfig(DiscriminatorConfig):
 
     norms: ClassVar[tuple[str, ...]] = ("spectral", "layer", "none")
 
-    d_width: int = 32
-    """Channels of D at half the input resolution."""
+    d_width: int = automatic(32)
+    """Channels of D at half the input resolution R, and R/8 times as many at 4x4; auto is 8,192/R,
+    which gives 1,024 at 4x4 as in Radford et al."""
     d_activation: Literal["lrelu", "silu"] = "lrelu"
     """Activation function in D: LeakyReLU, or SiLU (x * sigmoid(x)), which is smooth."""
     d_norm: Normalisation = "spectral"

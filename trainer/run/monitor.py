@@ -1,4 +1,4 @@
-"""Scores of the moving average during training."""
+"""Scores of the generator during training."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Monitor:
     def measure(
         self, generator: TrainedGenerator, reporter: Reporter, folder: Path, images: int
     ) -> float:
-        """Score the run's moving average and record it; returns the seconds it took. Collective.
+        """Score the run's generator and record it; returns the seconds it took. Collective.
 
         Any error costs only these scores: it is reported, and training continues.
         """
@@ -79,7 +79,9 @@ class Monitor:
             return time.monotonic() - started
         seconds = time.monotonic() - started
         if rank() == 0:
-            info = CheckpointInfo(images, generator.iteration, SEED, self._digest, seconds)
+            info = CheckpointInfo(
+                images, generator.iteration, SEED, self._digest, seconds, generator.weights
+            )
             with reporter.hold("metrics.csv", "these scores are in stats.jsonl only."):
                 append_records(folder, info.records(scores))
         reporter.log_scores(images, {score.metric: score.value for score in scores}, seconds)

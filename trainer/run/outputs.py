@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -132,9 +133,17 @@ def measure_if_due(run: Run, pace: Pace, *, stopping: bool, complete: bool) -> N
     if run.monitor is None or stopping:
         return
     if complete or is_due(run.config.metrics.metrics_kimg, run.images, run.config.batch_size):
-        pace.exclude(
-            run.monitor.measure(_moving_average(run), run.reporter, run.folder, run.images)
-        )
+        raw = run.config.metrics.metrics_weights == "raw"
+        generator = _copy_of_g(run) if raw else _moving_average(run)
+        pace.exclude(run.monitor.measure(generator, run.reporter, run.folder, run.images))
+
+
+def _copy_of_g(run: Run) -> TrainedGenerator:
+    """G itself, in the form of the moving average: whole and in evaluation mode. Collective."""
+    module = copy.deepcopy(run.gan.ema.module)
+    with run.gan.g.weights_gathered():
+        module.load_state_dict(run.gan.g.module.state_dict())
+    return trained_generator(run.config, module, run.images, run.catalog.digest, "raw")
 
 
 def _moving_average(run: Run) -> TrainedGenerator:
