@@ -14,8 +14,6 @@ the paper's claims hold, by the rules of claims.py.
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -47,7 +45,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     AUTHOR: (*_REALNESS, "--k-g", "3", "--resample", "none"),
 }
 COLOURS = {STANDARD: "#2f6fd0", PRESET: "#d9601a", ANCHORS: "#12866f", AUTHOR: "#b83280"}
-WEIGHTS = ("raw", "average")
+WEIGHTS = ("raw", "ema")
 """G as trained, which the paper scores, and the moving average of its weights."""
 
 
@@ -64,9 +62,7 @@ def runs(data: Path, arms: Sequence[str], seeds: int, kimg: float) -> list[Train
 
 def score_commands(folder: Path, weights: str) -> list[list[str]]:
     """The commands that score all checkpoints of a run, and the last one, with some weights."""
-    shared: tuple[object, ...] = (folder, "--num-images", NUM_SAMPLES, "--num-real", NUM_REAL)
-    if weights == "raw":
-        shared += ("--weights", "raw")
+    shared = (folder, "--weights", weights, "--num-images", NUM_SAMPLES, "--num-real", NUM_REAL)
     fd = ("--metrics", "fid", "--network", "efflite0", "--checkpoint", "latest")
     return [
         command("evaluate.py", *shared, "--metrics", "swd", "--checkpoint", "all"),
@@ -74,35 +70,17 @@ def score_commands(folder: Path, weights: str) -> list[list[str]]:
     ]
 
 
-def scored_folder(folder: Path, weights: str) -> Path:
-    """The folder whose metrics.csv has the scores of some weights: the run's, or a copy beside it.
-
-    The copy shares the files of the checkpoints, and has no scores of its own at first.
-    """
-    if weights == "average":
-        return folder
-    copy = folder.with_name(f"{folder.name}-{weights}")
-    if not copy.exists():
-        staged = copy.with_name(f"{copy.name}.part")
-        shutil.rmtree(staged, ignore_errors=True)
-        ignored = shutil.ignore_patterns("metrics*")
-        shutil.copytree(folder, staged, copy_function=os.link, ignore=ignored)
-        staged.rename(copy)
-    return copy
-
-
 def train_and_score(run: TrainingRun, work: Path, weights: Sequence[str]) -> list[Row]:
-    """Train a run and score it; rows of the scores that exist already are not measured again."""
+    """Train a run and score it; scores that exist already are not measured again."""
     folder, rows = run.train(work), []
-    for name in weights:
-        place = scored_folder(folder, name)
+    for kind in weights:
         for words, metric, count in zip(
-            score_commands(place, name), ("SWD", FD), (NUM_CHECKPOINTS, 1), strict=True
+            score_commands(folder, kind), ("SWD", FD), (NUM_CHECKPOINTS, 1), strict=True
         ):
-            found = read_scores(place) if (place / "metrics.csv").exists() else {}
-            if sum(metric in scores for scores in found.values()) < count:
+            found = read_scores(folder, kind).values()
+            if sum(metric in scores for scores in found) < count:
                 run_command(words, f"scores of {run.arm}, seed {run.seed}")
-        rows += rows_of(run, name, place)
+        rows += rows_of(run, kind, folder)
     return rows
 
 
@@ -115,7 +93,7 @@ def rows_of(run: TrainingRun, weights: str, folder: Path) -> list[Row]:
             "kimg": images / 1000,
             **{key: f"{found[name]:.5g}" if name in found else "" for key, name in KEYS.items()},
         }
-        for images, found in read_scores(folder).items()
+        for images, found in read_scores(folder, weights).items()
     ]
 
 
@@ -172,7 +150,7 @@ def averaging(rows: Sequence[Row]) -> list[Claim]:
         falls(
             f"{arm}: the SD of SWD is smaller for the average of G's weights than for the weights",
             late(rows, arm, "raw").std(1),
-            late(rows, arm, "average").std(1),
+            late(rows, arm, "ema").std(1),
         )
         for arm in dict.fromkeys(row["arm"] for row in rows)
     ]

@@ -87,12 +87,19 @@ class TrainingRun:
 # --- scores
 
 
-def read_scores(run: Path) -> dict[int, dict[str, float]]:
-    """The scores in a run's metrics.csv: thousands of images -> metric -> the last value."""
+def read_scores(run: Path, weights: str = "ema") -> dict[int, dict[str, float]]:
+    """The scores of some weights in a run's metrics.csv: images -> metric -> the last value.
+
+    Empty if there is no such file.
+    """
     scores: dict[int, dict[str, float]] = {}
+    if not (run / "metrics.csv").exists():
+        return scores
     with (run / "metrics.csv").open(newline="") as file:
         for record in csv.DictReader(file):
-            scores.setdefault(int(record["images"]), {})[record["metric"]] = float(record["value"])
+            if record.get("weights", "ema") == weights:
+                own = scores.setdefault(int(record["images"]), {})
+                own[record["metric"]] = float(record["value"])
     return dict(sorted(scores.items()))
 
 

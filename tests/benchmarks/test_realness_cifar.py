@@ -66,11 +66,11 @@ def test_verdicts_are_on_the_second_half(bench: ModuleType, tmp_path: Path) -> N
         bench,
         {
             (bench.STANDARD, "raw"): [10, 10, 60, 40],
-            (bench.STANDARD, "average"): [10, 10, 45, 45],
+            (bench.STANDARD, "ema"): [10, 10, 45, 45],
             (bench.PRESET, "raw"): [99, 99, 30, 50],
-            (bench.PRESET, "average"): [99, 99, 30, 31],
+            (bench.PRESET, "ema"): [99, 99, 30, 31],
             (bench.ANCHORS, "raw"): [99, 99, 30, 49.9],
-            (bench.ANCHORS, "average"): [99, 99, 20, 20],
+            (bench.ANCHORS, "ema"): [99, 99, 20, 20],
         },
     )
     text = bench.page(found)
@@ -78,9 +78,9 @@ def test_verdicts_are_on_the_second_half(bench: ModuleType, tmp_path: Path) -> N
         "**supported**: Table 1, raw weights: RealnessGAN has a smaller lowest SWD than Std-GAN",
         "**supported**: Table 1, raw weights: RealnessGAN has a smaller mean SWD than Std-GAN",
         "**contradicted**: Table 1, raw weights: RealnessGAN has a smaller FD at the end",
-        "**supported**: Table 1, average weights: RealnessGAN has a smaller FD at the end",
+        "**supported**: Table 1, ema weights: RealnessGAN has a smaller FD at the end",
         "**open**: Table 2, raw weights: anchors of D_KL 11.05 have a smaller lowest SWD than 3.03",
-        "**supported**: Table 2, average weights: anchors of D_KL 11.05 have a smaller lowest SWD",
+        "**supported**: Table 2, ema weights: anchors of D_KL 11.05 have a smaller lowest SWD",
         "**supported**: RealnessGAN: the SD of SWD is smaller for the average of G's weights",
         "| Std-GAN | raw | 2 | 4 | 40.0 (40.0 to 40.1) | 50.0 (50.0 to 50.1) | 10.0 (10.0 to 10.0)",
     ):
@@ -91,19 +91,18 @@ def test_verdicts_are_on_the_second_half(bench: ModuleType, tmp_path: Path) -> N
 
 
 def test_scores_of_each_kind_of_weights_are_kept_apart(bench: ModuleType, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    (run / "checkpoints").mkdir(parents=True)
-    (run / "checkpoints" / "g").write_text("weights")
-    (run / "metrics.csv").write_text("of the average")
-    assert bench.scored_folder(run, "average") == run
-    raw = bench.scored_folder(run, "raw")
-    assert raw != run
-    assert (raw / "checkpoints" / "g").read_text() == "weights"
-    assert not (raw / "metrics.csv").exists()
-    (raw / "metrics.csv").write_text("of the raw weights")
-    assert bench.scored_folder(run, "raw") == raw
-    assert (run / "metrics.csv").read_text() == "of the average"
-    for words in bench.score_commands(raw, "raw"):
+    run = bench.runs(Path("z"), [bench.PRESET], 1, 1.0)[0]
+    lines = ["ema,SWD,5", "raw,SWD,7", f"raw,{bench.FD},30", "raw,SWD,8"]
+    text = "weights,metric,value,images\n" + "".join(f"{line},1000\n" for line in lines)
+    (tmp_path / "metrics.csv").write_text(text)
+    about = {"arm": bench.PRESET, "seed": 0, "kimg": 1.0}
+    assert bench.rows_of(run, "raw", tmp_path) == [
+        {**about, "weights": "raw", "SWD": "8", "FD": "30"}
+    ]
+    assert bench.rows_of(run, "ema", tmp_path) == [
+        {**about, "weights": "ema", "SWD": "5", "FD": ""}
+    ]
+    for words in bench.score_commands(tmp_path, "raw"):
         assert words[words.index("--weights") + 1] == "raw"
 
 
@@ -122,7 +121,7 @@ def test_a_tiny_run(bench: ModuleType, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(bench, "score_commands", lambda *words: [only_swd(*words)[0]] * 2)
     monkeypatch.setattr(bench, "FD", "SWD-16")
     words = ["--cifar", str(images), "--arms", "D_KL 11.05", "--kimg", "0.064", "--seeds", "1"]
-    words += ["--weights", "average"]
+    words += ["--weights", "raw"]
     words += ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
     assert bench.main(words) == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
@@ -131,4 +130,4 @@ def test_a_tiny_run(bench: ModuleType, tmp_path: Path, monkeypatch: pytest.Monke
     again = bench.runs(images, ["D_KL 11.05"], 1, 0.064)[0]
     monkeypatch.setattr(bench.TrainingRun, "train", bench.TrainingRun.folder)
     monkeypatch.setattr(bench, "run_command", lambda *words: pytest.fail("it was scored again"))
-    assert len(bench.train_and_score(again, tmp_path / "work", ["average"])) == 2
+    assert len(bench.train_and_score(again, tmp_path / "work", ["raw"])) == 2
