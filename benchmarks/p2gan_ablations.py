@@ -3,7 +3,7 @@
 Trains the preset cifar10-p2gan-dcgan for 200 kimg, with 33 kimg of pretraining, as it is and
 without pretraining (P), posterior code (Z), posterior modules (M) or code regulariser (L), and
 records the measure of convergence M_c (eq. 21; Fig. 6 and 7) and the sliced Wasserstein distance of
-2,048 samples of the moving average. Without modules, codes and pretraining have no meaning, so
+2,048 samples of G as trained. Without modules, codes and pretraining have no meaning, so
 `w/o M` is the row "w/o P, Z, M" of the paper's Table 5, `w/o M, L` the row "w/o P, Z, M, L".
 
 Runs are kept in --work. After a kill the same command continues, and finished runs are not
@@ -59,6 +59,8 @@ def runs(data: Path, arms: Sequence[str], seeds: int, kimg: float) -> list[Train
         *("--g-width", 32, "--d-width", 32, "--pretrain-kimg", kimg * PRETRAINED),
         *("--log-kimg", kimg / NUM_RECORDS, "--sample-kimg", kimg, "--checkpoint-kimg", kimg / 5),
         *("--metrics", "swd", "--metrics-kimg", kimg / NUM_SCORES, "--metrics-images", NUM_SAMPLES),
+        # The paper mentions neither an average of the weights nor flips.
+        *("--metrics-weights", "raw", "--no-mirror"),
     )
     return [TrainingRun(arm, seed, (*shared, *ARMS[arm])) for seed in range(seeds) for arm in arms]
 
@@ -77,7 +79,7 @@ def rows_of(run: TrainingRun, folder: Path) -> list[Row]:
     ]
     return rows + [
         {**about, "kimg": images / 1000, "M_c": "", "SWD": f"{found['SWD']:.5g}"}
-        for images, found in read_scores(folder).items()
+        for images, found in read_scores(folder, "raw").items()
     ]
 
 
@@ -164,7 +166,7 @@ def page(rows: Sequence[Row]) -> str:
 def panels(rows: Sequence[Row]) -> list[list[Panel]]:
     """M_c and SWD of every arm."""
     arms = list(dict.fromkeys(row["arm"] for row in rows))
-    titles = {"M_c": "M_c (eq. 21)", "SWD": "SWD x 1000 of the moving average"}
+    titles = {"M_c": "M_c (eq. 21)", "SWD": "SWD x 1000"}
     return [
         [
             Panel(title, {arm: measure(rows, key, arm) for arm in arms}, logarithmic=key == "M_c")

@@ -58,8 +58,8 @@ def write_run(folder: Path, m_c: list[float], swd: list[float]) -> None:
     ]
     lines = [json.dumps(record) + "\n" for record in (*records, {"images": 100, "note": 1})]
     (folder / "stats.jsonl").write_text("".join(lines))
-    scores = [f"{100 * (k + 1) // len(swd)},SWD,{value}\n" for k, value in enumerate(swd)]
-    (folder / "metrics.csv").write_text("images,metric,value\n" + "".join(scores))
+    scores = [f"{100 * (k + 1) // len(swd)},SWD,{value},raw\n" for k, value in enumerate(swd)]
+    (folder / "metrics.csv").write_text("images,metric,value,weights\n" + "".join(scores))
 
 
 def test_the_page_of_runs_made_up(bench: ModuleType, tmp_path: Path) -> None:
