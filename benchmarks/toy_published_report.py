@@ -161,7 +161,7 @@ def test_section(methods: dict[str, Arrays], *, finished: bool) -> str:
             text += (
                 f"\nNot part of the hypothesis: against {METHODS[rival].label}, medians "
                 f"{np.median(ours):.1f}% and {np.median(theirs):.1f}%, chance "
-                f"{_chance(ours, theirs)}, two-sided p = {p:.4f}.\n"
+                f"{_chance(ours, theirs)}, two-sided p = {p:.1g}.\n"
             )
     return text
 
