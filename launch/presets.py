@@ -11,6 +11,7 @@ import difflib
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal
 
 from realness.launch.p2gan_presets import p2gan, p2gan_stylegan2
 from realness.launch.realness_presets import (
@@ -104,8 +105,8 @@ def relativistic_resnet(resolution: int) -> TrainConfig:
 def lecture_dcgan(activation: Literal[lrelu, relu] = "lrelu") -> TrainConfig:
     """The DCGAN of the lecture notes (section 6): LeakyReLU in both, no normalisation in D.
 
-    For Fashion-MNIST, enlarged to 32x32. With ReLU in both it is the other side of Fig. 18. The notes
-    state no width; 32 makes it small. Learning rates and batch size are typical of DCGANs.
+    For Fashion-MNIST, enlarged to 32x32. With ReLU in both it is the other side of Fig. 18. The
+    notes state no width; 32 makes it small. Learning rates and batch size are typical of DCGANs.
     """
     base = baseline_dcgan(32, StandardConfig())
     return replace(
