@@ -102,7 +102,7 @@ def relativistic_resnet(resolution: int) -> TrainConfig:
     )
 
 
-def lecture_dcgan(activation: Literal[lrelu, relu] = "lrelu") -> TrainConfig:
+def lecture_dcgan(activation: Literal["lrelu", "relu"] = "lrelu") -> TrainConfig:
     """The DCGAN of the lecture notes (section 6): LeakyReLU in both, no normalisation in D.
 
     For Fashion-MNIST, enlarged to 32x32. With ReLU in both it is the other side of Fig. 18. The
