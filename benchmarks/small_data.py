@@ -14,20 +14,22 @@ repeated.
 from __future__ import annotations
 
 import argparse
-import csv
-import os
 import subprocess
-import sys
-import zipfile
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from functools import partial
+from pathlib import Path
 
-from rich.console import Console
-from rich.progress import track
 from small_data_report import write_figure, write_table
-from train_step import RESULTS, ROOT, append
+from training_runs import (
+    command,
+    extract_cifar,
+    options,
+    read_scores,
+    run_command,
+    side_by_side,
+    write_csv,
+)
 
 from realness.trainer.reporting import read_stats
 
@@ -74,14 +76,14 @@ class Task:
     def command(self, data: Path, run: Path, kimg: float) -> list[str]:
         """The training command."""
         words = [
-            *(sys.executable, ROOT / "launch" / "train_ffhq.py", "--preset", "demo"),
+            *("--preset", "demo"),
             *(*SETS[self.images].flags, *ARMS[self.arm], "--data", data, "--run-dir", run),
             *("--seed", self.seed, "--total-kimg", kimg, "--lr-decay", "none"),
             *("--log-kimg", kimg / 50, "--sample-kimg", kimg / 10, "--checkpoint-kimg", kimg / 10),
             *("--metrics", "kid,fid,pr", "--metrics-network", FEATURES),
             *("--metrics-kimg", kimg / NUM_POINTS, "--metrics-images", NUM_SAMPLES),
         ]
-        return [str(word) for word in words]
+        return command("train_ffhq.py", *words)
 
 
 def tasks(sets: Iterable[str], seeds: int) -> list[Task]:
@@ -97,32 +99,20 @@ def run_folder(work: Path, task: Task) -> Path:
 def train(task: Task, work: Path, data: Path, kimg: float) -> Path:
     """Train a run, or continue or skip it; returns its folder. Raises RuntimeError if it fails."""
     folder = run_folder(work, task)
-    ended = subprocess.run(
-        task.command(data, folder, kimg),
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    if ended.returncode:
-        raise RuntimeError(f"{task} ended with {ended.returncode}: {ended.stderr[-2000:]}")
+    run_command(task.command(data, folder, kimg), str(task))
     return folder
 
 
 def rows_of(task: Task, run: Path) -> list[dict[str, object]]:
     """One row per measurement: the scores, and p and r_t as last recorded before it."""
-    scores: dict[int, dict[str, float]] = {}
-    with (run / "metrics.csv").open(newline="") as file:
-        for record in csv.DictReader(file):
-            name = record["metric"].removesuffix(f"-{FEATURES}")
-            if name in MEASURES:
-                scores.setdefault(int(record["images"]), {})[name] = float(record["value"])
     records = [record for record in read_stats(run / "stats.jsonl") if "augment_p" in record]
     rows: list[dict[str, object]] = []
-    for images, found in sorted(scores.items()):
+    for images, found in read_scores(run).items():
         before = [record for record in records if record["images"] <= images]
         strength = {key: before[-1].get(key, "") if before else "" for key in ("augment_p", "r_t")}
         about = {"set": task.images, "arm": task.arm, "seed": task.seed, "kimg": images / 1000}
-        rows.append({**about, **{name: found[name] for name in MEASURES}, **strength})
+        scores = {name: found[f"{name}-{FEATURES}"] for name in MEASURES}
+        rows.append({**about, **scores, **strength})
     return rows
 
 
@@ -133,84 +123,43 @@ def prepare_faces(work: Path) -> Path:
     """The demo's faces at 64x64, fetched and prepared if they are not there yet."""
     packed = work / "faces"
     if not packed.exists():
-        for command in (
-            ("fetch_faces.py", work / "orl-faces"),
-            ("prepare.py", work / "orl-faces", packed, "--resolution", "64"),
-        ):
-            script, *arguments = map(str, command)
-            subprocess.run([sys.executable, str(ROOT / "launch" / script), *arguments], check=True)
+        source = work / "orl-faces"
+        subprocess.run(command("fetch_faces.py", source), check=True)
+        subprocess.run(command("prepare.py", source, packed, "--resolution", 64), check=True)
     return packed
 
 
-def extract_cifar(archive: Path, count: int, work: Path) -> Path:
-    """`count` training images of CIFAR10, evenly spaced over the sorted names, and so over classes.
-
-    archive: a zip with train/CLASS/NAME.jpg or .png at 32x32. Raises ValueError if it has too few.
-    """
-    folder = work / f"cifar-{count}"
-    with zipfile.ZipFile(archive) as packed:
-        chosen = evenly_spaced(training_images(packed.namelist()), count)
-        if not folder.exists():
-            folder.mkdir(parents=True)
-            for name in chosen:
-                path = PurePosixPath(name)
-                (folder / f"{path.parent.name}-{path.name}").write_bytes(packed.read(name))
-    return folder
-
-
-def training_images(names: Sequence[str]) -> list[str]:
-    """The names of training images, sorted."""
-    return sorted(
-        name
-        for name in names
-        if "train" in PurePosixPath(name).parts and name.lower().endswith((".jpg", ".png"))
-    )
-
-
-def evenly_spaced(names: Sequence[str], count: int) -> list[str]:
-    """`count` of the names. Raises ValueError if there are fewer."""
-    if len(names) < count:
-        raise ValueError(f"there are {len(names)} training images, {count} are needed")
-    return [names[k * len(names) // count] for k in range(count)]
-
-
 def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__, "small-data", seeds=3)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--cifar", type=Path, help="a zip with train/CLASS/NAME.jpg")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
-    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "small-data")
-    options = parser.parse_args()
-    if any(name.startswith("cifar") for name in options.sets) and options.cifar is None:
+    chosen = parser.parse_args()
+    if any(name.startswith("cifar") for name in chosen.sets) and chosen.cifar is None:
         parser.error("CIFAR10 is needed: give --cifar ZIP, or --sets faces")
-    return options
+    return chosen
 
 
 def main() -> None:
     """Train everything, and write the table and the figure."""
-    options = parse_options()
-    options.work.mkdir(parents=True, exist_ok=True)
+    chosen = parse_options()
+    chosen.work.mkdir(parents=True, exist_ok=True)
     data = {
-        name: prepare_faces(options.work)
+        name: prepare_faces(chosen.work)
         if name == "faces"
-        else extract_cifar(options.cifar, SETS[name].images, options.work)
-        for name in options.sets
+        else extract_cifar(chosen.cifar, SETS[name].images, chosen.work)
+        for name in chosen.sets
     }
-    planned = tasks(options.sets, options.seeds)
-    with ThreadPoolExecutor(options.jobs) as pool:
-        runs = pool.map(
-            lambda task: train(task, options.work, data[task.images], SETS[task.images].kimg),
-            planned,
-        )
-        finished = list(track(runs, "training", total=len(planned), console=Console(stderr=True)))
+    planned = tasks(chosen.sets, chosen.seeds)
+    work = [
+        partial(train, task, chosen.work, data[task.images], SETS[task.images].kimg)
+        for task in planned
+    ]
+    finished = side_by_side(work, chosen.jobs, "training")
     rows = [row for task, run in zip(planned, finished, strict=True) for row in rows_of(task, run)]
-    (RESULTS / "small_data.csv").unlink(missing_ok=True)
-    append(RESULTS / "small_data.csv", rows)
-    write_table(RESULTS / "small_data.md", rows)
-    write_figure(RESULTS / "small_data.png", rows)
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    write_csv(chosen.out / "small_data.csv", rows)
+    write_table(chosen.out / "small_data.md", rows)
+    write_figure(chosen.out / "small_data.png", rows)
 
 
 if __name__ == "__main__":

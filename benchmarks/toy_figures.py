@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from toy_plan import PAPER_ITERATIONS, Arrays, Task
-from toy_tables import Finished, at, checkpoints, of
+from toy_results import Finished, at, checkpoints, of
 
 from realness.trainer.config import flatten
 from realness.trainer.toy import METHODS, DataName

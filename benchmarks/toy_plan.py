@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from realness.trainer.config import TrainConfig
-from realness.trainer.toy import METHODS, NETWORKS_OF, DataName, method_config
+from realness.trainer.toy import METHODS, NETWORKS_OF, DataName, Networks, method_config
 
 Arrays = dict[str, np.ndarray]
 """high_quality, num_modes, sigma (for data with modes), distance, seed, iteration: one entry per
@@ -28,7 +28,8 @@ class Task:
 
     `part` is the experiment that it belongs to; `changes` are keywords of `method_config` with
     their values. `spacing` is the distance between neighbouring modes, `data_seed` the seed of the
-    training points; None means the default.
+    training points, `networks` the paper whose networks and optimiser are used, and `first_seed`
+    the smallest of the seeds; None means the default.
     """
 
     part: str
@@ -39,12 +40,19 @@ class Task:
     changes: tuple[tuple[str, int | float], ...] = ()
     spacing: float | None = None
     data_seed: int | None = None
+    networks: Networks | None = None
+    first_seed: int | None = None
 
     @property
     def config(self) -> TrainConfig:
         """The trainer's configuration."""
         changes: dict[str, Any] = dict(self.changes)
-        return method_config(self.method, networks=NETWORKS_OF[self.data], **changes)
+        return method_config(self.method, networks=self.chosen_networks, **changes)
+
+    @property
+    def chosen_networks(self) -> Networks:
+        """The networks that `networks` names, or those of the data's paper."""
+        return self.networks or NETWORKS_OF[self.data]
 
     @property
     def label(self) -> str:
@@ -55,9 +63,9 @@ class Task:
     @property
     def cost(self) -> float:
         """Relative work, for the remaining time: updates times members times size."""
-        optimizer, networks = self.config.optimizer, NETWORKS_OF[self.data]
+        optimizer = self.config.optimizer
         updates = optimizer.k_g + 1.6 * optimizer.k_d
-        size = 1.0 if networks == "realness" else 0.1
+        size = 0.1 if self.chosen_networks == "far" else 1.0
         return self.checkpoints[-1] * self.seeds * updates * size
 
     @property
@@ -76,8 +84,9 @@ class Task:
 
         data = build_data(self.data, spacing=self.spacing, seed=self.data_seed or 0)
         started = time.process_time()
-        networks = NETWORKS_OF[self.data]
-        experiment = build_experiment(self.config, data, range(self.seeds), networks)
+        first = self.first_seed or 0
+        seeds = range(first, first + self.seeds)
+        experiment = build_experiment(self.config, data, seeds, self.chosen_networks)
         results = train(experiment, data, self.checkpoints)
         rows = [medians([result]) for result in results]
         columns = {key: np.array([row[key] for row in rows]) for key in rows[0]}

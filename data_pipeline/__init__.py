@@ -17,7 +17,7 @@ from realness.data_pipeline.check import (
     describe_readers,
 )
 from realness.data_pipeline.errors import BadImage, DataError, MachineError
-from realness.data_pipeline.order import BatchShare, parts_of_rank
+from realness.data_pipeline.order import BatchShare, parts_of_rank, sample_indices
 from realness.data_pipeline.sources import SourceKind, SourceOptions, open_catalog
 from realness.data_pipeline.sources.prepared import is_prepared, read_manifest
 
@@ -42,6 +42,7 @@ __all__ = [
     "open_catalog",
     "parts_of_rank",
     "read_manifest",
+    "sample_indices",
 ]
 
 

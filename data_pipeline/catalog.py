@@ -58,9 +58,10 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class RawLayout:
-    """Format of entries that are bare uint8 pixels: their shape (3, R, R) and memory order.
+    """Format of entries that are bare uint8 pixels: their shape (3, H, W) and memory order.
 
-    HWC keeps the three values of a pixel together, as batches do; CHW is three planes.
+    HWC keeps the three values of a pixel together, as batches do; CHW is three planes. Grey pixels
+    have the shape (1, H, W), and become RGB with three equal channels.
     """
 
     shape: tuple[int, int, int]
@@ -75,11 +76,13 @@ class RawLayout:
         return self.shape[0] * self.shape[1] * self.shape[2]
 
     def pixels(self, data: bytes) -> npt.NDArray[np.uint8]:
-        """View an entry's bytes as uint8 [R, R, 3]. Raises BadImage if the length differs."""
+        """View an entry's bytes as uint8 [H, W, 3]. Raises BadImage if the length differs."""
         if len(data) != self.num_bytes:
             raise BadImage(f"holds {len(data):,} bytes, not the {self.num_bytes:,} of {self.shape}")
         channels, height, width = self.shape
         values = np.frombuffer(data, np.uint8)
+        if channels == 1:
+            return np.broadcast_to(values.reshape(height, width, 1), (height, width, 3))
         if self.order == "HWC":
             return values.reshape(height, width, channels)
         return values.reshape(self.shape).transpose(1, 2, 0)

@@ -39,10 +39,15 @@ def check_images(
     replaces them without logging them again. Raw pixels and images that prepare validated are
     not read.
     """
-    known = catalog.raw.shape[-1] if catalog.raw is not None else catalog.resolution
-    if known is not None:
-        if known != resolution:
-            raise DataError(_wrong_resolution(catalog, f"{known}", resolution))
+    if catalog.raw is not None:
+        _, height, width = catalog.raw.shape
+        if (height, width) != (resolution, resolution):
+            size = f"{width}" if width == height else f"{width}x{height}"
+            raise DataError(_wrong_resolution(catalog, size, resolution))
+        return
+    if catalog.resolution is not None:
+        if catalog.resolution != resolution:
+            raise DataError(_wrong_resolution(catalog, f"{catalog.resolution}", resolution))
         return
     sizes: Counter[Size] = Counter()
     bad: list[tuple[int, str]] = []

@@ -262,7 +262,7 @@ class ImageStream:
 
 
 def _check_start(catalog: Catalog, resolution: int, first_sample: int) -> None:
-    if catalog.raw is not None and catalog.raw.shape != (3, resolution, resolution):
+    if catalog.raw is not None and catalog.raw.shape[1:] != (resolution, resolution):
         raise DataError(
             f"{catalog.source} holds raw images of shape {catalog.raw.shape}, training needs "
             f"resolution={resolution}; prepare it again with --resolution {resolution}"

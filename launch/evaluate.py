@@ -46,6 +46,9 @@ class Command:
     """latest, all, best, or the number of images seen by one checkpoint. best is the checkpoint
     with the best score in the first of the --metrics (for pr: precision); scores that metrics.csv
     lacks are measured."""
+    weights: Literal["ema", "raw"] = "ema"
+    """Weights of G: ema, their moving average over training, or raw, as the last update left
+    them."""
     plugin: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Plugin that the run was trained with; may be given several times. THE FILE IS EXECUTED."""
     num_images: int = 50_000
@@ -168,7 +171,7 @@ def _measure(
     try:
         generator = load_chosen(
             lambda: _folders(command)[-1] if command.checkpoint == "latest" else folder,
-            lambda chosen: load_generator(command.run, chosen, device),
+            lambda chosen: load_generator(command.run, chosen, device, command.weights),
         )
     except CheckpointError as error:
         _print_message(f"skipped: {error}")
@@ -177,7 +180,14 @@ def _measure(
         _print_message(f"{folder.name} was not trained on the images that it is compared with")
     scores = evaluator.scores(generator)
     seconds = time.monotonic() - started
-    info = CheckpointInfo(generator.images_seen, generator.iteration, command.seed, digest, seconds)
+    info = CheckpointInfo(
+        generator.images_seen,
+        generator.iteration,
+        command.seed,
+        digest,
+        seconds,
+        generator.weights,
+    )
     return info.records(scores)
 
 
@@ -205,7 +215,7 @@ def _find_best(
         for record in earlier
         if record.images in there
         and is_headline(record.metric, metric)
-        and record.seed == command.seed
+        and (record.seed, record.weights) == (command.seed, command.weights)
         and record.data == digest[:12]
         and evaluator.compares(record)
     ]

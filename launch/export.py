@@ -1,6 +1,6 @@
 """Export what a run has trained: `python launch/export.py RUN OUT`.
 
-Writes the moving average of G, and D, as safetensors with config.json (read back by
+Writes the moving average of G (or G itself), and D, as safetensors with config.json (read back by
 `realness.trainer.export.load`), as ONNX and torch.export graphs that are checked against the
 networks, and a model card. Runs in a single process without DeepSpeed. Exit codes: 0 done, 1 a
 graph does not compute what its network does or OUT cannot be written (disk full), 2 invalid input.
@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -36,6 +36,9 @@ class Command:
     formats: str = "onnx,pt2"
     """Graphs to write in addition to the safetensors, comma-separated: onnx (needs the extra
     `export`), pt2 (torch.export); empty for none."""
+    weights: Literal["ema", "raw"] = "ema"
+    """Weights of G: ema, their moving average over training, or raw, as the last update left
+    them."""
     plugin: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Plugin that the run was trained with; may be given several times. THE FILE IS EXECUTED."""
     licence: str = "not stated"
@@ -73,7 +76,7 @@ def _export(command: Command) -> str:
     generator, discriminator = load_chosen(
         lambda: choose(command.run, command.checkpoint)[-1],
         lambda folder: (
-            load_generator(command.run, folder, cpu),
+            load_generator(command.run, folder, cpu, command.weights),
             load_discriminator(command.run, folder, cpu),
         ),
     )

@@ -1,9 +1,9 @@
 """Make images with a trained generator: `python launch/generate.py RUN OUT --num 1000`.
 
-Loads the moving average of G from a checkpoint of RUN, in a single process without DeepSpeed, and
-writes OUT/000000.png and so on, a grid of the first ones, and images.csv with the realness score of
-each image. The same seed gives the same images on any device, up to rounding. Exit codes: 0 done,
-1 OUT cannot be written (disk full), 2 invalid input.
+Loads the moving average of G, or G itself, from a checkpoint of RUN, in a single process without
+DeepSpeed, and writes OUT/000000.png and so on, a grid of the first ones, and images.csv with the
+realness score of each image. The same seed gives the same images on any device, up to rounding.
+Exit codes: 0 done, 1 OUT cannot be written (disk full), 2 invalid input.
 """
 
 from __future__ import annotations
@@ -48,6 +48,9 @@ class Command:
     checkpoint: str = "latest"
     """latest, best (by the run's metrics.csv: FID if present, else KID, else SWD), or the number of
     images seen by one of the run's checkpoints."""
+    weights: Literal["ema", "raw"] = "ema"
+    """Weights of G: ema, their moving average over training, or raw, as the last update left
+    them."""
     plugin: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Plugin that the run was trained with; may be given several times. THE FILE IS EXECUTED."""
     top: float = 1.0
@@ -89,7 +92,7 @@ def _generate(command: Command) -> str:
     generator, discriminator = load_chosen(
         lambda: choose(command.run, command.checkpoint)[-1],
         lambda folder: (
-            load_generator(command.run, folder, device),
+            load_generator(command.run, folder, device, command.weights),
             load_discriminator(command.run, folder, device),
         ),
     )

@@ -13,6 +13,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
+from realness.launch.p2gan_presets import p2gan, p2gan_stylegan2
+from realness.launch.realness_presets import (
+    baseline_dcgan,
+    baselines,
+    cifar10_realness_author,
+    cifar10_realness_dcgan,
+    realness_dcgan,
+)
 from realness.launch.stylegan2_presets import realness_stylegan2, small, stylegan2
 from realness.trainer.augment.configs import DiffAugmentConfig
 from realness.trainer.config import (
@@ -20,7 +28,6 @@ from realness.trainer.config import (
     DataConfig,
     EngineConfig,
     FakeAsRealConfig,
-    ObjectiveConfig,
     OptimizerConfig,
     PenaltyConfig,
     TrainConfig,
@@ -31,61 +38,15 @@ from realness.trainer.networks.configs import (
     DCGANGeneratorConfig,
     ResNetDiscriminatorConfig,
     ResNetGeneratorConfig,
-    SNResNetDiscriminatorConfig,
-    SNResNetGeneratorConfig,
 )
 from realness.trainer.networks.light_configs import LightDiscriminatorConfig, LightGeneratorConfig
 from realness.trainer.objectives.configs import (
-    HingeConfig,
-    LSGANConfig,
-    P2GANConfig,
-    PosteriorConfig,
     RealnessConfig,
     RelativisticConfig,
     StandardConfig,
-    WassersteinConfig,
 )
 
 DEFAULT = "ffhq1024-realness-dcgan"
-CIFAR_IMAGES, CELEBA_IMAGES = 60_000, 202_599
-
-
-def realness_dcgan(resolution: int) -> TrainConfig:
-    """RealnessGAN (ICLR 2020) on its DCGAN: 520,000 iterations of 32 images, 51 outcomes."""
-    return TrainConfig(
-        batch_size=32,
-        total_kimg=16_640,
-        data=DataConfig(resolution=resolution),
-        g=DCGANGeneratorConfig(g_width=32, z_dim=128),
-        d=DCGANDiscriminatorConfig(d_width=32, d_norm="spectral"),
-        objective=RealnessConfig(num_outcomes=51, g_objective=2, resample="gaussian"),
-        optimizer=OptimizerConfig(AdamConfig(beta1=0.5, beta2=0.999), lr_g=2e-4, lr_d=2e-4),
-    )
-
-
-def cifar10_realness_dcgan(g_objective: int = 2) -> TrainConfig:
-    """CIFAR10 at 32x32 with 3 outcomes (section 4); the paper's Table 3 compares G's objectives."""
-    base = realness_dcgan(32)
-    objective = replace(base.objective, num_outcomes=3, g_objective=g_objective)
-    return replace(base, objective=objective)
-
-
-def baseline_dcgan(resolution: int, objective: ObjectiveConfig) -> TrainConfig:
-    """A baseline of the RealnessGAN paper: the same DCGAN and optimiser with another objective."""
-    return replace(realness_dcgan(resolution), objective=objective)
-
-
-def wgan_gp_dcgan(resolution: int) -> TrainConfig:
-    """WGAN-GP as in the RealnessGAN paper: five D updates per G update, Adam (0.5, 0.9), 1e-4.
-
-    The penalty's weight of 10 is from Gulrajani et al. D keeps spectral normalisation, because the
-    RealnessGAN paper states it for every D.
-    """
-    return replace(
-        baseline_dcgan(resolution, WassersteinConfig()),
-        optimizer=OptimizerConfig(AdamConfig(beta1=0.5, beta2=0.9), lr_g=1e-4, lr_d=1e-4, k_d=5),
-        penalty=PenaltyConfig(gp_weight=10.0, gp_target=1),
-    )
 
 
 def zero_gp_resnet(resolution: int = 32) -> TrainConfig:
@@ -141,46 +102,11 @@ def relativistic_resnet(resolution: int) -> TrainConfig:
     )
 
 
-def p2gan(resolution: int, networks: Literal["dcgan", "sn-resnet"]) -> TrainConfig:
-    """P2GAN (CVPR 2021, section 5.2): least squares between posteriors, Adam (0, 0.999), 2e-4.
-
-    The rates are multiplied by 0.9 every 50 epochs; pretraining takes 10 epochs on CIFAR10 and 2 on
-    CelebA. The paper does not state the length of training: 200 epochs of CIFAR10 and 50 of CelebA
-    here.
-    """
-    cifar = resolution == 32
-    epoch_kimg = (CIFAR_IMAGES if cifar else CELEBA_IMAGES) / 1000
-    if networks == "sn-resnet":
-        width, generator, discriminator = 64, SNResNetGeneratorConfig, SNResNetDiscriminatorConfig
-    else:
-        width, generator, discriminator = 32, DCGANGeneratorConfig, DCGANDiscriminatorConfig
-    mean = 4.0 if cifar else 5.0
-    posterior = PosteriorConfig(
-        posterior_dim=5 if cifar else 20,
-        prior_fake_mean=-mean,
-        prior_real_mean=mean,
-        pretrain_kimg=(10 if cifar else 2) * epoch_kimg,
-    )
-    return TrainConfig(
-        batch_size=32,
-        total_kimg=(200 if cifar else 50) * epoch_kimg,
-        data=DataConfig(resolution=resolution),
-        g=generator(z_dim=64 if cifar else 128, g_width=width),
-        d=discriminator(d_width=width, d_norm="spectral"),
-        objective=P2GANConfig(posterior),
-        optimizer=OptimizerConfig(
-            AdamConfig(beta1=0.0, beta2=0.999),
-            lr_decay="step",
-            lr_step_kimg=50 * epoch_kimg,
-            lr_step_factor=0.9,
-        ),
-    )
-
-
-def lecture_dcgan() -> TrainConfig:
+def lecture_dcgan(activation: Literal["lrelu", "relu"] = "lrelu") -> TrainConfig:
     """The DCGAN of the lecture notes (section 6): LeakyReLU in both, no normalisation in D.
 
-    For Fashion-MNIST, enlarged to 32x32. Learning rates and batch size are typical of DCGANs.
+    For Fashion-MNIST, enlarged to 32x32. With ReLU in both it is the other side of Fig. 18. The
+    notes state no width; 32 makes it small. Learning rates and batch size are typical of DCGANs.
     """
     base = baseline_dcgan(32, StandardConfig())
     return replace(
@@ -188,8 +114,8 @@ def lecture_dcgan() -> TrainConfig:
         batch_size=64,
         total_kimg=3_000,
         data=replace(base.data, mirror=False),
-        g=replace(base.g, g_activation="lrelu"),
-        d=replace(base.d, d_norm="none"),
+        g=DCGANGeneratorConfig(g_width=32, z_dim=128, g_activation=activation),
+        d=DCGANDiscriminatorConfig(d_width=32, d_norm="none", d_activation=activation),
     )
 
 
@@ -225,24 +151,16 @@ def demo() -> TrainConfig:
     )
 
 
-def _baselines(data: str, resolution: int) -> dict[str, Callable[[], TrainConfig]]:
-    return {
-        f"{data}-standard-dcgan": lambda: baseline_dcgan(resolution, StandardConfig()),
-        f"{data}-lsgan-dcgan": lambda: baseline_dcgan(resolution, LSGANConfig()),
-        f"{data}-hinge-dcgan": lambda: baseline_dcgan(resolution, HingeConfig()),
-        f"{data}-wgan-gp-dcgan": lambda: wgan_gp_dcgan(resolution),
-    }
-
-
 PRESETS: dict[str, Callable[[], TrainConfig]] = {
     DEFAULT: lambda: realness_dcgan(1024),
     "ffhq256-realness-dcgan": lambda: realness_dcgan(256),
     "celeba256-realness-dcgan": lambda: realness_dcgan(256),
-    **_baselines("celeba256", 256),
+    **baselines("celeba256", 256),
     "cifar10-realness-dcgan": cifar10_realness_dcgan,
+    "cifar10-realness-author-dcgan": cifar10_realness_author,
     "cifar10-realness1-dcgan": lambda: cifar10_realness_dcgan(1),
     "cifar10-realness3-dcgan": lambda: cifar10_realness_dcgan(3),
-    **_baselines("cifar10", 32),
+    **baselines("cifar10", 32),
     "cifar10-0gp-resnet": zero_gp_resnet,
     "cifar10-far-resnet": far_resnet,
     "cifar100-0gp-resnet": zero_gp_resnet,
@@ -252,8 +170,11 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {
     "cifar10-p2gan-resnet": lambda: p2gan(32, "sn-resnet"),
     "cifar10-p2gan-dcgan": lambda: p2gan(32, "dcgan"),
     "celeba64-p2gan-resnet": lambda: p2gan(64, "sn-resnet"),
+    "celeba32-p2gan-stylegan2": lambda: p2gan_stylegan2(32),
+    "celeba64-p2gan-stylegan2": lambda: p2gan_stylegan2(64),
     "cifar10-relativistic-resnet": lambda: relativistic_resnet(32),
     "fashion32-standard-dcgan": lecture_dcgan,
+    "fashion32-standard-relu-dcgan": lambda: lecture_dcgan("relu"),
     "ffhq1024-stylegan2": lambda: stylegan2(1024),
     "ffhq256-stylegan2": lambda: stylegan2(256),
     "ffhq1024-realness-stylegan2": lambda: realness_stylegan2(1024),

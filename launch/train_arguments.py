@@ -15,6 +15,7 @@ import tyro
 
 from realness.launch.command_line import expanded, read_command_line
 from realness.launch.presets import DEFAULT, preset
+from realness.launch.protocols import paper_protocol
 from realness.trainer.config import ConfigError, TrainConfig, flag, flatten
 from realness.trainer.config.automatic import resolve
 from realness.trainer.config.components import DEFAULTS
@@ -38,6 +39,10 @@ class Options:
     in its sections or flat. Flags override the file, and the file overrides the preset, which its
     field preset names unless --preset does. It may give --run-dir and --data too, and a config.json
     does: that file alone resumes its run."""
+    protocol: Literal["none", "paper"] = "none"
+    """paper: train and score as the paper of the preset does. It sets --mirror, the metrics, their
+    weights, resizing, numbers of images and schedule (every 10,000 iterations), and keeps the
+    checkpoints of these. Other flags override it. It is not stored: config.json has the fields."""
     dry_run: bool = False
     """Build everything, print what would run and what it needs, then exit."""
     max_restarts: int = 0
@@ -84,6 +89,10 @@ def parse(
     }
     given = {name for name in fields if _is_given(own, flag(name))}
     _refuse_idle({name: fields[name] for name in given}, known, fields, "")
+    if parsed.options.protocol == "paper":
+        scored = {key: value for key, value in paper_protocol(fields).items() if key not in given}
+        log.info("--protocol paper: %s", _as_flags(scored))
+        fields |= scored
     fields |= {"plugin": tuple(plugins), "plugin_sha256": digests}
     fields, computed = resolve(fields)
     for line in computed:
@@ -158,6 +167,17 @@ def _group_type(
     group = make_dataclass(title, fields, frozen=True)
     group.__doc__ = (section.__doc__ or "").partition("\n\n")[0]
     return group
+
+
+def _as_flags(fields: Mapping[str, Any]) -> str:
+    """Fields as they are written on a command line."""
+    texts = []
+    for name, value in fields.items():
+        if isinstance(value, bool):
+            texts.append(flag(name) if value else flag(f"no_{name}"))
+        else:
+            texts.append(f"{flag(name)} {value}")
+    return " ".join(texts)
 
 
 def _values(arguments: Sequence[str], name: str) -> list[str]:

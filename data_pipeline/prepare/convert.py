@@ -60,10 +60,13 @@ class Conversion:
     """How every image is converted.
 
     resolution: side of the square result in pixels. crop: "centre" crops the largest centred
-    square, "none" rejects images that are not square. resize: the filter for shrinking. quality:
-    of JPEG. upscale: whether smaller images are enlarged instead of rejected.
+    square, "none" rejects images that are not square. crop_size: side of the centred square to
+    crop instead, in pixels of the upright original; smaller images are rejected. resize: the filter
+    for shrinking. quality: of JPEG. upscale: whether smaller images are enlarged instead of
+    rejected.
 
-    Raises ValueError for a resolution or quality out of range, and for an unknown choice.
+    Raises ValueError for a resolution, quality or crop_size out of range, for an unknown choice,
+    and for a crop_size with crop "none".
     """
 
     resolution: int
@@ -72,6 +75,7 @@ class Conversion:
     format: Format = "png"
     quality: int = 95
     upscale: bool = False
+    crop_size: int | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.resolution <= 8192:
@@ -85,6 +89,19 @@ class Conversion:
         ):
             if value not in known:
                 raise ValueError(f"{name}={value!r} is unknown; use one of {', '.join(known)}")
+        if self.crop_size is not None:
+            self._check_crop_size(self.crop_size)
+
+    def _check_crop_size(self, size: int) -> None:
+        if size < 1:
+            raise ValueError(f"crop_size={size} must be at least 1 pixel")
+        if self.crop == "none":
+            raise ValueError(f"crop_size={size} does not combine with crop='none'; use one of them")
+        if size < self.resolution and not self.upscale:
+            raise ValueError(
+                f"crop_size={size} is smaller than resolution={self.resolution}; use a larger "
+                "crop, a smaller resolution, or --upscale to enlarge"
+            )
 
     @property
     def lossless(self) -> bool:
@@ -217,8 +234,10 @@ def _sixteen_bits(image: Image.Image) -> Image.Image:
 
 def _fit(image: Image.Image, settings: Conversion) -> Image.Image:
     width, height = image.size
-    side = min(width, height)
-    if width != height:
+    side = settings.crop_size or min(width, height)
+    if side > min(width, height):
+        raise BadImage(f"is {width}x{height}, smaller than the crop of {side}x{side}")
+    if (width, height) != (side, side):
         if settings.crop == "none":
             raise BadImage(f"is {width}x{height}, not square, and crop is 'none'")
         left, top = (width - side) // 2, (height - side) // 2

@@ -13,6 +13,13 @@ from realness.data_pipeline.formats import IMAGE_SUFFIXES
 from realness.data_pipeline.machine import patiently
 from realness.data_pipeline.sources.cifar import open_cifar, training_files
 from realness.data_pipeline.sources.folder import FolderFiles, list_files, open_folder
+from realness.data_pipeline.sources.idx import (
+    image_files,
+    labels_file,
+    may_be_idx,
+    open_idx,
+    training_images,
+)
 from realness.data_pipeline.sources.listing import is_skipped, kind_of
 from realness.data_pipeline.sources.lmdb import data_file, open_lmdb
 from realness.data_pipeline.sources.options import SourceKind, SourceOptions
@@ -30,8 +37,9 @@ def open_catalog(source: str | Path, options: SourceOptions | None = None) -> Ca
     source: a folder (searched recursively), a zip (also StyleGAN's dataset.zip), a tar shard or a
     folder of *.tar shards (also WebDataset's), an FFHQ TFRecord file or a folder of its levels
     (the largest is used), a folder of CIFAR's batches (the training batches are used) or one batch
-    file, an LMDB of image files, or the output of `launch/prepare.py`. The same contents always
-    give the same order: sorted by name in folders and zips, as stored elsewhere.
+    file, a folder of MNIST's IDX files (the training images are used) or one of them, plain or
+    compressed with gzip, an LMDB of image files, or the output of `launch/prepare.py`. The same
+    contents always give the same order: sorted by name in folders and zips, as stored elsewhere.
 
     Raises DataError if the source does not exist, holds no image, has a damaged index, is a folder
     of several kinds of sources or a tar of several pictures per sample without a choice in
@@ -80,6 +88,8 @@ def _open_file(path: Path, options: SourceOptions) -> Catalog:
         return open_lmdb(path)
     if kind == "cifar":
         return open_cifar(path, [path])
+    if kind == "idx":
+        return open_idx(path, path)
     raise DataError(f"--source-kind={kind}, but {path} is a file; give a folder, or another kind")
 
 
@@ -93,7 +103,11 @@ def _kind_of_file(path: Path) -> SourceKind:
         return "tfrecord"
     if suffix in (".mdb", ".lmdb"):
         return "lmdb"
-    if suffix in (".bin", ""):
+    if suffix == ".bin":
+        return "cifar"
+    if may_be_idx(path):
+        return "idx"
+    if not suffix:
         return "cifar"
     if path.suffixes[-2:-1] == [".tar"] or suffix == ".tgz":
         raise DataError(
@@ -102,7 +116,7 @@ def _kind_of_file(path: Path) -> SourceKind:
         )
     raise DataError(
         f"{path} is not a known data source; give a folder of images, a .zip, .tar "
-        "shards, a .tfrecords file, CIFAR's batches or an LMDB"
+        "shards, a .tfrecords file, CIFAR's batches, IDX files or an LMDB"
     )
 
 
@@ -123,6 +137,10 @@ def _open_folder(path: Path, options: SourceOptions) -> Catalog:
         catalog, used = open_tfrecord(level), [level]
     elif kind == "lmdb":
         catalog, used = open_lmdb(present[kind][0]), present[kind]
+    elif kind == "idx":
+        images = training_images(path, present[kind])
+        beside = labels_file(images)
+        catalog, used = open_idx(path, images), [images, *([beside] if beside else [])]
     else:
         catalog, used = open_cifar(path, present[kind]), present[kind]
     _count_beside(catalog, files, used)
@@ -148,6 +166,7 @@ def _sources_in(folder: Path) -> dict[SourceKind, list[Path]]:
         "tfrecord": [path for path in files if path.suffix in SUFFIXES],
         "lmdb": [database] if database else [],
         "cifar": training_files(folder),
+        "idx": image_files(files),
     }
     return {kind: paths for kind, paths in found.items() if paths}
 
@@ -159,6 +178,7 @@ def _only_kind(path: Path, files: FolderFiles, present: dict[SourceKind, list[Pa
         numbers["folder"] = len(files.images)
     if len(numbers) > 1:
         named = {"folder": "image", "tar": ".tar file", "lmdb": "LMDB", "cifar": "CIFAR batch"}
+        named["idx"] = "IDX file"
         held = [
             f"{number:,} {named.get(kind, 'TFRecord file')}{'' if number == 1 else 's'}"
             for kind, number in numbers.items()

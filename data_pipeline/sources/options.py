@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-SourceKind = Literal["auto", "folder", "zip", "tar", "tfrecord", "cifar", "lmdb", "prepared"]
+SourceKind = Literal["auto", "folder", "zip", "tar", "tfrecord", "cifar", "idx", "lmdb", "prepared"]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from realness.launch.presets import realness_dcgan
+from realness.launch.realness_presets import realness_dcgan
 from realness.trainer.config import EngineConfig, PenaltyConfig, TrainConfig, with_fields
 from realness.trainer.engines.optimizer_configs import AdamConfig
 from realness.trainer.networks.spectral_norm import update_spectral_norm
@@ -35,7 +35,9 @@ the losses by 0.01 to 0.1 each, and of that it changes 1e-2 at most. Seen: 1.3e-
 
 def tiny(batch_size: int, *, generator: str = "dcgan", clip: float = 0.0) -> TrainConfig:
     """RealnessGAN with R1 in every other step; "resnet" is a generator without batch norm."""
-    base = with_fields(realness_dcgan(32), generator=generator, g_width=4, z_dim=16, d_width=4)
+    base = with_fields(
+        realness_dcgan(32, anchor_kl=None), generator=generator, g_width=4, z_dim=16, d_width=4
+    )
     if generator == "resnet":
         base = with_fields(base, g_max_channels=4)
     # A large epsilon: Adam's division otherwise turns rounding of near-zero gradients into steps of

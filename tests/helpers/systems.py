@@ -81,6 +81,10 @@ def systems() -> dict[str, TrainConfig]:
             realness, augment="ada", augment_speed_kimg=0.1, r1_gamma=1.0, penalty_images=2 * BATCH
         ),
         "far-augmented": with_fields(far, augment="fixed", augment_ops="bgcfnx", augment_p=0.5),
+        "p2gan-noise-instance": with_fields(
+            presets["p2gan"], code_source="noise", g_norm="instance"
+        ),
+        "p2gan-no-modules": with_fields(presets["p2gan"], posterior_modules=False),
         "p2gan-augmented": with_fields(presets["p2gan"], augment="diffaugment"),
         "light": replace(
             realness,

@@ -68,13 +68,14 @@ def test_every_field_is_a_flag() -> None:
     given |= dict(beta2="0.5", lr_final="0.5", divergence="emd", test_code="ema", g_blocks="2")
     given |= dict(rmsprop_alpha="0.9", d_blocks="2", gp_target="0", metrics="kid")
     given |= dict(memory_format="contiguous", metrics_network="efflite0", style_mixing="0.5")
+    given |= dict(metrics_weights="raw")
     given |= dict(metrics_resize="bilinear", minibatch_group="1", augment_ops="bgcf0.5")
     given |= dict(augment_target="0.5", augment_p="0.2", augment_shape="linear")
-    given |= dict(source_kind="folder")
+    given |= dict(source_kind="folder", g_norm="instance")
     # These combine with few others: the next test covers them. --plugin has tests of its own.
     left_out = {"preset", "r1", "d_activation", "cuda_graphs", "auto_batch"}
     left_out |= {"plugin", "plugin_sha256", "path_length_weight", "far_fakes"}
-    left_out |= {"checkpoint_activations", *KINDS}
+    left_out |= {"checkpoint_activations", "posterior_modules", "code_source", *KINDS}
     seen: set[str] = set()
     for choice in CHOICES:
         seen |= left_out
@@ -137,6 +138,9 @@ def test_what_combines_with_little_else_is_a_flag_too() -> None:
     flags = ["--r1", "finite-difference", "--d-activation", "silu", "--r1-gamma", "1"]
     values = flatten(parse(["--preset", DCGAN, *flags]).config)
     assert (values["r1"], values["d_activation"]) == ("finite-difference", "silu")
+    p2gan = ["--preset", "cifar10-p2gan-dcgan"]
+    assert not flatten(parse([*p2gan, "--no-posterior-modules"]).config)["posterior_modules"]
+    assert flatten(parse([*p2gan, "--code-source", "noise"]).config)["code_source"] == "noise"
     flags = ["--cuda-graphs", "--zero-g", "0", "--zero-d", "0", "--auto-batch"]
     values = flatten(parse(["--preset", DCGAN, *flags]).config)
     assert values["cuda_graphs"]
@@ -284,7 +288,7 @@ def test_the_rates_fall_by_steps() -> None:
     from realness.trainer.updates.schedule import lr_factor
 
     config = preset("cifar10-p2gan-resnet")
-    step = 50 * 60_000
+    step = 50 * 50_000
     assert [lr_factor(config, images) for images in (0, step - 32, step, 3 * step)] == (
         pytest.approx([1, 1, 0.9, 0.729])
     )

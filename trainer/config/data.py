@@ -15,7 +15,7 @@ class DataConfig:
     data: str = resumable("")
     """Folder, zip or tar shards of square images (launch/prepare.py converts any collection)."""
     source_kind: Literal[
-        "auto", "folder", "zip", "tar", "tfrecord", "cifar", "lmdb", "prepared"
+        "auto", "folder", "zip", "tar", "tfrecord", "cifar", "idx", "lmdb", "prepared"
     ] = resumable("auto")
     """What --data is. A folder with several kinds, such as images and tar shards, needs the choice;
     auto finds out."""

@@ -10,10 +10,12 @@ from realness.trainer.config.base import not_negative, positive, resumable
 
 @dataclass(frozen=True)
 class MetricsConfig:
-    """Scores of the moving average during training; they do not affect the trajectory."""
+    """Scores of the generator during training; they do not affect the trajectory."""
 
     metrics_kimg: float = resumable(0.0)
-    """Measure the moving average every N thousand images and at the end; 0 for never."""
+    """Measure the generator every N thousand images and at the end; 0 for never."""
+    metrics_weights: Literal["ema", "raw"] = resumable("ema")
+    """Weights to measure: ema, the moving average, or raw, G itself as the last update left it."""
     metrics: str = resumable("swd")
     """Comma-separated list of swd, fid, kid, is, pr, ppl. swd needs no feature network."""
     metrics_images: int = resumable(2048)

@@ -9,6 +9,7 @@ from realness.trainer.config.base import positive, require
 from realness.trainer.config.components import Component
 
 Normalisation = Literal["spectral", "layer", "none"]
+GeneratorNormalisation = Literal["batch", "instance"]
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ class OptimizerConfig:
     lr_final: float = 0.0
     """Fraction of the learning rates left at the end of a linear or cosine decay."""
     lr_step_kimg: float = 3000.0
-    """Interval between the steps of --lr-decay=step (50 epochs of 60,000 images are 3,000 kimg)."""
+    """Interval between the steps of --lr-decay=step (50 epochs of 50,000 images are 2,500 kimg)."""
     lr_step_factor: float = 0.9
     """Factor by which each step multiplies the learning rates."""
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from realness.trainer.export.folder import Exported
-from realness.trainer.objectives.configs import RealnessConfig
+from realness.trainer.objectives.configs import P2GANConfig, RealnessConfig
 from realness.trainer.storage.files import write_text
 from realness.trainer.storage.scores import Record
 
@@ -35,7 +35,14 @@ def write_card(
         _use(exported, sorted(differences)),
         _training(exported),
         _networks(exported),
-        _scores([record for record in records if record.images == exported.generator.images_seen]),
+        _scores(
+            [
+                record
+                for record in records
+                if (record.images, record.weights)
+                == (exported.generator.images_seen, exported.generator.weights)
+            ]
+        ),
         _files(differences),
         _limits(),
         _licence(licence),
@@ -47,11 +54,13 @@ def write_card(
 def _head(exported: Exported, licence: str) -> str:
     config = exported.generator.config
     size = config.data.resolution
+    raw = exported.generator.weights == "raw"
+    generator = "the generator (raw weights)" if raw else "the moving average of the generator"
     front = "" if licence == NO_LICENCE else f"---\nlicense: {_quoted(licence)}\n---\n"
     return (
         f"{front}# Generator and discriminator, {size}x{size}\n\n"
         f"A generative adversarial network (objective `{config.objective.name}`, preset "
-        f"`{config.preset}`): the moving average of the generator, and the discriminator, after "
+        f"`{config.preset}`): {generator}, and the discriminator, after "
         f"{exported.generator.images_seen:,} images of training.\n"
     )
 
@@ -75,19 +84,24 @@ def _use(exported: Exported, files: Sequence[str]) -> str:
             f"{_inputs(exported)} to `images` float32 [batch, 3, R, R] in [-1, 1]; `discriminator` "
             "maps such `images` to `output` [batch, outputs] and `score` [batch].\n"
         )
-    factors = exported.generator.code_factors
+    generator = exported.generator
+    factors = generator.code_factors
     if factors is not None:
         pairs = ", ".join(
             f"{mean:.5g} ± {std:.5g}"
             for mean, std in zip(*(values.tolist() for values in factors), strict=True)
         )
         text += (
-            "\n`code` is a posterior code (P2GAN). To sample, draw each of its dimensions from a "
-            f"normal distribution with these means and standard deviations: {pairs}. The ONNX file "
-            "holds them as `code_mean` and `code_std`. To make variations of a real image, draw "
-            "it from D's posterior instead: the first half of `output` is the mean, softplus of "
-            "the second half the deviation.\n"
+            "\n`code` is the input of the posterior modules (P2GAN). To sample, draw each of its "
+            "dimensions from a normal distribution with these means and standard deviations: "
+            f"{pairs}. The ONNX file holds them as `code_mean` and `code_std`.\n"
         )
+        objective = generator.config.objective
+        if isinstance(objective, P2GANConfig) and objective.posterior.code_source == "posterior":
+            text += (
+                "To make variations of a real image, draw it from D's posterior instead: the first "
+                "half of `output` is the mean, softplus of the second half the deviation.\n"
+            )
     return text
 
 

@@ -16,6 +16,7 @@ from realness.trainer.config.tree import portable_config
 from realness.trainer.inference.trained import (
     TrainedDiscriminator,
     TrainedGenerator,
+    Weights,
     build_empty_discriminator,
     build_empty_generator,
     trained_generator,
@@ -44,6 +45,7 @@ def write_networks(
         "format": FORMAT,
         "images_seen": str(generator.images_seen),
         "data_digest": generator.data_digest,
+        "weights": generator.weights,
     }
     for name, module in (
         (GENERATOR_FILE, generator.module),
@@ -87,7 +89,9 @@ def load(
             f"{folder / GENERATOR_FILE} does not state how many images it has seen ({error}); "
             "export the run again"
         ) from error
-    return Exported(trained_generator(config, module, images_seen, digest), discriminator)
+    # Exports of earlier versions hold the moving average, and do not say so.
+    weights: Weights = "raw" if about.get("weights") == "raw" else "ema"
+    return Exported(trained_generator(config, module, images_seen, digest, weights), discriminator)
 
 
 def _fill(module: nn.Module, path: Path) -> dict[str, str]:

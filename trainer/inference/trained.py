@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from realness.trainer.objectives.base import CodeObjective, Objective, build_obj
 from realness.trainer.randomness import Draws, Purpose, Stream
 from realness.trainer.storage.run_folder import read_config
 
+Weights = Literal["ema", "raw"]
+"""The weights of a generator: the moving average over training, or those that training updates."""
+
 
 @dataclass(frozen=True)
 class TrainedGenerator:
@@ -28,6 +31,7 @@ class TrainedGenerator:
 
     It renders with the implementation of the fused operations set in `config`.
     `code_factors` are mean and deviation [code_dim] of the codes to sample with (P2GAN only).
+    `weights` says which ones `module` has: the moving average, or those that training updates.
     If `truncation` is below 1, styles are moved towards `centre` [w_dim], the centre of W.
     """
 
@@ -39,6 +43,7 @@ class TrainedGenerator:
     code_factors: tuple[Tensor, Tensor] | None = None
     centre: Tensor | None = None
     truncation: float = 1.0
+    weights: Weights = "ema"
 
     @property
     def iteration(self) -> int:
@@ -89,8 +94,10 @@ class TrainedGenerator:
         return torch.cat(images)
 
 
-def load_generator(run: Path, folder: Path, device: torch.device) -> TrainedGenerator:
-    """Load the moving average of G from a checkpoint of a run.
+def load_generator(
+    run: Path, folder: Path, device: torch.device, weights: Weights = "ema"
+) -> TrainedGenerator:
+    """Load the moving average of G from a checkpoint of a run, or G itself.
 
     Raises:
         ConfigError: for a run without a valid config.json.
@@ -98,8 +105,9 @@ def load_generator(run: Path, folder: Path, device: torch.device) -> TrainedGene
     """
     config = read_config(run)
     module = build_empty_generator(config, device)
-    position = checkpoint.load(folder, replicated("EMA.model", module.state_dict()))
-    return trained_generator(config, module, position.images, position.data_digest)
+    name = "EMA.model" if weights == "ema" else "G.model"
+    position = checkpoint.load(folder, replicated(name, module.state_dict()))
+    return trained_generator(config, module, position.images, position.data_digest, weights)
 
 
 def build_empty_generator(config: TrainConfig, device: torch.device | str) -> nn.Module:
@@ -110,7 +118,11 @@ def build_empty_generator(config: TrainConfig, device: torch.device | str) -> nn
 
 
 def trained_generator(
-    config: TrainConfig, module: nn.Module, images_seen: int, data_digest: str
+    config: TrainConfig,
+    module: nn.Module,
+    images_seen: int,
+    data_digest: str,
+    weights: Weights = "ema",
 ) -> TrainedGenerator:
     """Wrap a generator with its weights, and with the distribution of codes if it takes any."""
     objective = build_objective(config.objective)
@@ -121,7 +133,9 @@ def trained_generator(
         else:
             mean, std = cast(CodeObjective, objective).typical_factors()
             factors = mean.to(device), std.to(device)
-    return TrainedGenerator(config, module, device, images_seen, data_digest, factors)
+    return TrainedGenerator(
+        config, module, device, images_seen, data_digest, factors, weights=weights
+    )
 
 
 def truncated(generator: TrainedGenerator, psi: float) -> TrainedGenerator:

@@ -58,7 +58,7 @@ class CheckpointInfo:
     """The checkpoint that scores refer to, and how they were measured.
 
     images, iteration: how far it was trained; seed: of the samples; data: digest of the real
-    images; seconds: time spent on measuring.
+    images; seconds: time spent on measuring; weights: of G.
     """
 
     images: int
@@ -66,6 +66,7 @@ class CheckpointInfo:
     seed: int
     data: str
     seconds: float
+    weights: str = "ema"
 
     def records(self, scores: Sequence[Score]) -> list[Record]:
         """Rows for `metrics.csv`."""
@@ -84,6 +85,7 @@ class CheckpointInfo:
                 seed=self.seed,
                 data=self.data[:12],
                 seconds=round(self.seconds, 1),
+                weights=self.weights,
             )
             for score in scores
         ]
@@ -100,18 +102,15 @@ class MeasurementPlan:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        named, known = ",".join(self.metrics), ",".join(METRICS)
         unknown = [name for name in self.metrics if name not in METRICS]
         if unknown or not self.metrics:
-            raise ValueError(
-                f"--metrics={','.join(self.metrics)}: unknown {unknown}; choose from "
-                f"{','.join(METRICS)}"
-            )
+            raise ValueError(f"--metrics={named}: unknown {unknown}; choose from {known}")
         least = max([2, NUM_SPLITS * ("is" in self.metrics), (NEIGHBOUR + 1) * self.has("pr")])
         for name, count in (("generated", self.num_images), ("real", self.num_real)):
             if count < least:
                 raise ValueError(
-                    f"{count} {name} images are too few for --metrics={','.join(self.metrics)}; "
-                    f"use at least {least}"
+                    f"{count} {name} images are too few for --metrics={named}; use at least {least}"
                 )
         if self.batch_size < 1:
             raise ValueError(f"--batch-size={self.batch_size} must be at least 1")

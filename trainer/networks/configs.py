@@ -15,7 +15,8 @@ from realness.trainer.config import (
     register,
     require,
 )
-from realness.trainer.config.networks import Normalisation
+from realness.trainer.config.base import automatic
+from realness.trainer.config.networks import GeneratorNormalisation, Normalisation
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,10 +29,13 @@ class DCGANGeneratorConfig(GeneratorConfig):
 
     codes: ClassVar[bool] = True
 
-    g_width: int = 32
-    """Channels of G at half the output resolution."""
+    g_width: int = automatic(32)
+    """Channels of G at half the output resolution R, and R/8 times as many at 4x4; auto is 8,192/R,
+    which gives 1,024 at 4x4 as in Radford et al."""
     g_activation: Literal["relu", "lrelu"] = "relu"
     """Activation function in G."""
+    g_norm: GeneratorNormalisation = "batch"
+    """Normalisation in G: batch, or instance, of each image by itself (P2GAN's Table 7)."""
     batch_statistics: Literal["global", "local"] = "global"
     """Compute batch normalisation over the batch of all ranks, or over each rank's own share."""
 
@@ -53,6 +57,7 @@ class DCGANGeneratorConfig(GeneratorConfig):
             code_dim=code_dim,
             activation=self.g_activation,
             batch_statistics=self.batch_statistics,
+            norm=self.g_norm,
         )
 
 
@@ -63,10 +68,11 @@ class DCGANDiscriminatorConfig(DiscriminatorConfig):
 
     norms: ClassVar[tuple[str, ...]] = ("spectral", "layer", "none")
 
-    d_width: int = 32
-    """Channels of D at half the input resolution."""
-    d_activation: Literal["lrelu", "silu"] = "lrelu"
-    """Activation function in D: LeakyReLU, or SiLU (x * sigmoid(x)), which is smooth."""
+    d_width: int = automatic(32)
+    """Channels of D at half the input resolution R, and R/8 times as many at 4x4; auto is 8,192/R,
+    which gives 1,024 at 4x4 as in Radford et al."""
+    d_activation: Literal["lrelu", "relu", "silu"] = "lrelu"
+    """Activation function in D: LeakyReLU, ReLU, or SiLU (x * sigmoid(x)), which is smooth."""
     d_norm: Normalisation = "spectral"
     """Normalisation in D: spectral for its weights, layer for its features, or none."""
 
@@ -166,6 +172,8 @@ class SNResNetGeneratorConfig(GeneratorConfig):
     """A quarter of the channels of G in every stage."""
     g_activation: Literal["relu", "lrelu"] = "relu"
     """Activation function in G."""
+    g_norm: GeneratorNormalisation = "batch"
+    """Normalisation in G: batch, or instance, of each image by itself (P2GAN's Table 7)."""
     batch_statistics: Literal["global", "local"] = "global"
     """Compute batch normalisation over the batch of all ranks, or over each rank's own share."""
 
@@ -187,6 +195,7 @@ class SNResNetGeneratorConfig(GeneratorConfig):
             code_dim=code_dim,
             activation=self.g_activation,
             batch_statistics=self.batch_statistics,
+            norm=self.g_norm,
         )
 
 

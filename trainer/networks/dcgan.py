@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from realness.trainer.config.networks import GeneratorNormalisation
 from realness.trainer.networks.common import (
     IMAGE_CHANNELS,
     LEAK,
@@ -62,7 +63,8 @@ class DCGANGenerator(BatchNormGenerator):
     """z [B, z_dim] -> images [B, 3, R, R] in [-1, 1]; also takes a code if `code_dim` is not 0.
 
     A 4x4 transposed convolution from 1x1 to 4x4, then 4x4 transposed convolutions of stride 2,
-    each but the last followed by batch normalisation and the activation; tanh at the end.
+    each but the last followed by batch normalisation (or instance normalisation, for `norm`) and
+    the activation; tanh at the end.
     """
 
     def __init__(
@@ -74,8 +76,9 @@ class DCGANGenerator(BatchNormGenerator):
         code_dim: int = 0,
         activation: Literal["relu", "lrelu"] = "relu",
         batch_statistics: Literal["global", "local"] = "global",
+        norm: GeneratorNormalisation = "batch",
     ) -> None:
-        super().__init__(z_dim, code_dim, batch_statistics)
+        super().__init__(z_dim, code_dim, batch_statistics, norm)
         channels = stage_channels(width, resolution)
         self.leak = LEAK if activation == "lrelu" else 0.0
         layers = [_ConvTranspose2d(z_dim, channels[0], stride=1, padding=0)]
@@ -97,8 +100,8 @@ class DCGANGenerator(BatchNormGenerator):
 class DCGANDiscriminator(ImageNetwork):
     """images [B, 3, R, R] -> outputs [B, num_outputs].
 
-    4x4 convolutions of stride 2 with LeakyReLU(0.2), or SiLU, down to 4x4, then a linear head on
-    the flattened features. `norm` is spectral normalisation of every layer's weights, layer
+    4x4 convolutions of stride 2 with LeakyReLU(0.2), ReLU or SiLU down to 4x4, then a linear head
+    on the flattened features. `norm` is spectral normalisation of every layer's weights, layer
     normalisation of the output of every convolution except the first, or none.
     """
 
@@ -109,10 +112,11 @@ class DCGANDiscriminator(ImageNetwork):
         resolution: int,
         num_outputs: int,
         norm: Literal["spectral", "layer", "none"] = "spectral",
-        activation: Literal["lrelu", "silu"] = "lrelu",
+        activation: Literal["lrelu", "relu", "silu"] = "lrelu",
     ) -> None:
         super().__init__()
         self.smooth = activation == "silu"
+        self.leak = LEAK if activation == "lrelu" else 0.0
         channels = stage_channels(width, resolution)[::-1]
         self.resolution = resolution
         pairs = list(zip([IMAGE_CHANNELS, *channels[:-1]], channels, strict=True))
@@ -133,5 +137,5 @@ class DCGANDiscriminator(ImageNetwork):
         x = self.lay_out(images)
         for layer, normalize in zip(self.layers, self.norms, strict=True):
             x = normalize(layer(x))
-            x = F.silu(x) if self.smooth else rectify(x, LEAK)
+            x = F.silu(x) if self.smooth else rectify(x, self.leak)
         return self.head(hold_layout(x).flatten(1))

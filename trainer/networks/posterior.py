@@ -1,8 +1,7 @@
 """P2GAN's generator side (Zhang et al., CVPR 2021): normalisation controlled by a posterior code.
 
 The discriminator maps a real image to a distribution over codes. The generator takes a code from
-it in addition to its noise; the code sets the scale and shift of every batch normalisation, as in
-AdaIN.
+it in addition to its noise; the code sets the scale and shift of every normalisation, as in AdaIN.
 """
 
 from __future__ import annotations
@@ -12,8 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from realness.trainer.config.networks import GeneratorNormalisation
 from realness.trainer.networks.batch_norm import GlobalBatchNorm
 from realness.trainer.networks.buffers import Float32Buffers
+from realness.trainer.networks.instance_norm import InstanceNorm
 from realness.trainer.networks.layout import ImageNetwork
 
 CODE_MOMENTUM = 0.1
@@ -42,26 +43,18 @@ def scale_and_shift(module: nn.Linear, code: Tensor, share: float) -> tuple[Tens
     return 1 + share * (scale - 1), share * shift
 
 
-class PosteriorBatchNorm(nn.Module):
-    """Batch normalisation whose scale and shift come from a code (P2GAN, eq. 10 and 11).
+class PosteriorNorm(nn.Module):
+    """A normalisation whose scale and shift come from a code (P2GAN, eq. 10 and 11).
 
-    y = scale * (x - mu_BN) / sigma_BN + shift, for x [B, C, ...], with (scale, shift) of each
-    sample from a linear posterior module on its code [B, code_dim] and no other affine part. The
-    statistics are those of `GlobalBatchNorm`. `share` in [0, 1] is the weight of the posterior
-    module: at 0 the result is plain normalisation and the module's gradients are exactly zero.
-
-    Differentiable once.
+    y = scale * (x - mu) / sigma + shift, for x [B, C, ...], with (scale, shift) of each sample from
+    a linear posterior module on its code [B, code_dim]. `normalize` computes (x - mu) / sigma, so
+    it has no affine part. `share` in [0, 1] is the weight of the posterior module: at 0 the result
+    is plain normalisation and the module's gradients are exactly zero.
     """
 
-    def __init__(
-        self,
-        num_features: int,
-        code_dim: int,
-        *,
-        statistics: Literal["global", "local"] = "global",
-    ) -> None:
+    def __init__(self, normalize: nn.Module, num_features: int, code_dim: int) -> None:
         super().__init__()
-        self.normalize = GlobalBatchNorm(num_features, affine=False, statistics=statistics)
+        self.normalize = normalize
         self.posterior = posterior_module(code_dim, num_features)
 
     def forward(self, x: Tensor, code: Tensor, share: float = 1.0) -> Tensor:
@@ -71,6 +64,33 @@ class PosteriorBatchNorm(nn.Module):
         return torch.addcmul(
             shift.to(y.dtype).view(per_pixel), y, scale.to(y.dtype).view(per_pixel)
         )
+
+
+class PosteriorBatchNorm(PosteriorNorm):
+    """Eq. 11: mu and sigma of each channel of the batch, as in `GlobalBatchNorm`.
+
+    x: [B, C] or [B, C, ...]. Differentiable once.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        code_dim: int,
+        *,
+        statistics: Literal["global", "local"] = "global",
+    ) -> None:
+        normalize = GlobalBatchNorm(num_features, affine=False, statistics=statistics)
+        super().__init__(normalize, num_features, code_dim)
+
+
+class PosteriorInstanceNorm(PosteriorNorm):
+    """Eq. 2, AdaIN with the posterior module's style: mu and sigma of each sample and channel.
+
+    x: [B, C, H, W] with more than one pixel.
+    """
+
+    def __init__(self, num_features: int, code_dim: int) -> None:
+        super().__init__(InstanceNorm(num_features, affine=False), num_features, code_dim)
 
 
 class CodedGenerator(ImageNetwork, Float32Buffers):
@@ -116,9 +136,9 @@ class BatchNormGenerator(CodedGenerator):
     """Base of batch-normalised generators: z [B, z_dim] -> images, optionally with a code.
 
     With `code_dim` 0 the forward pass is `generator(z)`. Otherwise it is
-    `generator(z, code [B, code_dim], share=1.0)`: every batch normalisation is a
-    `PosteriorBatchNorm`, and `share=0.0` is the pretraining phase without posterior modules
-    (P2GAN, section 4.5).
+    `generator(z, code [B, code_dim], share=1.0)`: every normalisation is a `PosteriorNorm`, and
+    `share=0.0` is the pretraining phase without posterior modules (P2GAN, section 4.5). With the
+    norm "instance", instance normalisation takes the place of batch normalisation.
 
     A subclass creates its normalisations with `new_norm` and implements `synthesize`, which passes
     `*condition` (nothing, or code and share) to each of them.
@@ -128,13 +148,22 @@ class BatchNormGenerator(CodedGenerator):
     """
 
     def __init__(
-        self, z_dim: int, code_dim: int, batch_statistics: Literal["global", "local"]
+        self,
+        z_dim: int,
+        code_dim: int,
+        batch_statistics: Literal["global", "local"],
+        norm: GeneratorNormalisation = "batch",
     ) -> None:
         super().__init__(z_dim, code_dim)
         self.batch_statistics: Literal["global", "local"] = batch_statistics
+        self.norm_type: GeneratorNormalisation = norm
 
     def new_norm(self, num_features: int) -> nn.Module:
         """A normalisation called as `norm(x, *condition)`."""
+        if self.norm_type == "instance":
+            if self.code_dim:
+                return PosteriorInstanceNorm(num_features, self.code_dim)
+            return InstanceNorm(num_features)
         if self.code_dim:
             return PosteriorBatchNorm(num_features, self.code_dim, statistics=self.batch_statistics)
         return GlobalBatchNorm(num_features, statistics=self.batch_statistics)

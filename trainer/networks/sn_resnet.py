@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from realness.trainer.config.networks import GeneratorNormalisation
 from realness.trainer.networks.common import (
     IMAGE_CHANNELS,
     LEAK,
@@ -77,8 +78,8 @@ def upsample(x: Tensor) -> Tensor:
 class SNResNetGenerator(BatchNormGenerator):
     """z [B, z_dim] -> images [B, 3, R, R] in [-1, 1]; also takes a code if `code_dim` is not 0.
 
-    A linear layer to 4x4, an `UpBlock` for each doubling, then batch normalisation, activation, a
-    3x3 convolution and tanh.
+    A linear layer to 4x4, an `UpBlock` for each doubling, then batch normalisation (or instance
+    normalisation, for `norm`), activation, a 3x3 convolution and tanh.
     """
 
     def __init__(
@@ -90,8 +91,9 @@ class SNResNetGenerator(BatchNormGenerator):
         code_dim: int = 0,
         activation: Literal["relu", "lrelu"] = "relu",
         batch_statistics: Literal["global", "local"] = "global",
+        norm: GeneratorNormalisation = "batch",
     ) -> None:
-        super().__init__(z_dim, code_dim, batch_statistics)
+        super().__init__(z_dim, code_dim, batch_statistics, norm)
         channels = 4 * width
         self.leak = LEAK if activation == "lrelu" else 0.0
         self.start = xavier_initialised(nn.Linear(z_dim, channels * START_SIZE**2))

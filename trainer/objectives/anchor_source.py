@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +16,7 @@ from realness.trainer.objectives.anchors import (
     expected_histogram_pair,
     histogram_pair,
 )
-from realness.trainer.randomness import Draws, Purpose
+from realness.trainer.randomness import MEMBER_SHIFT, Draws, Purpose, Stream
 
 
 class AnchorSource(Protocol):
@@ -56,7 +56,7 @@ def global_batch_row(draws: Draws) -> Draws:
 
 @dataclass(frozen=True)
 class HistogramAnchors:
-    """A new histogram of 1,000 draws at every step, as in the paper's published code.
+    """A new histogram of 1,000 draws at every step, of the form in the paper's published code.
 
     The draws are those of the global batch's first sample, so they depend only on the seed and the
     position of the run. The steps of D and G have separate draws. `score` uses the expectation of
@@ -71,9 +71,32 @@ class HistogramAnchors:
         return expected_histogram_pair(self.num_outcomes)
 
     def pair(self, draws: Draws) -> AnchorPair:
-        row = global_batch_row(draws).normal(Purpose.ANCHORS, 2 * NUM_HISTOGRAM_SAMPLES)
-        normals = row.reshape(2, NUM_HISTOGRAM_SAMPLES).cpu().numpy().astype(np.float64)
+        return self.drawn(global_batch_row(draws))
+
+    def drawn(self, row: Draws) -> AnchorPair:
+        """The pair that belongs to one sample."""
+        draws = row.normal(Purpose.ANCHORS, 2 * NUM_HISTOGRAM_SAMPLES)
+        normals = draws.reshape(2, NUM_HISTOGRAM_SAMPLES).cpu().numpy().astype(np.float64)
         return histogram_pair(normals, self.num_outcomes)
+
+
+@dataclass(frozen=True)
+class IterationHistograms(HistogramAnchors):
+    """A new histogram once per iteration, shared by all of its updates, as in the published code.
+
+    samples_d and samples_g are the samples of all ranks that an iteration's updates of D and of G
+    take from their streams.
+    """
+
+    samples_d: int = field(kw_only=True)
+    samples_g: int = field(kw_only=True)
+
+    def pair(self, draws: Draws) -> AnchorPair:
+        row = global_batch_row(draws)
+        samples = self.samples_d if draws.stream == Stream.D_FAKE else self.samples_g
+        member = (row.index >> MEMBER_SHIFT) << MEMBER_SHIFT
+        iteration = (row.index - member) // samples
+        return self.drawn(replace(row, stream=Stream.D_FAKE, index=member + iteration))
 
 
 def anchor_tensors(pair: AnchorPair, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -91,7 +91,8 @@ def skewnorm_anchor(
     nodes, weights = np.polynomial.legendre.leggauss(NUM_QUADRATURE_NODES)
     log_density = _log_skewnorm(middle[:, None] + half[:, None] * nodes, skew, loc, scale)
     mass = half * (np.exp(log_density - log_density.max()) @ weights)
-    bins = np.searchsorted(bin_edges, middle) - 1
+    # A panel of one rounding error at -1 has its middle at -1 itself, which would be bin -1.
+    bins = np.maximum(np.searchsorted(bin_edges, middle) - 1, 0)
     probabilities = np.bincount(bins, mass, minlength=num_outcomes)
     return np.maximum(probabilities / probabilities.sum(), FLOOR)
 

@@ -67,7 +67,10 @@ class CodeObjective(Objective, Protocol):
     """An objective with `code_dim` > 0: D's output on a real image is a distribution over codes."""
 
     def code(self, output: Tensor, draws: Draws) -> Tensor:
-        """A code drawn from each row's distribution, [B, num_outputs] -> [B, code_dim]."""
+        """A code [B, code_dim] for each row of the output [B, num_outputs].
+
+        It is drawn from the row's distribution, unless the settings choose another source.
+        """
         ...
 
     def factors(self, output: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,7 +78,7 @@ class CodeObjective(Objective, Protocol):
         ...
 
     def typical_factors(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the codes at convergence, both [code_dim]."""
+        """Mean and standard deviation of the codes to sample with, both [code_dim]."""
         ...
 
 

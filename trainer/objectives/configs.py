@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Divergence = Literal["kl", "emd"]
 """D_KL(target || D), or the Earth Mover's Distance, which section 2.3 suggests as alternative."""
+CodeSource = Literal["posterior", "noise"]
+"""Where G's codes come from: D's posteriors of real images, or N(0, I) (P2GAN's Table 5)."""
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,12 @@ class PosteriorConfig:
     """Weight lambda of the latent code regulariser in G's loss (eq. 13)."""
     pretrain_kimg: float = 0.0
     """Train the first N thousand images without G's posterior modules (section 4.5)."""
+    posterior_modules: bool = True
+    """Steer G's normalisations by a code; without posterior modules, G takes only its noise, and
+    --pretrain-kimg has no effect ("w/o M" in Table 5)."""
+    code_source: CodeSource = "posterior"
+    """Codes that G takes: samples of D's posteriors of real images, or noise from N(0, I), in
+    training and for sampling ("w/o Z" in Table 5)."""
     test_code: Literal["theory", "ema"] = "theory"
     """Distribution of codes for sampling: theory is P_c, the distribution at convergence; ema is a
     moving average (decay 0.9) of the posteriors of real images."""
@@ -212,6 +220,18 @@ class PosteriorConfig:
     def __post_init__(self) -> None:
         positive(self, "posterior_dim", "prior_fake_std", "prior_real_std")
         not_negative(self, "code_weight", "pretrain_kimg")
+        require(
+            self.posterior_modules or self.code_source == "posterior",
+            f"--code-source={self.code_source} chooses what the posterior modules take, but "
+            "--no-posterior-modules removes them; leave one of the two out",
+        )
+        ablation = "--code-source noise" if self.posterior_modules else "--no-posterior-modules"
+        takes_posteriors = self.posterior_modules and self.code_source == "posterior"
+        require(
+            takes_posteriors or self.test_code == "theory",
+            f"--test-code={self.test_code} samples with posteriors of real images, which G does "
+            f"not take with {ablation}; use --test-code theory",
+        )
 
 
 @register("p2gan", prefix="")
@@ -225,7 +245,7 @@ class P2GANConfig(ObjectiveConfig):
 
     @property
     def code_start_kimg(self) -> float:
-        return self.posterior.pretrain_kimg
+        return self.posterior.pretrain_kimg if self.posterior.posterior_modules else 0.0
 
     @property
     def undecided(self) -> float | None:
@@ -247,4 +267,6 @@ class P2GANConfig(ObjectiveConfig):
             GaussianPrior(posterior.prior_real_mean, posterior.prior_real_std),
             posterior.code_weight,
             posterior.posterior_dim,
+            posterior_modules=posterior.posterior_modules,
+            code_source=posterior.code_source,
         )

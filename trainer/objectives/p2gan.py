@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from realness.trainer.objectives.base import as_float32
+from realness.trainer.objectives.configs import CodeSource
 from realness.trainer.randomness import Draws, Purpose
 
 
@@ -111,17 +112,27 @@ def convergence_measure(real: Factors, fake: Factors, optimum: GaussianPrior) ->
 
 @dataclass(frozen=True)
 class P2GANObjective:
-    """P2GAN as a `CodeObjective`: P_a (fake), P_b (real), lambda of eq. 13 and d dimensions."""
+    """P2GAN as a `CodeObjective`: P_a (fake), P_b (real), lambda of eq. 13 and d dimensions.
+
+    G takes codes of d dimensions if it has posterior modules. They come from D's posteriors of real
+    images, or from N(0, I) with the source "noise"; the losses are the same for both.
+    """
 
     fake_prior: GaussianPrior
     real_prior: GaussianPrior
     code_weight: float
-    code_dim: int
+    posterior_dim: int
+    posterior_modules: bool = True
+    code_source: CodeSource = "posterior"
     needs_real_in_g_step: bool = True
 
     @property
     def num_outputs(self) -> int:
-        return 2 * self.code_dim
+        return 2 * self.posterior_dim
+
+    @property
+    def code_dim(self) -> int:
+        return self.posterior_dim if self.posterior_modules else 0
 
     @property
     def loss_couples_samples(self) -> bool:
@@ -163,14 +174,16 @@ class P2GANObjective:
 
     def code(self, output: Tensor, draws: Draws) -> Tensor:
         factors = self.factors(output)
-        return sample(factors, self._noise(draws, factors))
+        noise = self._noise(draws, factors)
+        return noise if self.code_source == "noise" else sample(factors, noise)
 
     def factors(self, output: Tensor) -> Factors:
         return posterior_factors(as_float32(output))
 
     def typical_factors(self) -> Factors:
-        mean, std = self.optimum.mean, self.optimum.std
-        return torch.full((self.code_dim,), mean), torch.full((self.code_dim,), std)
+        of_codes = GaussianPrior(0.0, 1.0) if self.code_source == "noise" else self.optimum
+        shape = (self.posterior_dim,)
+        return torch.full(shape, of_codes.mean), torch.full(shape, of_codes.std)
 
     def _noise(self, draws: Draws, factors: Factors) -> Tensor:
-        return draws.normal(Purpose.CODE, self.code_dim).to(factors[0].dtype)
+        return draws.normal(Purpose.CODE, self.posterior_dim).to(factors[0].dtype)

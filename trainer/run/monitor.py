@@ -1,8 +1,9 @@
-"""Scores of the moving average during training."""
+"""Scores of the generator during training."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -62,14 +63,15 @@ class Monitor:
             return self._evaluator.scores(generator)
 
     def measure(
-        self, generator: TrainedGenerator, reporter: Reporter, folder: Path, images: int
+        self, make: Callable[[], TrainedGenerator], reporter: Reporter, folder: Path, images: int
     ) -> float:
-        """Score the run's moving average and record it; returns the seconds it took. Collective.
+        """Score the generator that `make` returns and record it; returns the seconds. Collective.
 
         Any error costs only these scores: it is reported, and training continues.
         """
         started = time.monotonic()
         try:
+            generator = make()
             scores = self.scores(generator, reporter)
         except Exception as error:
             reporter.warn(
@@ -79,7 +81,9 @@ class Monitor:
             return time.monotonic() - started
         seconds = time.monotonic() - started
         if rank() == 0:
-            info = CheckpointInfo(images, generator.iteration, SEED, self._digest, seconds)
+            info = CheckpointInfo(
+                images, generator.iteration, SEED, self._digest, seconds, generator.weights
+            )
             with reporter.hold("metrics.csv", "these scores are in stats.jsonl only."):
                 append_records(folder, info.records(scores))
         reporter.log_scores(images, {score.metric: score.value for score in scores}, seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -9,10 +10,12 @@ from torch import Tensor
 
 from realness.data_pipeline import BatchShare, parts_of_rank
 from realness.trainer.augment.strength import leak_warning
+from realness.trainer.distributed.collectives import on_all_ranks
 from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.distributed.streams import open_stream
 from realness.trainer.inference.pixels import to_unit
 from realness.trainer.inference.trained import TrainedGenerator, trained_generator
+from realness.trainer.metrics import MeasureFailed
 from realness.trainer.objectives.realness import RealnessObjective
 from realness.trainer.randomness import Stream
 from realness.trainer.reporting.grid import SAMPLES_FOLDER
@@ -132,9 +135,21 @@ def measure_if_due(run: Run, pace: Pace, *, stopping: bool, complete: bool) -> N
     if run.monitor is None or stopping:
         return
     if complete or is_due(run.config.metrics.metrics_kimg, run.images, run.config.batch_size):
-        pace.exclude(
-            run.monitor.measure(_moving_average(run), run.reporter, run.folder, run.images)
-        )
+        make = _copy_of_g if run.config.metrics.metrics_weights == "raw" else _moving_average
+        pace.exclude(run.monitor.measure(lambda: make(run), run.reporter, run.folder, run.images))
+
+
+def _copy_of_g(run: Run) -> TrainedGenerator:
+    """G itself, in the form of the moving average: whole and in evaluation mode. Collective.
+
+    Raises MeasureFailed on every rank if one has no memory for it.
+    """
+    module = on_all_ranks(
+        lambda: copy.deepcopy(run.gan.ema.module), failure=MeasureFailed, what="a copy of G: "
+    )
+    with run.gan.g.weights_gathered():
+        module.load_state_dict(run.gan.g.module.state_dict())
+    return trained_generator(run.config, module, run.images, run.catalog.digest, "raw")
 
 
 def _moving_average(run: Run) -> TrainedGenerator:

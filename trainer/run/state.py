@@ -24,7 +24,7 @@ log = logging.getLogger("realness.trainer")
 class Run:
     """The objects and counters of a run. `images` counts images seen by all ranks.
 
-    monitor: measures the moving average; None if metrics are disabled.
+    monitor: measures the generator; None if metrics are disabled.
     went_back_to: images at the checkpoint that the run last went back to, if it ever did.
     warned_of_leaks: whether the probability of augmentation was too high in the last record.
     told_samples: whether the place of the sample grids was said.

@@ -6,8 +6,10 @@ import csv
 import io
 import statistics
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
+
+from realness.trainer.storage.files import write_text
 
 METRICS_FILE = "metrics.csv"
 
@@ -17,7 +19,8 @@ class Record:
     """One score of one checkpoint, and everything it depends on.
 
     time: UTC, ISO 8601; images: images seen in training; seconds: duration of the checkpoint's
-    whole evaluation; data: the first 12 digits of the real images' digest.
+    whole evaluation; data: the first 12 digits of the real images' digest; weights: those of G that
+    were scored, "ema" or "raw".
     """
 
     time: str
@@ -32,13 +35,14 @@ class Record:
     seed: int
     data: str
     seconds: float
+    weights: str = "ema"
 
     @property
     def settings(self) -> tuple[object, ...]:
         """The fields that must be equal for two records to belong to one curve."""
         return (
             self.metric, self.num_images, self.num_real, self.network, self.resize, self.seed,
-            self.data,
+            self.data, self.weights,
         )  # fmt: skip
 
 
@@ -55,16 +59,33 @@ class Summary:
 
 
 def append_records(run: Path, records: Iterable[Record]) -> Path:
-    """Append rows to the run's metrics.csv, with a header if it is new. Returns its path."""
+    """Append rows to the run's metrics.csv, with a header if it is new. Returns its path.
+
+    A file of an earlier version, which has fewer columns, is written anew with all of them.
+    """
     path = run / METRICS_FILE
+    columns = [item.name for item in fields(Record)]
     text = io.StringIO()
-    writer = csv.DictWriter(text, [item.name for item in fields(Record)], lineterminator="\n")
-    if not path.exists() or not path.stat().st_size:
-        writer.writeheader()
-    writer.writerows(asdict(record) for record in records)
-    with path.open("a", newline="") as file:
-        file.write(text.getvalue())
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    header = _header(path)
+    if header == columns:
+        writer.writerows(asdict(record) for record in records)
+        with path.open("a", newline="") as file:
+            file.write(text.getvalue())
+        return path
+    earlier = read_records(run) if header else []
+    writer.writeheader()
+    writer.writerows(asdict(record) for record in [*earlier, *records])
+    write_text(path, text.getvalue())
     return path
+
+
+def _header(path: Path) -> list[str]:
+    """The names of a table's columns; empty if it is missing or empty."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return next(csv.reader(file), [])
 
 
 def read_records(run: Path) -> list[Record]:
@@ -84,7 +105,11 @@ def read_records(run: Path) -> list[Record]:
     records = []
     for row in rows:
         try:
-            values = {item.name: kinds[str(item.type)](row[item.name]) for item in fields(Record)}
+            values = {
+                item.name: kinds[str(item.type)](row[item.name])
+                for item in fields(Record)
+                if item.name in row or item.default is MISSING
+            }
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path} has a row that is not a valid score ({error}): {row}; remove it"
@@ -131,7 +156,8 @@ def describe(record: Record) -> str:
     counts = [f"{record.num_images:,} generated"]
     if record.num_real:
         counts.append(f"{record.num_real:,} real")
-    return ", ".join([*counts, *filter(None, [record.network, record.resize])])
+    weights = "" if record.weights == "ema" else f"{record.weights} weights"
+    return ", ".join([*counts, *filter(None, [record.network, record.resize, weights])])
 
 
 def _summary(curve: list[Record]) -> Summary:

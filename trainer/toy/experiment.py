@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from realness.data_pipeline import sample_indices
 from realness.trainer.config import TrainConfig
 from realness.trainer.engines.plain_engine import PlainEngine
-from realness.trainer.objectives.base import build_objective
+from realness.trainer.objectives.anchor_source import IterationHistograms
+from realness.trainer.objectives.base import Objective, build_objective
+from realness.trainer.objectives.realness import RealnessObjective
 from realness.trainer.randomness import Purpose, Stream
+from realness.trainer.toy import SETTINGS, Setting
 from realness.trainer.toy import networks as mlp
 from realness.trainer.toy.data import ToyData
 from realness.trainer.toy.names import Networks
@@ -24,18 +29,36 @@ _SAMPLES_AT_ONCE = 1000
 
 
 def _networks(networks: Networks, num_outputs: int, seeds: Sequence[int]) -> tuple[nn.Module, ...]:
-    if networks == "realness":
-        return mlp.ToyGenerator(seeds), mlp.ToyDiscriminator(num_outputs, seeds)
-    return mlp.FarGenerator(seeds), mlp.FarDiscriminator(num_outputs, seeds)
+    if networks == "far":
+        return mlp.FarGenerator(seeds), mlp.FarDiscriminator(num_outputs, seeds)
+    setting = SETTINGS[networks]
+    generator = mlp.ToyGenerator(seeds, z_dim=setting.z_dim, bn_std=setting.bn_std)
+    return generator, mlp.ToyDiscriminator(num_outputs, seeds)
+
+
+def _objective(config: TrainConfig, members: int, setting: Setting) -> Objective:
+    objective = build_objective(config.objective, members)
+    if setting.anchors != "histogram" or not isinstance(objective, RealnessObjective):
+        return objective
+    batch, optimizer = config.batch_size, config.optimizer
+    num_outcomes = len(objective.anchors.typical.real)
+    anchors = IterationHistograms(
+        num_outcomes, samples_d=batch * optimizer.k_d, samples_g=batch * optimizer.k_g
+    )
+    return replace(objective, anchors=anchors)
 
 
 @dataclass
 class Experiment:
-    """Networks being trained on points; `iterations` counts finished iterations."""
+    """Networks being trained on points; `iterations` counts finished iterations.
+
+    epochs: points come in shuffled epochs of one stream, instead of being drawn with replacement.
+    """
 
     gan: Gan
     points: Tensor
     iterations: int = 0
+    epochs: bool = False
 
     def iterate(self) -> Stats:
         """k_D updates of D, then k_G updates of G, as in the loop for images.
@@ -44,7 +67,7 @@ class Experiment:
         """
         stats: Stats = {}
         seen = self.iterations * self.gan.config.batch_size
-        for report in run_iteration(self.gan, Updates(update_d, update_g), self._real, seen):
+        for report in run_iteration(self.gan, Updates(update_d, update_g), self.real_batch, seen):
             stats |= report
         self.iterations += 1
         return stats
@@ -55,10 +78,29 @@ class Experiment:
         share = draws.uniform(Purpose.POINT, 1).squeeze(1)
         return self.points[(share * len(self.points)).long()]
 
-    def _real(self, stream: Stream, first_sample: int) -> Tensor:
-        config = self.gan.config
+    def next_points(self, first_sample: int, count: int) -> Tensor:
+        """Training points in shuffled epochs, an order per member, [count * S, 2], interleaved."""
+        numbers = np.arange(first_sample, first_sample + count)
+        size = len(self.points)
+        rows = [
+            sample_indices(numbers, size, seed=seed, purpose=int(Purpose.POINT))
+            for seed in self.gan.seeds
+        ]
+        return self.points[torch.from_numpy(np.stack(rows, axis=1).ravel())]
+
+    def real_batch(self, stream: Stream, first_sample: int) -> Tensor:
+        """The training points of the update of D or G whose first sample in its stream is given."""
+        config, optimizer = self.gan.config, self.gan.config.optimizer
         count = config.num_real if stream == Stream.D_REAL else config.batch_size
-        return self.draw_points(stream, first_sample, count)
+        if not self.epochs:
+            return self.draw_points(stream, first_sample, count)
+        # In one iteration the batches of D come first, then those of G.
+        before, own = (
+            (0, optimizer.k_d) if stream == Stream.D_REAL else (optimizer.k_d, optimizer.k_g)
+        )
+        iteration, rest = divmod(first_sample, own * config.batch_size)
+        batches = iteration * (optimizer.k_d + optimizer.k_g) + before
+        return self.next_points(batches * config.batch_size + rest, count)
 
     @torch.no_grad()
     def sample(self, count: int) -> Tensor:
@@ -80,9 +122,11 @@ def build_experiment(
 ) -> Experiment:
     """The experiment that trains `config` on `data`, with one member per seed.
 
-    Up to rounding, member m is identical to the experiment with the single seed seeds[m].
+    Up to rounding, member m is identical to the experiment with the single seed seeds[m]; but
+    histogram anchors are those of the first seed for all members.
     """
-    objective = build_objective(config.objective, len(seeds))
+    setting = SETTINGS[networks]
+    objective = _objective(config, len(seeds), setting)
     generator, discriminator = _networks(networks, objective.num_outputs, seeds)
 
     def engine(module: nn.Module, lr: float) -> PlainEngine:
@@ -97,4 +141,4 @@ def build_experiment(
         engine(discriminator, config.optimizer.lr_d),
         seeds=tuple(seeds),
     )
-    return Experiment(gan, data.training_points())
+    return Experiment(gan, data.training_points(), epochs=setting.epochs)

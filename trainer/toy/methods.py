@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from realness.trainer.config import (
     ConfigError,
@@ -31,12 +31,22 @@ from realness.trainer.toy.names import Networks
 
 @dataclass(frozen=True)
 class Setting:
-    """Settings shared by all methods in a paper's experiments: networks, batch and optimiser."""
+    """Settings shared by all methods in a paper's experiments: networks, batch and optimiser.
+
+    bn_std: standard deviation of the first weights of batch normalisation around 1.
+    epochs: training points come in shuffled epochs, from one stream for D and G; otherwise each is
+    drawn with replacement.
+    anchors: form of the realness methods' anchors, None for each method's own. Histograms are drawn
+    once per iteration then, and shared by all of its updates.
+    """
 
     networks: Networks
     z_dim: int
     batch_size: int
     optimizer: OptimizerConfig
+    bn_std: float = 0.0
+    epochs: bool = False
+    anchors: Literal["histogram"] | None = None
 
 
 SETTINGS: dict[Networks, Setting] = {
@@ -52,10 +62,21 @@ SETTINGS: dict[Networks, Setting] = {
         batch_size=64,
         optimizer=OptimizerConfig(AdamConfig(0.5, 0.999), lr_g=3e-3, lr_d=3e-3),
     ),
+    "published": Setting(
+        "published",
+        z_dim=128,
+        batch_size=100,
+        optimizer=OptimizerConfig(AdamConfig(0.8, 0.999), lr_g=1e-4, lr_d=1e-4, k_g=3, k_d=1),
+        bn_std=0.02,
+        epochs=True,
+        anchors="histogram",
+    ),
 }
 """realness: networks and z of RealnessGAN (ICLR 2020), section 4; batch, rates, moments and 3
 updates of G per update of D as in its published script. far: networks, batch and rates of "Fake Can
-Be Real in GANs", section 6.1 and appendix E, which states no optimiser."""
+Be Real in GANs", section 6.1 and appendix E, which states no optimiser. published: all that
+RealnessGAN's published code does on 2-D points (scripts/run_MixGauss.sh, train_toy.py,
+options.py)."""
 
 REALNESS = RealnessConfig(num_outcomes=5, resample="none")
 """RealnessGAN with five outcomes and no resampling, as in the published script of the 2-D
@@ -128,7 +149,14 @@ def method_config(
     objective = method.objective
     if isinstance(objective, RealnessConfig):
         anchor = objective.anchor
+        if setting.anchors is not None:
+            anchor = replace(anchor, anchors=setting.anchors)
         if anchor_kl is not None:
+            if anchor.anchors == "histogram":
+                raise ConfigError(
+                    f"--anchor-kl={anchor_kl} is for skew-normal anchors; --method={name} with the "
+                    f"{networks} networks draws histograms"
+                )
             anchor = replace(anchor, anchor_kl=anchor_kl)
         objective = replace(
             objective, num_outcomes=num_outcomes or objective.num_outcomes, anchor=anchor

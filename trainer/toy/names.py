@@ -7,8 +7,9 @@ from typing import Literal
 DataName = Literal["grid9", "ring8", "grid25", "swissroll", "gauss-finite"]
 """The distributions of `realness.trainer.toy.data`."""
 
-Networks = Literal["realness", "far"]
-"""Networks and optimiser of RealnessGAN (section 4.1) or FAR-GAN (section 6.1)."""
+Networks = Literal["realness", "far", "published"]
+"""Networks and optimiser of RealnessGAN (section 4.1), of FAR-GAN (section 6.1), or of
+RealnessGAN's published script, which departs from its paper."""
 
 NETWORKS_OF: dict[DataName, Networks] = {
     "grid9": "realness",

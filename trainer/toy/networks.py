@@ -112,41 +112,66 @@ class EnsembleBatchNorm(nn.BatchNorm1d):
     """Batch normalisation of each member over its own rows: [B * S, features] -> the same.
 
     Interleaved rows of S members are B rows of S * features channels, so this is torch's layer.
+    With `weight_std`, member m's weights start as N(1, weight_std) draws of `generators[m]`, else
+    as 1.
     """
 
-    def __init__(self, features: int, members: int) -> None:
-        super().__init__(members * features)
+    def __init__(
+        self, features: int, generators: Sequence[torch.Generator], weight_std: float = 0.0
+    ) -> None:
+        super().__init__(len(generators) * features)
+        if not weight_std:
+            return
+        with torch.no_grad():
+            for weight, generator in zip(self.weight.split(features), generators, strict=True):
+                # On the generator's device, which may differ from the parameter's (meta).
+                start = torch.empty(features, device="cpu")
+                weight.copy_(start.normal_(1.0, weight_std, generator=generator))
 
     def forward(self, rows: Tensor) -> Tensor:
         return super().forward(rows.view(-1, self.num_features)).view_as(rows)
 
 
 def _perceptron(
-    widths: Sequence[int], generators: Sequence[torch.Generator], *, batch_norm: bool
+    widths: Sequence[int],
+    generators: Sequence[torch.Generator],
+    *,
+    batch_norm: bool,
+    bn_std: float = 0.0,
 ) -> nn.Sequential:
     """Linear layers of the given widths, with optional batch normalisation and ReLU in between."""
     layers: list[nn.Module] = []
     for below, above in itertools.pairwise(widths[:-1]):
         layers.append(EnsembleLinear(below, above, generators))
         if batch_norm:
-            layers.append(EnsembleBatchNorm(above, len(generators)))
+            layers.append(EnsembleBatchNorm(above, generators, bn_std))
         layers.append(nn.ReLU())
     head = EnsembleLinear(widths[-2], widths[-1], generators)
     return nn.Sequential(*layers, head)
 
 
 class ToyGenerator(nn.Module):
-    """RealnessGAN's generator of 2-D points (section 4): z [B * S, 32] -> points [B * S, 2].
+    """RealnessGAN's generator of 2-D points (section 4): z [B * S, z_dim] -> points [B * S, 2].
 
     Four hidden layers of 400 units, each followed by batch normalisation (running statistics in
-    eval mode) and ReLU. `seeds` holds one seed per member. Not meant to be sharded over ranks.
+    eval mode) and ReLU. `seeds` holds one seed per member. `bn_std` is the standard deviation of
+    the first weights of batch normalisation around 1: 0, or 0.02 in the paper's published script.
+    Not meant to be sharded over ranks.
     """
 
-    def __init__(self, seeds: Sequence[int], *, z_dim: int = 32, width: int = 400) -> None:
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        *,
+        z_dim: int = 32,
+        width: int = 400,
+        bn_std: float = 0.0,
+    ) -> None:
         super().__init__()
         self.z_dim, self.members = z_dim, len(seeds)
         widths = [z_dim, *[width] * 4, POINT_DIM]
-        self.layers = _perceptron(widths, member_generators(seeds, "G"), batch_norm=True)
+        generators = member_generators(seeds, "G")
+        self.layers = _perceptron(widths, generators, batch_norm=True, bn_std=bn_std)
 
     def forward(self, z: Tensor) -> Tensor:
         return self.layers(z)

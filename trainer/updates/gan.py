@@ -88,8 +88,8 @@ class Gan:
     ) -> tuple[Any, ...]:
         """G's inputs for the samples of `draws`: `training_inputs`, plus two for P2GAN.
 
-        These are a code [B, code_dim] from D's posterior of the real image in the same row (`real`:
-        D's output [B, num_outputs]), and the plan's `code_share`.
+        These are a code [B, code_dim], by default from D's posterior of the real image in the same
+        row (`real`: D's output [B, num_outputs]), and the plan's `code_share`.
         """
         generator, z_dim = self.g.module, self.config.g.z_dim
         if not self.objective.code_dim:

@@ -159,7 +159,8 @@ def generate(
 ) -> Tensor:
     """This rank's generated images [B, ...] for an update of D, in the dtype of `real`.
 
-    For P2GAN they use codes from D's posteriors of the `real` images in the same rows.
+    For P2GAN they use the objective's codes, by default from D's posteriors of the `real` images in
+    the same rows.
     """
     parts = gan.parts()
 

@@ -322,6 +322,12 @@ def test_nothing_usable_and_bad_settings(tmp_path: Path) -> None:
         prepare(tmp_path / "in", tmp_path / "out", Conversion(0))
     with pytest.raises(ValueError, match="quality=101"):
         prepare(tmp_path / "in", tmp_path / "out", Conversion(32, quality=101))
+    with pytest.raises(ValueError, match="crop_size=0 must be at least 1 pixel"):
+        prepare(tmp_path / "in", tmp_path / "out", Conversion(32, crop_size=0))
+    with pytest.raises(ValueError, match="crop_size=31 is smaller than resolution=32; use a"):
+        prepare(tmp_path / "in", tmp_path / "out", Conversion(32, crop_size=31))
+    with pytest.raises(ValueError, match="crop_size=64 does not combine with crop='none'"):
+        prepare(tmp_path / "in", tmp_path / "out", Conversion(32, "none", crop_size=64))
     with pytest.raises(ValueError, match="crop='left'"):
         prepare(tmp_path / "in", tmp_path / "out", Conversion(32, crop="left"))  # type: ignore[arg-type]
 

@@ -29,8 +29,9 @@ from tests.helpers.run_folders import write_run
 from tests.helpers.systems import systems
 
 CPU = torch.device("cpu")
-# Every generator and discriminator, every normalisation of D, codes, and both kinds of score.
+# Every generator and discriminator, every normalisation, codes, and both kinds of score.
 KINDS = ("realness", "layer-norm-wgan-gp", "far", "p2gan", "p2gan-resnet", "p2gan-stylegan2")
+KINDS += ("p2gan-noise-instance",)
 
 
 def run_of(kind: str, folder: Path) -> Path:
@@ -79,8 +80,11 @@ def test_what_is_exported_computes_what_the_run_does(kind: str, tmp_path: Path) 
     }
     about = {item.key: item.value for item in model.metadata_props}
     assert (about["images_seen"], about["data_digest"]) == ("80", "digest")
-    assert ("code_mean" in about) == ("posterior code" in (out / "README.md").read_text())
+    assert ("code_mean" in about) == ("posterior modules" in (out / "README.md").read_text())
     assert ("code_mean" in about) == ("code" in others)
+    card = (out / "README.md").read_text()
+    from_posterior = "code" in others and kind != "p2gan-noise-instance"
+    assert ("draw it from D's posterior" in card) == from_posterior
 
 
 def test_a_loaded_model_keeps_its_implementation(tmp_path: Path) -> None:

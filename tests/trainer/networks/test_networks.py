@@ -160,7 +160,9 @@ def test_generator_is_the_torch_sequential(activation, torch_activation):
     torch.testing.assert_close(generator.eval()(z), expected.eval()(z))
 
 
-def torch_discriminator(network: nn.Module, num_outputs: int, spectral: bool) -> nn.Sequential:
+def torch_discriminator(
+    network: nn.Module, num_outputs: int, spectral: bool, activation: nn.Module
+) -> nn.Sequential:
     """torch's layers with the weights (and singular vectors) of `network`, 32x32 at width 4."""
     layers = [nn.Conv2d(3, 4, 4, 2, 1, bias=False), nn.Conv2d(4, 8, 4, 2, 1, bias=False)]
     layers += [nn.Conv2d(8, 16, 4, 2, 1, bias=False), nn.Linear(256, num_outputs, bias=False)]
@@ -171,18 +173,26 @@ def torch_discriminator(network: nn.Module, num_outputs: int, spectral: bool) ->
             theirs = spectral_norm(theirs.to(mine.weight.dtype))
             theirs.parametrizations.weight[0]._u.copy_(mine.u)  # type: ignore[union-attr]
             theirs.parametrizations.weight[0]._v.copy_(mine.v)  # type: ignore[union-attr]
-    activated = [m for conv in layers[:-1] for m in (conv, nn.LeakyReLU(0.2))]
+    activated = [m for conv in layers[:-1] for m in (conv, activation)]
     return nn.Sequential(*activated, nn.Flatten(), layers[-1]).eval()
 
 
-@pytest.mark.parametrize("norm", ["spectral", "none"])
+@pytest.mark.parametrize(
+    ("norm", "activation", "torch_activation"),
+    [
+        ("spectral", "lrelu", nn.LeakyReLU(0.2)),
+        ("none", "lrelu", nn.LeakyReLU(0.2)),
+        ("none", "relu", nn.ReLU()),
+        ("spectral", "silu", nn.SiLU()),
+    ],
+)
 @kernels.implementation("reference")
-def test_discriminator_is_the_torch_sequential(norm):
+def test_discriminator_is_the_torch_sequential(norm, activation, torch_activation):
     """Outputs and gradients of images and weights; torch's spectral_norm has the same u and v."""
     torch.manual_seed(0)
-    config = DCGANDiscriminatorConfig(d_width=4, d_norm=norm)
+    config = DCGANDiscriminatorConfig(d_width=4, d_norm=norm, d_activation=activation)
     network = build_discriminator(config, 32, 5).double()
-    expected = torch_discriminator(network, 5, norm == "spectral")
+    expected = torch_discriminator(network, 5, norm == "spectral", torch_activation)
     images = torch.randn(3, 3, 32, 32, dtype=torch.float64, requires_grad=True)
     output, reference = network(images), expected(images)
     torch.testing.assert_close(output, reference)

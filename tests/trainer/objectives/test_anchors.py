@@ -182,6 +182,16 @@ def test_histogram_anchors_have_draws_of_their_own(num_outcomes):
     np.testing.assert_array_equal(pair.real, expected.real)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_panel_edge_may_be_a_rounding_error_away_from_the_end(sign):
+    """0.4 - 2 * 0.7 is -1 but for rounding; the anchor is that of the parameters next to these."""
+    assert 0.4 - 2 * 0.7 != -1
+    found = skewnorm_anchor(51, 3.0 * sign, loc=0.4 * sign, scale=0.7)
+    near = skewnorm_anchor(51, 3.0 * sign, loc=0.4 * sign, scale=0.7 + 1e-9)
+    # At most, at t = 2: d ln p / d ln scale = t^2 (1 + 3^2) = 40, times 1e-9 / 0.7.
+    np.testing.assert_allclose(found, near, rtol=1e-6)
+
+
 def test_build_anchors_follows_the_configuration():
     draws = batch_draws(0, Stream.D_FAKE, 0, 4)
     fixed = AnchorConfig(skew_real=3.0, skew_fake=-2.0, anchor_scale=0.5).build(21)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from realness.trainer.config import ConfigError
 from realness.trainer.objectives.base import build_objective
 from realness.trainer.objectives.configs import P2GANConfig, PosteriorConfig
 from realness.trainer.objectives.p2gan import (
@@ -156,3 +157,52 @@ def test_built_from_the_configuration():
     mean, std = objective.typical_factors()
     assert torch.equal(mean, torch.full((20,), 0.5))
     assert torch.equal(std, torch.full((20,), 2.0))
+
+
+def test_codes_from_noise_ignore_the_posteriors():
+    """Table 5, w/o Z: codes are N(0, I) for any output of D; the losses do not change."""
+    ablated = P2GANObjective(P_A, P_B, WEIGHT, DIM, code_source="noise")
+    count = 20_000
+    codes = ablated.code(torch.full((count, 2 * DIM), 7.0), draws(count, Stream.D_REAL))
+    # Standard errors are 1/sqrt(n) of a mean and 1/sqrt(2n) of a deviation; 5 of them.
+    torch.testing.assert_close(codes.mean(0), torch.zeros(DIM), atol=5 / count**0.5, rtol=0)
+    torch.testing.assert_close(codes.std(0), torch.ones(DIM), atol=5 / (2 * count) ** 0.5, rtol=0)
+    assert torch.equal(
+        ablated.code(torch.zeros(count, 2 * DIM), draws(count, Stream.D_REAL)), codes
+    )
+    part = ablated.code(torch.zeros(3, 2 * DIM), draws(3, Stream.D_REAL, first_sample=4))
+    assert torch.equal(part, codes[4:7])
+    mean, std = ablated.typical_factors()
+    assert torch.equal(mean, torch.zeros(DIM))
+    assert torch.equal(std, torch.ones(DIM))
+    real, fake = outputs64()
+    for name in ("d_loss", "g_loss"):
+        first, second = (real, fake) if name == "d_loss" else (fake, real)
+        values = [getattr(o, name)(first, second, *both_draws(5)) for o in (ablated, OBJECTIVE)]
+        assert torch.equal(*values)
+
+
+def test_without_posterior_modules_g_has_no_code():
+    """Table 5, w/o M: D's outputs and the latent code regulariser stay."""
+    config = P2GANConfig(PosteriorConfig(posterior_modules=False, pretrain_kimg=3.0))
+    ablated = build_objective(config)
+    assert (ablated.code_dim, ablated.num_outputs) == (0, 10)
+    assert ablated.needs_real_in_g_step
+    assert config.code_start_kimg == 0
+    full = build_objective(P2GANConfig())
+    real, fake = logits64(5, 10, 1), logits64(5, 10, 2)
+    losses = [o.g_loss(fake, real, *both_draws(5)) for o in (ablated, full)]
+    assert torch.equal(*losses)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(posterior_modules=False, code_source="noise"), "--code-source=noise chooses what"),
+        (dict(posterior_modules=False, test_code="ema"), "not take with --no-posterior-modules;"),
+        (dict(code_source="noise", test_code="ema"), "not take with --code-source noise; use"),
+    ],
+)
+def test_contradictory_ablations_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        PosteriorConfig(**settings)

@@ -27,7 +27,7 @@ KIB = 2**10
 @pytest.mark.slow
 def test_memory_stays_flat_over_grids_records_and_reports(tmp_path: Path) -> None:
     """Resident memory rises by less than 20 KiB for each grid, record, score and report."""
-    warm_up, rounds = 60, 300
+    warm_up, rounds = 60, 150
     run = make_run(tmp_path / "run", [])
     console = Console(file=io.StringIO())
     reporter = Reporter(run, total_images=10**6, console=console)

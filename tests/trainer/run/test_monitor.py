@@ -17,7 +17,7 @@ from PIL import Image
 from realness.data_pipeline import open_catalog
 from realness.trainer.checkpoint import Retention, Saver
 from realness.trainer.checkpoint.choosing import choose_checkpoints
-from realness.trainer.config import MetricsConfig, TrainConfig
+from realness.trainer.config import MetricsConfig, TrainConfig, with_fields
 from realness.trainer.inference.trained import (
     TrainedGenerator,
     build_empty_generator,
@@ -30,6 +30,7 @@ from realness.trainer.reporting import Reporter, load_run
 from realness.trainer.reporting.realness import read_realness
 from realness.trainer.reporting.tensorboard import tag
 from realness.trainer.run import monitor as monitor_module
+from realness.trainer.run import outputs as outputs_module
 from realness.trainer.run.monitor import Monitor
 from realness.trainer.run.outputs import measure_if_due
 from realness.trainer.run.state import Run
@@ -164,6 +165,11 @@ def test_a_failure_costs_the_scores_only(
         broken.setattr(evaluation_module, "sliced_wasserstein", fail)
         measure_if_due(run, pace, stopping=False, complete=True)
     assert "NO METRICS at 0.5 kimg (RuntimeError: no memory for patches)" in said.getvalue()
+    with monkeypatch.context() as full:
+        full.setattr(run, "config", with_fields(settings, metrics_weights="raw"))
+        full.setattr(outputs_module.copy, "deepcopy", fail)
+        measure_if_due(run, pace, stopping=False, complete=True)
+    assert "(MeasureFailed: a copy of G: no memory for patches)" in said.getvalue()
     measure_if_due(run, pace, stopping=True, complete=False)
     assert not (tmp_path / "metrics.csv").exists()
     run.images = 600

@@ -170,7 +170,7 @@ def test_discriminator_is_differentiable_twice(name):
 def test_batch_normalisation_is_per_member():
     """Each member against torch's layer by itself, over two steps and then in evaluation."""
     torch.manual_seed(0)
-    ours = EnsembleBatchNorm(5, 3).double()
+    ours = EnsembleBatchNorm(5, member_generators(SEEDS, "G")).double()
     theirs = [nn.BatchNorm1d(5).double() for _ in range(3)]
     rows = torch.empty(0)
     for _ in range(2):
@@ -181,6 +181,24 @@ def test_batch_normalisation_is_per_member():
     output = ours.eval()(rows)
     for m, single in enumerate(theirs):
         torch.testing.assert_close(output[m::3], single.eval()(rows[m::3]))
+
+
+def test_first_weights_of_batch_normalisation():
+    """1, or N(1, 0.02) draws of the member's own seed, as in the published script."""
+    plain, drawn = ToyGenerator(SEEDS), ToyGenerator(SEEDS, bn_std=0.02)
+    alone = ToyGenerator(SEEDS[1:2], bn_std=0.02)
+    norms = [
+        [layer for layer in network.modules() if isinstance(layer, EnsembleBatchNorm)]
+        for network in (plain, drawn, alone)
+    ]
+    assert all(bool((layer.weight == 1).all()) for layer in norms[0])
+    for together, single in zip(*norms[1:], strict=True):
+        assert torch.equal(together.weight[400:800], single.weight)
+        assert not together.bias.any()
+    weights = torch.cat([layer.weight for layer in norms[1]])
+    # 4,800 draws; 5 standard errors.
+    assert weights.mean().item() == pytest.approx(1.0, abs=5 * 0.02 / 4800**0.5)
+    assert weights.std().item() == pytest.approx(0.02, rel=5 / (2 * 4800) ** 0.5)
 
 
 def test_members_do_not_see_each_other():

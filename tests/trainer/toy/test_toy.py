@@ -19,6 +19,7 @@ from realness.trainer.config import ConfigError, TrainConfig, flatten, from_dict
 from realness.trainer.engines.plain_engine import PlainEngine
 from realness.trainer.objectives.base import build_objective
 from realness.trainer.objectives.configs import AnchorConfig
+from realness.trainer.objectives.realness import RealnessObjective
 from realness.trainer.randomness import Stream
 from realness.trainer.toy import METHODS, NETWORKS_OF, DataName, method_config
 from realness.trainer.toy.data import build_data
@@ -73,6 +74,50 @@ def test_members_see_points_of_their_own() -> None:
     later = experiment.draw_points(Stream.D_REAL, 750, 100).view(100, 2, 2)
     assert torch.equal(later[:50], rows[50:])
     assert not torch.equal(experiment.draw_points(Stream.G_REAL, 700, 100).view(100, 2, 2), rows)
+
+
+def test_published_points_come_in_epochs() -> None:
+    """D's batch and the three of G take the next points of one stream, each once per epoch."""
+    config = method_config("realness", networks="published")
+    data = build_data("grid9", num_points=1000)
+    experiment = build_experiment(config, data, SEEDS, "published")
+    batches = []
+    for iteration in range(5):
+        seen = iteration * config.batch_size
+        batches.append(experiment.real_batch(Stream.D_REAL, seen))
+        firsts = [3 * seen + update * config.batch_size for update in range(3)]
+        batches += [experiment.real_batch(Stream.G_REAL, first) for first in firsts]
+    stream = torch.cat(batches).view(2, 1000, 2, 2)
+    orders = [[list(map(tuple, epoch[:, m].tolist())) for epoch in stream] for m in (0, 1)]
+    points = sorted(map(tuple, data.training_points().tolist()))
+    for first, second in orders:
+        assert first != second
+        assert sorted(first) == sorted(second) == points
+    assert orders[0] != orders[1]
+    alone = build_experiment(config, data, SEEDS[1:], "published")
+    assert torch.equal(
+        alone.real_batch(Stream.G_REAL, 700), experiment.next_points(1000, 100)[1::2]
+    )
+
+
+def test_published_anchors_last_for_one_iteration() -> None:
+    config = method_config("realness", networks="published")
+    experiment = build_experiment(config, build_data("grid9"), (4,), "published")
+    objective = experiment.gan.objective
+    assert isinstance(objective, RealnessObjective)
+
+    def pair(stream: Stream, first_sample: int) -> tuple[float, ...]:
+        drawn = objective.anchors.pair(experiment.gan.draws(stream, first_sample))
+        return (*drawn.real, *drawn.fake)
+
+    shared = [
+        pair(Stream.D_FAKE, 700),
+        *(pair(Stream.G_FAKE, first) for first in (2100, 2200, 2300)),
+    ]
+    assert len(set(shared)) == 1
+    others = {pair(Stream.D_FAKE, 600), pair(Stream.D_FAKE, 800), pair(Stream.G_FAKE, 2400)}
+    assert shared[0] not in others
+    assert len(others) == 2
 
 
 def test_points_are_drawn_evenly() -> None:
@@ -181,6 +226,10 @@ def test_methods_are_what_the_papers_say() -> None:
     expected = dict(batch_size=100, num_outcomes=5, z_dim=32, lr_g=1e-4, beta1=0.8, k_g=3, k_d=1)
     assert {name: realness[name] for name in expected} == expected
     assert method_config("wgan-gp").penalty.gp_weight == 10.0
+    published = flatten(method_config("realness", networks="published"))
+    changed = {name for name in realness if published[name] != realness[name]}
+    assert changed == {"z_dim", "anchors"}
+    assert (published["z_dim"], published["anchors"]) == (128, "histogram")
 
 
 def test_choices_that_make_no_sense_are_refused() -> None:
@@ -188,6 +237,8 @@ def test_choices_that_make_no_sense_are_refused() -> None:
         method_config("gan")
     with pytest.raises(ConfigError, match="belong to the realness methods"):
         method_config("std", num_outcomes=5)
+    with pytest.raises(ConfigError, match=r"--anchor-kl=2\.0 is for skew-normal anchors"):
+        method_config("realness", networks="published", anchor_kl=2.0)
     with pytest.raises(ConfigError, match="--num-outcomes=1"):
         method_config("realness", num_outcomes=1)
 

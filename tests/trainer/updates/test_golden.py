@@ -17,7 +17,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from realness.launch.presets import realness_dcgan
+from realness.launch.realness_presets import realness_dcgan
 from realness.trainer.config import EngineConfig, PenaltyConfig, with_fields
 from realness.trainer.distributed.ranks import rank
 from realness.trainer.randomness import Stream
@@ -31,7 +31,7 @@ BATCH, STEPS = 8, 10
 
 
 def ten_losses() -> dict[str, list[float]]:
-    base = with_fields(realness_dcgan(32), g_width=8, d_width=8, z_dim=32)
+    base = with_fields(realness_dcgan(32, anchor_kl=None), g_width=8, d_width=8, z_dim=32)
     config = replace(
         with_fields(base, optimizer_eps=1e-3, lr_g=2e-3, lr_d=2e-3),
         batch_size=BATCH,
