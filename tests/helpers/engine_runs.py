@@ -7,6 +7,7 @@ from torch import Tensor
 
 from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.inference.trained import trained_generator
+from realness.trainer.networks.growing import faded
 from realness.trainer.randomness import Stream
 from realness.trainer.updates.sharded_gan import ShardedGan
 from realness.trainer.updates.step import update_d, update_g
@@ -22,9 +23,11 @@ def play(gan: ShardedGan, steps: range) -> list[tuple[float, float]]:
 
     def share(stream: Stream, step: int, num_images: int) -> Tensor:
         local = num_images // world_size()
-        return images(stream, step, batch)[rank() * local : (rank() + 1) * local]
+        real = images(stream, step, batch)[rank() * local : (rank() + 1) * local]
+        return faded(real, gan.config.growth.at(step * batch, gan.config.data.resolution))
 
     for step in steps:
+        gan.grow(step * batch)
         stats = update_d(gan, share(Stream.D_REAL, step, gan.config.num_real), step * batch)
         needed = gan.objective.needs_real_in_g_step
         compared = share(Stream.G_REAL, step, batch) if needed else None

@@ -18,6 +18,8 @@ from realness.trainer.networks.light_configs import LightDiscriminatorConfig, Li
 from realness.trainer.objectives.configs import StandardConfig
 
 BATCH = 8
+GROW_KIMG = 0.06
+"""A test of 50 iterations, stopped after 25, stops in the second of two transitions."""
 FAR = FakeAsRealConfig(far_fakes=4, far_candidates=16)
 
 
@@ -92,6 +94,8 @@ def systems() -> dict[str, TrainConfig]:
             d=LightDiscriminatorConfig(d_width=2, minibatch_group=4),
             penalty=PenaltyConfig(r1_gamma=1.0, penalty_images=2 * BATCH),
         ),
+        "realness-growing": with_fields(realness, grow_kimg=GROW_KIMG),
+        "stylegan2-growing": with_fields(presets["stylegan2"], grow_kimg=GROW_KIMG),
         "saturating": replace(presets["standard"], objective=StandardConfig(saturating=True)),
     }
     return {**presets, **combinations}

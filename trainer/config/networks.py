@@ -23,12 +23,14 @@ class GeneratorConfig(Component):
         recompute: G is made of blocks that `--checkpoint-activations` can compute again: modules
             whose class attribute `recomputable` is True, without batch normalisation.
         shares_statistics: batch normalisation, if any, covers the batch of all ranks.
+        grows: the module is a `GrowingNetwork`, and `build` takes `growing`.
     """
 
     kind: ClassVar[str] = "generator"
     styles: ClassVar[bool] = False
     codes: ClassVar[bool] = False
     recompute: ClassVar[bool] = False
+    grows: ClassVar[bool] = False
 
     z_dim: int = 128
     """Dimensions of the latent z ~ N(0, I)."""
@@ -57,11 +59,13 @@ class DiscriminatorConfig(Component):
         recompute: as of `GeneratorConfig`.
         smooth: D has continuous second derivatives, which `--r1 finite-difference` needs.
         group: number of consecutive images that D compares with each other.
+        grows: as of `GeneratorConfig`.
     """
 
     kind: ClassVar[str] = "discriminator"
     norms: ClassVar[tuple[str, ...]] = ("none",)
     recompute: ClassVar[bool] = False
+    grows: ClassVar[bool] = False
 
     d_norm: Normalisation = "none"
     """Normalisation in D: spectral for its weights, layer for its features, or none."""

@@ -18,6 +18,7 @@ from realness.trainer.config.base import (
 from realness.trainer.config.components import default_component, registered
 from realness.trainer.config.data import DataConfig
 from realness.trainer.config.engine import EngineConfig
+from realness.trainer.config.growth import GrowthConfig
 from realness.trainer.config.metrics import MetricsConfig
 from realness.trainer.config.networks import DiscriminatorConfig, GeneratorConfig
 from realness.trainer.config.objective import FakeAsRealConfig, ObjectiveConfig, PenaltyConfig
@@ -73,6 +74,7 @@ class TrainConfig:
     objective: ObjectiveConfig = field(default_factory=lambda: default_component(ObjectiveConfig))
     penalty: PenaltyConfig = field(default_factory=PenaltyConfig)
     far: FakeAsRealConfig = field(default_factory=FakeAsRealConfig)
+    growth: GrowthConfig = field(default_factory=GrowthConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     augment: AugmentationConfig = field(
         default_factory=lambda: default_component(AugmentationConfig)
@@ -93,6 +95,7 @@ class TrainConfig:
         )
         self._check_finite_differences()
         self._check_components()
+        self._check_growth()
 
     def _check_components(self) -> None:
         """Check that the chosen components can do what the other settings ask of them."""
@@ -135,6 +138,33 @@ class TrainConfig:
             f"--objective={objective.name} needs a generator that its codes can steer, not "
             f"--generator={g.name}; use --generator {_able(g, 'codes')}",
         )
+
+    def _check_growth(self) -> None:
+        if not self.growth.grow_kimg:
+            return
+        g, d, engine, asked = self.g, self.d, self.engine, f"--grow-kimg={self.growth.grow_kimg:g}"
+        require(
+            g.grows and d.grows,
+            f"{asked} needs networks that can grow, not --generator={g.name} --discriminator="
+            f"{d.name}; use --generator {_able(g, 'grows')} and --discriminator "
+            f"{_able(d, 'grows')}, or --grow-kimg 0",
+        )
+        require(
+            not self.objective.codes,
+            f"{asked} does not combine with --objective={self.objective.name}, whose codes come "
+            "from D's posterior at the full resolution; use --grow-kimg 0",
+        )
+        require(
+            not (engine.cuda_graphs or engine.compile),
+            f"{asked} does not combine with --cuda-graphs or --compile, because the networks "
+            "change during the run; leave these out",
+        )
+        require(
+            engine.zero_g < 3 and engine.zero_d < 3,
+            f"{asked} does not combine with --zero-g=3 or --zero-d=3, where DeepSpeed keeps the "
+            "last gradient of layers that are no longer used; use stage 2",
+        )
+        self.growth.check(self.data.resolution)
 
     def _check_finite_differences(self) -> None:
         if self.penalty.r1 == "exact":

@@ -161,8 +161,14 @@ class Engine:
             else:
                 group["lr"] = self.lr
 
+    def restart_optimizer(self) -> None:
+        """Forget the optimiser's moments and its count of updates."""
+        for state in self._optimizer.state.values():
+            for value in state.values():
+                value.zero_()
+
     def num_updates(self) -> int:
-        """Number of updates the optimiser has made."""
+        """Number of updates the optimiser has made since it was started."""
         return int(next(iter(self._optimizer.state.values()))["step"])
 
     def owned_state(self) -> list[Fragment]:

@@ -21,6 +21,7 @@ from realness.trainer.inference.trained import (
     build_empty_generator,
     trained_generator,
 )
+from realness.trainer.networks.growing import set_stage
 from realness.trainer.storage.run_folder import read_config, write_config
 from realness.trainer.storage.weights import WeightsError, read_weights, write_weights
 
@@ -89,6 +90,7 @@ def load(
             f"{folder / GENERATOR_FILE} does not state how many images it has seen ({error}); "
             "export the run again"
         ) from error
+    set_stage(discriminator.module, config.growth.at(images_seen, config.data.resolution))
     # Exports of earlier versions hold the moving average, and do not say so.
     weights: Weights = "raw" if about.get("weights") == "raw" else "ema"
     return Exported(trained_generator(config, module, images_seen, digest, weights), discriminator)

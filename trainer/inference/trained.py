@@ -15,6 +15,7 @@ from realness.trainer.checkpoint.fragments import replicated
 from realness.trainer.config import ConfigError, TrainConfig
 from realness.trainer.inference.pixels import to_uint8
 from realness.trainer.networks.build import build_discriminator, build_generator
+from realness.trainer.networks.growing import set_stage
 from realness.trainer.networks.inputs import sampling_inputs
 from realness.trainer.networks.stylegan2_generator import CENTRE_SAMPLES, StyleGAN2Generator
 from realness.trainer.objectives.base import CodeObjective, Objective, build_objective
@@ -113,7 +114,8 @@ def load_generator(
 def build_empty_generator(config: TrainConfig, device: torch.device | str) -> nn.Module:
     """A generator for inference, with weights still to be loaded."""
     code_dim = build_objective(config.objective).code_dim
-    module = build_generator(config.g, config.data.resolution, code_dim)
+    growing = config.growth.grow_kimg > 0
+    module = build_generator(config.g, config.data.resolution, code_dim, growing=growing)
     return module.float().to(device).eval().requires_grad_(False)
 
 
@@ -125,6 +127,7 @@ def trained_generator(
     weights: Weights = "ema",
 ) -> TrainedGenerator:
     """Wrap a generator with its weights, and with the distribution of codes if it takes any."""
+    set_stage(module, config.growth.at(images_seen, config.data.resolution))
     objective = build_objective(config.objective)
     device, factors = next(module.parameters()).device, None
     if objective.code_dim:
@@ -178,8 +181,10 @@ class TrainedDiscriminator:
 
 def load_discriminator(run: Path, folder: Path, device: torch.device) -> TrainedDiscriminator:
     """Load D from a checkpoint of a run. Raises as `load_generator` does."""
-    discriminator = build_empty_discriminator(read_config(run), device)
-    checkpoint.load(folder, replicated("D.model", discriminator.module.state_dict()))
+    config = read_config(run)
+    discriminator = build_empty_discriminator(config, device)
+    position = checkpoint.load(folder, replicated("D.model", discriminator.module.state_dict()))
+    set_stage(discriminator.module, config.growth.at(position.images, config.data.resolution))
     return discriminator
 
 
@@ -188,6 +193,11 @@ def build_empty_discriminator(
 ) -> TrainedDiscriminator:
     """D for inference, with weights still to be loaded."""
     objective = build_objective(config.objective)
-    module = build_discriminator(config.d, config.data.resolution, objective.num_outputs)
+    module = build_discriminator(
+        config.d,
+        config.data.resolution,
+        objective.num_outputs,
+        growing=config.growth.grow_kimg > 0,
+    )
     module = module.to(device).eval().requires_grad_(False)
     return TrainedDiscriminator(module, objective, config.engine.impl)

@@ -28,6 +28,7 @@ class DCGANGeneratorConfig(GeneratorConfig):
     """DCGAN. Settings of `DCGANGenerator`."""
 
     codes: ClassVar[bool] = True
+    grows: ClassVar[bool] = True
 
     g_width: int = automatic(32)
     """Channels of G at half the output resolution R, and R/8 times as many at 4x4; auto is 8,192/R,
@@ -47,7 +48,7 @@ class DCGANGeneratorConfig(GeneratorConfig):
         super().__post_init__()
         positive(self, "g_width")
 
-    def build(self, resolution: int, code_dim: int) -> nn.Module:
+    def build(self, resolution: int, code_dim: int, growing: bool = False) -> nn.Module:
         from realness.trainer.networks.dcgan import DCGANGenerator
 
         return DCGANGenerator(
@@ -55,6 +56,7 @@ class DCGANGeneratorConfig(GeneratorConfig):
             width=self.g_width,
             resolution=resolution,
             code_dim=code_dim,
+            growing=growing,
             activation=self.g_activation,
             batch_statistics=self.batch_statistics,
             norm=self.g_norm,
@@ -66,6 +68,7 @@ class DCGANGeneratorConfig(GeneratorConfig):
 class DCGANDiscriminatorConfig(DiscriminatorConfig):
     """DCGAN. Settings of `DCGANDiscriminator`."""
 
+    grows: ClassVar[bool] = True
     norms: ClassVar[tuple[str, ...]] = ("spectral", "layer", "none")
 
     d_width: int = automatic(32)
@@ -84,13 +87,14 @@ class DCGANDiscriminatorConfig(DiscriminatorConfig):
         super().__post_init__()
         positive(self, "d_width")
 
-    def build(self, resolution: int, num_outputs: int) -> nn.Module:
+    def build(self, resolution: int, num_outputs: int, growing: bool = False) -> nn.Module:
         from realness.trainer.networks.dcgan import DCGANDiscriminator
 
         return DCGANDiscriminator(
             width=self.d_width,
             resolution=resolution,
             num_outputs=num_outputs,
+            growing=growing,
             norm=self.d_norm,
             activation=self.d_activation,
         )
@@ -235,6 +239,7 @@ class StyleGAN2GeneratorConfig(GeneratorConfig):
     styles: ClassVar[bool] = True
     codes: ClassVar[bool] = True
     recompute: ClassVar[bool] = True
+    grows: ClassVar[bool] = True
 
     g_max_channels: int = 512
     """Maximum channels per stage of G."""
@@ -255,7 +260,7 @@ class StyleGAN2GeneratorConfig(GeneratorConfig):
             f"--style-mixing={self.style_mixing} is a fraction and must lie in [0, 1]",
         )
 
-    def build(self, resolution: int, code_dim: int) -> nn.Module:
+    def build(self, resolution: int, code_dim: int, growing: bool = False) -> nn.Module:
         from realness.trainer.networks.stylegan2_generator import StyleGAN2Generator
 
         return StyleGAN2Generator(
@@ -267,6 +272,7 @@ class StyleGAN2GeneratorConfig(GeneratorConfig):
             resolution=resolution,
             style_mixing=self.style_mixing,
             code_dim=code_dim,
+            growing=growing,
         )
 
 
@@ -276,6 +282,7 @@ class StyleGAN2DiscriminatorConfig(DiscriminatorConfig):
     """StyleGAN2, configuration F. Settings of `StyleGAN2Discriminator`."""
 
     recompute: ClassVar[bool] = True
+    grows: ClassVar[bool] = True
 
     d_max_channels: int = 512
     """Maximum channels per stage of D."""
@@ -292,7 +299,7 @@ class StyleGAN2DiscriminatorConfig(DiscriminatorConfig):
         super().__post_init__()
         positive(self, "d_max_channels", "d_channel_base", "minibatch_group")
 
-    def build(self, resolution: int, num_outputs: int) -> nn.Module:
+    def build(self, resolution: int, num_outputs: int, growing: bool = False) -> nn.Module:
         from realness.trainer.networks.stylegan2_discriminator import StyleGAN2Discriminator
 
         return StyleGAN2Discriminator(
@@ -300,5 +307,6 @@ class StyleGAN2DiscriminatorConfig(DiscriminatorConfig):
             max_channels=self.d_max_channels,
             resolution=resolution,
             num_outputs=num_outputs,
+            growing=growing,
             group=self.group,
         )

@@ -22,6 +22,7 @@ from realness.trainer.networks.common import (
     count_doublings,
     rectify,
 )
+from realness.trainer.networks.growing import GrowingNetwork, doublings, enlarge, shrink
 from realness.trainer.networks.layer_norm import LayerNorm
 from realness.trainer.networks.layout import ImageNetwork, hold_layout
 from realness.trainer.networks.posterior import BatchNormGenerator
@@ -59,12 +60,13 @@ class _Conv2d(nn.Conv2d):
         nn.init.normal_(self.weight, 0.0, 0.02)
 
 
-class DCGANGenerator(BatchNormGenerator):
+class DCGANGenerator(BatchNormGenerator, GrowingNetwork):
     """z [B, z_dim] -> images [B, 3, R, R] in [-1, 1]; also takes a code if `code_dim` is not 0.
 
     A 4x4 transposed convolution from 1x1 to 4x4, then 4x4 transposed convolutions of stride 2,
     each but the last followed by batch normalisation (or instance normalisation, for `norm`) and
-    the activation; tanh at the end.
+    the activation; tanh at the end. With `growing`, the images of smaller sides have a layer each,
+    and in a transition the images of both sides are mixed.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class DCGANGenerator(BatchNormGenerator):
         activation: Literal["relu", "lrelu"] = "relu",
         batch_statistics: Literal["global", "local"] = "global",
         norm: GeneratorNormalisation = "batch",
+        growing: bool = False,
     ) -> None:
         super().__init__(z_dim, code_dim, batch_statistics, norm)
         channels = stage_channels(width, resolution)
@@ -86,23 +89,41 @@ class DCGANGenerator(BatchNormGenerator):
             layers.append(_ConvTranspose2d(below, above, stride=2, padding=1))
         self.layers = nn.ModuleList(layers)
         self.norms = nn.ModuleList(self.new_norm(c) for c in channels)
+        self.prepare_to_grow(resolution, growing=growing)
+        self.smaller_images = nn.ModuleDict(
+            {
+                str(side): _ConvTranspose2d(below, IMAGE_CHANNELS, stride=2, padding=1)
+                for side, below in zip(self.smaller_sides, channels, strict=False)
+            }
+        )
 
     def synthesize(self, z: Tensor, *condition: Tensor | float) -> Tensor:
-        *hidden, last = self.layers
-        x = z[:, :, None, None]
-        for layer, norm in zip(hidden, self.norms, strict=True):
+        x = below = z[:, :, None, None]
+        for number in range(doublings(self.stage.side)):
+            below = x
             # The layout is set once there is more than one pixel; later layers keep it.
-            x = self.lay_out(layer(x))
-            x = rectify(norm(x, *condition), self.leak)
-        return torch.tanh(last(x))
+            x = self.lay_out(self.layers[number](x))
+            x = rectify(self.norms[number](x, *condition), self.leak)
+        image = self._image(x, self.stage.side)
+        if self.stage.alpha < 1:
+            smaller = self._image(below, self.stage.side // 2)
+            image = torch.lerp(enlarge(smaller, 2), image, self.stage.alpha)
+        return self.enlarged(image)
+
+    def _image(self, x: Tensor, side: int) -> Tensor:
+        """The image of `side` pixels a side from features x at half of it."""
+        layer = self.layers[-1] if side == self.resolution else self.smaller_images[str(side)]
+        return torch.tanh(layer(x))
 
 
-class DCGANDiscriminator(ImageNetwork):
+class DCGANDiscriminator(ImageNetwork, GrowingNetwork):
     """images [B, 3, R, R] -> outputs [B, num_outputs].
 
     4x4 convolutions of stride 2 with LeakyReLU(0.2), ReLU or SiLU down to 4x4, then a linear head
     on the flattened features. `norm` is spectral normalisation of every layer's weights, layer
-    normalisation of the output of every convolution except the first, or none.
+    normalisation of the output of every convolution except the first, or none. With `growing`, the
+    images of smaller sides have a first layer each, and in a transition the features that both
+    sides lead to are mixed.
     """
 
     def __init__(
@@ -113,12 +134,13 @@ class DCGANDiscriminator(ImageNetwork):
         num_outputs: int,
         norm: Literal["spectral", "layer", "none"] = "spectral",
         activation: Literal["lrelu", "relu", "silu"] = "lrelu",
+        growing: bool = False,
     ) -> None:
         super().__init__()
+        self.prepare_to_grow(resolution, growing=growing)
         self.smooth = activation == "silu"
         self.leak = LEAK if activation == "lrelu" else 0.0
         channels = stage_channels(width, resolution)[::-1]
-        self.resolution = resolution
         pairs = list(zip([IMAGE_CHANNELS, *channels[:-1]], channels, strict=True))
         num_features = channels[-1] * START_SIZE**2
         if norm == "spectral":
@@ -131,11 +153,28 @@ class DCGANDiscriminator(ImageNetwork):
             self.norms = nn.ModuleList([nn.Identity(), *map(LayerNorm, channels[1:])])
         else:
             self.norms = nn.ModuleList(nn.Identity() for _ in channels)
+        self.smaller_images = nn.ModuleDict()
+        for side, above in zip(self.smaller_sides, reversed(channels), strict=False):
+            first = (IMAGE_CHANNELS, above)
+            layer = SpectralConv2d(*first, 4, 2, 1) if norm == "spectral" else _Conv2d(*first)
+            self.smaller_images[str(side)] = layer
 
     def forward(self, images: Tensor) -> Tensor:
         check_images(images, self.resolution)
-        x = self.lay_out(images)
-        for layer, normalize in zip(self.layers, self.norms, strict=True):
-            x = normalize(layer(x))
-            x = F.silu(x) if self.smooth else rectify(x, self.leak)
+        side, alpha = self.stage
+        images = self.lay_out(self.shrunk(images))
+        x = self._features(images, side)
+        first = len(self.layers) - doublings(side) + 1
+        for number in range(first, len(self.layers)):
+            x = self._activate(self.norms[number](self.layers[number](x)))
+            if number == first and alpha < 1:
+                x = torch.lerp(self._features(shrink(images, 2), side // 2), x, alpha)
         return self.head(hold_layout(x).flatten(1))
+
+    def _features(self, images: Tensor, side: int) -> Tensor:
+        """Features at half the side from images of `side` pixels a side."""
+        layer = self.layers[0] if side == self.resolution else self.smaller_images[str(side)]
+        return self._activate(layer(images))
+
+    def _activate(self, x: Tensor) -> Tensor:
+        return F.silu(x) if self.smooth else rectify(x, self.leak)

@@ -8,9 +8,11 @@ from __future__ import annotations
 import itertools
 import math
 
+import torch
 from torch import Tensor, nn
 
 from realness.trainer.networks.common import IMAGE_CHANNELS, START_SIZE, check_images
+from realness.trainer.networks.growing import GrowingNetwork, doublings, shrink
 from realness.trainer.networks.layout import ImageNetwork, hold_layout
 from realness.trainer.networks.stylegan2_generator import side_channels
 from realness.trainer.networks.stylegan2_layers import EqualConv2d, EqualLinear, minibatch_stddev
@@ -36,12 +38,14 @@ class ResidualBlock(nn.Module):
         return self.skip(x) + self.conv_1(self.conv_0(x))
 
 
-class StyleGAN2Discriminator(ImageNetwork):
+class StyleGAN2Discriminator(ImageNetwork, GrowingNetwork):
     """images [B, 3, R, R] -> outputs [B, num_outputs].
 
     Residual blocks down to 4x4, the minibatch standard deviation as an additional channel (see
     `minibatch_stddev`; none for a `group` of 1), a 3x3 convolution and two fully connected layers.
-    With groups, each row of the output therefore depends on the other rows of its group.
+    With groups, each row of the output therefore depends on the other rows of its group. With
+    `growing`, the images of smaller sides have a first layer each, and in a transition the features
+    that both sides lead to are mixed.
     """
 
     def __init__(
@@ -52,10 +56,12 @@ class StyleGAN2Discriminator(ImageNetwork):
         resolution: int,
         num_outputs: int,
         group: int,
+        growing: bool = False,
     ) -> None:
         super().__init__()
+        self.prepare_to_grow(resolution, growing=growing)
         channels = side_channels(channel_base, max_channels, resolution)[::-1]
-        self.resolution, self.group = resolution, group
+        self.group = group
         self.from_image = EqualConv2d(IMAGE_CHANNELS, channels[0], 1, act="lrelu")
         self.blocks = nn.Sequential(
             *(ResidualBlock(below, above) for below, above in itertools.pairwise(channels))
@@ -64,10 +70,29 @@ class StyleGAN2Discriminator(ImageNetwork):
         self.conv = EqualConv2d(last + (group > 1), last, 3, act="lrelu")
         self.hidden = EqualLinear(last * START_SIZE**2, last, act="lrelu")
         self.head = EqualLinear(last, num_outputs)
+        # After 4 pixels come 8, the first of the smaller sides.
+        self.from_smaller = nn.ModuleDict(
+            {
+                str(side): EqualConv2d(IMAGE_CHANNELS, above, 1, act="lrelu")
+                for side, above in zip(self.smaller_sides, channels[-2::-1], strict=False)
+            }
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         check_images(images, self.resolution)
-        x = self.blocks(self.from_image(self.lay_out(images)))
+        side, alpha = self.stage
+        images = self.lay_out(self.shrunk(images))
+        x = self._features(images, side)
+        first = len(self.blocks) - doublings(side)
+        for number in range(first, len(self.blocks)):
+            x = self.blocks[number](x)
+            if number == first and alpha < 1:
+                x = torch.lerp(self._features(shrink(images, 2), side // 2), x, alpha)
         if self.group > 1:
             x = minibatch_stddev(x, self.group)
         return self.head(self.hidden(hold_layout(self.conv(x)).flatten(1)))
+
+    def _features(self, images: Tensor, side: int) -> Tensor:
+        """Features of images of `side` pixels a side, at that side."""
+        layer = self.from_image if side == self.resolution else self.from_smaller[str(side)]
+        return layer(images)

@@ -18,6 +18,7 @@ from realness.trainer.networks.common import (
     count_doublings,
     without_autocast,
 )
+from realness.trainer.networks.growing import GrowingNetwork, doublings
 from realness.trainer.networks.inputs import Mixing
 from realness.trainer.networks.posterior import CodedGenerator, posterior_module, scale_and_shift
 from realness.trainer.networks.stylegan2_layers import (
@@ -123,7 +124,8 @@ class SynthesisBlock(nn.Module):
 
     The images of all resolutions are summed, each upsampled by the filter: the skip generator
     ([2], section 4.1). The sum is fp32. Styles w [B, n + 1, w_dim] are those of the block's n
-    convolutions and of its image; the latter is also the first style of the next block.
+    convolutions and of its image; the latter is also the first style of the next block. `alpha` is
+    the weight of the block's own image, below 1 in a transition of progressive growing.
     """
 
     fir: Tensor
@@ -151,6 +153,7 @@ class SynthesisBlock(nn.Module):
         noise: list[Tensor],
         code: Tensor | None,
         share: float,
+        alpha: float = 1.0,
     ) -> tuple[Tensor, Tensor]:
         *styles, image_style = w.unbind(1)
         for conv, style, added in zip(self.convs, styles, noise, strict=True):
@@ -159,10 +162,12 @@ class SynthesisBlock(nn.Module):
         own = own.to(torch.promote_types(own.dtype, torch.float32))
         if image is None:
             return x, own
+        if alpha < 1:
+            own = alpha * own
         return x, own + kernels.upfirdn2d(image, self.fir, up=2, padding=(2, 1, 2, 1), gain=4.0)
 
 
-class StyleGAN2Generator(CodedGenerator):
+class StyleGAN2Generator(CodedGenerator, GrowingNetwork):
     """z [B, z_dim] and noise [B, noise_dim] -> images [B, 3, R, R], where real ones are in [-1, 1].
 
     Further inputs: for style mixing `mixing`, second latents [B, z_dim] and the layer [B] from
@@ -170,6 +175,9 @@ class StyleGAN2Generator(CodedGenerator):
     `share` (see `CodedGenerator`). `centre` [w_dim] and `truncation` psi move styles to
     centre + psi (w - centre) ([1], section 2.1 and appendix B). `offset` [B, num_styles, w_dim] is
     added to the styles; path lengths are derivatives with respect to it.
+
+    With `growing`, only the blocks up to the stage's side run; noise and styles of the others are
+    drawn, and not used.
 
     `path_length_mean` is the moving average a of path-length regularisation; see
     `realness.trainer.updates.path_length`.
@@ -192,8 +200,10 @@ class StyleGAN2Generator(CodedGenerator):
         resolution: int,
         style_mixing: float,
         code_dim: int = 0,
+        growing: bool = False,
     ) -> None:
         super().__init__(z_dim, code_dim)
+        self.prepare_to_grow(resolution, growing=growing)
         channels = side_channels(channel_base, max_channels, resolution)
         self.w_dim, self.style_mixing = w_dim, style_mixing
         self.mapping = MappingNetwork(z_dim, w_dim, mapping_layers)
@@ -274,8 +284,11 @@ class StyleGAN2Generator(CodedGenerator):
         maps = [part.unflatten(1, (1, side, side)) for part, side in sides]
         x = self.lay_out(self.start.expand(w.shape[0], -1, -1, -1))
         x, image = x.to(w.dtype), None
-        for number, block in enumerate(self.blocks):
+        side, alpha = self.stage
+        last = doublings(side)
+        for number, block in enumerate(self.blocks[: last + 1]):
             first, end = max(2 * number - 1, 0), 2 * number + 1
-            x, image = block(x, image, w[:, first : end + 1], maps[first:end], code, share)
+            styles, fade = w[:, first : end + 1], alpha if number == last else 1.0
+            x, image = block(x, image, styles, maps[first:end], code, share, fade)
         assert image is not None
-        return image
+        return self.enlarged(image)

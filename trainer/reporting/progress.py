@@ -53,6 +53,7 @@ def fields(record: Record, total_images: int) -> list[str]:
         part(lambda r, f: f"score real {r:+.2f} fake {f:+.2f}", "score_real", "score_fake"),
         part(lambda r1: f"R1 {r1:.3g}" if r1 else "", "r1"),
         part(lambda p: f"augment p {p:.3f}", "augment_p"),
+        part(lambda side, share: f"side {side:.0f} ({share:.0%})", "side", "side_share"),
         part(lambda r_t: f"r_t {r_t:+.2f}", "r_t"),
         part(lambda gib: f"{gib:.1f} GiB", memory),
         part(lambda percent: f"data wait {percent:.1f}%", "data_wait_percent"),

@@ -28,6 +28,7 @@ from realness.trainer.distributed.ranks import (
 )
 from realness.trainer.distributed.stop import StopRequest
 from realness.trainer.distributed.watchdog import Watch, end_process
+from realness.trainer.networks.growing import faded
 from realness.trainer.planning.auto_batch import choose_micro_batch
 from realness.trainer.planning.memory import checkpoint_bytes
 from realness.trainer.randomness import Stream
@@ -163,12 +164,14 @@ def _iterate(run: Run, stop: StopRequest) -> int:
         def real_of(stream: Stream, first_sample: int) -> Tensor:
             images = next(streams[stream])
             run.is_between_updates = False
-            return gan.normalise(images, stream, first_sample)
+            real = gan.normalise(images, stream, first_sample)
+            return faded(real, config.growth.at(run.images, config.data.resolution))
 
         if run.images == 0:
             save_reals(run)
         while run.images < config.num_images and not stopping:
             gan.set_lr_factor(lr_factor(config, run.images))
+            gan.grow(run.images)
             for stats in run_iteration(gan, updates, real_of, run.images):
                 averages.add(stats)
             run.images += batch

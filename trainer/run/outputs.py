@@ -38,6 +38,9 @@ def write_record(run: Run, means: dict[str, float], pace: Pace) -> None:
             record[f"grad_norm_{name}"] = engine.grad_norm.read()
     record["checkpoint_stall_s"] = run.saver.take_stalled_seconds()
     record |= skip_counts(run)
+    if run.config.growth.grow_kimg:
+        stage = run.config.growth.at(run.images, run.config.data.resolution)
+        record |= {"side": stage.side, "side_share": stage.alpha}
     run.reporter.log(record)
     if busy := run.busy.advise(record["core_wait_percent"] / 100, record["elapsed_s"]):
         run.reporter.message(busy)

@@ -26,8 +26,9 @@ def build_networks(config: TrainConfig) -> tuple[nn.Module, nn.Module, Objective
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         size = config.data.resolution
-        generator = build_generator(config.g, size, objective.code_dim)
-        discriminator = build_discriminator(config.d, size, objective.num_outputs)
+        growing = config.growth.grow_kimg > 0
+        generator = build_generator(config.g, size, objective.code_dim, growing=growing)
+        discriminator = build_discriminator(config.d, size, objective.num_outputs, growing=growing)
     for network in (generator, discriminator):
         cast(ImageNetwork, network).memory_format = choose_layout(config.engine.memory_format)
     return generator, discriminator, objective

@@ -17,6 +17,7 @@ from realness.trainer.engines.deepspeed_engine import Engine
 from realness.trainer.engines.optimizers import lazily_corrected
 from realness.trainer.engines.prepare import prepare_network
 from realness.trainer.networks.batch_norm import has_batch_statistics
+from realness.trainer.networks.growing import set_stage
 from realness.trainer.updates.build import build_augmentation, build_networks
 from realness.trainer.updates.ema import Ema
 from realness.trainer.updates.gan import Gan
@@ -47,8 +48,24 @@ class ShardedGan(Gan):
         tensors = self.augment.tensors() if self.augment else {}
         return [replace(whole, optional=True) for whole in replicated("augment", tensors)]
 
+    def grow(self, images: int) -> None:
+        """Set how far both networks have grown after `images` images.
+
+        At the first update of a new side both optimisers start anew, as in the published code of
+        progressive growing. Without that, Adam's first steps would be too large in layers that had
+        no gradient yet: it corrects their moments for all updates so far.
+        """
+        growth, size = self.config.growth, self.config.data.resolution
+        stage = growth.at(images, size)
+        starts_side = images and growth.at(images - self.config.batch_size, size).side < stage.side
+        for network in (self.g, self.d):
+            set_stage(network.module, stage)
+            if starts_side:
+                network.restart_optimizer()
+
     def update_average(self, images_seen: int) -> None:
         """Move the average towards G after an iteration; collective."""
+        set_stage(self.ema.module, self.config.growth.at(images_seen, self.config.data.resolution))
         with self.g.weights_gathered():
             self.ema.update(self.g.module, self.config.batch_size, images_seen)
 
@@ -80,6 +97,11 @@ def build_gan(config: TrainConfig, device: torch.device) -> ShardedGan:
             config.engine.micro_batch * world_size(),
             config.batch_size,
         )
+
+    if rank() == 0 and (
+        warning := config.growth.warning(config.data.resolution, config.num_images)
+    ):
+        log.warning("%s", warning)
 
     def engine(name: str, module: nn.Module, stage: int, lr: float, penalty: int) -> Engine:
         num_updates = penalty / config.batch_size

@@ -82,6 +82,26 @@ def test_twenty_steps_are_the_same_on_any_ranks_in_any_passes(shard_all: Path) -
         np.testing.assert_allclose(image, samples[0], atol=ANOTHER_ORDER_LOSS)
 
 
+@pytest.mark.slow
+def test_networks_grow_alike_on_any_ranks_at_any_stage() -> None:
+    """Twelve iterations with two transitions of StyleGAN2, from 8 to 32 pixels."""
+    config = with_fields(
+        systems()["stylegan2-growing"], batch_size=BATCH, grow_kimg=0.03, optimizer_eps=1e-3,
+        lr_g=2e-4, lr_d=2e-4, minibatch_group=2,
+    )  # fmt: skip
+    sides = {config.growth.at(step * BATCH, 32).side for step in range(12)}
+    assert sides == {8, 16, 32}
+    ((losses, pieces, _),) = run_on_ranks(1, trajectory, [at_stages(config, (0, 0))], 12)[0]
+    expected = {name: values for name, _, values in pieces}
+    for stages in ((1, 2), (2, 0)):
+        answers = run_on_ranks(2, trajectory, [at_stages(config, stages)], 12)
+        found = np.mean([answer[0][0] for answer in answers], axis=0)
+        np.testing.assert_allclose(found, losses, rtol=ANOTHER_ORDER_LOSS)
+        for answer in answers:
+            error, name = largest_error(answer[0][1], expected)
+            assert error < ANOTHER_ORDER, f"{stages}: {name} is off by {error:.1e}"
+
+
 def in_two_passes() -> dict[str, TrainConfig]:
     """Every objective, penalty and kind of anchors, with a G without batch normalisation."""
     configs = dict(systems())
@@ -91,7 +111,7 @@ def in_two_passes() -> dict[str, TrainConfig]:
     chosen = {}
     for name, config in configs.items():
         has_batch_norm = config.g.name != "stylegan2"
-        if has_batch_norm and config.objective.codes:
+        if has_batch_norm and (config.objective.codes or config.growth.grow_kimg):
             continue
         g = plain.g if has_batch_norm else config.g
         chosen[name] = replace(config, g=g, optimizer=replace(plain.optimizer, lr_d=1e-3))
