@@ -7,7 +7,6 @@ from torch import Tensor
 
 from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.inference.trained import trained_generator
-from realness.trainer.networks.growing import faded
 from realness.trainer.randomness import Stream
 from realness.trainer.updates.sharded_gan import ShardedGan
 from realness.trainer.updates.step import update_d, update_g
@@ -24,7 +23,7 @@ def play(gan: ShardedGan, steps: range) -> list[tuple[float, float]]:
     def share(stream: Stream, step: int, num_images: int) -> Tensor:
         local = num_images // world_size()
         real = images(stream, step, batch)[rank() * local : (rank() + 1) * local]
-        return faded(real, gan.config.growth.at(step * batch, gan.config.data.resolution))
+        return gan.as_grown(real, step * batch)
 
     for step in steps:
         gan.grow(step * batch)

@@ -19,9 +19,9 @@ from realness.trainer.inference.trained import (
     Weights,
     build_empty_discriminator,
     build_empty_generator,
+    grown,
     trained_generator,
 )
-from realness.trainer.networks.growing import set_stage
 from realness.trainer.storage.run_folder import read_config, write_config
 from realness.trainer.storage.weights import WeightsError, read_weights, write_weights
 
@@ -90,10 +90,12 @@ def load(
             f"{folder / GENERATOR_FILE} does not state how many images it has seen ({error}); "
             "export the run again"
         ) from error
-    set_stage(discriminator.module, config.growth.at(images_seen, config.data.resolution))
     # Exports of earlier versions hold the moving average, and do not say so.
     weights: Weights = "raw" if about.get("weights") == "raw" else "ema"
-    return Exported(trained_generator(config, module, images_seen, digest, weights), discriminator)
+    return Exported(
+        trained_generator(config, module, images_seen, digest, weights),
+        grown(discriminator, config, images_seen),
+    )
 
 
 def _fill(module: nn.Module, path: Path) -> dict[str, str]:

@@ -184,7 +184,14 @@ def load_discriminator(run: Path, folder: Path, device: torch.device) -> Trained
     config = read_config(run)
     discriminator = build_empty_discriminator(config, device)
     position = checkpoint.load(folder, replicated("D.model", discriminator.module.state_dict()))
-    set_stage(discriminator.module, config.growth.at(position.images, config.data.resolution))
+    return grown(discriminator, config, position.images)
+
+
+def grown(
+    discriminator: TrainedDiscriminator, config: TrainConfig, images_seen: int
+) -> TrainedDiscriminator:
+    """D as it is after `images_seen` images of a run that grows its networks."""
+    set_stage(discriminator.module, config.growth.at(images_seen, config.data.resolution))
     return discriminator
 
 

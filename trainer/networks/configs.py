@@ -31,8 +31,7 @@ class DCGANGeneratorConfig(GeneratorConfig):
     grows: ClassVar[bool] = True
 
     g_width: int = automatic(32)
-    """Channels of G at half the output resolution R, and R/8 times as many at 4x4; auto is 8,192/R,
-    which gives 1,024 at 4x4 as in Radford et al."""
+    """Channels of G at half the output resolution R; auto is 8,192/R: 1,024 at 4x4 (Radford)."""
     g_activation: Literal["relu", "lrelu"] = "relu"
     """Activation function in G."""
     g_norm: GeneratorNormalisation = "batch"
@@ -72,8 +71,7 @@ class DCGANDiscriminatorConfig(DiscriminatorConfig):
     norms: ClassVar[tuple[str, ...]] = ("spectral", "layer", "none")
 
     d_width: int = automatic(32)
-    """Channels of D at half the input resolution R, and R/8 times as many at 4x4; auto is 8,192/R,
-    which gives 1,024 at 4x4 as in Radford et al."""
+    """Channels of D at half the input resolution R; auto is 8,192/R: 1,024 at 4x4 (Radford)."""
     d_activation: Literal["lrelu", "relu", "silu"] = "lrelu"
     """Activation function in D: LeakyReLU, ReLU, or SiLU (x * sigmoid(x)), which is smooth."""
     d_norm: Normalisation = "spectral"
@@ -272,7 +270,6 @@ class StyleGAN2GeneratorConfig(GeneratorConfig):
             resolution=resolution,
             style_mixing=self.style_mixing,
             code_dim=code_dim,
-            growing=growing,
         )
 
 

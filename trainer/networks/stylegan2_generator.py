@@ -6,6 +6,8 @@ mapping network of "A Style-Based Generator Architecture for GANs" (CVPR 2019, [
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -124,8 +126,7 @@ class SynthesisBlock(nn.Module):
 
     The images of all resolutions are summed, each upsampled by the filter: the skip generator
     ([2], section 4.1). The sum is fp32. Styles w [B, n + 1, w_dim] are those of the block's n
-    convolutions and of its image; the latter is also the first style of the next block. `alpha` is
-    the weight of the block's own image, below 1 in a transition of progressive growing.
+    convolutions and of its image; the latter is also the first style of the next block.
     """
 
     fir: Tensor
@@ -153,7 +154,6 @@ class SynthesisBlock(nn.Module):
         noise: list[Tensor],
         code: Tensor | None,
         share: float,
-        alpha: float = 1.0,
     ) -> tuple[Tensor, Tensor]:
         *styles, image_style = w.unbind(1)
         for conv, style, added in zip(self.convs, styles, noise, strict=True):
@@ -162,9 +162,11 @@ class SynthesisBlock(nn.Module):
         own = own.to(torch.promote_types(own.dtype, torch.float32))
         if image is None:
             return x, own
-        if alpha < 1:
-            own = alpha * own
-        return x, own + kernels.upfirdn2d(image, self.fir, up=2, padding=(2, 1, 2, 1), gain=4.0)
+        return x, own + self.filtered(image)
+
+    def filtered(self, image: Tensor) -> Tensor:
+        """An image [B, 3, H / 2, W / 2] of the block below at this block's side."""
+        return kernels.upfirdn2d(image, self.fir, up=2, padding=(2, 1, 2, 1), gain=4.0)
 
 
 class StyleGAN2Generator(CodedGenerator, GrowingNetwork):
@@ -176,8 +178,8 @@ class StyleGAN2Generator(CodedGenerator, GrowingNetwork):
     centre + psi (w - centre) ([1], section 2.1 and appendix B). `offset` [B, num_styles, w_dim] is
     added to the styles; path lengths are derivatives with respect to it.
 
-    With `growing`, only the blocks up to the stage's side run; noise and styles of the others are
-    drawn, and not used.
+    Only the blocks up to the stage's side run; noise and styles of the others are drawn, and not
+    used. There is an image at each side anyway, so growing adds no layers.
 
     `path_length_mean` is the moving average a of path-length regularisation; see
     `realness.trainer.updates.path_length`.
@@ -200,10 +202,9 @@ class StyleGAN2Generator(CodedGenerator, GrowingNetwork):
         resolution: int,
         style_mixing: float,
         code_dim: int = 0,
-        growing: bool = False,
     ) -> None:
         super().__init__(z_dim, code_dim)
-        self.prepare_to_grow(resolution, growing=growing)
+        self.prepare_to_grow(resolution, growing=True)
         channels = side_channels(channel_base, max_channels, resolution)
         self.w_dim, self.style_mixing = w_dim, style_mixing
         self.mapping = MappingNetwork(z_dim, w_dim, mapping_layers)
@@ -283,12 +284,17 @@ class StyleGAN2Generator(CodedGenerator, GrowingNetwork):
         sides = zip(parts, self.noise_sides, strict=True)
         maps = [part.unflatten(1, (1, side, side)) for part, side in sides]
         x = self.lay_out(self.start.expand(w.shape[0], -1, -1, -1))
-        x, image = x.to(w.dtype), None
+        x, image, below = x.to(w.dtype), None, None
         side, alpha = self.stage
         last = doublings(side)
-        for number, block in enumerate(self.blocks[: last + 1]):
-            first, end = max(2 * number - 1, 0), 2 * number + 1
-            styles, fade = w[:, first : end + 1], alpha if number == last else 1.0
-            x, image = block(x, image, styles, maps[first:end], code, share, fade)
+        for number in range(last + 1):
+            first, end, below = max(2 * number - 1, 0), 2 * number + 1, image
+            x, image = self.blocks[number](
+                x, below, w[:, first : end + 1], maps[first:end], code, share
+            )
         assert image is not None
+        if alpha < 1:
+            image = torch.lerp(
+                cast(SynthesisBlock, self.blocks[last]).filtered(below), image, alpha
+            )
         return self.enlarged(image)

@@ -28,7 +28,6 @@ from realness.trainer.distributed.ranks import (
 )
 from realness.trainer.distributed.stop import StopRequest
 from realness.trainer.distributed.watchdog import Watch, end_process
-from realness.trainer.networks.growing import faded
 from realness.trainer.planning.auto_batch import choose_micro_batch
 from realness.trainer.planning.memory import checkpoint_bytes
 from realness.trainer.randomness import Stream
@@ -164,8 +163,7 @@ def _iterate(run: Run, stop: StopRequest) -> int:
         def real_of(stream: Stream, first_sample: int) -> Tensor:
             images = next(streams[stream])
             run.is_between_updates = False
-            real = gan.normalise(images, stream, first_sample)
-            return faded(real, config.growth.at(run.images, config.data.resolution))
+            return gan.as_grown(gan.normalise(images, stream, first_sample), run.images)
 
         if run.images == 0:
             save_reals(run)

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from realness.trainer.checkpoint.fragments import Fragment, replicated, share_of
 from realness.trainer.config import TrainConfig
@@ -17,7 +17,7 @@ from realness.trainer.engines.deepspeed_engine import Engine
 from realness.trainer.engines.optimizers import lazily_corrected
 from realness.trainer.engines.prepare import prepare_network
 from realness.trainer.networks.batch_norm import has_batch_statistics
-from realness.trainer.networks.growing import set_stage
+from realness.trainer.networks.growing import faded, set_stage
 from realness.trainer.updates.build import build_augmentation, build_networks
 from realness.trainer.updates.ema import Ema
 from realness.trainer.updates.gan import Gan
@@ -62,6 +62,10 @@ class ShardedGan(Gan):
             set_stage(network.module, stage)
             if starts_side:
                 network.restart_optimizer()
+
+    def as_grown(self, real: Tensor, images: int) -> Tensor:
+        """Real images [B, 3, R, R] as D sees them after `images` images: faded in a transition."""
+        return faded(real, self.config.growth.at(images, self.config.data.resolution))
 
     def update_average(self, images_seen: int) -> None:
         """Move the average towards G after an iteration; collective."""

@@ -29,9 +29,7 @@ def dcgan(resolution: int, width: int, *, growing: bool) -> tuple[Any, Any]:
 
 def style(resolution: int, *, growing: bool) -> tuple[Any, Any]:
     size: dict[str, Any] = dict(channel_base=64, max_channels=8, resolution=resolution)
-    g = StyleGAN2Generator(
-        z_dim=8, w_dim=8, mapping_layers=1, style_mixing=0.9, growing=growing, **size
-    )
+    g = StyleGAN2Generator(z_dim=8, w_dim=8, mapping_layers=1, style_mixing=0.9, **size)
     return g, StyleGAN2Discriminator(num_outputs=3, group=1, growing=growing, **size)
 
 
@@ -87,8 +85,7 @@ def test_a_stage_is_the_smaller_network() -> None:
         else:
             renamed = {"layers.1": "layers.2", "layers.2": "layers.3"}
             renamed["layers.0"] = "smaller_images.32"
-        grown.eval(), plain.eval()
-        copy_matching(grown, plain, renamed)
+        copy_matching(grown.eval(), plain.eval(), renamed)
         grown.stage = GrowthStage(32, 1.0)
         if network == 0:
             small_images = images_of(plain)
