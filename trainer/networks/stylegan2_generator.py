@@ -284,17 +284,18 @@ class StyleGAN2Generator(CodedGenerator, GrowingNetwork):
         sides = zip(parts, self.noise_sides, strict=True)
         maps = [part.unflatten(1, (1, side, side)) for part, side in sides]
         x = self.lay_out(self.start.expand(w.shape[0], -1, -1, -1))
-        x, image, below = x.to(w.dtype), None, None
+        x, images = x.to(w.dtype), []
         side, alpha = self.stage
         last = doublings(side)
         for number in range(last + 1):
-            first, end, below = max(2 * number - 1, 0), 2 * number + 1, image
+            first, end = max(2 * number - 1, 0), 2 * number + 1
+            below = images[-1] if images else None
             x, image = self.blocks[number](
                 x, below, w[:, first : end + 1], maps[first:end], code, share
             )
-        assert image is not None
+            images.append(image)
+        image = images[-1]
         if alpha < 1:
-            image = torch.lerp(
-                cast(SynthesisBlock, self.blocks[last]).filtered(below), image, alpha
-            )
+            block = cast(SynthesisBlock, self.blocks[last])
+            image = torch.lerp(block.filtered(images[-2]), image, alpha)
         return self.enlarged(image)
