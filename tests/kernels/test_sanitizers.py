@@ -121,8 +121,8 @@ MUTANTS = [
         "clamped values pass a gradient",
         "bias_act",
         "bias_act/bias_act.cuh",
-        "abs_(y) <= clamp ||",
-        "true ||",
+        "(abs_(y) <= clamp) |",
+        "true |",
     ),
     Mutant(
         "channel of the wrong plane",
