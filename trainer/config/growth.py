@@ -46,9 +46,11 @@ class GrowthConfig:
 
     def warning(self, resolution: int, num_images: int) -> str:
         """What to say at the start of a run that ends before it has grown; empty otherwise."""
+        if not self.grow_kimg:
+            return ""
         sides = self._sides(resolution)
         needed = 2 * (len(sides) - 1 - sides.index(self.grow_from)) * self.grow_kimg * 1000
-        if not self.grow_kimg or needed < num_images:
+        if needed < num_images:
             return ""
         return (
             f"--grow-kimg={self.grow_kimg:g} takes {needed / 1000:,g} kimg to grow from "

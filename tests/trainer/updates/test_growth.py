@@ -74,6 +74,7 @@ def test_the_schedule() -> None:
     assert GrowthConfig().at(0, 64) == GrowthStage(64, 1.0)
     assert growth.warning(32, 4000)
     assert not growth.warning(32, 4001)
+    assert not GrowthConfig(grow_from=12).warning(32, 1)  # unused
 
 
 def test_a_stage_is_the_smaller_network() -> None:
