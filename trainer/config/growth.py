@@ -27,8 +27,8 @@ class GrowthConfig:
 
     grow_kimg: float = 0.0
     """Progressive growing: thousands of images of each transition to twice the side, and of the
-    training at each side. The paper takes 800 (600 with larger batches). 0 disables it: both
-    networks have the full resolution from the start."""
+    training at each side; 800 in the paper. 0 disables it: both networks have the full resolution
+    from the start."""
     grow_from: int = START_SIDE
     """Side at which progressive growing starts, in pixels."""
 
