@@ -1,4 +1,4 @@
-"""Commands that read a run which goes on: its checkpoints are removed while they are read."""
+"""Commands that read a run in progress, which removes its checkpoints while they are read."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 def load_chosen(choose: Callable[[], Path], load: Callable[[Path], Result]) -> Result:
     """`load(folder)` of the checkpoint that `choose` selects.
 
-    A run that goes on removes old checkpoints: if that happens while one is read, `choose` is asked
+    A run in progress removes old checkpoints: if that happens while one is read, `choose` is asked
     again. Raises what the two raise; CheckpointRemoved after the last of ATTEMPTS.
     """
     for _ in range(ATTEMPTS - 1):

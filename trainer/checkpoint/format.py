@@ -19,7 +19,7 @@ class CheckpointError(RuntimeError):
 
 
 class CheckpointRemoved(CheckpointError):
-    """A checkpoint that was removed, or replaced, while it was being read: the run goes on."""
+    """A checkpoint was removed or replaced while it was read, because its run is in progress."""
 
 
 @dataclass(frozen=True)

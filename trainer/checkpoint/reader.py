@@ -69,7 +69,7 @@ def noticing_removal(folder: Path) -> Iterator[None]:
     except CheckpointError as error:
         if any(gather(before is None or _inode(folder) != before)):
             raise CheckpointRemoved(
-                f"checkpoint {folder} was removed while it was read, because its run goes on and "
+                f"checkpoint {folder} was removed while it was read: its run is in progress and "
                 "keeps only the newest ones (--keep-checkpoints); choose a newer one"
             ) from error
         raise

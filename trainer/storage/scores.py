@@ -61,7 +61,7 @@ class Summary:
 def append_records(run: Path, records: Iterable[Record]) -> Path:
     """Append rows to the run's metrics.csv, with a header if it is new. Returns its path.
 
-    A file of an earlier version, which has fewer columns, is written anew with all of them.
+    A file of an earlier version has fewer columns, and is rewritten with all of them.
     """
     path = run / METRICS_FILE
     columns = [item.name for item in fields(Record)]

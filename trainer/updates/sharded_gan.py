@@ -51,9 +51,9 @@ class ShardedGan(Gan):
     def grow(self, images: int) -> None:
         """Set how far both networks have grown after `images` images.
 
-        At the first update of a new side both optimisers start anew, as in the published code of
-        progressive growing. Without that, Adam's first steps would be too large in layers that had
-        no gradient yet: it corrects their moments for all updates so far.
+        At the first update of a new side both optimisers are reset. Otherwise Adam's first steps
+        would be too large in layers that had no gradient yet, because it corrects their moments for
+        all updates so far.
         """
         growth, size = self.config.growth, self.config.data.resolution
         stage = growth.at(images, size)

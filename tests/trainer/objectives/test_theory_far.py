@@ -82,7 +82,7 @@ def test_an_epsilon_optimal_discriminator_beats_a_constant():
     [([1, 1, 1, 1], True), ([3, 3, 3, 3], True), ([1, 2, 2, 3], False), ([5, 1, 1, 1], False)],
 )
 def test_the_optimum_is_constant_only_for_the_uniform_distribution_on_the_data(fakes, is_constant):
-    """Fakes at the four real points, so many at each. D is free, so its optimum is p/(p + q)."""
+    """A given number of fakes at each of the four real points. D's optimum is p/(p + q)."""
     q = torch.tensor(fakes, dtype=torch.float64)
     real = torch.full((4,), 1 / 4, dtype=torch.float64)
     best = real / (real + q / q.sum())
