@@ -8,11 +8,13 @@ import torch
 from torch import nn
 
 from realness.trainer.checkpoint.fragments import Fragment, replicated, share_of
+from realness.trainer.config.schedule import Schedule
 from realness.trainer.distributed.ranks import rank, world_size
 
 
 class Ema:
-    """A float32 copy of a network that follows it with a half-life given in images.
+    """A float32 copy of a network that follows it with a half-life given in images: a number, or a
+    schedule over the images seen.
 
     Early in training the half-life is limited to `rampup` times the images seen (Karras et al.,
     StyleGAN2-ADA, 2020), because the copy would otherwise be dominated by the initial weights for
@@ -24,18 +26,25 @@ class Ema:
     mode.
     """
 
-    def __init__(self, module: nn.Module, halflife_images: float, rampup: float = 0.0) -> None:
+    def __init__(
+        self, module: nn.Module, halflife_images: float | Schedule, rampup: float = 0.0
+    ) -> None:
         self.module = copy.deepcopy(module).float().eval().requires_grad_(False)
         self._halflife_images = halflife_images
         self._rampup = rampup
 
+    def halflife(self, images_seen: int) -> float:
+        """The half-life in images, after the ramp-up, of the update after `images_seen` images."""
+        halflife = self._halflife_images
+        if isinstance(halflife, Schedule):
+            halflife = halflife.at(images_seen)
+        return min(halflife, self._rampup * images_seen) if self._rampup else halflife
+
     @torch.no_grad()
     def update(self, source: nn.Module, num_images: int, images_seen: int) -> None:
         """Move towards `source` by the weight of the last `num_images` of `images_seen`."""
-        halflife = self._halflife_images
-        if self._rampup:
-            halflife = min(halflife, self._rampup * images_seen)
-        weight = 1 - 0.5 ** (num_images / halflife)
+        halflife = self.halflife(images_seen)
+        weight = 1 - 0.5 ** (num_images / halflife) if halflife else 1.0
         mine, theirs = self.module.state_dict(), source.state_dict()
         copied = getattr(source, "tracked_buffers", ())
         averaged = [

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from realness.trainer.checkpoint.fragments import Fragment, replicated, share_of
 from realness.trainer.config import TrainConfig
+from realness.trainer.config.schedule import Schedule
 from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.engines.compiled import wants_compiled
 from realness.trainer.engines.deepspeed_config import deepspeed_config
@@ -91,7 +92,7 @@ class ShardedGan(Gan):
 def build_gan(config: TrainConfig, device: torch.device) -> ShardedGan:
     """Build networks, engines and the moving average; collective."""
     generator, discriminator, objective = build_networks(config)
-    ema = Ema(generator.to(device), config.ema_halflife_kimg * 1000, config.ema_rampup)
+    ema = Ema(generator.to(device), _halflife(config), config.ema_rampup)
     has_statistics = has_batch_statistics(generator)
     compiled = wants_compiled(config.engine, device, has_statistics=has_statistics)
     if rank() == 0 and config.num_passes(world_size()) > 1 and has_statistics:
@@ -127,3 +128,9 @@ def build_gan(config: TrainConfig, device: torch.device) -> ShardedGan:
     d = engine("D", discriminator, config.engine.zero_d, rates.lr_d, for_d)
     augment = build_augmentation(config, device)
     return ShardedGan(config, device, objective, g, d, augment=augment, ema=ema)
+
+
+def _halflife(config: TrainConfig) -> float | Schedule:
+    """Half-life of the average in images."""
+    start, end = config.ema_halflife_kimg, config.ema_halflife_final_kimg
+    return start * 1000 if end is None else config.scheduled(start * 1000, end * 1000)
