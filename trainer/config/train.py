@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from realness.trainer.config.augment import AugmentationConfig
+from realness.trainer.config.average import AverageConfig
 from realness.trainer.config.base import (
     derived,
     expand_paths,
@@ -75,6 +76,7 @@ class TrainConfig:
     penalty: PenaltyConfig = field(default_factory=PenaltyConfig)
     far: FakeAsRealConfig = field(default_factory=FakeAsRealConfig)
     growth: GrowthConfig = field(default_factory=GrowthConfig)
+    average: AverageConfig = field(default_factory=AverageConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     augment: AugmentationConfig = field(
         default_factory=lambda: default_component(AugmentationConfig)
