@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from realness.trainer.config.augment import AugmentationConfig
+from realness.trainer.config.average import AverageConfig
 from realness.trainer.config.base import (
     derived,
     expand_paths,
@@ -80,6 +81,7 @@ class TrainConfig:
     far: FakeAsRealConfig = field(default_factory=FakeAsRealConfig)
     growth: GrowthConfig = field(default_factory=GrowthConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    average: AverageConfig = field(default_factory=AverageConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     augment: AugmentationConfig = field(
         default_factory=lambda: default_component(AugmentationConfig)
@@ -109,6 +111,11 @@ class TrainConfig:
         else:
             not_negative(self, "ema_halflife_kimg")
             positive(self, "ema_halflife_final_kimg")
+            require(
+                self.average.ema != "power",
+                "--ema-halflife-final-kimg has no effect with --ema power, whose averages have "
+                "widths; use --ema both",
+            )
         optimizer, length = self.optimizer, self.schedule.schedule_kimg
         require(
             not length
