@@ -61,8 +61,9 @@ test-fast: $(INSTALLED)
 	$(PYTEST) -m "not slow"
 
 # On a machine with a GPU: tests, sanitizers and benchmarks, with the interpreter $(PYTHON) as it is.
+# STAGES="tests steps" runs these again; without it, all that have not passed yet.
 gpu:
-	PYTHON=$(PYTHON) benchmarks/on_a_gpu.sh
+	$(PYTHON) benchmarks/gpu.py $(STAGES)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
