@@ -141,7 +141,9 @@ def _restore(config: TrainConfig, folder: Path, catalog: Catalog, gan: ShardedGa
     else:
         gan.finish_loading(position.num_updates)
         log.info("resuming at %.1f kimg", position.images / 1000)
-        if position.data_digest != catalog.digest and not config.accept_config_change:
+        # A converted model was trained on images that are not known.
+        differs = position.data_digest not in ("", catalog.digest)
+        if differs and not config.accept_config_change:
             raise ConfigError(
                 f"--data={config.data.data} is not the set of images that this run was trained on; "
                 "give that one, or --accept-config-change to continue with this one"
