@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from realness import kernels
 from realness.trainer.networks.common import (
-    IMAGE_CHANNELS,
     LEAK,
     START_SIZE,
     check_noise,
@@ -27,6 +26,7 @@ from realness.trainer.networks.stylegan2_layers import (
     GAIN,
     EqualLinear,
     ModulatedConv2d,
+    ToImage,
     fir_filter,
 )
 from realness.trainer.randomness import Draws, Purpose
@@ -106,19 +106,6 @@ class StyledConv(nn.Module):
             added = added + code_shift[:, :, None, None]
         y = torch.addcmul(added.to(y.dtype), y, scale.to(y.dtype)[:, :, None, None])
         return kernels.bias_act(y, self.bias, "lrelu", slope=LEAK, gain=GAIN)
-
-
-class ToImage(nn.Module):
-    """Modulated 1x1 convolution to RGB, without demodulation: [B, in, H, W] -> [B, 3, H, W]."""
-
-    def __init__(self, in_channels: int, w_dim: int) -> None:
-        super().__init__()
-        self.conv = ModulatedConv2d(in_channels, IMAGE_CHANNELS, 1, w_dim, demodulate=False)
-        self.bias = nn.Parameter(torch.zeros(IMAGE_CHANNELS))
-
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        y, _ = self.conv(x, w)
-        return y + self.bias.to(y.dtype)[:, None, None]
 
 
 class SynthesisBlock(nn.Module):
