@@ -11,6 +11,7 @@ from realness.trainer.config import (
     PenaltyConfig,
     TrainConfig,
 )
+from realness.trainer.config.schedule import ScheduleConfig
 from realness.trainer.engines.optimizer_configs import AdamConfig
 from realness.trainer.networks.r3gan_configs import R3GANDiscriminatorConfig, R3GANGeneratorConfig
 from realness.trainer.objectives.configs import RelativisticConfig
@@ -27,7 +28,11 @@ def _r3gan(
     schedule_kimg: float = 20_000,
     wide: bool = False,
 ) -> TrainConfig:
-    """R3GAN at `resolution` pixels, with augmentation that rises to `augment_p`.
+    """R3GAN at `resolution` pixels.
+
+    In the first `schedule_kimg`, by a cosine: the learning rate goes from 2e-4 to 5e-5, beta2 from
+    0.9 to 0.99, gamma from `gamma` to a tenth of it, the half-life from 0 to `ema_halflife_kimg`,
+    and the probability of augmentation from 0 to `augment_p`. After that they are constant.
 
     wide: 1,536 channels up to 64 pixels in groups of 32, as for ImageNet; otherwise 768 up to 32
     pixels in groups of 16, halved with each doubling after that.
@@ -36,7 +41,10 @@ def _r3gan(
     return TrainConfig(
         batch_size=batch,
         total_kimg=total_kimg,
-        ema_halflife_kimg=ema_halflife_kimg,
+        ema_halflife_kimg=0.0,
+        ema_halflife_final_kimg=ema_halflife_kimg,
+        ema_rampup=0.0,
+        schedule=ScheduleConfig(schedule_kimg=schedule_kimg),
         data=DataConfig(resolution=resolution),
         engine=EngineConfig(precision="bf16", tf32=False),
         g=R3GANGeneratorConfig(
@@ -46,11 +54,17 @@ def _r3gan(
             d_max_channels=width, d_channel_base=base, d_group_channels=in_group
         ),
         objective=RelativisticConfig(),
-        penalty=PenaltyConfig(r1_gamma=gamma, r2_gamma=gamma),
-        augment=ScheduledConfig(
-            augment_ops="bgc0.5x", augment_p=augment_p, augment_kimg=schedule_kimg
+        penalty=PenaltyConfig(
+            r1_gamma=gamma, r1_gamma_final=gamma / 10, r2_gamma=gamma, r2_gamma_final=gamma / 10
         ),
-        optimizer=OptimizerConfig(AdamConfig(beta1=0.0, beta2=0.9), lr_g=2e-4, lr_d=2e-4),
+        augment=ScheduledConfig(augment_ops="bgc0.5x", augment_p=augment_p),
+        optimizer=OptimizerConfig(
+            AdamConfig(beta1=0.0, beta2=0.9, beta2_final=0.99),
+            lr_g=2e-4,
+            lr_d=2e-4,
+            lr_decay="cosine",
+            lr_final=0.25,
+        ),
     )
 
 

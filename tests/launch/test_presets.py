@@ -222,10 +222,17 @@ def test_r3gans_presets_are_its_table() -> None:
         "imagenet32-r3gan": (4096, 0.5, 0.5, 50e3, 200e3),
         "imagenet64-r3gan": (4096, 1.0, 0.4, 50e3, 200e3),
     }
-    names = ("batch_size", "r1_gamma", "augment_p", "ema_halflife_kimg", "augment_kimg")
+    names = ("batch_size", "r1_gamma", "augment_p", "ema_halflife_final_kimg", "schedule_kimg")
     for name, row in table.items():
         fields = flatten(preset(name))
         assert tuple(fields[key] for key in names) == row
         assert fields["r2_gamma"] == fields["r1_gamma"]
+        assert fields["r2_gamma_final"] == fields["r1_gamma_final"] == fields["r1_gamma"] / 10
+        assert (fields["ema_halflife_kimg"], fields["beta2"], fields["beta2_final"]) == (
+            0,
+            0.9,
+            0.99,
+        )
+        assert fields["lr_g"] * fields["lr_final"] == 5e-5
         assert (fields["z_dim"], fields["beta1"], fields["lr_g"]) == (64, 0.0, 2e-4)
         assert (fields["augment_ops"], fields["precision"]) == ("bgc0.5x", "bf16")

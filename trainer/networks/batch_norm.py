@@ -49,13 +49,15 @@ def _per_channel(values: Tensor, x: Tensor) -> Tensor:
     return values.view(1, -1, *[1] * (x.dim() - 2))
 
 
-def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """(mean [C], biased variance [C]) of x [B, C, ...], in two passes on the CPU.
+def prefers_one_pass(x: Tensor) -> bool:
+    """Whether `torch.var_mean` is fast: on CUDA; on the CPU two passes are 12 times faster."""
+    return x.is_cuda
 
-    On CUDA, `torch.var_mean` is one pass without a temporary; on the CPU it is 12 times slower.
-    """
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """(mean [C], biased variance [C]) of x [B, C, ...]."""
     dims = _reduced_dims(x)
-    if x.is_cuda:
+    if prefers_one_pass(x):
         variance, mean = torch.var_mean(x, dim=dims, correction=0)
         return mean, variance
     mean = x.mean(dims)

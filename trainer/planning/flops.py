@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from realness import kernels
-from realness.trainer.config import TrainConfig
+from realness.trainer.config import PenaltyConfig, TrainConfig
 from realness.trainer.planning.trial import TrialRun
 
 META = torch.device("meta")
@@ -94,8 +94,7 @@ def with_penalties(config: TrainConfig) -> TrainConfig:
 
 def without_penalties(config: TrainConfig) -> TrainConfig:
     """The configuration without penalties."""
-    none = dict(r1_gamma=0.0, r2_gamma=0.0, gp_weight=0.0, path_length_weight=0.0)
-    return replace(config, penalty=replace(config.penalty, **none))
+    return replace(config, penalty=PenaltyConfig())
 
 
 def penalised_shares(config: TrainConfig) -> tuple[float, float]:

@@ -54,7 +54,7 @@ from realness.trainer.storage.run_folder import (
 )
 from realness.trainer.updates.cuda_graphs import capturing_stream
 from realness.trainer.updates.iteration import choose_updates, run_iteration
-from realness.trainer.updates.schedule import is_due, lr_factor
+from realness.trainer.updates.schedule import is_due
 from realness.trainer.updates.sharded_gan import ShardedGan, build_gan
 
 log = logging.getLogger("realness.trainer")
@@ -141,7 +141,9 @@ def _restore(config: TrainConfig, folder: Path, catalog: Catalog, gan: ShardedGa
     else:
         gan.finish_loading(position.num_updates)
         log.info("resuming at %.1f kimg", position.images / 1000)
-        if position.data_digest != catalog.digest and not config.accept_config_change:
+        # A converted model was trained on images that are not known.
+        differs = position.data_digest not in ("", catalog.digest)
+        if differs and not config.accept_config_change:
             raise ConfigError(
                 f"--data={config.data.data} is not the set of images that this run was trained on; "
                 "give that one, or --accept-config-change to continue with this one"
@@ -168,7 +170,7 @@ def _iterate(run: Run, stop: StopRequest) -> int:
         if run.images == 0:
             save_reals(run)
         while run.images < config.num_images and not stopping:
-            gan.set_lr_factor(lr_factor(config, run.images))
+            gan.follow_schedules(run.images)
             gan.grow(run.images)
             for stats in run_iteration(gan, updates, real_of, run.images):
                 averages.add(stats)
