@@ -23,6 +23,7 @@ from realness.trainer.config.metrics import MetricsConfig
 from realness.trainer.config.networks import DiscriminatorConfig, GeneratorConfig
 from realness.trainer.config.objective import FakeAsRealConfig, ObjectiveConfig, PenaltyConfig
 from realness.trainer.config.optimizer import OptimizerConfig
+from realness.trainer.config.transfer import TransferConfig
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class TrainConfig:
     penalty: PenaltyConfig = field(default_factory=PenaltyConfig)
     far: FakeAsRealConfig = field(default_factory=FakeAsRealConfig)
     growth: GrowthConfig = field(default_factory=GrowthConfig)
+    transfer: TransferConfig = field(default_factory=TransferConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     augment: AugmentationConfig = field(
         default_factory=lambda: default_component(AugmentationConfig)
@@ -96,6 +98,12 @@ class TrainConfig:
         self._check_finite_differences()
         self._check_components()
         self._check_growth()
+        require(
+            self.transfer.freeze_g == "none" or self.g.styles,
+            f"--freeze-g=mapping needs a generator with a mapping network, and --generator="
+            f"{self.g.name} has none; use --generator {_able(self.g, 'styles')}, or --freeze-g "
+            "none",
+        )
 
     def _check_components(self) -> None:
         """Check that the chosen components can do what the other settings ask of them."""
@@ -143,6 +151,11 @@ class TrainConfig:
         if not self.growth.grow_kimg:
             return
         g, d, engine, asked = self.g, self.d, self.engine, f"--grow-kimg={self.growth.grow_kimg:g}"
+        require(
+            not self.transfer.freeze_d,
+            f"{asked} does not combine with --freeze-d={self.transfer.freeze_d}: the layer from "
+            "the image is another one at every side; use --freeze-d 0",
+        )
         require(
             g.grows and d.grows,
             f"{asked} needs networks that can grow, not --generator={g.name} --discriminator="
