@@ -57,9 +57,9 @@ def main(arguments: Sequence[str]) -> int:
 def _convert(command: Command) -> str:
     """Write everything or nothing; returns the message for the user."""
     from realness.trainer.config import ConfigError
-    from realness.trainer.export.folder import GENERATOR_FILE
     from realness.trainer.storage.checkpoint_folder import checkpoint_root, list_checkpoints
     from realness.trainer.storage.run_folder import claim_empty_folder
+    from realness.trainer.storage.weights import GENERATOR_FILE
 
     if not command.file.exists():
         raise ConfigError(f"{command.file} does not exist; give a .pkl or .pt file, or an export")

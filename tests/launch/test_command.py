@@ -77,7 +77,8 @@ def test_every_field_is_a_flag() -> None:
     # These combine with few others: the next test covers them. --plugin has tests of its own.
     left_out = {"preset", "r1", "d_activation", "cuda_graphs", "auto_batch"}
     left_out |= {"plugin", "plugin_sha256", "path_length_weight", "far_fakes"}
-    left_out |= {"checkpoint_activations", "posterior_modules", "code_source", "grow_kimg", *KINDS}
+    left_out |= {"checkpoint_activations", "posterior_modules", "code_source", "grow_kimg"}
+    left_out |= {"freeze_g", *KINDS}
     seen: set[str] = set()
     for choice in CHOICES:
         seen |= left_out

@@ -24,11 +24,15 @@ from realness.trainer.inference.trained import (
     trained_generator,
 )
 from realness.trainer.storage.run_folder import read_config, write_config
-from realness.trainer.storage.weights import WeightsError, read_weights, write_weights
+from realness.trainer.storage.weights import (
+    DISCRIMINATOR_FILE,
+    GENERATOR_FILE,
+    WeightsError,
+    read_weights,
+    write_weights,
+)
 
 FORMAT = "1"
-GENERATOR_FILE = "generator.safetensors"
-DISCRIMINATOR_FILE = "discriminator.safetensors"
 
 
 @dataclass(frozen=True)

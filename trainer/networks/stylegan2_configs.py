@@ -51,6 +51,10 @@ class StyleGAN2GeneratorConfig(GeneratorConfig):
             f"--style-mixing={self.style_mixing} is a fraction and must lie in [0, 1]",
         )
 
+    def counterpart(self, name: str, doublings: int) -> str:
+        """Blocks count from 4x4, so that all names stay."""
+        return name
+
     def build(self, resolution: int, code_dim: int, growing: bool = False) -> nn.Module:
         from realness.trainer.networks.stylegan2_generator import StyleGAN2Generator
         from realness.trainer.networks.stylegan2_layers import set_bound
@@ -95,6 +99,14 @@ class StyleGAN2DiscriminatorConfig(DiscriminatorConfig):
         super().__post_init__()
         positive(self, "d_max_channels", "d_channel_base", "minibatch_group")
         not_negative(self, "d_clamp")
+
+    def counterpart(self, name: str, doublings: int) -> str:
+        """Blocks count from the image, and the layer from the image belongs to its resolution."""
+        parts = name.split(".")
+        if parts[0] == "blocks":
+            number = int(parts[1]) + doublings
+            return ".".join(["blocks", str(number), *parts[2:]]) if number >= 0 else ""
+        return "" if doublings and parts[0] == "from_image" else name
 
     def build(self, resolution: int, num_outputs: int, growing: bool = False) -> nn.Module:
         from realness.trainer.networks.stylegan2_discriminator import StyleGAN2Discriminator

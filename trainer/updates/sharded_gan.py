@@ -23,6 +23,7 @@ from realness.trainer.networks.batch_norm import has_batch_statistics
 from realness.trainer.networks.growing import faded, set_stage
 from realness.trainer.updates.build import build_augmentation, build_networks
 from realness.trainer.updates.ema import Average, Ema, PowerEma
+from realness.trainer.updates.freeze import freeze
 from realness.trainer.updates.gan import Gan
 
 log = logging.getLogger("realness.trainer")
@@ -123,6 +124,7 @@ def build_gan(config: TrainConfig, device: torch.device) -> ShardedGan:
     """Build networks, engines and the moving averages; collective."""
     generator, discriminator, objective = build_networks(config)
     ema, power = _build_averages(config, generator.to(device))
+    freeze(config, generator, discriminator)
     has_statistics = has_batch_statistics(generator)
     compiled = wants_compiled(config.engine, device, has_statistics=has_statistics)
     if rank() == 0 and config.num_passes(world_size()) > 1 and has_statistics:
