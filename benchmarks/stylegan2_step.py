@@ -89,7 +89,7 @@ class Ours:
         config = self.configs[kind]
         gan = cast(ShardedGan, replace(self.gan, config=config))
         with kernels.implementation(config.engine.impl):
-            run_iteration(gan, self.updates, lambda *_: real, self.images)
+            list(run_iteration(gan, self.updates, lambda *_: real, self.images))  # a generator
             self.images += config.batch_size
             gan.update_average(self.images)
 
@@ -160,17 +160,17 @@ def measure(
     batch, rounds = options.batch, options.rounds
     found = contenders(names, resolution, batch)
     seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
-    total = (rounds + 1) * len(KINDS) * len(found)
+    turns = [("no penalty", False), *((kind, True) for _ in range(rounds) for kind in KINDS)]
+    total = len(turns) * len(found)
     bar = progress.add_task(f"{resolution} pixels", total=total)
     real = torch.rand(batch, 3, resolution, resolution) * 2 - 1
-    for number in range(rounds + 1):
-        for kind in KINDS:
-            for name, iteration in found.items():
-                begin = time.process_time()
-                iteration(real, kind)
-                if number:  # the first round warms up
-                    seconds[name, kind].append(time.process_time() - begin)
-                progress.advance(bar)
+    for kind, counts in turns:  # the first warms up
+        for name, iteration in found.items():
+            begin = time.process_time()
+            iteration(real, kind)
+            if counts:
+                seconds[name, kind].append(time.process_time() - begin)
+            progress.advance(bar)
     rows = []
     for name in found:
         medians = {kind: statistics.median(seconds[name, kind]) for kind in KINDS}
