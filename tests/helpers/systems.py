@@ -64,6 +64,7 @@ def systems() -> dict[str, TrainConfig]:
         "p2gan": small("cifar10-p2gan-dcgan"),
         "p2gan-resnet": small("cifar10-p2gan-resnet"),
         "relativistic-r1-r2": small("cifar10-relativistic-resnet"),
+        "r3gan": with_fields(small("cifar10-r3gan"), augment="none"),
         "lecture": small("fashion32-standard-dcgan"),
         "stylegan2": stylegan2("ffhq256-stylegan2"),
     }

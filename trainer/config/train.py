@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from realness.trainer.config.augment import AugmentationConfig
+from realness.trainer.config.average import AverageConfig
 from realness.trainer.config.base import (
     derived,
     expand_paths,
@@ -24,6 +25,7 @@ from realness.trainer.config.networks import DiscriminatorConfig, GeneratorConfi
 from realness.trainer.config.objective import FakeAsRealConfig, ObjectiveConfig, PenaltyConfig
 from realness.trainer.config.optimizer import OptimizerConfig
 from realness.trainer.config.schedule import Schedule, ScheduleConfig
+from realness.trainer.config.transfer import TransferConfig
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ class TrainConfig:
     far: FakeAsRealConfig = field(default_factory=FakeAsRealConfig)
     growth: GrowthConfig = field(default_factory=GrowthConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    average: AverageConfig = field(default_factory=AverageConfig)
+    transfer: TransferConfig = field(default_factory=TransferConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     augment: AugmentationConfig = field(
         default_factory=lambda: default_component(AugmentationConfig)
@@ -102,6 +106,12 @@ class TrainConfig:
         self._check_finite_differences()
         self._check_components()
         self._check_growth()
+        require(
+            self.transfer.freeze_g == "none" or self.g.styles,
+            f"--freeze-g=mapping needs a generator with a mapping network, and --generator="
+            f"{self.g.name} has none; use --generator {_able(self.g, 'styles')}, or --freeze-g "
+            "none",
+        )
 
     def _check_schedules(self) -> None:
         if self.ema_halflife_final_kimg is None:
@@ -109,6 +119,11 @@ class TrainConfig:
         else:
             not_negative(self, "ema_halflife_kimg")
             positive(self, "ema_halflife_final_kimg")
+            require(
+                self.average.ema != "power",
+                "--ema-halflife-final-kimg has no effect with --ema power, whose averages have "
+                "widths; use --ema both",
+            )
         optimizer, length = self.optimizer, self.schedule.schedule_kimg
         require(
             not length
@@ -168,6 +183,11 @@ class TrainConfig:
         if not self.growth.grow_kimg:
             return
         g, d, engine, asked = self.g, self.d, self.engine, f"--grow-kimg={self.growth.grow_kimg:g}"
+        require(
+            not self.transfer.freeze_d,
+            f"{asked} does not combine with --freeze-d={self.transfer.freeze_d}: the layer from "
+            "the image is another one at every side; use --freeze-d 0",
+        )
         require(
             g.grows and d.grows,
             f"{asked} needs networks that can grow, not --generator={g.name} --discriminator="

@@ -27,6 +27,7 @@ from realness.trainer.run.recovery import skip_counts
 from realness.trainer.run.state import Run
 from realness.trainer.run.throughput import Pace
 from realness.trainer.storage.checkpoint_folder import checkpoint_root
+from realness.trainer.updates.ema import Ema
 from realness.trainer.updates.schedule import is_due, schedules
 
 
@@ -55,7 +56,7 @@ def _scheduled_values(run: Run) -> dict[str, float]:
     """What the scheduled values are after the images seen; the half-life is that after ramp-up."""
     found = schedules(run.config)
     values = {name: schedule.at(run.images) for name, schedule in found.items()}
-    if "ema_halflife_kimg" in values:
+    if isinstance(run.gan.ema, Ema) and "ema_halflife_kimg" in values:
         values["ema_halflife_kimg"] = run.gan.ema.halflife(run.images) / 1000
     return values
 
