@@ -120,7 +120,7 @@ def _evaluate(command: Command, device: torch.device) -> int:
     from realness.trainer.config import ConfigError
     from realness.trainer.distributed.collectives import on_all_ranks
     from realness.trainer.distributed.ranks import rank
-    from realness.trainer.metrics import check_metrics
+    from realness.trainer.metrics import check_metrics, first_metric
     from realness.trainer.metrics.show import open_progress, report_scores
     from realness.trainer.storage.run_folder import read_config
 
@@ -129,8 +129,9 @@ def _evaluate(command: Command, device: torch.device) -> int:
         folders = on_all_ranks(lambda: _folders(command), failure=ConfigError)
         progress = open_progress(cleanup, enabled=rank() == 0)
         evaluator, digest = _prepare(command, config, device, cleanup, progress)
-        first, *others = check_metrics(command.metrics)
         if command.checkpoint == "best":
+            first = first_metric(command.metrics)
+            others = [name for name in check_metrics(command.metrics) if name != first]
             folders, records = _find_best(command, evaluator.only(first), folders, digest, device)
             evaluator = evaluator.only(*others) if others else None
         else:

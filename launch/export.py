@@ -31,8 +31,9 @@ class Command:
     out: Annotated[Path, tyro.conf.Positional]
     """Folder for the export; created if it does not exist, must be empty otherwise."""
     checkpoint: str = "latest"
-    """latest, best (by the run's metrics.csv: FID if present, else KID, else SWD), or the number of
-    images seen by one of the run's checkpoints."""
+    """latest, best, or the number of images seen by one of the run's checkpoints. best is the one
+    that training kept as the best by the first of its --metrics; without metrics during training,
+    the best in metrics.csv: by FID if present, else KID, else SWD."""
     formats: str = "onnx,pt2"
     """Graphs to write in addition to the safetensors, comma-separated: onnx (needs the extra
     `export`), pt2 (torch.export); empty for none."""

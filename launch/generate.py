@@ -46,8 +46,9 @@ class Command:
     seed: int = 0
     """Seed of the latents."""
     checkpoint: str = "latest"
-    """latest, best (by the run's metrics.csv: FID if present, else KID, else SWD), or the number of
-    images seen by one of the run's checkpoints."""
+    """latest, best, or the number of images seen by one of the run's checkpoints. best is the one
+    that training kept as the best by the first of its --metrics; without metrics during training,
+    the best in metrics.csv: by FID if present, else KID, else SWD."""
     weights: Literal["ema", "raw"] = "ema"
     """Weights of G: ema, their moving average over training, or raw, as the last update left
     them."""

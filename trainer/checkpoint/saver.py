@@ -52,7 +52,7 @@ class Saver:
 
     def __init__(self, root: Path, retention: Retention) -> None:
         self._root = root
-        self._retention = retention
+        self.retention = retention
         self._group = background_group()
         self._host: dict[str, torch.Tensor] = {}
         self._thread: Thread | None = None
@@ -111,7 +111,7 @@ class Saver:
 
     def _write(self, fragments: list[Fragment], position: Position) -> None:
         try:
-            write(self._root, fragments, position, self._retention, self._group)
+            write(self._root, fragments, position, self.retention, self._group)
         except CheckpointError as error:
             self._problem = str(error)
         except Exception as error:

@@ -85,7 +85,8 @@ def _plan(
             f"{size / GIB:8.2f} GiB  {part}" for part, size in memory.items()
         ],
         "Checkpoints": [
-            f"{checkpoint_bytes(config) / GIB:.2f} GiB each, {config.keep_checkpoints} kept",
+            f"{checkpoint_bytes(config) / GIB:.2f} GiB each, {config.keep_checkpoints} kept"
+            + (", and the best one" if config.metrics.metrics_kimg else ""),
             f"{checkpoint_bytes(config) / ranks / GIB:.2f} GiB of host memory per rank, from which "
             "they are written while training continues",
         ],

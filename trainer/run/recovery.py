@@ -54,6 +54,8 @@ def go_back(run: Run, error: Diverged) -> None:
         ) from error
     run.gan.finish_loading(position.num_updates)
     run.images = run.went_back_to = position.images
+    if run.monitor is not None:
+        run.monitor.improvement.cut_back(run.images)
     run.reporter.close()
     run.reporter = open_reporter(run.config, run.folder, run.images)
     run.reporter.warn(f"went back to the checkpoint at {run.images / 1000:.1f} kimg")

@@ -29,6 +29,7 @@ class Run:
     warned_of_leaks: whether the probability of augmentation was too high in the last record.
     told_samples: whether the place of the sample grids was said.
     busy: advice on a machine that is busy with other programs.
+    is_over: whether the first metric has not improved for as long as `--stop-after` allows.
     is_between_updates: whether all of the last iteration, and nothing of the next, has happened.
     """
 
@@ -44,6 +45,7 @@ class Run:
     warned_of_leaks: bool = False
     told_samples: bool = False
     busy: BusyAdvice = field(default_factory=BusyAdvice)
+    is_over: bool = False
     is_between_updates: bool = True
 
     def stream(self, stream: Stream, updates: int, batch: int) -> ImageStream:

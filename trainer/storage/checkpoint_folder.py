@@ -6,6 +6,8 @@
         rank-00001-of-00002.safetensors
         checkpoint.json                    maps stretches of tensors to files; holds checksums
       latest                               the name of the checkpoint to resume from, written last
+      best                                 the name of the one with the best score of the run's
+                                           first metric
       .staging-000000025600/               being written
       .staging-removed-000000006400/       being removed
 
@@ -22,6 +24,7 @@ from realness.trainer.storage.files import remove_staged, sync_folder, write_tex
 
 MANIFEST = "checkpoint.json"
 LATEST = "latest"
+BEST = "best"
 STAGING = ".staging-"
 
 
@@ -57,14 +60,31 @@ def by_preference(root: Path) -> list[str]:
 
 def read_latest(root: Path) -> str:
     """The checkpoint that the file `latest` names; empty if there is no such file."""
-    pointer = root / LATEST
-    return pointer.read_text(errors="replace").strip() if pointer.is_file() else ""
+    return _read_pointer(root / LATEST)
 
 
 def write_latest(root: Path, name: str) -> None:
     """Point `latest` to checkpoint `name`, atomically and synced to disk."""
-    write_text(root / LATEST, name + "\n")
-    sync_folder(root)
+    _write_pointer(root / LATEST, name)
+
+
+def read_best(root: Path) -> str:
+    """The checkpoint that the file `best` names; empty if there is no such file."""
+    return _read_pointer(root / BEST)
+
+
+def write_best(root: Path, name: str) -> None:
+    """Point `best` to checkpoint `name`, atomically and synced to disk."""
+    _write_pointer(root / BEST, name)
+
+
+def _read_pointer(pointer: Path) -> str:
+    return pointer.read_text(errors="replace").strip() if pointer.is_file() else ""
+
+
+def _write_pointer(pointer: Path, name: str) -> None:
+    write_text(pointer, name + "\n")
+    sync_folder(pointer.parent)
 
 
 def is_being_written(root: Path) -> bool:
