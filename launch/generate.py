@@ -49,8 +49,9 @@ class Command:
     """latest, best (by the run's metrics.csv: FID if present, else KID, else SWD), or the number of
     images seen by one of the run's checkpoints."""
     weights: Literal["ema", "raw"] = "ema"
-    """Weights of G: ema, their moving average over training, or raw, as the last update left
-    them."""
+    """Weights of G: ema, their moving average, or raw, as the last update left them."""
+    ema_width: str = ""
+    """A moving average of another width, such as 0.12, of a run with --ema power or both."""
     plugin: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Plugin that the run was trained with; may be given several times. THE FILE IS EXECUTED."""
     top: float = 1.0
@@ -82,6 +83,7 @@ def _generate(command: Command) -> str:
     from realness.trainer.config.plugins import load_plugins
     from realness.trainer.distributed.device import pick_device
     from realness.trainer.inference.trained import load_discriminator, load_generator, truncated
+    from realness.trainer.inference.widths import chosen_weights
     from realness.trainer.metrics import choose
     from realness.trainer.reporting.grid import MAX_PIXELS
     from realness.trainer.storage.run_folder import claim_empty_folder
@@ -89,10 +91,11 @@ def _generate(command: Command) -> str:
     _check(command)
     load_plugins(command.plugin)
     device = pick_device(command.device)
+    (weights,) = chosen_weights(command.weights, command.ema_width, single=True)
     generator, discriminator = load_chosen(
         lambda: choose(command.run, command.checkpoint)[-1],
         lambda folder: (
-            load_generator(command.run, folder, device, command.weights),
+            load_generator(command.run, folder, device, weights),
             load_discriminator(command.run, folder, device),
         ),
     )

@@ -16,7 +16,6 @@ from realness.trainer.config.tree import portable_config
 from realness.trainer.inference.trained import (
     TrainedDiscriminator,
     TrainedGenerator,
-    Weights,
     build_empty_discriminator,
     build_empty_generator,
     grown,
@@ -91,7 +90,7 @@ def load(
             "export the run again"
         ) from error
     # Exports of earlier versions hold the moving average, and do not say so.
-    weights: Weights = "raw" if about.get("weights") == "raw" else "ema"
+    weights = about.get("weights", "ema")
     return Exported(
         trained_generator(config, module, images_seen, digest, weights),
         grown(discriminator, config, images_seen),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from realness.trainer import checkpoint
 from realness.trainer.checkpoint.fragments import replicated
 from realness.trainer.config import ConfigError, TrainConfig
 from realness.trainer.inference.pixels import to_uint8
+from realness.trainer.inference.widths import EMA, load_width
 from realness.trainer.networks.build import build_discriminator, build_generator
 from realness.trainer.networks.growing import set_stage
 from realness.trainer.networks.inputs import sampling_inputs
@@ -22,9 +23,6 @@ from realness.trainer.objectives.base import CodeObjective, Objective, build_obj
 from realness.trainer.randomness import Draws, Purpose, Stream
 from realness.trainer.storage.run_folder import read_config
 
-Weights = Literal["ema", "raw"]
-"""The weights of a generator: the moving average over training, or those that training updates."""
-
 
 @dataclass(frozen=True)
 class TrainedGenerator:
@@ -32,7 +30,8 @@ class TrainedGenerator:
 
     It renders with the implementation of the fused operations set in `config`.
     `code_factors` are mean and deviation [code_dim] of the codes to sample with (P2GAN only).
-    `weights` says which ones `module` has: the moving average, or those that training updates.
+    `weights` says which ones `module` has: "ema", the moving average of training; "ema-0.12", one
+    of that width, computed after training; or "raw", those that training updates.
     If `truncation` is below 1, styles are moved towards `centre` [w_dim], the centre of W.
     """
 
@@ -44,7 +43,7 @@ class TrainedGenerator:
     code_factors: tuple[Tensor, Tensor] | None = None
     centre: Tensor | None = None
     truncation: float = 1.0
-    weights: Weights = "ema"
+    weights: str = EMA
 
     @property
     def iteration(self) -> int:
@@ -96,18 +95,21 @@ class TrainedGenerator:
 
 
 def load_generator(
-    run: Path, folder: Path, device: torch.device, weights: Weights = "ema"
+    run: Path, folder: Path, device: torch.device, weights: str = EMA
 ) -> TrainedGenerator:
-    """Load the moving average of G from a checkpoint of a run, or G itself.
+    """Load the moving average of G from a checkpoint of a run, or other `weights` of G; collective.
 
     Raises:
-        ConfigError: for a run without a valid config.json.
+        ConfigError: for a run without a valid config.json, or for a width that cannot be computed.
         CheckpointError: for a damaged checkpoint, or one of a different architecture.
     """
     config = read_config(run)
     module = build_empty_generator(config, device)
-    name = "EMA.model" if weights == "ema" else "G.model"
-    position = checkpoint.load(folder, replicated(name, module.state_dict()))
+    names = {EMA: "EMA.model", "raw": "G.model"}
+    if weights in names:
+        position = checkpoint.load(folder, replicated(names[weights], module.state_dict()))
+    else:
+        position = load_width(run, folder, config, module, weights)
     return trained_generator(config, module, position.images, position.data_digest, weights)
 
 
@@ -124,7 +126,7 @@ def trained_generator(
     module: nn.Module,
     images_seen: int,
     data_digest: str,
-    weights: Weights = "ema",
+    weights: str = EMA,
 ) -> TrainedGenerator:
     """Wrap a generator with its weights, and with the distribution of codes if it takes any."""
     set_stage(module, config.growth.at(images_seen, config.data.resolution))
