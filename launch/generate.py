@@ -60,6 +60,8 @@ class Command:
     """Images in grid.png; 0 for none."""
     truncation: float = 1.0
     """StyleGAN's psi: pulls styles towards their mean, for more typical but less diverse images."""
+    noise: Literal["random", "fixed"] = "random"
+    """Noise of StyleGAN2's convolutions: drawn per image, or the fixed one of a converted model."""
     interpolate: int = 0
     """Interpolation steps from each image to the next, on the sphere between their latents:
     interpolation.png has one row per pair, interpolation.gif or .mp4 shows them all. 0 for none."""
@@ -82,7 +84,7 @@ def _generate(command: Command) -> str:
     from realness.trainer.checkpoint.choosing import load_chosen
     from realness.trainer.config.plugins import load_plugins
     from realness.trainer.distributed.device import pick_device
-    from realness.trainer.inference.trained import load_discriminator, load_generator, truncated
+    from realness.trainer.inference.trained import adjusted, load_discriminator, load_generator
     from realness.trainer.inference.widths import chosen_weights
     from realness.trainer.metrics import choose
     from realness.trainer.reporting.grid import MAX_PIXELS
@@ -99,8 +101,7 @@ def _generate(command: Command) -> str:
             load_discriminator(command.run, folder, device),
         ),
     )
-    if command.truncation != 1:
-        generator = truncated(generator, command.truncation)
+    generator = adjusted(generator, command.truncation, command.noise)
     _check_groups(command, generator)
     _check_room(command, generator)
     claim_empty_folder(command.out)
@@ -268,8 +269,7 @@ def _write_interpolation(command: Command, generator: TrainedGenerator, kept: Te
         for row in range(pairs)
         for column in range(command.interpolate)
     )
-    path = command.out / f"interpolation.{command.animation}"
-    write_animation(frames, path, frame_ms=FRAME_MS)
+    write_animation(frames, command.out / f"interpolation.{command.animation}", frame_ms=FRAME_MS)
 
 
 def _between(generator: TrainedGenerator, ends: Tensor, command: Command) -> NDArray[np.uint8]:

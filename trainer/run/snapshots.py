@@ -44,7 +44,8 @@ def check_averages(config: TrainConfig, folder: Path) -> None:
                 f"--ema={config.average.ema} --ema-widths={config.average.ema_widths}: "
                 "power-function averages cover all of training and cannot begin in the middle, and "
                 f"the run in {folder} has --ema={started.ema} --ema-widths={started.ema_widths}; "
-                "use its values, --ema exponential, or another --run-dir"
+                "use its values, --ema exponential, or start a new run from its weights: another "
+                f"--run-dir, with --init-from {folder}"
             )
     if rank() == 0:
         log.info("%s", snapshot_plan(config))

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from realness.trainer.checkpoint.fragments import Fragment, replicated, share_of
+from realness.trainer.config.schedule import Schedule
 from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.updates.power_profiles import exponent_of, newest_weight
 
@@ -61,23 +62,31 @@ class Average(ABC):
 
 
 class Ema(Average):
-    """An exponential moving average with a half-life given in images.
+    """An exponential moving average with a half-life in images: a number, or a schedule over the
+    images seen.
 
     Early in training the half-life is limited to `rampup` times the images seen (Karras et al.,
     StyleGAN2-ADA, 2020), because the copy would otherwise be dominated by the initial weights for
     several half-lives; 0 disables the limit.
     """
 
-    def __init__(self, module: nn.Module, halflife_images: float, rampup: float = 0.0) -> None:
+    def __init__(
+        self, module: nn.Module, halflife_images: float | Schedule, rampup: float = 0.0
+    ) -> None:
         super().__init__(module)
         self._halflife_images = halflife_images
         self._rampup = rampup
 
-    def newest_weight(self, num_images: int, images_seen: int) -> float:
+    def halflife(self, images_seen: int) -> float:
+        """The half-life in images, after the ramp-up, of the update after `images_seen` images."""
         halflife = self._halflife_images
-        if self._rampup:
-            halflife = min(halflife, self._rampup * images_seen)
-        return 1 - 0.5 ** (num_images / halflife)
+        if isinstance(halflife, Schedule):
+            halflife = halflife.at(images_seen)
+        return min(halflife, self._rampup * images_seen) if self._rampup else halflife
+
+    def newest_weight(self, num_images: int, images_seen: int) -> float:
+        halflife = self.halflife(images_seen)
+        return 1 - 0.5 ** (num_images / halflife) if halflife else 1.0
 
 
 class PowerEma(Average):

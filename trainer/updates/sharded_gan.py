@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from realness.trainer.checkpoint.fragments import Fragment, replicated, share_of
 from realness.trainer.config import TrainConfig
 from realness.trainer.config.average import snapshot_name
+from realness.trainer.config.schedule import Schedule
 from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.engines.compiled import wants_compiled
 from realness.trainer.engines.deepspeed_config import deepspeed_config
@@ -22,6 +23,7 @@ from realness.trainer.networks.batch_norm import has_batch_statistics
 from realness.trainer.networks.growing import faded, set_stage
 from realness.trainer.updates.build import build_augmentation, build_networks
 from realness.trainer.updates.ema import Average, Ema, PowerEma
+from realness.trainer.updates.freeze import freeze
 from realness.trainer.updates.gan import Gan
 
 log = logging.getLogger("realness.trainer")
@@ -122,6 +124,7 @@ def build_gan(config: TrainConfig, device: torch.device) -> ShardedGan:
     """Build networks, engines and the moving averages; collective."""
     generator, discriminator, objective = build_networks(config)
     ema, power = _build_averages(config, generator.to(device))
+    freeze(config, generator, discriminator)
     has_statistics = has_batch_statistics(generator)
     compiled = wants_compiled(config.engine, device, has_statistics=has_statistics)
     if rank() == 0 and config.num_passes(world_size()) > 1 and has_statistics:
@@ -166,4 +169,10 @@ def _build_averages(
     power = {width: PowerEma(generator, width) for width in config.average.widths}
     if config.average.ema == "power":
         return next(iter(power.values())), power
-    return Ema(generator, config.ema_halflife_kimg * 1000, config.ema_rampup), power
+    return Ema(generator, _halflife(config), config.ema_rampup), power
+
+
+def _halflife(config: TrainConfig) -> float | Schedule:
+    """Half-life of the average in images."""
+    start, end = config.ema_halflife_kimg, config.ema_halflife_final_kimg
+    return start * 1000 if end is None else config.scheduled(start * 1000, end * 1000)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from realness.launch import evaluate, export, generate
+from realness.launch import convert, evaluate, export, generate
 from realness.trainer import checkpoint
 from realness.trainer.checkpoint import Position, Retention, Saver, writer
 from realness.trainer.checkpoint.choosing import choose_checkpoints
@@ -171,6 +171,8 @@ def test_commands_take_a_width(run: Path, tmp_path: Path) -> None:
     assert again.weights == "ema-0.12"
     assert torch.equal(again.sample(torch.arange(3), 7), wanted)
     assert "computed after training: ema-0.12" in (out / "README.md").read_text()
+    assert convert.main([str(out), str(tmp_path / "converted")]) == 0
+    assert read_config(tmp_path / "converted").average.ema == "exponential", "it has one average"
     drawn = ["--num", "3", "--seed", "7", "--device", "cpu", "--ema-width"]
     assert generate.main([str(run), str(images), *drawn, "0.12"]) == 0
     fixed = ("--metrics", "swd", "--num-images", "12", "--device", "cpu", "--batch-size", "8")
@@ -286,6 +288,10 @@ def test_a_kill_between_a_snapshot_and_a_checkpoint_changes_nothing(
     # They cannot begin in the middle.
     other = [*straight, "--ema-widths", "0.05,0.2", "--accept-config-change"]
     assert run_command([*other, "--total-kimg", "0.08"]) == 2
+    # A new run from its weights can have others.
+    other = [*POWER[:2], "--ema-widths", "0.00001,0.2", "--init-from", str(tmp_path / "killed")]
+    other += ["--total-kimg", "0.008", "--device", "cpu"]
+    assert run_command(tiny_arguments(data, tmp_path / "new", *other)) == 0
 
 
 def test_a_checkpoint_waits_for_the_snapshot_before_it(
