@@ -156,4 +156,5 @@ def write_run(
     checkpoint.save(checkpoint_root(folder), fragments, position, keep=1)
     if kept is not None:
         write_kept(folder, kept)
-    write_config(folder, config)
+    # Power-function averages cannot begin in the middle of a run.
+    write_config(folder, replace(config, average=replace(config.average, ema="exponential")))
