@@ -31,11 +31,13 @@ from realness import kernels
 from realness.launch.train_arguments import parse
 from realness.trainer.config import TrainConfig
 from realness.trainer.distributed.ranks import stop_process_group, world_size
+from realness.trainer.engines.gradient_reduction import average_gradients
 from realness.trainer.engines.optimizers import (
     GradientNorm,
     SkipCount,
     allocate_state,
     build_optimizer,
+    is_bad,
 )
 from realness.trainer.engines.plain_engine import EngineWithoutOptimizer
 from realness.trainer.engines.prepare import prepare_network
@@ -98,12 +100,7 @@ class CountedEngine(EngineWithoutOptimizer):
 
     def step(self, loss: Tensor) -> None:
         """Average the gradients over ranks, update the weights, and forget the gradients."""
-        self._skips.mark(loss)
-        if world_size() > 1:
-            gradients = [weight.grad for weight in self.module.parameters()]
-            flat = torch.cat([gradient.flatten() for gradient in gradients if gradient is not None])
-            dist.all_reduce(flat)
-            flat.div_(world_size())
+        self._skips.record(average_gradients(self.module.parameters(), is_bad(loss)))
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
 

@@ -18,6 +18,7 @@ from realness.trainer.planning.flops import count_flops
 from realness.trainer.planning.memory import Blueprint
 from tests.helpers import ROOT
 from tests.helpers.plain_gan import tiny
+from tests.trainer.updates.test_traffic import COLLECTIVES
 
 BATCH, WIDTH, OUTCOMES = 8, 4, 5
 
@@ -111,6 +112,8 @@ def test_ranks_share_the_work(bench: ModuleType) -> None:
     assert two.iteration.flops == pytest.approx(one.iteration.flops / 2)
     weights = sum(getattr(Blueprint.of(without_r1()), name).num_weights for name in "gd")
     assert 4 * weights < sum(two.iteration.sent.values()) < 4 * weights * 1.25
+    assert one.iteration.num_collectives == 0
+    assert {name: two.parts[name].num_collectives for name in COLLECTIVES} == COLLECTIVES
 
 
 @pytest.mark.slow

@@ -15,11 +15,14 @@ from realness.trainer.config import (
 )
 from realness.trainer.networks.configs import DCGANGeneratorConfig
 from realness.trainer.networks.light_configs import LightDiscriminatorConfig, LightGeneratorConfig
+from realness.trainer.networks.r3gan_configs import R3GANDiscriminatorConfig, R3GANGeneratorConfig
 from realness.trainer.objectives.configs import StandardConfig
 
 BATCH = 8
 GROW_KIMG = 0.06
 """A test of 50 iterations, stopped after 25, stops in the second of two transitions."""
+SCHEDULE_KIMG = 0.3
+"""The same test stops in the middle of the schedules, and ends after them."""
 FAR = FakeAsRealConfig(far_fakes=4, far_candidates=16)
 
 
@@ -94,8 +97,29 @@ def systems() -> dict[str, TrainConfig]:
             d=LightDiscriminatorConfig(d_width=2, minibatch_group=4),
             penalty=PenaltyConfig(r1_gamma=1.0, penalty_images=2 * BATCH),
         ),
+        "r3gan": replace(
+            with_fields(presets["relativistic-r1-r2"], generator="r3gan", discriminator="r3gan"),
+            g=R3GANGeneratorConfig(z_dim=16, g_max_channels=16),
+            d=R3GANDiscriminatorConfig(d_max_channels=16),
+        ),
         "realness-growing": with_fields(realness, grow_kimg=GROW_KIMG),
         "stylegan2-growing": with_fields(presets["stylegan2"], grow_kimg=GROW_KIMG),
+        "realness-scheduled": with_fields(
+            realness,
+            schedule_kimg=SCHEDULE_KIMG,
+            beta2_final=0.9,
+            lr_decay="cosine",
+            lr_final=0.2,
+            r1_gamma=1.0,
+            r1_gamma_final=0.1,
+            r2_gamma_final=0.5,
+            penalty_images=2 * BATCH,
+            ema_halflife_kimg=0.0,
+            ema_halflife_final_kimg=0.1,
+            ema_rampup=0.0,
+            augment="scheduled",
+            augment_p=0.5,
+        ),
         "saturating": replace(presets["standard"], objective=StandardConfig(saturating=True)),
     }
     return {**presets, **combinations}

@@ -56,7 +56,7 @@ from realness.trainer.storage.run_folder import (
 )
 from realness.trainer.updates.cuda_graphs import capturing_stream
 from realness.trainer.updates.iteration import choose_updates, run_iteration
-from realness.trainer.updates.schedule import is_due, lr_factor
+from realness.trainer.updates.schedule import is_due
 from realness.trainer.updates.sharded_gan import ShardedGan, build_gan
 
 log = logging.getLogger("realness.trainer")
@@ -176,7 +176,7 @@ def _iterate(run: Run, stop: StopRequest) -> int:
         if run.images == 0:
             save_reals(run)
         while run.images < config.num_images and not stopping:
-            gan.set_lr_factor(lr_factor(config, run.images))
+            gan.follow_schedules(run.images)
             gan.grow(run.images)
             for stats in run_iteration(gan, updates, real_of, run.images):
                 averages.add(stats)
