@@ -15,7 +15,6 @@ from realness.trainer.config import (
 )
 from realness.trainer.networks.configs import DCGANGeneratorConfig
 from realness.trainer.networks.light_configs import LightDiscriminatorConfig, LightGeneratorConfig
-from realness.trainer.networks.r3gan_configs import R3GANDiscriminatorConfig, R3GANGeneratorConfig
 from realness.trainer.objectives.configs import StandardConfig
 
 BATCH = 8
@@ -65,6 +64,7 @@ def systems() -> dict[str, TrainConfig]:
         "p2gan": small("cifar10-p2gan-dcgan"),
         "p2gan-resnet": small("cifar10-p2gan-resnet"),
         "relativistic-r1-r2": small("cifar10-relativistic-resnet"),
+        "r3gan": with_fields(small("cifar10-r3gan"), augment="none"),
         "lecture": small("fashion32-standard-dcgan"),
         "stylegan2": stylegan2("ffhq256-stylegan2"),
     }
@@ -96,11 +96,6 @@ def systems() -> dict[str, TrainConfig]:
             g=LightGeneratorConfig(g_width=2, z_dim=16),
             d=LightDiscriminatorConfig(d_width=2, minibatch_group=4),
             penalty=PenaltyConfig(r1_gamma=1.0, penalty_images=2 * BATCH),
-        ),
-        "r3gan": replace(
-            with_fields(presets["relativistic-r1-r2"], generator="r3gan", discriminator="r3gan"),
-            g=R3GANGeneratorConfig(z_dim=16, g_max_channels=16),
-            d=R3GANDiscriminatorConfig(d_max_channels=16),
         ),
         "realness-growing": with_fields(realness, grow_kimg=GROW_KIMG),
         "stylegan2-growing": with_fields(presets["stylegan2"], grow_kimg=GROW_KIMG),

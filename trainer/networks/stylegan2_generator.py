@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from realness import kernels
 from realness.trainer.networks.common import (
-    IMAGE_CHANNELS,
     LEAK,
     START_SIZE,
     check_noise,
@@ -28,6 +27,7 @@ from realness.trainer.networks.stylegan2_layers import (
     Bounded,
     EqualLinear,
     ModulatedConv2d,
+    ToImage,
     fir_filter,
     limited,
 )
@@ -108,19 +108,6 @@ class StyledConv(Bounded):
             added = added + code_shift[:, :, None, None]
         y = torch.addcmul(added.to(y.dtype), y, scale.to(y.dtype)[:, :, None, None])
         return limited(kernels.bias_act(y, self.bias, "lrelu", slope=LEAK, gain=GAIN), self.bound)
-
-
-class ToImage(Bounded):
-    """Modulated 1x1 convolution to RGB, without demodulation: [B, in, H, W] -> [B, 3, H, W]."""
-
-    def __init__(self, in_channels: int, w_dim: int) -> None:
-        super().__init__()
-        self.conv = ModulatedConv2d(in_channels, IMAGE_CHANNELS, 1, w_dim, demodulate=False)
-        self.bias = nn.Parameter(torch.zeros(IMAGE_CHANNELS))
-
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        y, _ = self.conv(x, w)
-        return limited(y + self.bias.to(y.dtype)[:, None, None], self.bound)
 
 
 class SynthesisBlock(nn.Module):

@@ -97,12 +97,13 @@ def test_fifty_steps_and_a_resume(name: str, faces: Path, tmp_path: Path) -> Non
 
 
 def distinct_presets() -> list[str]:
-    """One preset for each pair of networks with each optimiser."""
+    """One preset for each pair of networks with each optimiser; the largest of R3GAN's, which
+    differ in numbers that the tests of presets count."""
     kinds = {}
     for name, build in PRESETS.items():
         config = build()
         kinds[config.data.resolution, config.g, config.d, config.optimizer] = name
-    return list(kinds.values())
+    return [n for n in kinds.values() if "r3gan" not in n or n == "ffhq1024-r3gan"]
 
 
 @pytest.mark.parametrize("name", distinct_presets())
