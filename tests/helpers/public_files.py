@@ -282,7 +282,8 @@ def tensorflow_variables(state: State, noise: Mapping[Any, Tensor]) -> tuple[lis
                 "mod_bias": _array(state[f"{path}.conv.affine.bias"]) - np.float32(1),
             }
             if name != "ToRGB":
-                parts["noise_strength"] = _array(state[f"{path}.noise_strength"]).reshape(())
+                # A session returns a variable without dimensions as a number of numpy.
+                parts["noise_strength"] = _array(state[f"{path}.noise_strength"])[0]
             synthesis += [(f"{side}x{side}/{name}/{part}", x) for part, x in parts.items()]
     for (side, i), x in noise.items():
         number = 2 * int(np.log2(side)) - 5 + i
@@ -290,15 +291,15 @@ def tensorflow_variables(state: State, noise: Mapping[Any, Tensor]) -> tuple[lis
     return mapping, synthesis
 
 
-def tensorflow_pickle(states: Mapping[str, State]) -> bytes:
-    """A pickle of StyleGAN2's TensorFlow code: (G, D, Gs)."""
+def tensorflow_pickle(states: Mapping[str, State], **settings: Any) -> bytes:
+    """A pickle of StyleGAN2's TensorFlow code, with these settings: (G, D, Gs)."""
     noise, centre = noise_and_centre(len(states["EMA"]["mapping.layers.0.bias"]))
     with stand_ins(NETWORK) as made:
 
         def network(name: str, variables: list[Any], **components: Any) -> Any:
             result = made[NETWORK]()
             vars(result).update(
-                version=4, name=name, static_kwargs={"resolution": 32}, components=components,
+                version=4, name=name, static_kwargs=settings, components=components,
                 build_module_src=SOURCE_TEXT, build_func_name=name, variables=variables,
             )  # fmt: skip
             return result

@@ -93,6 +93,17 @@ def test_settings_are_read_from_the_file(group: int, clamp: float | None, tmp_pa
     assert found.d == config.d
 
 
+def test_settings_of_tensorflow_are_read_too(tmp_path: Path) -> None:
+    content = tensorflow_pickle(
+        STATES, conv_clamp=np.float32(7), mbstd_group_size=8, resample_kernel=[1, 3, 3, 1]
+    )
+    model = read_public(write(tmp_path / "x.pkl", content))
+    assert (model.clamps, model.group) == ((7.0, 7.0), 8)
+    content = tensorflow_pickle(STATES, resample_kernel=[1, 2, 1])
+    with pytest.raises(ModelFileError, match=r"resamples with the filter \[1, 2, 1\]"):
+        read_public(write(tmp_path / "x.pkl", content))
+
+
 def test_a_missing_discriminator_is_random_and_a_missing_generator_the_average(
     tmp_path: Path,
 ) -> None:

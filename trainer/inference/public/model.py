@@ -149,7 +149,7 @@ def as_vector(value: Lazy) -> Lazy:
 
 def refuse_filter(taps: object) -> None:
     """Refuse a resampling filter that is not this program's. taps: a list of numbers, or None."""
-    if taps is not None and list(taps) != list(FILTER):  # type: ignore[call-overload]
+    if taps is not None and (not isinstance(taps, list | tuple) or tuple(taps) != FILTER):
         raise ModelFileError(
             f"it resamples with the filter {taps}; only {list(FILTER)} can be read"
         )

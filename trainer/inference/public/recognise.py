@@ -11,6 +11,7 @@ from realness.trainer.inference.public.modules import class_of
 from realness.trainer.inference.public.names import PERSISTENT, R3GAN, TENSORFLOW, is_allowed
 from realness.trainer.inference.public.nvidia import read_nvidia
 from realness.trainer.inference.public.pickles import (
+    DAMAGE,
     ModelFileError,
     RefusedName,
     origin_of,
@@ -65,6 +66,8 @@ def read_public(path: Path) -> PublicModel:
         raise ModelFileError(f"{path}: {error}") from error
     except OSError as error:
         raise ModelFileError(f"{path} cannot be read: {error.strerror}") from error
+    except DAMAGE as error:
+        raise ModelFileError(f"{path} is damaged ({type(error).__name__}: {error})") from error
 
 
 def _read(path: Path) -> PublicModel:
