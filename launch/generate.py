@@ -115,8 +115,7 @@ def _generate(command: Command) -> str:
         _write_grid(command, generator, kept[: min(command.grid, most)])
     if command.interpolate:
         _write_interpolation(command, generator, kept)
-    seen = f"{generator.images_seen:,} images of training"
-    return f"{command.out}: {len(kept):,} images, made after {seen}"
+    return f"{command.out}: {len(kept):,} images, after {generator.images_seen:,} of training"
 
 
 def _check(command: Command) -> None:

@@ -74,6 +74,7 @@ def test_every_field_is_a_flag() -> None:
     given |= dict(augment_target="0.5", augment_p="0.2", augment_shape="linear")
     given |= dict(source_kind="folder", g_norm="instance")
     given |= dict(beta2_final="0.9", schedule_shape="linear", schedule_kimg="9")
+    given |= dict(ema="both", ema_widths="0.05,0.2")
     # These combine with few others: the next test covers them. --plugin has tests of its own.
     left_out = {"preset", "r1", "d_activation", "cuda_graphs", "auto_batch"}
     left_out |= {"plugin", "plugin_sha256", "path_length_weight", "far_fakes"}
