@@ -177,10 +177,11 @@ _choice: Impl = "auto"
 def implementation(choice: Impl) -> Iterator[None]:
     """Within the block, `choice` serves every call of an operator in this process.
 
-    "auto", the default, uses the compiled library if it supports the tensors' device and the
-    reference otherwise, and logs the choice. "cuda" and "cpu" are the two halves of the library; a
-    call with tensors that they do not support raises ValueError. "reference" is plain PyTorch.
-    "fake" computes only shapes, for tensors of torch's FakeTensorMode.
+    "auto", the default, uses the compiled library if it supports the tensors' device, except for
+    operators whose reference is faster there, and the reference otherwise; it logs which. "cuda"
+    and "cpu" are the two halves of the library; a call with tensors that they do not support raises
+    ValueError. "reference" is plain PyTorch. "fake" computes only shapes, for tensors of torch's
+    FakeTensorMode.
 
     The choice belongs to the process, not to a thread or a context variable: autograd runs the
     backward passes of CUDA tensors, including the forward passes that activation checkpointing
@@ -245,12 +246,22 @@ def _namespace(impl: str, device: str) -> str | None:
     raise ValueError(f"impl={impl!r} was given tensors on {device}; use impl='auto'")
 
 
-@torch.compiler.assume_constant_result
 def _compiled_namespace(impl: str, device: str) -> str | None:
     return _namespace(impl, device)
 
 
-def select(tensor: Tensor) -> Any:
-    """The `torch.ops` namespace of operators for this tensor, or None for the reference."""
+# What torch.compiler.assume_constant_result does, which would import all of torch._dynamo: more
+# than a second, also for programs that compile nothing.
+_compiled_namespace._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def select(tensor: Tensor, *, compiled_on_cpu: bool = True) -> Any:
+    """The `torch.ops` namespace of operators for this tensor, or None for the reference.
+
+    compiled_on_cpu: whether "auto" takes the compiled operator on a CPU; False where the reference
+    is faster.
+    """
+    if _choice == "auto" and not compiled_on_cpu and tensor.device.type == "cpu":
+        return None
     namespace = _compiled_namespace(_choice, tensor.device.type)
     return None if namespace is None else getattr(torch.ops, namespace)

@@ -13,6 +13,7 @@ from realness.trainer.storage.run_folder import CONFIG_FILE
 log = logging.getLogger("realness.trainer")
 
 MIXED_PRESETS = (
+    "ffhq1024-r3gan",
     "ffhq1024-realness-dcgan",
     "ffhq1024-realness-stylegan2",
     "ffhq1024-stylegan2",

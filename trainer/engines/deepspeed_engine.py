@@ -103,7 +103,7 @@ class Engine:
         device = next(module.parameters()).device
         rate = torch.tensor(lr, device=device) if capturable else lr
         self._optimizer = build_optimizer(optimizer, module.parameters(), rate)
-        self._moments = optimizer.algorithm.moments
+        self._algorithm, self._moments = optimizer.algorithm, optimizer.algorithm.moments
         self.name = name
         self.module = module
         self._network = network
@@ -184,6 +184,11 @@ class Engine:
                 group["lr"].fill_(self.lr)
             else:
                 group["lr"] = self.lr
+
+    def set_progress(self, progress: float) -> None:
+        """Set the optimiser's scheduled settings to their values at `progress` in [0, 1]."""
+        for group in self._optimizer.param_groups:
+            group.update(self._algorithm.settings_at(progress))
 
     def restart_optimizer(self) -> None:
         """Forget the optimiser's moments and its count of updates."""

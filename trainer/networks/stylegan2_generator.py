@@ -24,10 +24,12 @@ from realness.trainer.networks.inputs import Mixing
 from realness.trainer.networks.posterior import CodedGenerator, posterior_module, scale_and_shift
 from realness.trainer.networks.stylegan2_layers import (
     GAIN,
+    Bounded,
     EqualLinear,
     ModulatedConv2d,
     ToImage,
     fir_filter,
+    limited,
 )
 from realness.trainer.randomness import Draws, Purpose
 
@@ -76,7 +78,7 @@ class MappingNetwork(nn.Module):
             return self.layers(z * (z.square().mean(1, keepdim=True) + 1e-8).rsqrt())
 
 
-class StyledConv(nn.Module):
+class StyledConv(Bounded):
     """Modulated 3x3 convolution, noise, bias, leaky ReLU: [B, in, H, W] -> [B, out, H', W'].
 
     `noise` [B, 1, H', W'] is added to all channels, times one learned strength that starts at 0.
@@ -105,7 +107,7 @@ class StyledConv(nn.Module):
             scale = scale * code_scale
             added = added + code_shift[:, :, None, None]
         y = torch.addcmul(added.to(y.dtype), y, scale.to(y.dtype)[:, :, None, None])
-        return kernels.bias_act(y, self.bias, "lrelu", slope=LEAK, gain=GAIN)
+        return limited(kernels.bias_act(y, self.bias, "lrelu", slope=LEAK, gain=GAIN), self.bound)
 
 
 class SynthesisBlock(nn.Module):

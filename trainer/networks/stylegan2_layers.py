@@ -35,6 +35,29 @@ def act_gain(act: Act) -> float:
     return GAIN if act == "lrelu" else 1.0
 
 
+def limited(x: Tensor, bound: float) -> Tensor:
+    """x with its values limited to [-bound, bound]; unchanged for a bound of 0."""
+    return x.clamp(-bound, bound) if bound else x
+
+
+class Bounded(nn.Module):
+    """A layer whose output is limited to [-bound, bound]; 0 for no limit.
+
+    The published code of Karras et al., "Training Generative Adversarial Networks with Limited
+    Data" (NeurIPS 2020), limits every convolution's output to 256, because it computes the highest
+    resolutions in fp16.
+    """
+
+    bound: float = 0.0
+
+
+def set_bound(network: nn.Module, bound: float) -> None:
+    """Limit the outputs of all layers of a network that can be limited."""
+    for module in network.modules():
+        if isinstance(module, Bounded):
+            module.bound = bound
+
+
 def fir_filter() -> Tensor:
     """The separable filter as [4, 4], with sum 1."""
     taps = torch.tensor(FIR_TAPS)
@@ -73,10 +96,11 @@ class EqualLinear(nn.Module):
         )
 
 
-class EqualConv2d(Float32Buffers):
+class EqualConv2d(Float32Buffers, Bounded):
     """act((W / sqrt(fan-in)) * x + b) of the same size, or half the size with `down`.
 
-    x: [B, in, H, W]. Downsampling filters before dropping pixels. `gain` scales the result.
+    x: [B, in, H, W]. Downsampling filters before dropping pixels. `gain` scales the result, and
+    with it the bound.
     """
 
     fir: Tensor
@@ -100,6 +124,7 @@ class EqualConv2d(Float32Buffers):
         self.down = down
         self.act: Act = act
         self.gain = gain * act_gain(act)
+        self.bound_gain = gain
         self.register_buffer("fir", fir_filter(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -112,7 +137,8 @@ class EqualConv2d(Float32Buffers):
         else:  # 1x1: dropping pixels first gives the same result
             x = kernels.upfirdn2d(x, self.fir, down=2, padding=1)
             y = F.conv2d(x, weight)
-        return kernels.bias_act(y, self.bias, self.act, slope=LEAK, gain=self.gain)
+        y = kernels.bias_act(y, self.bias, self.act, slope=LEAK, gain=self.gain)
+        return limited(y, self.bound * self.bound_gain)
 
 
 class ModulatedConv2d(Float32Buffers):
@@ -171,7 +197,7 @@ class ModulatedConv2d(Float32Buffers):
         return kernels.upfirdn2d(y, self.fir, padding=1, gain=4.0), scale
 
 
-class ToImage(nn.Module):
+class ToImage(Bounded):
     """Modulated 1x1 convolution to RGB, without demodulation: [B, in, H, W] -> [B, 3, H, W].
 
     As a batched matrix product with the weights of each sample, s[b, i] W'[o, i] ([2], eq. 1): the
@@ -193,7 +219,7 @@ class ToImage(nn.Module):
             y = pixels.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
         else:
             y = (weight @ x.flatten(2)).unflatten(2, x.shape[2:])
-        return y + self.bias.to(y.dtype)[:, None, None]
+        return limited(y + self.bias.to(y.dtype)[:, None, None], self.bound)
 
 
 def minibatch_stddev(x: Tensor, group: int, eps: float = 1e-8) -> Tensor:
