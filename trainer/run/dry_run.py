@@ -99,7 +99,7 @@ def _plan(
             f"part {part} is read by {describe_readers(part, ranks, num_parts)}"
             for part in range(num_parts)
         ]
-    for name, stage in (("G", engine.zero_g), ("D", engine.zero_d)):
+    for name, stage in zip("GD", engine.stages(ranks), strict=True):
         generated = deepspeed_config(config, stage, ranks)
         sections[f"DeepSpeed configuration of {name}"] = [json.dumps(generated, indent=2)]
     return "\n\n".join(
