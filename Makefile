@@ -55,8 +55,10 @@ demo: $(INSTALLED) $(FACES_64)
 	@echo "sample grid: $$(ls $(RUN)/samples/0*.png | tail -n 1)"
 	@echo "report:      $(RUN)/report.html"
 
-# Workers get whole files, because tests of one file share expensive fixtures.
-PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+# Workers get whole files, because tests of one file share expensive fixtures. There is one more than
+# there are cores, because tests of processes mostly wait.
+WORKERS := $(shell expr $$(nproc) + 1)
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile
 
 test: $(INSTALLED)
 	$(PYTEST)

@@ -19,6 +19,7 @@ from realness.data_pipeline.check import (
 from realness.data_pipeline.errors import BadImage, DataError, MachineError
 from realness.data_pipeline.order import BatchShare, parts_of_rank, sample_indices
 from realness.data_pipeline.sources import SourceKind, SourceOptions, open_catalog
+from realness.data_pipeline.sources.classes import class_counts, describe_classes
 from realness.data_pipeline.sources.prepared import is_prepared, read_manifest
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ __all__ = [
     "StreamSettings",
     "check_images",
     "check_shards",
+    "class_counts",
+    "describe_classes",
     "describe_readers",
     "is_prepared",
     "open_catalog",

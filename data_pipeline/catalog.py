@@ -106,6 +106,7 @@ class Catalog:
 
     source: the path it was opened from. kind: "folder", "zip", "tar", "packed", ... names, lengths
     (bytes), crc32 (of the bytes; None if the source stores none), labels (int, -1 for none).
+    class_names: by class number; empty if the source names none.
     raw: set if entries are pixels rather than encoded images. resolution: set if the source
     guarantees one (a prepared set). refused: images left out on opening, as (name, reason).
     others, hidden: numbers of other files, by kind, and of hidden ones, by folder. notes: what else
@@ -120,6 +121,7 @@ class Catalog:
     reader: Reader
     crc32: npt.NDArray[np.integer] | None = None
     labels: npt.NDArray[np.integer] | None = None
+    class_names: Sequence[str] = ()
     raw: RawLayout | None = None
     resolution: int | None = None
     refused: list[tuple[str, str]] = field(default_factory=list)
@@ -149,8 +151,16 @@ class Catalog:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes: the largest label + 1, or 0 without labels."""
-        return 0 if self.labels is None or not len(self) else int(self.labels.max()) + 1
+        """Number of classes: of names, or the largest label + 1 if more; 0 without labels."""
+        if self.labels is None or not len(self):
+            return 0
+        return max(len(self.class_names), int(self.labels.max()) + 1)
+
+    def relabel(
+        self, labels: npt.NDArray[np.integer] | None, class_names: Sequence[str] = ()
+    ) -> None:
+        """Replaces all labels, int [len(self)], and with them the digest."""
+        self.labels, self.class_names, self._digest = labels, class_names, None
 
     def read(self, index: int) -> bytes:
         """All bytes of the entry. Raises BadImage if they are missing or fail their CRC."""

@@ -34,6 +34,7 @@ def _settings(run: DataConfig, source: str, options: SourceOptions) -> DataConfi
             source_kind=options.kind,
             wds_image=options.wds_image,
             follow_links=options.follow_links,
+            labels=options.labels,
         )
     if not run.data:
         raise ConfigError("the run does not name its images; pass them with --data")

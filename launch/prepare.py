@@ -7,6 +7,7 @@ where it stopped. Exit codes: 0 done, 2 invalid input, 130 interrupted.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from realness.data_pipeline import SourceKind, SourceOptions, open_catalog
+from realness.data_pipeline import SourceKind, SourceOptions, describe_classes, open_catalog
 from realness.data_pipeline.prepare.convert import Conversion
 from realness.data_pipeline.prepare.prepare import DEFAULT_SHARD_MIB, PrepareReport, prepare
 from realness.launch.command_line import read_command_line
@@ -62,7 +63,10 @@ class Command:
     commas between them. all takes every picture. Needed if samples hold several, such as masks."""
     follow_links: bool = False
     """Follow symbolic links that leave a folder of images."""
-
+    labels: str = "auto"
+    """Where classes come from: auto takes what the images come with (dataset.json, .cls files,
+    CIFAR's batches, a prepared set), folders takes the folders as classes, none ignores them; or
+    the path of a CSV with the columns name and class."""
     lock: bool = True
     """Lock OUT.partial, so that no second process writes into it. --no-lock is for file systems
     without file locks (NFS without lockd, Lustre without -o flock)."""
@@ -87,9 +91,16 @@ def _prepare(command: Command) -> PrepareReport:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
-    options = SourceOptions(command.source_kind, command.wds_image, command.follow_links)
+    options = SourceOptions(
+        command.source_kind,
+        command.wds_image,
+        command.follow_links,
+        os.path.expanduser(command.labels),
+    )
     catalog = open_catalog(command.source, options)
     print("\n".join(catalog.messages()))
+    if catalog.num_classes:
+        print(describe_classes(catalog))
     columns = (
         TextColumn("preparing"), BarColumn(), MofNCompleteColumn(), TextColumn("images"),
         TextColumn("{task.fields[rejected]} rejected"), TextColumn("remaining"), Remaining(),

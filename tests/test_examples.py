@@ -24,11 +24,15 @@ from realness.trainer.randomness import Draws, Stream
 from tests.helpers import ROOT
 from tests.helpers.ranks import finish, start_training, wait_for, write_images
 
-OBJECTIVE, NETWORK = (
-    str(ROOT / "examples" / name) for name in ("chi_square_objective.py", "pixel_norm_network.py")
-)
-PLUGINS = ["--plugin", OBJECTIVE, "--plugin", NETWORK]
-CHOICES = ["--objective", "chi-square", "--chi-square-target", "0.5", "--generator", "pixel-norm"]
+OBJECTIVE, NETWORK, AUGMENTATION = FILES = [
+    str(ROOT / "examples" / name)
+    for name in ("chi_square_objective.py", "pixel_norm_network.py", "instance_noise.py")
+]
+PLUGINS = [word for file in FILES for word in ("--plugin", file)]
+CHOICES = [
+    *("--objective", "chi-square", "--chi-square-target", "0.5", "--generator", "pixel-norm"),
+    *("--augment", "instance-noise", "--instance-noise-kimg", "0.08"),
+]
 BATCH = 8
 
 
@@ -64,7 +68,7 @@ def records(run: Path) -> list[dict[str, Any]]:
 
 def last_weights(run: Path) -> dict[str, Tensor]:
     (folder,) = choose_checkpoints(run, "latest")
-    load_plugins([OBJECTIVE, NETWORK])
+    load_plugins(FILES)
     return load_generator(run, folder, torch.device("cpu")).module.state_dict()
 
 
@@ -107,11 +111,15 @@ def test_killed_and_resumed_it_is_the_same_bit_for_bit(
 
 def test_the_run_records_its_plugins(run: Path) -> None:
     values = json.loads((run / "config.json").read_text())
-    assert values["plugin"] == [OBJECTIVE, NETWORK]
+    assert values["plugin"] == FILES
     digests = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in values["plugin"]]
     assert values["plugin_sha256"] == digests
     assert values["objective"]["chi_square_target"] == 0.5
     assert values["g"]["generator"] == "pixel-norm"
+    # 0.1 (1 - t / 80), where updates start after t = 0, 8, 16, ... images.
+    noise = [record["instance_noise"] for record in records(run)]
+    assert noise[:3] == pytest.approx([0.1, 0.09, 0.08])
+    assert noise[10:] == [0.0] * 10
 
 
 @pytest.mark.slow
@@ -122,10 +130,10 @@ def test_it_is_exported_and_loaded_again(run: Path, tmp_path: Path) -> None:
         path.name for path in out.iterdir()
     }
     assert (
-        "plugins=['chi_square_objective.py', 'pixel_norm_network.py']"
+        "plugins=['chi_square_objective.py', 'pixel_norm_network.py', 'instance_noise.py']"
         in (out / "README.md").read_text()
     )
-    exported = load(out, plugins=[OBJECTIVE, NETWORK])
+    exported = load(out, plugins=FILES)
     index = torch.arange(3)
     (folder,) = choose_checkpoints(run, "latest")
     generator = load_generator(run, folder, torch.device("cpu"))
@@ -178,3 +186,20 @@ def test_the_objective_is_the_papers() -> None:
     assert objective.g_loss(fake, None, draws, None).item() == pytest.approx(0.5)
     with pytest.raises(ConfigError, match="--chi-square-fake-label and --chi-square-real-label"):
         component("objective", "chi-square")(fake_label=1.0)
+
+
+def test_the_augmentation_adds_the_noise_that_it_says() -> None:
+    load_plugins([AUGMENTATION])
+    augmentation = component("augment", "instance-noise")(std=0.5, kimg=1.0).build(
+        batch_size=4, num_images=100_000, undecided=None, device="cpu"
+    )
+    images = torch.zeros(4, 3, 64, 64)
+    draws = Draws(0, Stream.D_REAL, torch.arange(4))
+    noisy = augmentation.at(500)(images, draws)
+    # The standard error of a deviation that is measured on n values is std / sqrt(2 n).
+    assert noisy.std().item() == pytest.approx(0.25, abs=5 * 0.25 / (2 * noisy.numel()) ** 0.5)
+    alone = augmentation.at(torch.tensor(500))(images[1:2], draws[1:2])
+    assert torch.equal(alone, noisy[1:2])
+    assert torch.equal(augmentation.at(1000)(images, draws), images)
+    with pytest.raises(ConfigError, match="--instance-noise-std"):
+        component("augment", "instance-noise")(std=0.0)

@@ -214,7 +214,8 @@ def _pack(
             f"{catalog.source} has only {num_images} usable images for {num_parts} parts; "
             f"use --parts {num_images} or fewer"
         )
-    publish(work, out, writer.journals, described, catalog.refused)
+    named = {**described, "class_names": list(catalog.class_names)}
+    publish(work, out, writer.journals, named, catalog.refused)
     reasons = [reason for journal in writer.journals for _, reason in journal.rejects]
     num_heic = reasons.count(HEIC_MISSING)
     return PrepareReport(out, num_images, num_rejected, num_resumed, False, num_heic)

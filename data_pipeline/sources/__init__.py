@@ -12,6 +12,7 @@ from realness.data_pipeline.errors import DataError
 from realness.data_pipeline.formats import IMAGE_SUFFIXES
 from realness.data_pipeline.machine import patiently
 from realness.data_pipeline.sources.cifar import open_cifar, training_files
+from realness.data_pipeline.sources.class_labels import choose_labels
 from realness.data_pipeline.sources.folder import FolderFiles, list_files, open_folder
 from realness.data_pipeline.sources.idx import (
     image_files,
@@ -43,7 +44,8 @@ def open_catalog(source: str | Path, options: SourceOptions | None = None) -> Ca
 
     Raises DataError if the source does not exist, holds no image, has a damaged index, is a folder
     of several kinds of sources or a tar of several pictures per sample without a choice in
-    `options`, or does not fit the choice; and MachineError if it cannot be read for another reason.
+    `options`, or does not fit the choice, or has images without a class in labels that `options`
+    choose; and MachineError if it cannot be read for another reason.
     """
     options = options or SourceOptions()
     if not str(source):  # an unset variable in a script: Path("") would be the current folder
@@ -64,6 +66,7 @@ def open_catalog(source: str | Path, options: SourceOptions | None = None) -> Ca
     if len(catalog) == 0:
         raise DataError(_explain_empty(catalog))
     catalog.flags = options.flags
+    patiently(lambda: choose_labels(catalog, options.labels), options.labels)
     if options.wds_image and catalog.kind != "tar":
         catalog.notes.append(
             f"--wds-image={options.wds_image} has no effect: it is for tar shards, and {path} is "

@@ -8,6 +8,7 @@ file, and they are read from there.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
 import pickletools
@@ -19,6 +20,7 @@ import numpy as np
 
 from realness.data_pipeline.catalog import Catalog, NameTable, RawLayout
 from realness.data_pipeline.errors import DataError
+from realness.data_pipeline.sources.class_labels import checked_names
 from realness.data_pipeline.sources.common import MAX_ENTRY_BYTES, SpanReader
 
 _SHAPE = (3, 32, 32)
@@ -29,6 +31,11 @@ _TRAINING_FILES = (
     ["train.bin"],
     ["train"],
 )
+_META_BYTES = 1 << 16
+_PICKLE_ERRORS = (
+    pickle.UnpicklingError, KeyError, ValueError, TypeError, AttributeError, EOFError, IndexError,
+    OverflowError, RecursionError,
+)  # fmt: skip
 _META_FILES = {"batches.meta", "batches.meta.txt", "meta", "fine_label_names.txt"}
 
 
@@ -62,8 +69,28 @@ def open_cifar(source: Path, files: Sequence[Path]) -> Catalog:
         lengths=lengths,
         reader=SpanReader(files, np.concatenate(file_ids), np.concatenate(offsets), lengths),
         labels=np.concatenate(labels).astype(np.int32),
+        class_names=_class_names(files[0].parent, int(max(found.max() for found in labels)) + 1),
         raw=RawLayout(_SHAPE),
     )
+
+
+def _class_names(folder: Path, num_classes: int) -> tuple[str, ...]:
+    """The names beside the batches, in a text or in a pickle; none if they are missing or damaged.
+
+    Nothing depends on them but what people read.
+    """
+    for name in ("batches.meta.txt", "fine_label_names.txt"):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
+            text = (folder / name).read_bytes()[:_META_BYTES].decode()
+            return checked_names(filter(None, map(str.strip, text.splitlines())), num_classes)
+    for name in ("batches.meta", "meta"):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, *_PICKLE_ERRORS):
+            content = (folder / name).read_bytes()[:_META_BYTES]
+            _check_opcodes(content)
+            meta = _InertUnpickler(io.BytesIO(content), encoding="bytes").load()
+            names = meta.get(b"label_names") or meta[b"fine_label_names"]
+            return checked_names([name.decode() for name in names], num_classes)
+    return ()
 
 
 def _locate(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -134,8 +161,7 @@ def _locate_pickled(path: Path) -> tuple[np.ndarray, np.ndarray]:
         start = content.find(pixels)
         valid = isinstance(pixels, bytes) and len(pixels) == len(classes) * _PIXELS and start >= 0
         labels = np.array(classes, np.int64)
-    except (pickle.UnpicklingError, KeyError, ValueError, TypeError, AttributeError, EOFError,
-            IndexError, OverflowError, RecursionError) as error:  # fmt: skip
+    except _PICKLE_ERRORS as error:
         raise DataError(f"{path} is not a CIFAR pickle, or is damaged ({error})") from error
     if not valid:
         raise DataError(

@@ -1,7 +1,7 @@
 """Class numbers of images, from StyleGAN's dataset.json.
 
-Training does not use labels yet, so labels that cannot be read end no run: the catalog then has no
-labels, and a note says why.
+Most runs need no labels, so labels that cannot be read end none of them: the catalog then has no
+labels, and a note says why. Training with `--conditional` then ends with that note.
 """
 
 from __future__ import annotations

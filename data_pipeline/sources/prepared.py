@@ -21,6 +21,7 @@ import numpy as np
 from realness.data_pipeline.catalog import Catalog, NameTable, RawLayout, RawOrder, Shard
 from realness.data_pipeline.errors import DataError
 from realness.data_pipeline.machine import is_of_machine
+from realness.data_pipeline.sources.class_labels import checked_names
 from realness.data_pipeline.sources.common import SpanReader
 
 MANIFEST = "manifest.json"
@@ -75,8 +76,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{folder} was prepared in format version {version}, this is version {VERSION}; "
             "prepare it again"
         )
-    # Sets made before parts were introduced lack this key.
-    return {"num_parts": 1, **manifest}
+    # Sets made before parts or names of classes were introduced lack these keys.
+    return {"num_parts": 1, "class_names": [], **manifest}
 
 
 def open_prepared(folder: Path) -> Catalog:
@@ -118,6 +119,7 @@ def open_prepared(folder: Path) -> Catalog:
         ),
         crc32=np.ascontiguousarray(index["crc32"]),
         labels=np.ascontiguousarray(index["label"]) if manifest["num_classes"] else None,
+        class_names=_class_names(manifest),
         raw=_raw_layout(folder, manifest) if manifest["format"] == "raw" else None,
         resolution=size,
         num_parts=manifest["num_parts"],
@@ -156,3 +158,8 @@ def _raw_layout(folder: Path, manifest: dict[str, Any]) -> RawLayout:
         f"{folder} holds raw images of the unknown layout {manifest['layout']!r} (known: {known}); "
         "prepare it again"
     )
+
+
+def _class_names(manifest: dict[str, Any]) -> tuple[str, ...]:
+    names = manifest["class_names"]
+    return checked_names(names if isinstance(names, list) else (), manifest["num_classes"])

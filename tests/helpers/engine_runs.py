@@ -26,6 +26,7 @@ def play(gan: ShardedGan, steps: range) -> list[tuple[float, float]]:
         return gan.as_grown(real, step * batch)
 
     for step in steps:
+        gan.follow_schedules(step * batch)
         gan.grow(step * batch)
         stats = update_d(gan, share(Stream.D_REAL, step, gan.config.num_real), step * batch)
         needed = gan.objective.needs_real_in_g_step

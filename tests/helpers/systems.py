@@ -20,6 +20,8 @@ from realness.trainer.objectives.configs import StandardConfig
 BATCH = 8
 GROW_KIMG = 0.06
 """A test of 50 iterations, stopped after 25, stops in the second of two transitions."""
+SCHEDULE_KIMG = 0.3
+"""The same test stops in the middle of the schedules, and ends after them."""
 FAR = FakeAsRealConfig(far_fakes=4, far_candidates=16)
 
 
@@ -62,6 +64,7 @@ def systems() -> dict[str, TrainConfig]:
         "p2gan": small("cifar10-p2gan-dcgan"),
         "p2gan-resnet": small("cifar10-p2gan-resnet"),
         "relativistic-r1-r2": small("cifar10-relativistic-resnet"),
+        "r3gan": with_fields(small("cifar10-r3gan"), augment="none"),
         "lecture": small("fashion32-standard-dcgan"),
         "stylegan2": stylegan2("ffhq256-stylegan2"),
     }
@@ -96,6 +99,22 @@ def systems() -> dict[str, TrainConfig]:
         ),
         "realness-growing": with_fields(realness, grow_kimg=GROW_KIMG),
         "stylegan2-growing": with_fields(presets["stylegan2"], grow_kimg=GROW_KIMG),
+        "realness-scheduled": with_fields(
+            realness,
+            schedule_kimg=SCHEDULE_KIMG,
+            beta2_final=0.9,
+            lr_decay="cosine",
+            lr_final=0.2,
+            r1_gamma=1.0,
+            r1_gamma_final=0.1,
+            r2_gamma_final=0.5,
+            penalty_images=2 * BATCH,
+            ema_halflife_kimg=0.0,
+            ema_halflife_final_kimg=0.1,
+            ema_rampup=0.0,
+            augment="scheduled",
+            augment_p=0.5,
+        ),
         "saturating": replace(presets["standard"], objective=StandardConfig(saturating=True)),
     }
     return {**presets, **combinations}

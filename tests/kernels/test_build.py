@@ -51,7 +51,8 @@ def test_a_library_is_built_once_and_published_whole(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["with space", "$HOME", "a:b", "it's", 'say "x"', "#(1) & co;*", "100%", "é", "a\\c"]
+    "name",
+    ["with space", "$HOME", "a:b", "it's", 'say "x"', "#(1) & co;*", "100%", "é", "a\\c", "a|b"],
 )
 def test_any_path_of_checkout_compiler_and_cache_will_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

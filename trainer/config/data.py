@@ -24,6 +24,10 @@ class DataConfig:
     commas between them. all takes every picture. Needed if samples hold several, such as masks."""
     follow_links: bool = resumable(False)
     """Follow symbolic links that leave a folder of images."""
+    labels: str = resumable("auto")
+    """Where classes come from: auto takes what the images come with (dataset.json, .cls files,
+    CIFAR's batches, a prepared set), folders takes the folders as classes, none ignores them; or
+    the path of a CSV with the columns name and class."""
     resolution: int = 1024
     """Side length of the images in pixels; a power of two from 32 to 1024."""
     mirror: bool = True
@@ -39,7 +43,7 @@ class DataConfig:
     """Unreadable images to tolerate before the run stops; each is replaced and named once."""
 
     def __post_init__(self) -> None:
-        expand_paths(self, "data")
+        expand_paths(self, "data", "labels")
         size = self.resolution
         require(
             32 <= size <= 1024 and size & (size - 1) == 0,

@@ -42,6 +42,13 @@ class GeneratorConfig(Component):
     def __post_init__(self) -> None:
         positive(self, "z_dim")
 
+    def counterpart(self, name: str, doublings: int) -> str:
+        """What the tensor `name` is called in a network of 2^doublings times the resolution.
+
+        Empty if such a network has none that does the same.
+        """
+        return "" if doublings else name
+
     def build(self, resolution: int, code_dim: int) -> Any:
         """The network (`nn.Module`) for images of `resolution` pixels a side.
 
@@ -84,6 +91,10 @@ class DiscriminatorConfig(Component):
             f"--discriminator={self.name} does not support --d-norm={self.d_norm}; use --d-norm "
             f"{' or '.join(self.norms)}, or --discriminator sn-resnet",
         )
+
+    def counterpart(self, name: str, doublings: int) -> str:
+        """As of `GeneratorConfig`."""
+        return "" if doublings else name
 
     def build(self, resolution: int, num_outputs: int) -> Any:
         """The network (`nn.Module`) for images of `resolution` pixels a side.

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from realness.trainer.config.augment import AugmentationConfig
+from realness.trainer.config.average import AverageConfig
 from realness.trainer.config.base import (
     derived,
     expand_paths,
@@ -23,6 +24,8 @@ from realness.trainer.config.metrics import MetricsConfig
 from realness.trainer.config.networks import DiscriminatorConfig, GeneratorConfig
 from realness.trainer.config.objective import FakeAsRealConfig, ObjectiveConfig, PenaltyConfig
 from realness.trainer.config.optimizer import OptimizerConfig
+from realness.trainer.config.schedule import Schedule, ScheduleConfig
+from realness.trainer.config.transfer import TransferConfig
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,9 @@ class TrainConfig:
     """Length of the run in thousands of images."""
     ema_halflife_kimg: float = 10.0
     """Half-life of the moving average of G's weights, in thousands of images."""
+    ema_halflife_final_kimg: float | None = None
+    """Half-life at the end of --schedule-kimg; without it, the half-life is constant. The start may
+    then be 0: the average begins as G itself."""
     ema_rampup: float = 0.05
     """Limit the half-life to this fraction of the images seen, so that the average follows G early
     on; 0 for no limit."""
@@ -75,6 +81,9 @@ class TrainConfig:
     penalty: PenaltyConfig = field(default_factory=PenaltyConfig)
     far: FakeAsRealConfig = field(default_factory=FakeAsRealConfig)
     growth: GrowthConfig = field(default_factory=GrowthConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    average: AverageConfig = field(default_factory=AverageConfig)
+    transfer: TransferConfig = field(default_factory=TransferConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     augment: AugmentationConfig = field(
         default_factory=lambda: default_component(AugmentationConfig)
@@ -84,7 +93,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         expand_paths(self, "run_dir", "plugin")
-        positive(self, "batch_size", "total_kimg", "ema_halflife_kimg", "num_samples")
+        positive(self, "batch_size", "total_kimg", "num_samples")
         positive(self, "log_kimg", "sample_kimg", "checkpoint_kimg", "keep_checkpoints")
         positive(self, "max_skipped")
         not_negative(self, "ema_rampup", "keep_checkpoint_kimg")
@@ -93,9 +102,40 @@ class TrainConfig:
             self.far.far_fakes < self.batch_size,
             f"--far-fakes={self.far.far_fakes} must be less than --batch-size={self.batch_size}",
         )
+        self._check_schedules()
         self._check_finite_differences()
         self._check_components()
         self._check_growth()
+        require(
+            self.transfer.freeze_g == "none" or self.g.styles,
+            f"--freeze-g=mapping needs a generator with a mapping network, and --generator="
+            f"{self.g.name} has none; use --generator {_able(self.g, 'styles')}, or --freeze-g "
+            "none",
+        )
+
+    def _check_schedules(self) -> None:
+        if self.ema_halflife_final_kimg is None:
+            positive(self, "ema_halflife_kimg")
+        else:
+            not_negative(self, "ema_halflife_kimg")
+            positive(self, "ema_halflife_final_kimg")
+            require(
+                self.average.ema != "power",
+                "--ema-halflife-final-kimg has no effect with --ema power, whose averages have "
+                "widths; use --ema both",
+            )
+        optimizer, length = self.optimizer, self.schedule.schedule_kimg
+        require(
+            not length
+            or optimizer.lr_decay not in ("linear", "cosine")
+            or optimizer.lr_decay_start_kimg < length,
+            f"--lr-decay-start-kimg={optimizer.lr_decay_start_kimg:g} is not before "
+            f"--schedule-kimg={length:g}, where the decay ends; use a smaller number",
+        )
+        require(
+            not (self.engine.cuda_graphs and optimizer.algorithm.not_capturable),
+            f"--cuda-graphs does not combine with {optimizer.algorithm.not_capturable}",
+        )
 
     def _check_components(self) -> None:
         """Check that the chosen components can do what the other settings ask of them."""
@@ -143,6 +183,11 @@ class TrainConfig:
         if not self.growth.grow_kimg:
             return
         g, d, engine, asked = self.g, self.d, self.engine, f"--grow-kimg={self.growth.grow_kimg:g}"
+        require(
+            not self.transfer.freeze_d,
+            f"{asked} does not combine with --freeze-d={self.transfer.freeze_d}: the layer from "
+            "the image is another one at every side; use --freeze-d 0",
+        )
         require(
             g.grows and d.grows,
             f"{asked} needs networks that can grow, not --generator={g.name} --discriminator="
@@ -195,6 +240,15 @@ class TrainConfig:
     def num_images(self) -> int:
         """Images after the last iteration (`total_kimg` rounded up to whole iterations)."""
         return self.num_iterations * self.batch_size
+
+    @property
+    def schedule_images(self) -> float:
+        """Images in which scheduled values move to their end values."""
+        return self.schedule.schedule_kimg * 1000 or self.num_images
+
+    def scheduled(self, start: float, end: float) -> Schedule:
+        """The schedule of a value of this run from `start` to `end`."""
+        return Schedule(start, end, self.schedule_images, self.schedule.schedule_shape)
 
     def check_ranks(self, world_size: int) -> None:
         """Raise ConfigError unless every rank gets the same number of images."""

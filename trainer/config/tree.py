@@ -85,11 +85,14 @@ def _shown(flat: Mapping[str, Any], name: str) -> str:
 
 def portable_config(config: TrainConfig) -> TrainConfig:
     """The configuration without the fields that are specific to the training machine."""
+    own = config.data.labels in ("auto", "folders", "none")
+    data = replace(config.data, data="", labels=config.data.labels if own else "auto")
     engine = replace(config.engine, device="auto", impl="auto", deepspeed_config="")
     return replace(
         config,
         run_dir="",
         plugin=tuple(Path(path).name for path in config.plugin),
-        data=replace(config.data, data=""),
+        data=data,
+        transfer=replace(config.transfer, init_from=""),
         engine=engine,
     )

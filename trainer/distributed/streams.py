@@ -27,7 +27,9 @@ def rank_share(global_batch: int) -> BatchShare:
 
 def open_images(config: DataConfig) -> Catalog:
     """Open the configured images; see open_catalog for the errors."""
-    options = SourceOptions(config.source_kind, config.wds_image, config.follow_links)
+    options = SourceOptions(
+        config.source_kind, config.wds_image, config.follow_links, config.labels
+    )
     return open_catalog(config.data, options)
 
 

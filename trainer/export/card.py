@@ -11,10 +11,10 @@ from torch import nn
 from realness.trainer.export.folder import Exported
 from realness.trainer.objectives.configs import P2GANConfig, RealnessConfig
 from realness.trainer.storage.files import write_text
+from realness.trainer.storage.origin import NO_LICENCE
 from realness.trainer.storage.scores import Record
 
 CARD_FILE = "README.md"
-NO_LICENCE = "not stated"
 
 
 def write_card(
@@ -45,6 +45,7 @@ def write_card(
         ),
         _files(differences),
         _limits(),
+        _origin(exported),
         _licence(licence),
     ]
     write_text(out / CARD_FILE, "\n".join(part for part in parts if part))
@@ -54,8 +55,11 @@ def write_card(
 def _head(exported: Exported, licence: str) -> str:
     config = exported.generator.config
     size = config.data.resolution
-    raw = exported.generator.weights == "raw"
-    generator = "the generator (raw weights)" if raw else "the moving average of the generator"
+    weights = exported.generator.weights
+    generator = {
+        "ema": "the moving average of the generator",
+        "raw": "the generator (raw weights)",
+    }.get(weights, f"a power-function average of the generator, computed after training: {weights}")
     front = "" if licence == NO_LICENCE else f"---\nlicense: {_quoted(licence)}\n---\n"
     return (
         f"{front}# Generator and discriminator, {size}x{size}\n\n"
@@ -198,6 +202,24 @@ def _limits() -> str:
         "- Safetensors and JSON contain no code. ONNX and `.pt2` files are programs: run only "
         "those from people you trust.\n"
     )
+
+
+def _origin(exported: Exported) -> str:
+    kept = exported.generator.kept
+    if kept is None:
+        return ""
+    origin = kept.origin
+    text = "## Origin of the weights\n\n" + _table(
+        ("", ""),
+        [
+            ("source", origin.source),
+            ("kind", origin.kind),
+            ("sha256 of the file", f"`{origin.sha256}`"),
+            ("licence of the source", origin.licence),
+            ("random at the start, because the source lacks them", origin.missing or "nothing"),
+        ],
+    )
+    return text + (f"\n**{origin.notice}.**\n" if origin.notice else "")
 
 
 def _licence(licence: str) -> str:

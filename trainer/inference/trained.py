@@ -13,7 +13,9 @@ from realness import kernels
 from realness.trainer import checkpoint
 from realness.trainer.checkpoint.fragments import replicated
 from realness.trainer.config import ConfigError, TrainConfig
+from realness.trainer.inference.kept import Kept, read_kept
 from realness.trainer.inference.pixels import to_uint8
+from realness.trainer.inference.widths import EMA, load_width
 from realness.trainer.networks.build import build_discriminator, build_generator
 from realness.trainer.networks.growing import set_stage
 from realness.trainer.networks.inputs import sampling_inputs
@@ -22,9 +24,6 @@ from realness.trainer.objectives.base import CodeObjective, Objective, build_obj
 from realness.trainer.randomness import Draws, Purpose, Stream
 from realness.trainer.storage.run_folder import read_config
 
-Weights = Literal["ema", "raw"]
-"""The weights of a generator: the moving average over training, or those that training updates."""
-
 
 @dataclass(frozen=True)
 class TrainedGenerator:
@@ -32,8 +31,11 @@ class TrainedGenerator:
 
     It renders with the implementation of the fused operations set in `config`.
     `code_factors` are mean and deviation [code_dim] of the codes to sample with (P2GAN only).
-    `weights` says which ones `module` has: the moving average, or those that training updates.
+    `weights` says which ones `module` has: "ema", the moving average of training; "ema-0.12", one
+    of that width, computed after training; or "raw", those that training updates.
     If `truncation` is below 1, styles are moved towards `centre` [w_dim], the centre of W.
+    `kept` is what weights of another program came with. With `noise` [noise_dim], all images have
+    this noise instead of their own.
     """
 
     config: TrainConfig
@@ -44,7 +46,9 @@ class TrainedGenerator:
     code_factors: tuple[Tensor, Tensor] | None = None
     centre: Tensor | None = None
     truncation: float = 1.0
-    weights: Weights = "ema"
+    weights: str = EMA
+    kept: Kept | None = None
+    noise: Tensor | None = None
 
     @property
     def iteration(self) -> int:
@@ -62,6 +66,8 @@ class TrainedGenerator:
         """The generator's inputs besides latents, by name: noise and a posterior code, if any."""
         draws = Draws(seed, stream, index.to(self.device))
         inputs = sampling_inputs(self.module, draws)
+        if self.noise is not None:
+            inputs["noise"] = self.noise.expand(len(index), -1)
         if self.code_factors is not None:
             mean, std = self.code_factors
             inputs["code"] = mean + std * draws.normal(Purpose.CODE, len(mean))
@@ -96,19 +102,28 @@ class TrainedGenerator:
 
 
 def load_generator(
-    run: Path, folder: Path, device: torch.device, weights: Weights = "ema"
+    run: Path, folder: Path, device: torch.device, weights: str = EMA
 ) -> TrainedGenerator:
-    """Load the moving average of G from a checkpoint of a run, or G itself.
+    """Load the moving average of G from a checkpoint of a run, or other `weights` of G; collective.
+
+    Says, once per process, if the weights are not for commercial use.
 
     Raises:
-        ConfigError: for a run without a valid config.json.
+        ConfigError: for a run without a valid config.json, or for a width that cannot be computed.
         CheckpointError: for a damaged checkpoint, or one of a different architecture.
+        WeightsError: for a damaged file of what a converted model keeps.
     """
     config = read_config(run)
     module = build_empty_generator(config, device)
-    name = "EMA.model" if weights == "ema" else "G.model"
-    position = checkpoint.load(folder, replicated(name, module.state_dict()))
-    return trained_generator(config, module, position.images, position.data_digest, weights)
+    names = {EMA: "EMA.model", "raw": "G.model"}
+    if weights in names:
+        position = checkpoint.load(folder, replicated(names[weights], module.state_dict()))
+    else:
+        position = load_width(run, folder, config, module, weights)
+    images, digest = position.images, position.data_digest
+    kept = read_kept(run, device, trained_further=images > 0 or weights == "raw")
+    generator = trained_generator(config, module, images, digest, weights)
+    return replace(generator, kept=kept)
 
 
 def build_empty_generator(config: TrainConfig, device: torch.device | str) -> nn.Module:
@@ -124,7 +139,7 @@ def trained_generator(
     module: nn.Module,
     images_seen: int,
     data_digest: str,
-    weights: Weights = "ema",
+    weights: str = EMA,
 ) -> TrainedGenerator:
     """Wrap a generator with its weights, and with the distribution of codes if it takes any."""
     set_stage(module, config.growth.at(images_seen, config.data.resolution))
@@ -141,10 +156,23 @@ def trained_generator(
     )
 
 
+def adjusted(
+    generator: TrainedGenerator, psi: float, noise: Literal["random", "fixed"]
+) -> TrainedGenerator:
+    """The generator with truncated styles, unless psi is 1, and with random or fixed noise.
+
+    Raises ConfigError as `truncated` and `with_fixed_noise` do.
+    """
+    if psi != 1:
+        generator = truncated(generator, psi)
+    return with_fixed_noise(generator) if noise == "fixed" else generator
+
+
 def truncated(generator: TrainedGenerator, psi: float) -> TrainedGenerator:
     """The generator with truncated styles, centre + psi (w - centre).
 
-    Karras et al., CVPR 2019, section 2.1.
+    Karras et al., CVPR 2019, section 2.1. The centre is the one that a converted model keeps;
+    otherwise it is computed.
 
     Raises:
         ConfigError: for a generator without styles.
@@ -155,10 +183,26 @@ def truncated(generator: TrainedGenerator, psi: float) -> TrainedGenerator:
             f"--truncation={psi} needs a generator with styles w, but this run's generator is "
             f"{generator.config.g.name}; leave it at 1"
         )
+    if generator.kept is not None and generator.kept.centre is not None:
+        return replace(generator, centre=generator.kept.centre, truncation=psi)
     index = torch.arange(CENTRE_SAMPLES, device=generator.device)
     with kernels.implementation(generator.config.engine.impl):
         centre = module.centre(Draws(generator.config.seed, Stream.CENTRE, index))
     return replace(generator, centre=centre, truncation=psi)
+
+
+def with_fixed_noise(generator: TrainedGenerator) -> TrainedGenerator:
+    """The generator with the fixed noise that came with its weights, for all images.
+
+    Raises:
+        ConfigError: if no noise came with them.
+    """
+    if generator.kept is None or generator.kept.noise is None:
+        raise ConfigError(
+            "--noise=fixed needs a run that was converted from a model with fixed noise; use "
+            "--noise random"
+        )
+    return replace(generator, noise=generator.kept.noise)
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from realness.data_pipeline import BatchShare, parts_of_rank
 from realness.trainer.augment.strength import leak_warning
-from realness.trainer.distributed.collectives import on_all_ranks
+from realness.trainer.checkpoint.retention import point_to_best
+from realness.trainer.distributed.collectives import gather, on_all_ranks
 from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.distributed.streams import open_stream
 from realness.trainer.inference.pixels import to_unit
@@ -24,7 +26,9 @@ from realness.trainer.reporting.realness import Realness
 from realness.trainer.run.recovery import skip_counts
 from realness.trainer.run.state import Run
 from realness.trainer.run.throughput import Pace
-from realness.trainer.updates.schedule import is_due
+from realness.trainer.storage.checkpoint_folder import checkpoint_root
+from realness.trainer.updates.ema import Ema
+from realness.trainer.updates.schedule import is_due, schedules
 
 
 def write_record(run: Run, means: dict[str, float], pace: Pace) -> None:
@@ -41,10 +45,20 @@ def write_record(run: Run, means: dict[str, float], pace: Pace) -> None:
     if run.config.growth.grow_kimg:
         stage = run.config.growth.at(run.images, run.config.data.resolution)
         record |= {"side": stage.side, "side_share": stage.alpha}
+    record |= _scheduled_values(run)
     run.reporter.log(record)
     if busy := run.busy.advise(record["core_wait_percent"] / 100, record["elapsed_s"]):
         run.reporter.message(busy)
     _warn_of_leaks(run, record.get("augment_p", 0.0))
+
+
+def _scheduled_values(run: Run) -> dict[str, float]:
+    """What the scheduled values are after the images seen; the half-life is that after ramp-up."""
+    found = schedules(run.config)
+    values = {name: schedule.at(run.images) for name, schedule in found.items()}
+    if isinstance(run.gan.ema, Ema) and "ema_halflife_kimg" in values:
+        values["ema_halflife_kimg"] = run.gan.ema.halflife(run.images) / 1000
+    return values
 
 
 def _warn_of_leaks(run: Run, p: float) -> None:
@@ -130,16 +144,33 @@ def _mean_distribution(run: Run, objective: RealnessObjective, images: Tensor) -
     return torch.cat(found).double().mean(0).tolist()
 
 
-def measure_if_due(run: Run, pace: Pace, *, stopping: bool, complete: bool) -> None:
+class Verdict(NamedTuple):
+    """What a measurement says of the run, the same on all ranks.
+
+    improved: it is the best one. is_over: the run is to end (`--stop-after`).
+    """
+
+    improved: bool = False
+    is_over: bool = False
+
+
+def measure_if_due(run: Run, pace: Pace, *, stopping: bool, complete: bool) -> Verdict:
     """Measure every `metrics_kimg` and at the end, excluded from the throughput; collective.
 
     A run that was asked to stop does not start a measurement.
     """
     if run.monitor is None or stopping:
-        return
-    if complete or is_due(run.config.metrics.metrics_kimg, run.images, run.config.batch_size):
-        make = _copy_of_g if run.config.metrics.metrics_weights == "raw" else _moving_average
-        pace.exclude(run.monitor.measure(lambda: make(run), run.reporter, run.folder, run.images))
+        return Verdict()
+    if not complete and not is_due(
+        run.config.metrics.metrics_kimg, run.images, run.config.batch_size
+    ):
+        return Verdict()
+    make = _copy_of_g if run.config.metrics.metrics_weights == "raw" else _moving_average
+    pace.exclude(run.monitor.measure(lambda: make(run), run.reporter, run.folder, run.images))
+    if rank() == 0:
+        point_to_best(checkpoint_root(run.folder), run.saver.retention)
+    improvement = run.monitor.improvement
+    return gather(Verdict(improvement.best == run.images, improvement.is_over and not complete))[0]
 
 
 def _copy_of_g(run: Run) -> TrainedGenerator:
