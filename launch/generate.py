@@ -50,8 +50,9 @@ class Command:
     that training kept as the best by the first of its --metrics; without metrics during training,
     the best in metrics.csv: by FID if present, else KID, else SWD."""
     weights: Literal["ema", "raw"] = "ema"
-    """Weights of G: ema, their moving average over training, or raw, as the last update left
-    them."""
+    """Weights of G: ema, their moving average, or raw, as the last update left them."""
+    ema_width: str = ""
+    """A moving average of another width, such as 0.12, of a run with --ema power or both."""
     plugin: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Plugin that the run was trained with; may be given several times. THE FILE IS EXECUTED."""
     top: float = 1.0
@@ -61,8 +62,7 @@ class Command:
     truncation: float = 1.0
     """StyleGAN's psi: pulls styles towards their mean, for more typical but less diverse images."""
     noise: Literal["random", "fixed"] = "random"
-    """Noise of StyleGAN2's convolutions: drawn for each image, or the fixed noise that a converted
-    model came with, the same for all images."""
+    """Noise of StyleGAN2's convolutions: drawn per image, or the fixed one of a converted model."""
     interpolate: int = 0
     """Interpolation steps from each image to the next, on the sphere between their latents:
     interpolation.png has one row per pair, interpolation.gif or .mp4 shows them all. 0 for none."""
@@ -86,6 +86,7 @@ def _generate(command: Command) -> str:
     from realness.trainer.config.plugins import load_plugins
     from realness.trainer.distributed.device import pick_device
     from realness.trainer.inference.trained import adjusted, load_discriminator, load_generator
+    from realness.trainer.inference.widths import chosen_weights
     from realness.trainer.metrics import choose
     from realness.trainer.reporting.grid import MAX_PIXELS
     from realness.trainer.storage.run_folder import claim_empty_folder
@@ -93,10 +94,11 @@ def _generate(command: Command) -> str:
     _check(command)
     load_plugins(command.plugin)
     device = pick_device(command.device)
+    (weights,) = chosen_weights(command.weights, command.ema_width, single=True)
     generator, discriminator = load_chosen(
         lambda: choose(command.run, command.checkpoint)[-1],
         lambda folder: (
-            load_generator(command.run, folder, device, command.weights),
+            load_generator(command.run, folder, device, weights),
             load_discriminator(command.run, folder, device),
         ),
     )
@@ -268,8 +270,7 @@ def _write_interpolation(command: Command, generator: TrainedGenerator, kept: Te
         for row in range(pairs)
         for column in range(command.interpolate)
     )
-    path = command.out / f"interpolation.{command.animation}"
-    write_animation(frames, path, frame_ms=FRAME_MS)
+    write_animation(frames, command.out / f"interpolation.{command.animation}", frame_ms=FRAME_MS)
 
 
 def _between(generator: TrainedGenerator, ends: Tensor, command: Command) -> NDArray[np.uint8]:

@@ -55,8 +55,11 @@ def write_card(
 def _head(exported: Exported, licence: str) -> str:
     config = exported.generator.config
     size = config.data.resolution
-    raw = exported.generator.weights == "raw"
-    generator = "the generator (raw weights)" if raw else "the moving average of the generator"
+    weights = exported.generator.weights
+    generator = {
+        "ema": "the moving average of the generator",
+        "raw": "the generator (raw weights)",
+    }.get(weights, f"a power-function average of the generator, computed after training: {weights}")
     front = "" if licence == NO_LICENCE else f"---\nlicense: {_quoted(licence)}\n---\n"
     return (
         f"{front}# Generator and discriminator, {size}x{size}\n\n"

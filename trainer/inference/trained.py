@@ -15,6 +15,7 @@ from realness.trainer.checkpoint.fragments import replicated
 from realness.trainer.config import ConfigError, TrainConfig
 from realness.trainer.inference.kept import Kept, read_kept
 from realness.trainer.inference.pixels import to_uint8
+from realness.trainer.inference.widths import EMA, load_width
 from realness.trainer.networks.build import build_discriminator, build_generator
 from realness.trainer.networks.growing import set_stage
 from realness.trainer.networks.inputs import sampling_inputs
@@ -23,9 +24,6 @@ from realness.trainer.objectives.base import CodeObjective, Objective, build_obj
 from realness.trainer.randomness import Draws, Purpose, Stream
 from realness.trainer.storage.run_folder import read_config
 
-Weights = Literal["ema", "raw"]
-"""The weights of a generator: the moving average over training, or those that training updates."""
-
 
 @dataclass(frozen=True)
 class TrainedGenerator:
@@ -33,7 +31,8 @@ class TrainedGenerator:
 
     It renders with the implementation of the fused operations set in `config`.
     `code_factors` are mean and deviation [code_dim] of the codes to sample with (P2GAN only).
-    `weights` says which ones `module` has: the moving average, or those that training updates.
+    `weights` says which ones `module` has: "ema", the moving average of training; "ema-0.12", one
+    of that width, computed after training; or "raw", those that training updates.
     If `truncation` is below 1, styles are moved towards `centre` [w_dim], the centre of W.
     `kept` is what weights of another program came with. With `noise` [noise_dim], all images have
     this noise instead of their own.
@@ -47,7 +46,7 @@ class TrainedGenerator:
     code_factors: tuple[Tensor, Tensor] | None = None
     centre: Tensor | None = None
     truncation: float = 1.0
-    weights: Weights = "ema"
+    weights: str = EMA
     kept: Kept | None = None
     noise: Tensor | None = None
 
@@ -103,21 +102,24 @@ class TrainedGenerator:
 
 
 def load_generator(
-    run: Path, folder: Path, device: torch.device, weights: Weights = "ema"
+    run: Path, folder: Path, device: torch.device, weights: str = EMA
 ) -> TrainedGenerator:
-    """Load the moving average of G from a checkpoint of a run, or G itself.
+    """Load the moving average of G from a checkpoint of a run, or other `weights` of G; collective.
 
     Says, once per process, if the weights are not for commercial use.
 
     Raises:
-        ConfigError: for a run without a valid config.json.
+        ConfigError: for a run without a valid config.json, or for a width that cannot be computed.
         CheckpointError: for a damaged checkpoint, or one of a different architecture.
         WeightsError: for a damaged file of what a converted model keeps.
     """
     config = read_config(run)
     module = build_empty_generator(config, device)
-    name = "EMA.model" if weights == "ema" else "G.model"
-    position = checkpoint.load(folder, replicated(name, module.state_dict()))
+    names = {EMA: "EMA.model", "raw": "G.model"}
+    if weights in names:
+        position = checkpoint.load(folder, replicated(names[weights], module.state_dict()))
+    else:
+        position = load_width(run, folder, config, module, weights)
     images, digest = position.images, position.data_digest
     kept = read_kept(run, device, trained_further=images > 0 or weights == "raw")
     generator = trained_generator(config, module, images, digest, weights)
@@ -137,7 +139,7 @@ def trained_generator(
     module: nn.Module,
     images_seen: int,
     data_digest: str,
-    weights: Weights = "ema",
+    weights: str = EMA,
 ) -> TrainedGenerator:
     """Wrap a generator with its weights, and with the distribution of codes if it takes any."""
     set_stage(module, config.growth.at(images_seen, config.data.resolution))

@@ -29,25 +29,15 @@ STAGES = (
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution whose output has side ceil(size / stride), padded more at the end.
+    """A convolution of an image turned by 180 degrees whose output has side ceil(size / stride).
 
-    Its bias, and the scale in its weights, are those of the batch normalisation that follows it.
+    TensorFlow pads the end of an upright image more than its start; turned, it is the start, which
+    is what a convolution with stride 2 does by itself. The bias, and the scale in the weights, are
+    those of the batch normalisation that follows.
     """
 
     def __init__(self, c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1):
-        super().__init__(c_in, c_out, kernel, stride=stride, groups=groups)
-
-    def forward(self, x: Tensor) -> Tensor:
-        kernel, stride = self.kernel_size[0], self.stride[0]
-        starts: list[int] = []
-        sides: list[int] = []
-        for size in (x.shape[-1], x.shape[-2]):
-            total = max(0, (-(-size // stride) - 1) * stride + kernel - size)
-            starts.append(total // 2)
-            sides += [total // 2, total - total // 2]
-        if sides[::2] != sides[1::2]:
-            x, starts = F.pad(x, sides), [0, 0]
-        return F.conv2d(x, self.weight, self.bias, stride, starts[::-1], groups=self.groups)
+        super().__init__(c_in, c_out, kernel, stride, padding=kernel // 2, groups=groups)
 
 
 def relu6_(x: Tensor) -> Tensor:
@@ -81,7 +71,8 @@ class InvertedBottleneck(nn.Module):
 class EfficientNetLite0(nn.Module):
     """Images [B, 3, H, W], normalised as (value - 127) / 128, to features or logits.
 
-    Only for inference: there is no batch normalisation, and activations are overwritten.
+    Only for inference: there is no batch normalisation, and activations are overwritten. Inside,
+    images and kernels are turned by 180 degrees, which the mean over positions undoes.
     """
 
     def __init__(self) -> None:
@@ -101,7 +92,7 @@ class EfficientNetLite0(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """The input of the classifier, [B, 1280]: means over positions of the last activations."""
-        x = images.contiguous(memory_format=torch.channels_last)
+        x = images.flip(2, 3).contiguous(memory_format=torch.channels_last)
         x = self._blocks(relu6_(self._conv_stem(x)))
         return relu6_(self._conv_head(x)).mean((2, 3))
 
@@ -121,7 +112,7 @@ NORMS = {
 
 
 def without_norms(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of the same network without batch normalisation, computed in float64.
+    """The weights of the network without batch normalisation, computed in float64, and turned.
 
     With gamma, beta, mean mu and variance v, gamma (W x - mu) / sqrt(v + eps) + beta is a
     convolution with W gamma / sqrt(v + eps) and the bias beta - mu gamma / sqrt(v + eps).
@@ -137,7 +128,7 @@ def without_norms(weights: dict[str, Tensor]) -> dict[str, Tensor]:
                 for part in ("weight", "bias", "running_mean", "running_var")
             )
             scale = gamma / (variance + NORM_EPS).sqrt()
-            found[name] = (weight.double() * scale[:, None, None, None]).to(weight.dtype)
+            found[name] = (weight.double() * scale[:, None, None, None]).to(weight.dtype).flip(2, 3)
             found[f"{module}.bias"] = (beta - mean * scale).to(weight.dtype)
         elif own not in NORMS.values():
             found[f"{module}.{kind}"] = weight

@@ -22,6 +22,7 @@ from realness.trainer.planning.auto_batch import choose_micro_batch
 from realness.trainer.planning.flops import count_flops
 from realness.trainer.planning.memory import GIB, checkpoint_bytes, estimate_memory
 from realness.trainer.run.data import check_parts
+from realness.trainer.run.snapshots import snapshot_plan
 from realness.trainer.updates.sharded_gan import build_gan
 
 
@@ -91,6 +92,8 @@ def _plan(
             "they are written while training continues",
         ],
     }
+    if plan := snapshot_plan(config):
+        sections["Snapshots of averages"] = [plan]
     if num_parts > 1:
         sections["Parts of the images"] = [
             f"part {part} is read by {describe_readers(part, ranks, num_parts)}"

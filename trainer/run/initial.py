@@ -154,7 +154,8 @@ def _targets(gan: ShardedGan, fits: dict[str, _Fit]) -> list[Fragment]:
     for fragment in gan.target_state():
         group, _, key = fragment.name.partition("/")
         network, _, part = group.partition(".")
-        old = fits[network].taken.get(key) if part == "model" else None
+        # Power-function averages forget what they began with.
+        old = fits[network].taken.get(key) if part == "model" and network in fits else None
         if old is not None:
             targets.append(replace(fragment, name=f"{group}/{old}"))
     return targets

@@ -44,6 +44,13 @@ from realness.trainer.run.saving import (
     save_after_exception,
     save_checkpoint,
 )
+from realness.trainer.run.snapshots import (
+    await_snapshot,
+    check_averages,
+    open_snapshots,
+    remove_later_snapshots,
+    save_snapshot_if_due,
+)
 from realness.trainer.run.state import Run, open_reporter
 from realness.trainer.run.throughput import Pace
 from realness.trainer.storage.checkpoint_folder import checkpoint_root
@@ -98,8 +105,11 @@ def _train(config: TrainConfig, device: torch.device, stop: StopRequest, cleanup
     saver = Saver(checkpoint_root(folder), _retention(config, monitor))
     cleanup.callback(saver.close)
     is_over = _recall_scores(saver, folder, images, monitor)
+    snapshots = open_snapshots(config, folder)
+    if snapshots is not None:
+        cleanup.callback(snapshots.close)
     reporter = open_reporter(config, folder, images)
-    run = Run(config, folder, catalog, gan, saver, reporter, images, monitor)
+    run = Run(config, folder, catalog, gan, saver, reporter, images, monitor, snapshots)
     # A closure: going back replaces the reporter.
     cleanup.callback(lambda: run.reporter.close())
     if is_over and images < config.num_images:
@@ -125,6 +135,7 @@ def _check(config: TrainConfig) -> tuple[Path, Catalog]:
     folder = open_run_folder(config)
     plan = _retention(config)
     check_free_space(folder, checkpoint_bytes(config), plan, config.num_images)
+    check_averages(config, folder)
     return folder, catalog
 
 
@@ -174,6 +185,7 @@ def _restore(config: TrainConfig, folder: Path, catalog: Catalog, gan: ShardedGa
                 f"--data={config.data.data} is not the set of images that this run was trained on; "
                 "give that one, or --accept-config-change to continue with this one"
             )
+    remove_later_snapshots(folder, position.images if position else 0)
     if rank() == 0:
         if (origin := read_origin(folder)) and origin.notice:
             log.warning("%s", origin.notice)
@@ -215,6 +227,7 @@ def _iterate(run: Run, stop: StopRequest) -> int:
                 raise_if_diverged(run, means)
                 write_record(run, means, pace)
                 saving = stopping or complete or retry_is_due(run) or saving
+            save_snapshot_if_due(run)
             if saving:
                 save_checkpoint(run)
             improved, run.is_over = measure_if_due(run, pace, stopping=stopping, complete=complete)
@@ -227,6 +240,7 @@ def _iterate(run: Run, stop: StopRequest) -> int:
                 run.reporter.write_report()
         stop.settle()
     await_checkpoint(run)
+    await_snapshot(run)
     return _finish(run, stop.reason or "asked by another rank")
 
 

@@ -25,6 +25,7 @@ class Run:
     """The objects and counters of a run. `images` counts images seen by all ranks.
 
     monitor: measures the generator; None if metrics are disabled.
+    snapshots: writes the snapshots of the power-function averages; None if the run keeps none.
     went_back_to: images at the checkpoint that the run last went back to, if it ever did.
     warned_of_leaks: whether the probability of augmentation was too high in the last record.
     told_samples: whether the place of the sample grids was said.
@@ -41,6 +42,7 @@ class Run:
     reporter: Reporter
     images: int
     monitor: Monitor | None = None
+    snapshots: Saver | None = None
     went_back_to: int | None = None
     warned_of_leaks: bool = False
     told_samples: bool = False

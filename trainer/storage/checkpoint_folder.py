@@ -10,6 +10,7 @@
                                            first metric
       .staging-000000025600/               being written
       .staging-removed-000000006400/       being removed
+    RUN/ema/                               snapshots of power-function averages, in the same form
 
 This module does not import torch, so that a supervisor that only looks up the latest checkpoint
 starts fast.
@@ -31,6 +32,11 @@ STAGING = ".staging-"
 def checkpoint_root(run: Path) -> Path:
     """The folder that holds the checkpoints of a run."""
     return run / "checkpoints"
+
+
+def snapshot_root(run: Path) -> Path:
+    """The folder that holds the snapshots of a run's power-function averages."""
+    return run / "ema"
 
 
 def folder_name(images: int) -> str:

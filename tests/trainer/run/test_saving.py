@@ -197,7 +197,7 @@ def test_what_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reporter = Reporter(tmp_path, total_images=1000, console=console)
     saver = Saver(tmp_path / "checkpoints", Retention(9))
     gan = SimpleNamespace(owned_state=lambda: owned(torch.ones(3)), num_updates=dict)
-    run: Any = SimpleNamespace(saver=saver, reporter=reporter, gan=gan, images=0)
+    run: Any = SimpleNamespace(saver=saver, reporter=reporter, gan=gan, images=0, snapshots=None)
     run.config, run.catalog = SimpleNamespace(log_kimg=0.5), SimpleNamespace(digest="")
 
     def save_then_ask(images: int) -> tuple[bool, str]:
