@@ -7,7 +7,10 @@ from dataclasses import replace
 from realness.trainer.augment.configs import AdaptiveConfig
 from realness.trainer.config import DataConfig, OptimizerConfig, PenaltyConfig, TrainConfig
 from realness.trainer.engines.optimizer_configs import AdamConfig
-from realness.trainer.networks.configs import StyleGAN2DiscriminatorConfig, StyleGAN2GeneratorConfig
+from realness.trainer.networks.stylegan2_configs import (
+    StyleGAN2DiscriminatorConfig,
+    StyleGAN2GeneratorConfig,
+)
 from realness.trainer.objectives.configs import RealnessConfig, StandardConfig
 
 

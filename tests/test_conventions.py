@@ -204,7 +204,7 @@ def test_what_commands_import_first_loads_no_torch() -> None:
         if name.split(".")[0] in {"config", "storage"} and name != "storage.weights"
     ]
     light += ["reporting", "toy", "distributed.exit_codes", "distributed.launcher"]
-    light += ["networks.configs", "networks.light_configs"]
+    light += ["networks.configs", "networks.light_configs", "networks.stylegan2_configs"]
     light += ["objectives.configs", "engines.optimizer_configs"]
     assert len(light) > 15
     names = [f"realness.trainer.{name}" for name in light] + ["realness.launch.presets"]

@@ -20,6 +20,7 @@ from realness.trainer.config.base import ConfigError, flag
 
 BUILT_IN = (
     "realness.trainer.networks.configs",
+    "realness.trainer.networks.stylegan2_configs",
     "realness.trainer.networks.light_configs",
     "realness.trainer.objectives.configs",
     "realness.trainer.engines.optimizer_configs",

@@ -15,6 +15,7 @@ from realness.trainer.config.base import (
     require,
     resumable,
 )
+from realness.trainer.config.classes import ClassesConfig
 from realness.trainer.config.components import default_component, registered
 from realness.trainer.config.data import DataConfig
 from realness.trainer.config.engine import EngineConfig
@@ -69,6 +70,7 @@ class TrainConfig:
     given several times. THE FILE IS EXECUTED."""
     plugin_sha256: tuple[str, ...] = derived((), "contents of the --plugin files (sha256)")
     data: DataConfig = field(default_factory=DataConfig)
+    classes: ClassesConfig = field(default_factory=ClassesConfig)
     g: GeneratorConfig = field(default_factory=lambda: default_component(GeneratorConfig))
     d: DiscriminatorConfig = field(default_factory=lambda: default_component(DiscriminatorConfig))
     objective: ObjectiveConfig = field(default_factory=lambda: default_component(ObjectiveConfig))
@@ -96,6 +98,7 @@ class TrainConfig:
         self._check_finite_differences()
         self._check_components()
         self._check_growth()
+        self._check_classes()
 
     def _check_components(self) -> None:
         """Check that the chosen components can do what the other settings ask of them."""
@@ -165,6 +168,29 @@ class TrainConfig:
             "last gradient of layers that are no longer used; use stage 2",
         )
         self.growth.check(self.data.resolution)
+
+    def _check_classes(self) -> None:
+        if not self.classes.conditional:
+            return
+        g, d, objective = self.g, self.d, self.objective
+        require(
+            g.conditional and d.conditional,
+            f"--conditional needs networks that take classes, not --generator={g.name} "
+            f"--discriminator={d.name}; use --generator {_able(g, 'conditional')} and "
+            f"--discriminator {_able(d, 'conditional')}, or --no-conditional",
+        )
+        require(
+            not objective.codes,
+            f"--conditional does not combine with --objective={objective.name}: the code of a real "
+            "image takes the place of the class in its generator; use another objective, or "
+            "--no-conditional",
+        )
+        require(
+            not self.far.far_fakes,
+            f"--conditional does not combine with --far-fakes={self.far.far_fakes}: FAR-GAN takes "
+            "the generated images with the lowest scores of all classes, so the classes of D's "
+            "real images would not be those of the data; use --far-fakes 0, or --no-conditional",
+        )
 
     def _check_finite_differences(self) -> None:
         if self.penalty.r1 == "exact":

@@ -15,6 +15,7 @@ from realness.trainer.checkpoint.fragments import replicated
 from realness.trainer.config import ConfigError, TrainConfig
 from realness.trainer.inference.pixels import to_uint8
 from realness.trainer.networks.build import build_discriminator, build_generator
+from realness.trainer.networks.classes import ClassDistribution
 from realness.trainer.networks.growing import set_stage
 from realness.trainer.networks.inputs import sampling_inputs
 from realness.trainer.networks.stylegan2_generator import CENTRE_SAMPLES, StyleGAN2Generator
@@ -34,6 +35,7 @@ class TrainedGenerator:
     `code_factors` are mean and deviation [code_dim] of the codes to sample with (P2GAN only).
     `weights` says which ones `module` has: the moving average, or those that training updates.
     If `truncation` is below 1, styles are moved towards `centre` [w_dim], the centre of W.
+    `classes` are those of the data (conditional runs only): samples have them in its proportions.
     """
 
     config: TrainConfig
@@ -45,6 +47,7 @@ class TrainedGenerator:
     centre: Tensor | None = None
     truncation: float = 1.0
     weights: Weights = "ema"
+    classes: ClassDistribution | None = None
 
     @property
     def iteration(self) -> int:
@@ -59,12 +62,17 @@ class TrainedGenerator:
     def inputs(
         self, index: Tensor, seed: int, stream: Stream = Stream.EVALUATED
     ) -> dict[str, Tensor]:
-        """The generator's inputs besides latents, by name: noise and a posterior code, if any."""
+        """The generator's inputs besides latents, by name: noise and a code, if any.
+
+        The code is P2GAN's, or the condition of a conditional run.
+        """
         draws = Draws(seed, stream, index.to(self.device))
         inputs = sampling_inputs(self.module, draws)
         if self.code_factors is not None:
             mean, std = self.code_factors
             inputs["code"] = mean + std * draws.normal(Purpose.CODE, len(mean))
+        if self.classes is not None:
+            inputs["code"] = self.classes.condition(draws)
         return inputs
 
     @torch.no_grad()
@@ -94,6 +102,11 @@ class TrainedGenerator:
             images.append(self.render(self.latents(index, seed, Stream.SHOWN), inputs).cpu())
         return torch.cat(images)
 
+    def shown_condition(self, count: int) -> Tensor | None:
+        """The condition of the images of `shown`, [count, num_classes]; None if unconditional."""
+        index = torch.arange(count)
+        return self.inputs(index, self.config.seed, Stream.SHOWN)["code"] if self.classes else None
+
 
 def load_generator(
     run: Path, folder: Path, device: torch.device, weights: Weights = "ema"
@@ -114,9 +127,13 @@ def load_generator(
 def build_empty_generator(config: TrainConfig, device: torch.device | str) -> nn.Module:
     """A generator for inference, with weights still to be loaded."""
     code_dim = build_objective(config.objective).code_dim
-    growing = config.growth.grow_kimg > 0
-    module = build_generator(config.g, config.data.resolution, code_dim, growing=growing)
+    module = build_generator(config.g, config.data.resolution, code_dim, **_options(config))
     return module.float().to(device).eval().requires_grad_(False)
+
+
+def _options(config: TrainConfig) -> dict[str, Any]:
+    growing = config.growth.grow_kimg > 0
+    return {"growing": growing, "num_classes": config.classes.num_classes}
 
 
 def trained_generator(
@@ -136,8 +153,11 @@ def trained_generator(
         else:
             mean, std = cast(CodeObjective, objective).typical_factors()
             factors = mean.to(device), std.to(device)
+    classes = None
+    if config.classes.num_classes:
+        classes = ClassDistribution(config.classes.class_counts, device)
     return TrainedGenerator(
-        config, module, device, images_seen, data_digest, factors, weights=weights
+        config, module, device, images_seen, data_digest, factors, weights=weights, classes=classes
     )
 
 
@@ -173,10 +193,14 @@ class TrainedDiscriminator:
     impl: kernels.Impl
 
     @torch.no_grad()
-    def score(self, images: Tensor) -> Tensor:
-        """The realness score [B] of images float32 [B, 3, R, R] in [-1, 1]."""
+    def score(self, images: Tensor, condition: Tensor | None = None) -> Tensor:
+        """The realness score [B] of images float32 [B, 3, R, R] in [-1, 1].
+
+        A conditional D judges them as images of `condition` [B, num_classes].
+        """
+        inputs = (images,) if condition is None else (images, condition)
         with kernels.implementation(self.impl):
-            return self.objective.score(self.module(images).float())
+            return self.objective.score(self.module(*inputs).float())
 
 
 def load_discriminator(run: Path, folder: Path, device: torch.device) -> TrainedDiscriminator:
@@ -200,11 +224,7 @@ def build_empty_discriminator(
 ) -> TrainedDiscriminator:
     """D for inference, with weights still to be loaded."""
     objective = build_objective(config.objective)
-    module = build_discriminator(
-        config.d,
-        config.data.resolution,
-        objective.num_outputs,
-        growing=config.growth.grow_kimg > 0,
-    )
+    size = config.data.resolution
+    module = build_discriminator(config.d, size, objective.num_outputs, **_options(config))
     module = module.to(device).eval().requires_grad_(False)
     return TrainedDiscriminator(module, objective, config.engine.impl)

@@ -13,7 +13,6 @@ from realness.trainer.config import (
     GeneratorConfig,
     positive,
     register,
-    require,
 )
 from realness.trainer.config.base import automatic
 from realness.trainer.config.networks import GeneratorNormalisation, Normalisation
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 class DCGANGeneratorConfig(GeneratorConfig):
     """DCGAN. Settings of `DCGANGenerator`."""
 
+    conditional: ClassVar[bool] = True
     codes: ClassVar[bool] = True
     grows: ClassVar[bool] = True
 
@@ -47,7 +47,9 @@ class DCGANGeneratorConfig(GeneratorConfig):
         super().__post_init__()
         positive(self, "g_width")
 
-    def build(self, resolution: int, code_dim: int, growing: bool = False) -> nn.Module:
+    def build(
+        self, resolution: int, code_dim: int, growing: bool = False, num_classes: int = 0
+    ) -> nn.Module:
         from realness.trainer.networks.dcgan import DCGANGenerator
 
         return DCGANGenerator(
@@ -59,6 +61,7 @@ class DCGANGeneratorConfig(GeneratorConfig):
             activation=self.g_activation,
             batch_statistics=self.batch_statistics,
             norm=self.g_norm,
+            num_classes=num_classes,
         )
 
 
@@ -67,6 +70,7 @@ class DCGANGeneratorConfig(GeneratorConfig):
 class DCGANDiscriminatorConfig(DiscriminatorConfig):
     """DCGAN. Settings of `DCGANDiscriminator`."""
 
+    conditional: ClassVar[bool] = True
     grows: ClassVar[bool] = True
     norms: ClassVar[tuple[str, ...]] = ("spectral", "layer", "none")
 
@@ -85,7 +89,9 @@ class DCGANDiscriminatorConfig(DiscriminatorConfig):
         super().__post_init__()
         positive(self, "d_width")
 
-    def build(self, resolution: int, num_outputs: int, growing: bool = False) -> nn.Module:
+    def build(
+        self, resolution: int, num_outputs: int, growing: bool = False, num_classes: int = 0
+    ) -> nn.Module:
         from realness.trainer.networks.dcgan import DCGANDiscriminator
 
         return DCGANDiscriminator(
@@ -95,6 +101,7 @@ class DCGANDiscriminatorConfig(DiscriminatorConfig):
             growing=growing,
             norm=self.d_norm,
             activation=self.d_activation,
+            num_classes=num_classes,
         )
 
 
@@ -103,6 +110,7 @@ class DCGANDiscriminatorConfig(DiscriminatorConfig):
 class ResNetGeneratorConfig(GeneratorConfig):
     """FAR-GAN's ResNet without normalisation. Settings of `ResNetGenerator`."""
 
+    conditional: ClassVar[bool] = True
     recompute: ClassVar[bool] = True
 
     g_width: int = 32
@@ -116,7 +124,7 @@ class ResNetGeneratorConfig(GeneratorConfig):
         super().__post_init__()
         positive(self, "g_width", "g_max_channels")
 
-    def build(self, resolution: int, code_dim: int) -> nn.Module:
+    def build(self, resolution: int, code_dim: int, num_classes: int = 0) -> nn.Module:
         from realness.trainer.networks.resnet import ResNetGenerator
 
         if code_dim:
@@ -130,6 +138,7 @@ class ResNetGeneratorConfig(GeneratorConfig):
             max_channels=self.g_max_channels,
             blocks=self.g_blocks,
             resolution=resolution,
+            num_classes=num_classes,
         )
 
 
@@ -138,6 +147,7 @@ class ResNetGeneratorConfig(GeneratorConfig):
 class ResNetDiscriminatorConfig(DiscriminatorConfig):
     """FAR-GAN's ResNet. Settings of `ResNetDiscriminator`."""
 
+    conditional: ClassVar[bool] = True
     recompute: ClassVar[bool] = True
 
     d_width: int = 32
@@ -151,7 +161,7 @@ class ResNetDiscriminatorConfig(DiscriminatorConfig):
         super().__post_init__()
         positive(self, "d_width", "d_max_channels")
 
-    def build(self, resolution: int, num_outputs: int) -> nn.Module:
+    def build(self, resolution: int, num_outputs: int, num_classes: int = 0) -> nn.Module:
         from realness.trainer.networks.resnet import ResNetDiscriminator
 
         return ResNetDiscriminator(
@@ -160,6 +170,7 @@ class ResNetDiscriminatorConfig(DiscriminatorConfig):
             blocks=self.d_blocks,
             resolution=resolution,
             num_outputs=num_outputs,
+            num_classes=num_classes,
         )
 
 
@@ -168,6 +179,7 @@ class ResNetDiscriminatorConfig(DiscriminatorConfig):
 class SNResNetGeneratorConfig(GeneratorConfig):
     """The batch-normalised ResNet of SNGAN. Settings of `SNResNetGenerator`."""
 
+    conditional: ClassVar[bool] = True
     codes: ClassVar[bool] = True
 
     g_width: int = 32
@@ -187,7 +199,7 @@ class SNResNetGeneratorConfig(GeneratorConfig):
         super().__post_init__()
         positive(self, "g_width")
 
-    def build(self, resolution: int, code_dim: int) -> nn.Module:
+    def build(self, resolution: int, code_dim: int, num_classes: int = 0) -> nn.Module:
         from realness.trainer.networks.sn_resnet import SNResNetGenerator
 
         return SNResNetGenerator(
@@ -198,6 +210,7 @@ class SNResNetGeneratorConfig(GeneratorConfig):
             activation=self.g_activation,
             batch_statistics=self.batch_statistics,
             norm=self.g_norm,
+            num_classes=num_classes,
         )
 
 
@@ -206,6 +219,7 @@ class SNResNetGeneratorConfig(GeneratorConfig):
 class SNResNetDiscriminatorConfig(DiscriminatorConfig):
     """The ResNet of SNGAN. Settings of `SNResNetDiscriminator`."""
 
+    conditional: ClassVar[bool] = True
     norms: ClassVar[tuple[str, ...]] = ("spectral", "layer", "none")
     recompute: ClassVar[bool] = True
 
@@ -218,7 +232,7 @@ class SNResNetDiscriminatorConfig(DiscriminatorConfig):
         super().__post_init__()
         positive(self, "d_width")
 
-    def build(self, resolution: int, num_outputs: int) -> nn.Module:
+    def build(self, resolution: int, num_outputs: int, num_classes: int = 0) -> nn.Module:
         from realness.trainer.networks.sn_resnet import SNResNetDiscriminator
 
         return SNResNetDiscriminator(
@@ -226,84 +240,5 @@ class SNResNetDiscriminatorConfig(DiscriminatorConfig):
             resolution=resolution,
             num_outputs=num_outputs,
             norm=self.d_norm,
-        )
-
-
-@register("stylegan2", prefix="")
-@dataclass(frozen=True)
-class StyleGAN2GeneratorConfig(GeneratorConfig):
-    """StyleGAN2, configuration F. Settings of `StyleGAN2Generator`."""
-
-    styles: ClassVar[bool] = True
-    codes: ClassVar[bool] = True
-    recompute: ClassVar[bool] = True
-    grows: ClassVar[bool] = True
-
-    g_max_channels: int = 512
-    """Maximum channels per stage of G."""
-    g_channel_base: int = 32768
-    """Channels of a stage times its side length in pixels, up to --g-max-channels."""
-    w_dim: int = 512
-    """Dimensions of the styles w."""
-    mapping_layers: int = 8
-    """Fully connected layers from z to w."""
-    style_mixing: float = 0.9
-    """Fraction of training images whose styles come from two latents."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        positive(self, "g_max_channels", "g_channel_base", "w_dim", "mapping_layers")
-        require(
-            0 <= self.style_mixing <= 1,
-            f"--style-mixing={self.style_mixing} is a fraction and must lie in [0, 1]",
-        )
-
-    def build(self, resolution: int, code_dim: int, growing: bool = False) -> nn.Module:
-        from realness.trainer.networks.stylegan2_generator import StyleGAN2Generator
-
-        return StyleGAN2Generator(
-            z_dim=self.z_dim,
-            w_dim=self.w_dim,
-            mapping_layers=self.mapping_layers,
-            channel_base=self.g_channel_base,
-            max_channels=self.g_max_channels,
-            resolution=resolution,
-            style_mixing=self.style_mixing,
-            code_dim=code_dim,
-        )
-
-
-@register("stylegan2", prefix="")
-@dataclass(frozen=True)
-class StyleGAN2DiscriminatorConfig(DiscriminatorConfig):
-    """StyleGAN2, configuration F. Settings of `StyleGAN2Discriminator`."""
-
-    recompute: ClassVar[bool] = True
-    grows: ClassVar[bool] = True
-
-    d_max_channels: int = 512
-    """Maximum channels per stage of D."""
-    d_channel_base: int = 32768
-    """Channels of a stage times its side length in pixels, up to --d-max-channels."""
-    minibatch_group: int = 4
-    """Images per group whose standard deviation is an input of D; 1 disables it."""
-
-    @property
-    def group(self) -> int:
-        return self.minibatch_group
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        positive(self, "d_max_channels", "d_channel_base", "minibatch_group")
-
-    def build(self, resolution: int, num_outputs: int, growing: bool = False) -> nn.Module:
-        from realness.trainer.networks.stylegan2_discriminator import StyleGAN2Discriminator
-
-        return StyleGAN2Discriminator(
-            channel_base=self.d_channel_base,
-            max_channels=self.d_max_channels,
-            resolution=resolution,
-            num_outputs=num_outputs,
-            growing=growing,
-            group=self.group,
+            num_classes=num_classes,
         )

@@ -18,7 +18,7 @@ from realness.trainer.engines.optimizers import lazily_corrected
 from realness.trainer.engines.prepare import prepare_network
 from realness.trainer.networks.batch_norm import has_batch_statistics
 from realness.trainer.networks.growing import faded, set_stage
-from realness.trainer.updates.build import build_augmentation, build_networks
+from realness.trainer.updates.build import build_augmentation, build_classes, build_networks
 from realness.trainer.updates.ema import Ema
 from realness.trainer.updates.gan import Gan
 
@@ -126,4 +126,5 @@ def build_gan(config: TrainConfig, device: torch.device) -> ShardedGan:
     g = engine("G", generator, config.engine.zero_g, rates.lr_g, for_g)
     d = engine("D", discriminator, config.engine.zero_d, rates.lr_d, for_d)
     augment = build_augmentation(config, device)
-    return ShardedGan(config, device, objective, g, d, augment=augment, ema=ema)
+    classes = build_classes(config, device)
+    return ShardedGan(config, device, objective, g, d, augment=augment, classes=classes, ema=ema)

@@ -16,8 +16,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from realness import kernels
 from realness.trainer.config import ConfigError, TrainConfig
 from realness.trainer.networks.build import build_discriminator, build_generator
-from realness.trainer.networks.configs import StyleGAN2DiscriminatorConfig, StyleGAN2GeneratorConfig
 from realness.trainer.networks.inputs import training_inputs
+from realness.trainer.networks.stylegan2_configs import (
+    StyleGAN2DiscriminatorConfig,
+    StyleGAN2GeneratorConfig,
+)
 from realness.trainer.networks.stylegan2_discriminator import StyleGAN2Discriminator
 from realness.trainer.networks.stylegan2_generator import StyleGAN2Generator, side_channels
 from realness.trainer.networks.stylegan2_layers import (

@@ -1,0 +1,105 @@
+"""StyleGAN2's networks: settings, capabilities, and how they are built; see `configs`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from realness.trainer.config import (
+    DiscriminatorConfig,
+    GeneratorConfig,
+    positive,
+    register,
+    require,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@register("stylegan2", prefix="")
+@dataclass(frozen=True)
+class StyleGAN2GeneratorConfig(GeneratorConfig):
+    """StyleGAN2, configuration F. Settings of `StyleGAN2Generator`."""
+
+    conditional: ClassVar[bool] = True
+    styles: ClassVar[bool] = True
+    codes: ClassVar[bool] = True
+    recompute: ClassVar[bool] = True
+    grows: ClassVar[bool] = True
+
+    g_max_channels: int = 512
+    """Maximum channels per stage of G."""
+    g_channel_base: int = 32768
+    """Channels of a stage times its side length in pixels, up to --g-max-channels."""
+    w_dim: int = 512
+    """Dimensions of the styles w."""
+    mapping_layers: int = 8
+    """Fully connected layers from z to w."""
+    style_mixing: float = 0.9
+    """Fraction of training images whose styles come from two latents."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "g_max_channels", "g_channel_base", "w_dim", "mapping_layers")
+        require(
+            0 <= self.style_mixing <= 1,
+            f"--style-mixing={self.style_mixing} is a fraction and must lie in [0, 1]",
+        )
+
+    def build(
+        self, resolution: int, code_dim: int, growing: bool = False, num_classes: int = 0
+    ) -> nn.Module:
+        from realness.trainer.networks.stylegan2_generator import StyleGAN2Generator
+
+        return StyleGAN2Generator(
+            z_dim=self.z_dim,
+            w_dim=self.w_dim,
+            mapping_layers=self.mapping_layers,
+            channel_base=self.g_channel_base,
+            max_channels=self.g_max_channels,
+            resolution=resolution,
+            style_mixing=self.style_mixing,
+            code_dim=code_dim,
+            num_classes=num_classes,
+        )
+
+
+@register("stylegan2", prefix="")
+@dataclass(frozen=True)
+class StyleGAN2DiscriminatorConfig(DiscriminatorConfig):
+    """StyleGAN2, configuration F. Settings of `StyleGAN2Discriminator`."""
+
+    conditional: ClassVar[bool] = True
+    recompute: ClassVar[bool] = True
+    grows: ClassVar[bool] = True
+
+    d_max_channels: int = 512
+    """Maximum channels per stage of D."""
+    d_channel_base: int = 32768
+    """Channels of a stage times its side length in pixels, up to --d-max-channels."""
+    minibatch_group: int = 4
+    """Images per group whose standard deviation is an input of D; 1 disables it."""
+
+    @property
+    def group(self) -> int:
+        return self.minibatch_group
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "d_max_channels", "d_channel_base", "minibatch_group")
+
+    def build(
+        self, resolution: int, num_outputs: int, growing: bool = False, num_classes: int = 0
+    ) -> nn.Module:
+        from realness.trainer.networks.stylegan2_discriminator import StyleGAN2Discriminator
+
+        return StyleGAN2Discriminator(
+            channel_base=self.d_channel_base,
+            max_channels=self.d_max_channels,
+            resolution=resolution,
+            num_outputs=num_outputs,
+            growing=growing,
+            group=self.group,
+            num_classes=num_classes,
+        )
