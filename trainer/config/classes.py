@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from realness.trainer.config.base import derived, require
+from realness.trainer.config.base import ConfigError, derived, require
 
 MAX_CLASSES = 100_000
 """More classes are a mistake: config.json holds a number for each."""
@@ -49,6 +49,18 @@ class ClassesConfig:
     def name(self, number: int) -> str:
         """The name of a class, or its number if the data names none."""
         return self.class_names[number] if self.class_names else str(number)
+
+    def find(self, text: str) -> int:
+        """The number of the class with this name or number. Raises ConfigError if there is none."""
+        if text in self.class_names:
+            return self.class_names.index(text)
+        if text.isdigit() and int(text) < len(self.class_counts):
+            return int(text)
+        names = f" or {', '.join(self.class_names[:10])}" if self.class_names else ""
+        raise ConfigError(
+            f"the run has no class {text!r}; use 0 to {len(self.class_counts) - 1}{names}"
+            f"{', ...' if len(self.class_names) > 10 else ''}"
+        )
 
 
 def check_classes(counts: Sequence[int], num_images: int, data: str, notes: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -15,7 +16,7 @@ from realness.trainer.checkpoint.fragments import replicated
 from realness.trainer.config import ConfigError, TrainConfig
 from realness.trainer.inference.pixels import to_uint8
 from realness.trainer.networks.build import build_discriminator, build_generator
-from realness.trainer.networks.classes import ClassDistribution
+from realness.trainer.networks.classes import ClassDistribution, one_hot
 from realness.trainer.networks.growing import set_stage
 from realness.trainer.networks.inputs import sampling_inputs
 from realness.trainer.networks.stylegan2_generator import CENTRE_SAMPLES, StyleGAN2Generator
@@ -27,6 +28,10 @@ Weights = Literal["ema", "raw"]
 """The weights of a generator: the moving average over training, or those that training updates."""
 
 
+CLASS_CENTRE_SAMPLES = 2_000
+"""Latents per class for its centre of W; the sampling error is about 2 %."""
+
+
 @dataclass(frozen=True)
 class TrainedGenerator:
     """A generator in evaluation mode; `images_seen` and `data_digest` are the checkpoint's.
@@ -34,8 +39,11 @@ class TrainedGenerator:
     It renders with the implementation of the fused operations set in `config`.
     `code_factors` are mean and deviation [code_dim] of the codes to sample with (P2GAN only).
     `weights` says which ones `module` has: the moving average, or those that training updates.
-    If `truncation` is below 1, styles are moved towards `centre` [w_dim], the centre of W.
-    `classes` are those of the data (conditional runs only): samples have them in its proportions.
+    If `truncation` is below 1, styles are moved towards `centre` [w_dim], the centre of W; in a
+    conditional run towards the one of the image's class, of [num_classes, w_dim]. `classes` are
+    those of the data (conditional runs only): samples have them in its proportions. With `chosen`
+    classes, sample i has number i % len(chosen) of them, and the draws of sample i // len(chosen):
+    consecutive samples differ only in their classes.
     """
 
     config: TrainConfig
@@ -48,6 +56,7 @@ class TrainedGenerator:
     truncation: float = 1.0
     weights: Weights = "ema"
     classes: ClassDistribution | None = None
+    chosen: tuple[int, ...] = ()
 
     @property
     def iteration(self) -> int:
@@ -56,8 +65,7 @@ class TrainedGenerator:
 
     def latents(self, index: Tensor, seed: int, stream: Stream = Stream.EVALUATED) -> Tensor:
         """The latents z [B, z_dim] of the samples `index`, int64 [B], in the sequence of `seed`."""
-        draws = Draws(seed, stream, index.to(self.device))
-        return draws.normal(Purpose.LATENT, self.config.g.z_dim)
+        return self._draws(index, seed, stream).normal(Purpose.LATENT, self.config.g.z_dim)
 
     def inputs(
         self, index: Tensor, seed: int, stream: Stream = Stream.EVALUATED
@@ -66,14 +74,32 @@ class TrainedGenerator:
 
         The code is P2GAN's, or the condition of a conditional run.
         """
-        draws = Draws(seed, stream, index.to(self.device))
+        draws = self._draws(index, seed, stream)
         inputs = sampling_inputs(self.module, draws)
         if self.code_factors is not None:
             mean, std = self.code_factors
             inputs["code"] = mean + std * draws.normal(Purpose.CODE, len(mean))
         if self.classes is not None:
-            inputs["code"] = self.classes.condition(draws)
+            numbers = self.class_numbers(index, seed, stream)
+            inputs["code"] = one_hot(numbers, self.classes.num_classes)
         return inputs
+
+    def class_numbers(self, index: Tensor, seed: int, stream: Stream = Stream.EVALUATED) -> Tensor:
+        """The classes int64 [B] of the samples `index` of a conditional run."""
+        assert self.classes is not None
+        if not self.chosen:
+            return self.classes.draw(self._draws(index, seed, stream))
+        chosen = torch.tensor(self.chosen, device=self.device)
+        return chosen[index.to(self.device) % len(chosen)]
+
+    def condition(
+        self, index: Tensor, seed: int, stream: Stream = Stream.EVALUATED
+    ) -> Tensor | None:
+        """What D takes besides images of the samples `index`, [B, num_classes], if anything."""
+        return self.inputs(index, seed, stream)["code"] if self.classes else None
+
+    def _draws(self, index: Tensor, seed: int, stream: Stream) -> Draws:
+        return Draws(seed, stream, index.to(self.device) // max(1, len(self.chosen)))
 
     @torch.no_grad()
     def render(self, z: Tensor, inputs: dict[str, Tensor]) -> Tensor:
@@ -81,7 +107,10 @@ class TrainedGenerator:
         with kernels.implementation(self.config.engine.impl):
             if self.centre is None:
                 return self.module(z, **inputs)
-            return self.module(z, **inputs, centre=self.centre, truncation=self.truncation)
+            centre = self.centre
+            if self.classes is not None:
+                centre = (inputs["code"] @ centre)[:, None]
+            return self.module(z, **inputs, centre=centre, truncation=self.truncation)
 
     def images(self, z: Tensor, index: Tensor, seed: int) -> Tensor:
         """Render latents z [B, z_dim] with the other inputs of the samples `index`."""
@@ -94,18 +123,42 @@ class TrainedGenerator:
     def shown(self, count: int, batch_size: int) -> Tensor:
         """The images of a run's sample grids, float32 [count, 3, R, R] in [-1, 1] on the CPU.
 
-        They use the same draws in every call, and are rendered `batch_size` at a time.
+        They use the same draws in every call, and are rendered `batch_size` at a time. With
+        `chosen` classes they are in rows of one class, of `count // len(chosen)` images each.
         """
         seed, images = self.config.seed, []
-        for index in torch.arange(count).split(batch_size):
+        for index in self.in_rows(torch.arange(count))[0].split(batch_size):
             inputs = self.inputs(index, seed, Stream.SHOWN)
             images.append(self.render(self.latents(index, seed, Stream.SHOWN), inputs).cpu())
         return torch.cat(images)
 
-    def shown_condition(self, count: int) -> Tensor | None:
-        """The condition of the images of `shown`, [count, num_classes]; None if unconditional."""
-        index = torch.arange(count)
-        return self.inputs(index, self.config.seed, Stream.SHOWN)["code"] if self.classes else None
+    def in_rows(self, index: Tensor) -> tuple[Tensor, list[str]]:
+        """The samples `index` in rows of one class each, as long as the shortest, and their names.
+
+        Without `chosen` classes, and if one is not among the samples, these stay as they are.
+        """
+        count = len(self.chosen)
+        rows = [index[index % count == number] for number in range(count)]
+        length = min(map(len, rows), default=0)
+        if not length:
+            return index, []
+        names = [self.config.classes.name(number) for number in self.chosen]
+        return torch.cat([row[:length] for row in rows]), names
+
+    def of_classes(self, chosen: Sequence[int]) -> TrainedGenerator:
+        """The generator whose samples have these classes in turn."""
+        return replace(self, chosen=tuple(chosen))
+
+    def with_shown_classes(self, count: int) -> TrainedGenerator:
+        """The generator whose grids of `count` images have a row per class.
+
+        With more classes than half of the images, these are some classes, evenly spaced.
+        """
+        present = [k for k, number in enumerate(self.config.classes.class_counts) if number]
+        if self.classes is None:
+            return self
+        rows = max(1, min(len(present), count // 2))
+        return self.of_classes([present[k * len(present) // rows] for k in range(rows)])
 
 
 def load_generator(
@@ -164,7 +217,7 @@ def trained_generator(
 def truncated(generator: TrainedGenerator, psi: float) -> TrainedGenerator:
     """The generator with truncated styles, centre + psi (w - centre).
 
-    Karras et al., CVPR 2019, section 2.1.
+    Karras et al., CVPR 2019, section 2.1. In a conditional run each class has its own centre.
 
     Raises:
         ConfigError: for a generator without styles.
@@ -175,9 +228,16 @@ def truncated(generator: TrainedGenerator, psi: float) -> TrainedGenerator:
             f"--truncation={psi} needs a generator with styles w, but this run's generator is "
             f"{generator.config.g.name}; leave it at 1"
         )
-    index = torch.arange(CENTRE_SAMPLES, device=generator.device)
+    classes = generator.classes
+    number = CENTRE_SAMPLES if classes is None else CLASS_CENTRE_SAMPLES
+    index = torch.arange(number, device=generator.device)
+    draws = Draws(generator.config.seed, Stream.CENTRE, index)
     with kernels.implementation(generator.config.engine.impl):
-        centre = module.centre(Draws(generator.config.seed, Stream.CENTRE, index))
+        if classes is None:
+            centre = module.centre(draws)
+        else:
+            all_classes = (classes.of_one(k, number) for k in range(classes.num_classes))
+            centre = torch.stack([module.centre(draws, condition) for condition in all_classes])
     return replace(generator, centre=centre, truncation=psi)
 
 

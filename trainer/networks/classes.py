@@ -49,8 +49,8 @@ def one_hot(classes: Tensor, num_classes: int) -> Tensor:
 
 def check_condition(condition: Tensor | None, batch: int, num_classes: int) -> None:
     """Raise ValueError unless the condition is [batch, num_classes], or none for 0 classes."""
-    shape = None if condition is None else tuple(condition.shape)
     expected = (batch, num_classes) if num_classes else None
+    shape = None if condition is None else tuple(condition.shape)
     if shape != expected:
         raise ValueError(f"the condition (classes) has shape {shape}, expected {expected}")
 
@@ -107,7 +107,7 @@ class ProjectingHead(nn.Module):
         phi is the sum over pixels of the features [B, F, H, W], as in the paper, also where the
         output itself comes from a linear layer on all pixels.
         """
-        check_condition(condition, len(output), self.num_classes)
+        check_condition(condition, output.shape[0], self.num_classes)
         if self.projection is None or condition is None:
             return output
         return output + self.projection(features.sum((2, 3)), condition)

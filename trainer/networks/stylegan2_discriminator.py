@@ -108,7 +108,7 @@ class StyleGAN2Discriminator(ImageNetwork, GrowingNetwork):
         if self.group > 1:
             x = minibatch_stddev(x, self.group)
         output = self.head(self.hidden(hold_layout(self.conv(x)).flatten(1)))
-        check_condition(condition, len(output), self.num_classes)
+        check_condition(condition, output.shape[0], self.num_classes)
         if self.class_mapping is None or condition is None:
             return output
         vector = self.class_mapping(None, condition).to(output.dtype) / math.sqrt(self.class_dim)

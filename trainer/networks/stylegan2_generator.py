@@ -218,9 +218,9 @@ class StyleGAN2Generator(CodedGenerator, GrowingNetwork):
         return draws.normal(Purpose.MIXED_LATENT, self.z_dim), crossover
 
     @torch.no_grad()
-    def centre(self, draws: Draws) -> Tensor:
+    def centre(self, draws: Draws, condition: Tensor | None = None) -> Tensor:
         """The centre of mass of W, E f(z), [w_dim], over the latents of `draws`."""
-        return self.mapping(draws.normal(Purpose.LATENT, self.z_dim)).mean(0)
+        return self.mapping(draws.normal(Purpose.LATENT, self.z_dim), condition).mean(0)
 
     def forward(
         self,

@@ -88,12 +88,15 @@ def save_samples(run: Run) -> None:
     """
     objective = run.gan.objective
     if rank() == 0 or isinstance(objective, RealnessObjective):
-        average, count = _moving_average(run), run.config.num_samples
+        count = run.config.num_samples
+        average = _moving_average(run).with_shown_classes(count)
         images = average.shown(count, run.config.engine.micro_batch or run.gan.local_batch)
-        run.reporter.save_grid(images, f"{run.images:012d}")
+        index, names = average.in_rows(torch.arange(count))
+        run.reporter.save_grid(images, f"{run.images:012d}", row_names=names)
         _announce_samples(run)
         if isinstance(objective, RealnessObjective):
-            _save_realness(run, objective, images, average.shown_condition(count))
+            condition = average.condition(index, run.config.seed, Stream.SHOWN)
+            _save_realness(run, objective, images, condition)
 
 
 def _announce_samples(run: Run) -> None:
