@@ -40,16 +40,25 @@ $(FACES): | $(INSTALLED)
 $(FACES_64): | $(FACES)
 	$(BIN)/python launch/prepare.py $(FACES) $@ --resolution 64
 
+# One rank needs no launcher, which would first import DeepSpeed twice.
+ifeq ($(RANKS),1)
+LAUNCHER = $(BIN)/python
+else
+LAUNCHER = $(BIN)/deepspeed --num_gpus $(RANKS) --master_port $$($(FREE_PORT))
+endif
+
 demo: $(INSTALLED) $(FACES_64)
-	$(DEMO_ENVIRONMENT) $(BIN)/deepspeed --num_gpus $(RANKS) --master_port $$($(FREE_PORT)) launch/train_ffhq.py \
+	$(DEMO_ENVIRONMENT) $(LAUNCHER) launch/train_ffhq.py \
 		--preset demo --data $(FACES_64) --run-dir $(RUN)
 	$(BIN)/python launch/film.py $(RUN)
 	@echo "film:        $(RUN)/film.gif (samples, and D's distributions beside the anchors)"
 	@echo "sample grid: $$(ls $(RUN)/samples/0*.png | tail -n 1)"
 	@echo "report:      $(RUN)/report.html"
 
-# Workers get whole files, because tests of one file share expensive fixtures.
-PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+# Workers get whole files, because tests of one file share expensive fixtures. There is one more than
+# there are cores, because tests of processes mostly wait.
+WORKERS := $(shell expr $$(nproc) + 1)
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile
 
 test: $(INSTALLED)
 	$(PYTEST)
@@ -59,8 +68,9 @@ test-fast: $(INSTALLED)
 	$(PYTEST) -m "not slow"
 
 # On a machine with a GPU: tests, sanitizers and benchmarks, with the interpreter $(PYTHON) as it is.
+# STAGES="tests steps" runs these again; without it, all that have not passed yet.
 gpu:
-	PYTHON=$(PYTHON) benchmarks/on_a_gpu.sh
+	$(PYTHON) benchmarks/gpu.py $(STAGES)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

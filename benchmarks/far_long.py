@@ -21,7 +21,7 @@ from claims import RULE, Claim, at_least, falls, larger, rises, smaller
 from seed_curves import Panel, Row, curve, draw, spread, table
 from toy import run_all
 from toy_plan import Arrays, Task
-from training_runs import options, write_csv
+from training_runs import options, write_results
 
 from realness.trainer.toy import METHODS, DataName
 
@@ -186,11 +186,7 @@ def main(arguments: list[str]) -> int:
     tasks = plan(chosen.data, chosen.seeds, chosen.iterations)
     run_all(tasks, chosen.work, chosen.jobs)
     rows = [row for task in tasks for row in rows_of(task, task.load(chosen.work))]
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    write_csv(chosen.out / "far_long.csv", rows)
-    text = page(rows)
-    print(text)
-    (chosen.out / "far_long.md").write_text(text)
+    write_results(chosen.out, "far_long", rows, page(rows))
     draw(chosen.out / "far_long.png", panels(rows), COLOURS, time="iterations")
     return 0
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from claims import RULE, Claim, falls, smaller
 from seed_curves import Panel, Row, curve, draw, spread, table
-from training_runs import TrainingRun, options, read_scores, side_by_side, write_csv
+from training_runs import TrainingRun, options, read_scores, side_by_side, write_results
 
 from realness.trainer.reporting import read_stats
 
@@ -189,11 +189,7 @@ def main(arguments: list[str]) -> int:
     rows = [
         row for run, folder in zip(planned, folders, strict=True) for row in rows_of(run, folder)
     ]
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    write_csv(chosen.out / "p2gan_ablations.csv", rows)
-    text = page(rows)
-    print(text)
-    (chosen.out / "p2gan_ablations.md").write_text(text)
+    write_results(chosen.out, "p2gan_ablations", rows, page(rows))
     draw(chosen.out / "p2gan_ablations.png", panels(rows), COLOURS)
     return 0
 

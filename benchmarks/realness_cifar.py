@@ -29,7 +29,7 @@ from training_runs import (
     read_scores,
     run_command,
     side_by_side,
-    write_csv,
+    write_results,
 )
 
 KIMG, NUM_CHECKPOINTS = 150.0, 10
@@ -218,11 +218,7 @@ def main(arguments: list[str]) -> int:
     planned = runs(chosen.cifar, chosen.arms, chosen.seeds, chosen.kimg)
     work = [partial(train_and_score, run, chosen.work, chosen.weights) for run in planned]
     rows = [row for found in side_by_side(work, chosen.jobs, "training") for row in found]
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    write_csv(chosen.out / "realness_cifar.csv", rows)
-    text = page(rows)
-    print(text)
-    (chosen.out / "realness_cifar.md").write_text(text)
+    write_results(chosen.out, "realness_cifar", rows, page(rows))
     draw(chosen.out / "realness_cifar.png", panels(rows), COLOURS)
     return 0
 

@@ -44,6 +44,8 @@ from realness.trainer.updates.iteration import choose_updates, run_iteration
 from realness.trainer.updates.sharded_gan import ShardedGan, build_gan
 
 Times = dict[str, list[float]]
+NUM_KERNELS = 40
+"""Lines of the table of the longest kernels."""
 
 
 class Clock:
@@ -199,6 +201,9 @@ class Level:
         if rank() == 0:
             trace.parent.mkdir(parents=True, exist_ok=True)
             profiled.export_chrome_trace(str(trace))
+            kind = "device" if self.device.type == "cuda" else "cpu"
+            table = profiled.key_averages().table(f"self_{kind}_time_total", NUM_KERNELS)
+            trace.with_name(f"{trace.name.partition('.')[0]}.txt").write_text(table)
         events = [
             event
             for event in profiled.key_averages()

@@ -4,9 +4,11 @@ For the DCGAN and the StyleGAN2 of RealnessGAN at 1024x1024 (64x64 without a GPU
 are meaningful): images/s, TFLOP/s and the share of the device's matrix-product speed, peak memory,
 and the time of each part (data, D and its penalties, G and its penalties, optimisers, moving
 average, communication), at rising levels of optimisation in one run, on 1 and more ranks. The first
-losses of all levels must agree with those of the plain level. Appends rows to
-benchmarks/results/train_step.csv, draws train_step.png, and writes torch.profiler traces (for
-perfetto) to runs/train_step/.
+losses of all levels must agree with those of the first level. On a GPU every level has processes of
+its own, its row is written as soon as it is measured, and one that fails does not stop the others.
+Where the batch needs more memory than there is, all levels take it in passes (--micro-batch).
+Appends rows to benchmarks/results/train_step.csv, draws train_step.png, and writes torch.profiler
+traces (for perfetto), with tables of the longest kernels, to runs/train_step/.
 """
 
 from __future__ import annotations
@@ -24,14 +26,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from loader import make_images
+from raw_images import make_raw_images
 from rich.console import Console
 from rich.table import Table
 from step_figures import draw
 
 from realness.launch.train_ffhq import parse
 from realness.trainer.config import TrainConfig
+from realness.trainer.planning.auto_batch import with_micro_batch
 from realness.trainer.planning.flops import Flops, count_flops, penalised_shares
+from realness.trainer.planning.memory import estimate_memory
 from realness.trainer.storage.environment import describe_environment
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,9 +55,10 @@ LEVELS: dict[str, tuple[tuple[str, ...], float]] = {
     "channels_last": (("--memory-format", "channels_last"), 1e-2),
     "bf16": (("--precision", "bf16"), 5e-2),
     "compiled": (("--compile",), 5e-2),
-    "CUDA graphs": (("--cuda-graphs", "--zero-g", "0", "--zero-d", "0"), 5e-2),
+    "CUDA graphs": (("--no-compile", "--cuda-graphs", "--zero-g", "0", "--zero-d", "0"), 5e-2),
+    "compiled, CUDA graphs": (("--compile",), 5e-2),
 }
-ONLY_ON_CUDA = ("TF32", "CUDA graphs")
+ONLY_ON_CUDA = ("TF32", "CUDA graphs", "compiled, CUDA graphs")
 SYSTEMS = {
     "DCGAN": ("--preset", "ffhq1024-realness-dcgan"),
     "StyleGAN2": ("--preset", "ffhq1024-realness-stylegan2"),
@@ -104,15 +109,16 @@ def run_ranks(task: dict[str, Any], num_ranks: int, num_threads: int) -> list[di
 
 
 def check(levels: list[dict[str, Any]]) -> None:
-    """Raise SystemExit unless the first losses of every level agree with the plain level's."""
+    """Raise SystemExit unless the first losses of every level agree with the first level's."""
     plain = levels[0]["first_losses"]
-    for level in levels:
+    for level in levels[1:]:
         bound = LEVELS[level["level"]][1]
         for name, value, expected in zip("DG", level["first_losses"], plain, strict=True):
             if not abs(value - expected) <= bound * (1 + abs(expected)):
                 raise SystemExit(
-                    f"{level['level']}: the first loss of {name} is {value:.6f}, in plain fp32 "
-                    f"{expected:.6f}; allowed is a difference of {bound:g} of 1 + its size"
+                    f"{level['level']}: the first loss of {name} is {value:.6f}, in "
+                    f"{levels[0]['level']} {expected:.6f}; allowed is a difference of {bound:g} "
+                    "of 1 + its size"
                 )
 
 
@@ -145,6 +151,7 @@ def row_of(
     return {
         "resolution": config.data.resolution,
         "batch_size": config.batch_size,
+        "micro_batch": config.engine.micro_batch or config.batch_size // num_ranks,
         "ranks": num_ranks,
         "level": level["level"],
         "img_per_s": round(rate, 3),
@@ -157,28 +164,57 @@ def row_of(
     }
 
 
+def fitting_passes(flags: list[str], num_ranks: int) -> tuple[str, ...]:
+    """Flags for passes of which a device holds two in plain fp32: its own, and a graph's pool."""
+    config = parse([*flags, *PLAIN]).config
+    size = whole = config.batch_size // num_ranks
+    room = torch.cuda.get_device_properties(0).total_memory / 2.5
+    while size > 1:
+        needed = estimate_memory(with_micro_batch(config, size), num_ranks)["total"]
+        if needed <= room:
+            break
+        size //= 2
+    return () if size == whole else ("--micro-batch", str(size))
+
+
 def measure(system: str, num_ranks: int, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """The rows of one system on a number of ranks."""
-    size = () if options.device == "cuda" else SMALL[system]
+    """The rows of one system on a number of ranks; levels that fail are left out."""
+    on_gpu = options.device == "cuda"
+    size = () if on_gpu else SMALL[system]
     # One rank has nothing to shard; DeepSpeed would only add overhead.
     stages = ("--zero-g", "0", "--zero-d", "0") if num_ranks == 1 else ()
     flags = [*SYSTEMS[system], "--device", options.device, *size, *stages, *options.flags]
+    if on_gpu and "--micro-batch" not in flags:
+        flags += fitting_passes(flags, num_ranks)
     levels = {name: flags_of(name) for name in LEVELS if name in options.levels}
+    # On a CPU they take turns in the same processes.
+    groups = [[name] for name in levels] if on_gpu else [list(levels)]
+    threads = max(1, len(os.sched_getaffinity(0)) // num_ranks)
+    results: list[dict[str, Any]] = []
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         resolution = parse(flags).config.data.resolution
-        data = options.data or str(make_images(Path(folder) / "images", 64, resolution))
-        flags += ["--data", data]
-        title = f"{system}, {num_ranks} rank(s)"
-        traces = TRACES / f"{system}-{num_ranks}"
-        task = {"title": title, "flags": flags, "levels": list(levels.items())}
-        task |= {"rounds": options.rounds, "traces": str(traces)}
-        threads = max(1, len(os.sched_getaffinity(0)) // num_ranks)
-        results = run_ranks(task, num_ranks, threads)
-    check(results)
-    rows = []
-    for level in results:
-        config = parse([*flags, *levels[level["level"]]]).config
-        rows.append({"system": system} | row_of(config, level, count_flops(config), num_ranks))
+        flags += [
+            "--data",
+            options.data or str(make_raw_images(Path(folder) / "s", resolution, 64)),
+        ]
+        task = {"title": f"{system}, {num_ranks} rank(s)", "flags": flags}
+        task |= {"rounds": options.rounds, "traces": f"{options.traces}/{system}-{num_ranks}"}
+        for group in groups:
+            try:
+                named = [(name, levels[name]) for name in group]
+                results += run_ranks(task | {"levels": named}, num_ranks, threads)
+                check(results)
+            except SystemExit as error:
+                print(f"FAILED {system}, {', '.join(group)}: {error}", flush=True)
+                options.failures.append(error)
+                continue
+            for level in results[-len(group) :]:
+                config = parse([*flags, *levels[level["level"]]]).config
+                flops = count_flops(config)
+                rows.append({"system": system} | row_of(config, level, flops, num_ranks))
+                if not options.quick:
+                    append(options.out / "train_step.csv", rows[-1:])
     return rows
 
 
@@ -190,7 +226,7 @@ def append(path: Path, rows: list[dict[str, Any]]) -> None:
     origin["device"] = (
         torch.cuda.get_device_name() if torch.cuda.is_available() else described["cpu"]
     )
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     is_new = not path.exists()
     with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, [*origin, *rows[0]], lineterminator="\n")
@@ -222,15 +258,19 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=10, help="timed rounds of all levels")
     parser.add_argument("--quick", action="store_true", help="3 rounds; writes no results")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if cuda else "cpu")
-    parser.add_argument("--data", help="images to train on (any source); default: synthetic")
+    parser.add_argument("--data", help="images to train on (any source); default: raw noise")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of rows and figure")
     parser.add_argument(
         "--flags", nargs=argparse.REMAINDER, default=[], help="override the presets"
     )
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.traces = options.out / "traces" if options.out != RESULTS else TRACES
+    options.failures = []
+    return options
 
 
 def main() -> None:
-    """Run the whole comparison."""
+    """Run the whole comparison; exits with 1 if a level failed."""
     options = parse_options()
     if options.quick:
         options.rounds = 3
@@ -242,10 +282,12 @@ def main() -> None:
         for num_ranks in options.ranks
         for row in measure(system, num_ranks, options)
     ]
-    print_table(rows)
-    if not options.quick:
-        append(RESULTS / "train_step.csv", rows)
-        draw(RESULTS / "train_step.png", rows)
+    if rows:
+        print_table(rows)
+        if not options.quick:
+            draw(options.out / "train_step.png", rows)
+    if options.failures:
+        raise SystemExit(f"{len(options.failures)} groups of levels failed, see above")
 
 
 if __name__ == "__main__":

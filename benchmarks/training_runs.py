@@ -112,6 +112,14 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 # --- images
 
 
+def write_results(out: Path, name: str, rows: Sequence[Mapping[str, Any]], page: str) -> None:
+    """Write `name`.csv and `name`.md to `out`, and print the page."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_csv(out / f"{name}.csv", rows)
+    print(page)
+    (out / f"{name}.md").write_text(page)
+
+
 def extract_cifar(archive: Path, count: int, work: Path) -> Path:
     """`count` training images of CIFAR10, evenly spaced over the sorted names, and so over classes.
 

@@ -13,7 +13,12 @@ from . import build, library
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m realness.kernels", description=__doc__)
     parser.add_argument("--rebuild", action="store_true", help="retry a failed build")
+    parser.add_argument(
+        "--bundle", action="store_true", help="build kernels/lib, which travels with the sources"
+    )
     arguments = parser.parse_args()
+    if arguments.bundle and not build.build_for_wheel(build.PACKAGE_DIR):
+        raise SystemExit("nothing was built")
     logging.basicConfig(format="%(message)s")
     found = library.status(rebuild=arguments.rebuild)
     print(f"torch           {torch.__version__} (CUDA {torch.version.cuda or 'none'})")

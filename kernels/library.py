@@ -16,8 +16,9 @@ from torch import Tensor
 
 from . import build
 
-# "emu" runs the CUDA kernels on the CPU, thread by thread; only for the tests.
-Impl = Literal["auto", "cuda", "cpu", "reference", "emu"]
+# "emu" runs the CUDA kernels on the CPU, thread by thread; only for the tests. "fake" computes
+# only shapes, of tensors without values; for counting.
+Impl = Literal["auto", "cuda", "cpu", "reference", "emu", "fake"]
 
 OPS = (
     "bias_act",
@@ -106,6 +107,11 @@ def load(path: Path, namespace: str) -> None:
     """Loads a compiled library and registers the Python half of its operators."""
     for part in filter(None, (path, build.cuda_library(path))):
         torch.ops.load_library(str(part))
+    _register(namespace)
+
+
+def _register(namespace: str) -> None:
+    """Registers the Python half of every operator."""
     for op in OPS:
         for operator in importlib.import_module(f"realness.kernels.{op}.op").OPERATORS:
             operator.register(namespace)
@@ -171,9 +177,11 @@ _choice: Impl = "auto"
 def implementation(choice: Impl) -> Iterator[None]:
     """Within the block, `choice` serves every call of an operator in this process.
 
-    "auto", the default, uses the compiled library if it supports the tensors' device and the
-    reference otherwise, and logs the choice. "cuda" and "cpu" are the two halves of the library; a
-    call with tensors that they do not support raises ValueError. "reference" is plain PyTorch.
+    "auto", the default, uses the compiled library if it supports the tensors' device, except for
+    operators whose reference is faster there, and the reference otherwise; it logs which. "cuda"
+    and "cpu" are the two halves of the library; a call with tensors that they do not support raises
+    ValueError. "reference" is plain PyTorch. "fake" computes only shapes, for tensors of torch's
+    FakeTensorMode.
 
     The choice belongs to the process, not to a thread or a context variable: autograd runs the
     backward passes of CUDA tensors, including the forward passes that activation checkpointing
@@ -206,10 +214,19 @@ def load_emulated(path: Path) -> None:
 
 
 @functools.cache
+def _fake_namespace() -> str:
+    """The namespace of operators that compute shapes only: no library is needed."""
+    _register("realness_fake")
+    return "realness_fake"
+
+
+@functools.cache
 def _namespace(impl: str, device: str) -> str | None:
     """The operators' namespace for `impl` on `device`; None means the reference. Logged once."""
     if impl == "reference" or (impl == "auto" and device not in ("cuda", "cpu")):
         return None
+    if impl == "fake":
+        return _fake_namespace()
     if impl == "emu":
         if device != "cpu" or not _emulated:
             raise ValueError("impl='emu' needs tensors on the CPU and load_emulated() before it")
@@ -229,12 +246,22 @@ def _namespace(impl: str, device: str) -> str | None:
     raise ValueError(f"impl={impl!r} was given tensors on {device}; use impl='auto'")
 
 
-@torch.compiler.assume_constant_result
 def _compiled_namespace(impl: str, device: str) -> str | None:
     return _namespace(impl, device)
 
 
-def select(tensor: Tensor) -> Any:
-    """The `torch.ops` namespace of operators for this tensor, or None for the reference."""
+# What torch.compiler.assume_constant_result does, which would import all of torch._dynamo: more
+# than a second, also for programs that compile nothing.
+_compiled_namespace._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def select(tensor: Tensor, *, compiled_on_cpu: bool = True) -> Any:
+    """The `torch.ops` namespace of operators for this tensor, or None for the reference.
+
+    compiled_on_cpu: whether "auto" takes the compiled operator on a CPU; False where the reference
+    is faster.
+    """
+    if _choice == "auto" and not compiled_on_cpu and tensor.device.type == "cpu":
+        return None
     namespace = _compiled_namespace(_choice, tensor.device.type)
     return None if namespace is None else getattr(torch.ops, namespace)

@@ -41,8 +41,8 @@ class Command:
     them."""
     plugin: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Plugin that the run was trained with; may be given several times. THE FILE IS EXECUTED."""
-    licence: str = "not stated"
-    """Licence of the weights, stated in the model card."""
+    licence: str = ""
+    """Licence of the weights, stated in the model card; by default that of a converted model."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -101,6 +101,7 @@ def _write_rest(command: Command, staged: Path, formats: Sequence[str]) -> None:
         write_card,
         write_graph,
     )
+    from realness.trainer.storage.origin import NO_LICENCE
     from realness.trainer.storage.scores import read_records
 
     # It logs at every export which optional packages are missing.
@@ -118,7 +119,9 @@ def _write_rest(command: Command, staged: Path, formats: Sequence[str]) -> None:
         _print_message(
             f"{name} differs from the network by {difference:.1e} of the network's largest output"
         )
-    write_card(exported, read_records(command.run), differences, staged, licence=command.licence)
+    kept = exported.generator.kept
+    licence = command.licence or (kept.origin.licence if kept else NO_LICENCE)
+    write_card(exported, read_records(command.run), differences, staged, licence=licence)
 
 
 def _print_message(message: str) -> None:

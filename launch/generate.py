@@ -60,6 +60,9 @@ class Command:
     """Images in grid.png; 0 for none."""
     truncation: float = 1.0
     """StyleGAN's psi: pulls styles towards their mean, for more typical but less diverse images."""
+    noise: Literal["random", "fixed"] = "random"
+    """Noise of StyleGAN2's convolutions: drawn for each image, or the fixed noise that a converted
+    model came with, the same for all images."""
     interpolate: int = 0
     """Interpolation steps from each image to the next, on the sphere between their latents:
     interpolation.png has one row per pair, interpolation.gif or .mp4 shows them all. 0 for none."""
@@ -82,7 +85,8 @@ def _generate(command: Command) -> str:
     from realness.trainer.checkpoint.choosing import load_chosen
     from realness.trainer.config.plugins import load_plugins
     from realness.trainer.distributed.device import pick_device
-    from realness.trainer.inference.trained import load_discriminator, load_generator, truncated
+    from realness.trainer.inference.adjusting import adjusted
+    from realness.trainer.inference.trained import load_discriminator, load_generator
     from realness.trainer.metrics import choose
     from realness.trainer.reporting.grid import MAX_PIXELS
     from realness.trainer.storage.run_folder import claim_empty_folder
@@ -97,8 +101,7 @@ def _generate(command: Command) -> str:
             load_discriminator(command.run, folder, device),
         ),
     )
-    if command.truncation != 1:
-        generator = truncated(generator, command.truncation)
+    generator = adjusted(generator, command.truncation, command.noise)
     generator = _with_classes(command, generator)
     command = replace(command, num=command.num * max(1, len(generator.chosen)))
     _check_groups(command, generator)

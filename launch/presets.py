@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Literal
 
 from realness.launch.p2gan_presets import p2gan, p2gan_stylegan2
+from realness.launch.r3gan_presets import cifar10_r3gan, ffhq_r3gan, imagenet_r3gan
 from realness.launch.realness_presets import (
     baseline_dcgan,
     baselines,
@@ -173,6 +174,12 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {
     "celeba32-p2gan-stylegan2": lambda: p2gan_stylegan2(32),
     "celeba64-p2gan-stylegan2": lambda: p2gan_stylegan2(64),
     "cifar10-relativistic-resnet": lambda: relativistic_resnet(32),
+    "cifar10-r3gan": cifar10_r3gan,
+    "ffhq64-r3gan": lambda: ffhq_r3gan(64),
+    "ffhq256-r3gan": lambda: ffhq_r3gan(256),
+    "ffhq1024-r3gan": lambda: ffhq_r3gan(1024),
+    "imagenet32-r3gan": lambda: imagenet_r3gan(32),
+    "imagenet64-r3gan": lambda: imagenet_r3gan(64),
     "fashion32-standard-dcgan": lecture_dcgan,
     "fashion32-standard-relu-dcgan": lambda: lecture_dcgan("relu"),
     "ffhq1024-stylegan2": lambda: stylegan2(1024),

@@ -33,7 +33,9 @@ def bias_act(
     y = x.to(accumulation_dtype(x.dtype))
     if bias is not None:
         y = y + bias.to(y.dtype).view(-1, *[1] * (x.dim() - 2))
-    y = ACTIVATIONS[act](y, slope) * gain
+    y = ACTIVATIONS[act](y, slope)
+    if gain != 1:
+        y = y * gain
     if clamp is not None:
         y = y.clamp(-clamp, clamp)
     return y.to(x.dtype)

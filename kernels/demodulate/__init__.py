@@ -30,7 +30,7 @@ def demodulate(weight: Tensor, style: Tensor, eps: float = 1e-8) -> Tensor:
         raise ValueError(f"style is {style.dtype}, weight is {weight.dtype}; convert one of them")
     if not eps >= 0:
         raise ValueError(f"eps={eps}; expected a number >= 0")
-    ops = select(weight)
+    ops = select(weight, compiled_on_cpu=False)
     if ops is None:
         return reference.demodulate(weight, style, eps)
     return ops.demodulate(weight, style, eps)[0]

@@ -22,5 +22,5 @@ def squared_norm(x: Tensor) -> Tensor:
     check_floating(x=x)
     if x.dim() == 0:
         raise ValueError("x is a scalar; expected [batch, ...]")
-    ops = select(x)
+    ops = select(x, compiled_on_cpu=False)
     return reference.squared_norm(x) if ops is None else ops.sample_dot(x, x)

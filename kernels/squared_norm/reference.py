@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
 from realness.kernels.checks import accumulation_dtype
@@ -11,5 +9,5 @@ from realness.kernels.checks import accumulation_dtype
 
 def squared_norm(x: Tensor) -> Tensor:
     """See `realness.kernels.squared_norm`."""
-    rows = x.to(accumulation_dtype(x.dtype)).reshape(x.shape[0], math.prod(x.shape[1:]))
-    return rows.square().sum(1)
+    squares = x.to(accumulation_dtype(x.dtype)).square()
+    return squares.sum(list(range(1, x.dim()))) if x.dim() > 1 else squares

@@ -1,4 +1,4 @@
-"""Pad, upsample, filter and downsample in plain PyTorch."""
+"""Pad, upsample, filter and downsample in plain PyTorch: a convolution with a group per channel."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from realness.kernels.checks import accumulation_dtype
+from realness.kernels.layout import format_of
 
 
 def output_size(
@@ -38,18 +39,53 @@ def upfirdn2d(
     flip: bool = False,
     gain: float = 1.0,
 ) -> Tensor:
-    """See `realness.kernels.upfirdn2d`; all arguments are already normalised."""
-    batch, channels, height, width = x.shape
-    dtype = accumulation_dtype(x.dtype)
-    y = x.to(dtype).reshape(batch * channels, 1, height, 1, width, 1)
-    y = F.pad(y, (0, up[0] - 1, 0, 0, 0, up[1] - 1)).reshape(
-        batch * channels, 1, height * up[1], width * up[0]
-    )
-    y = F.pad(y, padding)
-    kernel = f.to(dtype) * gain
-    if f.dim() == 1:
-        kernel = torch.outer(f.to(dtype), kernel)
+    """See `realness.kernels.upfirdn2d`; all arguments are already normalised.
+
+    Without upsampling the filter is rounded to the dtype of x, as convolutions want it. Upsampling
+    runs in float32: transposed convolutions in bfloat16 are several times slower on a CPU.
+    """
+    f = f.to(accumulation_dtype(x.dtype))
+    kernel = (torch.outer(f, f) if f.dim() == 1 else f) * gain
     if not flip:  # conv2d correlates
         kernel = kernel.flip((0, 1))
-    y = F.conv2d(y, kernel[None, None], stride=(down[1], down[0]))
-    return y.reshape(batch, channels, *y.shape[2:]).to(x.dtype)
+    if tuple(up) == (1, 1):
+        y = filtered(x, kernel.to(x.dtype), down, padding)
+    else:
+        y = interpolated(x.to(kernel.dtype), kernel, up, down, padding).to(x.dtype)
+    return y.contiguous(memory_format=format_of(x))
+
+
+def per_channel(kernel: Tensor, channels: int) -> Tensor:
+    """The weight [C, 1, kh, kw] of a convolution with a group per channel."""
+    return kernel.expand(channels, 1, -1, -1)
+
+
+def filtered(
+    x: Tensor, kernel: Tensor, down: tuple[int, int], padding: tuple[int, int, int, int]
+) -> Tensor:
+    """A convolution with stride `down`."""
+    left, right, top, bottom = padding
+    sides = (top, left)
+    if left != right or top != bottom or min(sides) < 0:  # not what conv2d can do by itself
+        x, sides = F.pad(x, padding), (0, 0)
+    channels = x.shape[1]
+    weight = per_channel(kernel, channels)
+    return F.conv2d(x, weight, stride=(down[1], down[0]), padding=sides, groups=channels)
+
+
+def interpolated(
+    x: Tensor,
+    kernel: Tensor,
+    up: tuple[int, int],
+    down: tuple[int, int],
+    padding: tuple[int, int, int, int],
+) -> Tensor:
+    """A transposed convolution with stride `up`, which skips the zeros between the pixels."""
+    channels, (height, width) = x.shape[1], kernel.shape
+    weight = per_channel(kernel.flip((0, 1)), channels)
+    y = F.conv_transpose2d(x, weight, stride=(up[1], up[0]), groups=channels)
+    # It reaches taps - 1 pixels beyond the image on both sides, without the last up - 1 zeros.
+    left, right, top, bottom = padding
+    right, bottom = right + up[0] - 1, bottom + up[1] - 1
+    y = F.pad(y, (left - width + 1, right - width + 1, top - height + 1, bottom - height + 1))
+    return y[:, :, :: down[1], :: down[0]]

@@ -1,8 +1,10 @@
 #include <algorithm>
+#include <optional>
 
 #include "../csrc/binding.h"
 #include "upfirdn2d.cuh"
 #if defined(REALNESS_HOST)
+#include "library.h"
 #include "rows.h"
 #endif
 
@@ -91,19 +93,27 @@ Tensor upfirdn2d(const Tensor& x_any, const Tensor& filter_any, std::vector<int6
   const Device device(x_any);
   const Tensor x = dense(x_any), filter = dense(filter_any);
   const bool channels_last = is_channels_last(x);
-  Tensor out = torch::stable::empty({batch, channels, y_axis.out, x_axis.out}, x.scalar_type(),
-                                    std::nullopt, x.device(), std::nullopt, format_of(x));
-  if (out.numel() == 0) return out;
+  const auto empty = [&] {
+    return torch::stable::empty({batch, channels, y_axis.out, x_axis.out}, x.scalar_type(),
+                                std::nullopt, x.device(), std::nullopt, format_of(x));
+  };
+  if (batch * channels * y_axis.out * x_axis.out == 0) return empty();
   STD_TORCH_CHECK(channels <= INT32_MAX, "x: too many channels");
+  std::optional<Tensor> out;
   dispatch_floating(x, [&](auto type) {
     using T = typename decltype(type)::type;
     using A = acc_t<T>;
-    const Images<T> images{read<T>(x), write<T>(out), read<A>(filter), static_cast<A>(gain),
-                           correlate, channels_last, channels, x_axis, y_axis};
-    const int64_t planes = channels_last ? batch : batch * channels;
-    filter_images(device, images, planes);
+    Images<T> images{read<T>(x), nullptr, read<A>(filter), static_cast<A>(gain),
+                     correlate, channels_last, channels, x_axis, y_axis};
+#if defined(REALNESS_HOST)
+    out = by_library(x, images);
+    if (out) return;
+#endif
+    out = empty();
+    images.out = write<T>(*out);
+    filter_images(device, images, channels_last ? batch : batch * channels);
   });
-  return out;
+  return *out;
 }
 
 STABLE_TORCH_LIBRARY_IMPL(REALNESS_NAMESPACE, REALNESS_KEY, m) {

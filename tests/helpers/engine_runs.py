@@ -27,6 +27,7 @@ def play(gan: ShardedGan, steps: range) -> list[tuple[float, float]]:
         return gan.as_grown(real, step * batch)
 
     for step in steps:
+        gan.follow_schedules(step * batch)
         gan.grow(step * batch)
         of_d, of_g = (labels(gan, stream, step, batch) for stream in (Stream.D_REAL, Stream.G_REAL))
         real = share(Stream.D_REAL, step, gan.config.num_real)

@@ -22,6 +22,8 @@ BATCH = 8
 GROW_KIMG = 0.06
 """A test of 50 iterations, stopped after 25, stops in the second of two transitions."""
 CLASSES = ClassesConfig(conditional=True, class_counts=(3, 0, 2, 1))
+SCHEDULE_KIMG = 0.3
+"""The same test stops in the middle of the schedules, and ends after them."""
 FAR = FakeAsRealConfig(far_fakes=4, far_candidates=16)
 
 
@@ -64,6 +66,7 @@ def systems() -> dict[str, TrainConfig]:
         "p2gan": small("cifar10-p2gan-dcgan"),
         "p2gan-resnet": small("cifar10-p2gan-resnet"),
         "relativistic-r1-r2": small("cifar10-relativistic-resnet"),
+        "r3gan": with_fields(small("cifar10-r3gan"), augment="none"),
         "lecture": small("fashion32-standard-dcgan"),
         "stylegan2": stylegan2("ffhq256-stylegan2"),
     }
@@ -100,6 +103,22 @@ def systems() -> dict[str, TrainConfig]:
         "stylegan2-growing": with_fields(presets["stylegan2"], grow_kimg=GROW_KIMG),
         "conditional": replace(realness, classes=CLASSES, penalty=between),
         "conditional-stylegan2": replace(presets["stylegan2"], classes=CLASSES),
+        "realness-scheduled": with_fields(
+            realness,
+            schedule_kimg=SCHEDULE_KIMG,
+            beta2_final=0.9,
+            lr_decay="cosine",
+            lr_final=0.2,
+            r1_gamma=1.0,
+            r1_gamma_final=0.1,
+            r2_gamma_final=0.5,
+            penalty_images=2 * BATCH,
+            ema_halflife_kimg=0.0,
+            ema_halflife_final_kimg=0.1,
+            ema_rampup=0.0,
+            augment="scheduled",
+            augment_p=0.5,
+        ),
         "saturating": replace(presets["standard"], objective=StandardConfig(saturating=True)),
     }
     return {**presets, **combinations}

@@ -26,7 +26,7 @@ WAITING_METHODS = ("cpu", "numpy", "tolist")
 
 
 class Watch(TorchDispatchMode):
-    """Counts `waits` for the device, by "file:function", and bytes `sent`, by collective.
+    """Counts `waits` for the device, by "file:function"; bytes `sent` and `calls` by collective.
 
     It works on the CPU, where nothing waits, by counting operations that would wait on a GPU.
     (`tensor.to("cpu")` is a no-op there and is not counted.)
@@ -36,6 +36,7 @@ class Watch(TorchDispatchMode):
         super().__init__()
         self.waits: Counter[str] = Counter()
         self.sent: Counter[str] = Counter()
+        self.calls: Counter[str] = Counter()
         self._originals: dict[tuple[Any, str], Any] = {}
 
     def __enter__(self) -> Watch:
@@ -64,6 +65,7 @@ class Watch(TorchDispatchMode):
         if waits(func, args):
             self.waits[caller()] += 1
         if name.startswith("c10d::"):
+            self.calls[name.removeprefix("c10d::")] += 1
             self.sent[name.removeprefix("c10d::")] += sum(
                 value.nbytes for value in tree_leaves(args[0]) if isinstance(value, Tensor)
             )

@@ -46,3 +46,10 @@ def device(impl: kernels.Impl) -> torch.device:
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def exact_references(monkeypatch: pytest.MonkeyPatch) -> None:
+    """References with convolutions compute in float32, not in TF32: kernels may err twice as much
+    as they do."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)

@@ -1,6 +1,6 @@
 """Tests that need a device: CUDA graphs, streams, huge tensors, and the number of launches.
 
-On a machine with a GPU: `make gpu`, or benchmarks/on_a_gpu.sh.
+On a machine with a GPU: `make gpu`.
 """
 
 from __future__ import annotations

@@ -11,27 +11,9 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from realness import kernels
 from tests.helpers.kernel_cases import BY_NAME, CASES, Case, variants
+from tests.helpers.kernel_checks import errors
 
 SLOW = pytest.mark.slow
-
-
-def results(case: Case, impl: kernels.Impl, inputs: list[Tensor]) -> list[Tensor]:
-    """Outputs and, for fixed random cotangents, the gradients of all differentiable inputs."""
-    inputs = [x.detach() for x in inputs]
-    leaves = [inputs[i].requires_grad_() for i in case.differentiable]
-    outputs = case.outputs(impl, inputs)
-    found = [y.detach() for y in outputs]
-    if leaves:
-        generator = torch.Generator().manual_seed(1)
-        cotangents = [
-            torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y) for y in outputs
-        ]
-        found += torch.autograd.grad(outputs, leaves, cotangents)
-    return found
-
-
-def error(actual: Tensor, exact: Tensor) -> float:
-    return (actual.double().cpu() - exact).abs().max().item() if exact.numel() else 0.0
 
 
 def all_variants() -> list[Any]:
@@ -51,19 +33,8 @@ def test_matches_float64_reference(
     """Error against float64 at most twice that of the same-dtype reference, plus rounding."""
     case = BY_NAME[name]
     inputs = case.inputs(dtype, device, layout)
-    exact = results(case, "reference", [x.double().cpu() for x in inputs])
-    plain = results(case, "reference", inputs)
-    actual = results(case, impl, inputs)
-    for i, (ours, theirs, truth) in enumerate(zip(actual, plain, exact, strict=True)):
-        assert ours.dtype == theirs.dtype
-        assert ours.shape == truth.shape
-        scale = truth.abs().max().item() if truth.numel() else 0.0
-        # For float64 the reference counts as exact, since its error is unknown. In float32, sums of
-        # up to 1,024 terms in a different order differ by sqrt(1024) roundings; narrower types sum
-        # in float32 and round once.
-        roundings = {torch.float64: 256, torch.float32: 32}.get(ours.dtype, 8)
-        allowed = 2 * error(theirs, truth) + roundings * torch.finfo(ours.dtype).eps * scale
-        assert error(ours, truth) <= allowed, f"result {i}"
+    for i, (error, allowed) in enumerate(errors(case, impl, inputs)):
+        assert error <= allowed, f"result {i}"
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.order], ids=lambda c: c.name)

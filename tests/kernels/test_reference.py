@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
+import scipy.signal
 import scipy.special
 import scipy.stats
 import torch
 import torch.nn.functional as F
 from scipy.signal import upfirdn
+from torch.autograd import gradcheck, gradgradcheck
 
 from realness import kernels
 from realness.kernels.philox.reference import philox4x32
@@ -99,6 +102,46 @@ def test_upfirdn2d_matches_scipy(up: int, down: int) -> None:
     expected = upfirdn(f, upfirdn(f, image, up, down, axis=0), up, down, axis=1)
     ours = kernels.upfirdn2d(image[None, None], f, up=up, down=down, padding=3)[0, 0]
     np.testing.assert_allclose(ours[: len(expected), : len(expected)], expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(("up", "down"), [((1, 1), (1, 1)), ((2, 1), (1, 3)), ((3, 2), (2, 1))])
+@pytest.mark.parametrize("padding", [(2, 2, 1, 1), (2, 1, 3, 0), (-1, 4, 2, -2), (0, 5, 6, 7)])
+@pytest.mark.parametrize("flip", [False, True])
+def test_upfirdn2d_is_its_definition(
+    up: tuple[int, int], down: tuple[int, int], padding: tuple[int, ...], flip: bool
+) -> None:
+    """Insert zeros, pad or crop, scipy's convolution, drop pixels; channel by channel."""
+    x, f = torch.randn(2, 3, 6, 7).double(), torch.randn(3, 4).double()
+    ours = kernels.upfirdn2d(x, f, up=up, down=down, padding=padding, flip=flip, gain=1.5)
+    left, right, top, bottom = padding
+    filtered = scipy.signal.correlate2d if flip else scipy.signal.convolve2d
+    for sample, channel in np.ndindex(2, 3):
+        wide = np.zeros((6 * up[1], 7 * up[0]))
+        wide[:: up[1], :: up[0]] = x[sample, channel]
+        wide = np.pad(wide, [(max(top, 0), max(bottom, 0)), (max(left, 0), max(right, 0))])
+        height, width = wide.shape
+        wide = wide[max(-top, 0) : height - max(-bottom, 0), max(-left, 0) : width - max(-right, 0)]
+        expected = 1.5 * filtered(wide, f, "valid")[:: down[1], :: down[0]]
+        np.testing.assert_allclose(ours[sample, channel], expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    "options", [{"padding": 2}, {"down": 2, "padding": (1, 2, 0, 1)}, {"up": 2}]
+)
+def test_the_reference_of_upfirdn2d_is_twice_differentiable(options: dict[str, Any]) -> None:
+    x, f = torch.randn(1, 2, 5, 4).double().requires_grad_(), torch.randn(3, 3).double()
+    squares = lambda x: kernels.upfirdn2d(x, f, **options).square()  # noqa: E731
+    assert gradcheck(squares, x, fast_mode=True)
+    assert gradgradcheck(squares, x, fast_mode=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_reference_of_upfirdn2d_keeps_the_layout(dtype: torch.dtype) -> None:
+    x = torch.randn(2, 3, 6, 6, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    every: list[dict[str, Any]] = [{"up": 2}, {"down": 2}, {"padding": (1, 2, 1, 2)}]
+    for options in every:
+        y = kernels.upfirdn2d(x, torch.ones(4), **options)
+        assert y.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_demodulated_weights_have_unit_norm() -> None:

@@ -55,6 +55,7 @@ CHOICES = (
     dict(zip(KINDS, ("sn-resnet", "sn-resnet", "p2gan", "adam", "scheduled"), strict=True)),
     dict(zip(KINDS, ("stylegan2", "stylegan2", "hinge", "adam", "diffaugment"), strict=True)),
     dict(zip(KINDS, ("light", "light", "lsgan", "adam", "none"), strict=True)),
+    dict(zip(KINDS, ("r3gan", "r3gan", "relativistic", "adam", "none"), strict=True)),
 )
 """Components that together have every field."""
 
@@ -65,22 +66,25 @@ def test_every_field_is_a_flag() -> None:
     given |= dict(g_objective="3", resample="head", device="cpu", decoder="threads")
     given |= dict(impl="reference", anchors="histogram", batch_statistics="local")
     given |= dict(resample_statistics="local", g_activation="lrelu", lr_decay="cosine")
-    given |= dict(beta2="0.5", lr_final="0.5", divergence="emd", test_code="ema", g_blocks="2")
-    given |= dict(rmsprop_alpha="0.9", d_blocks="2", gp_target="0", metrics="kid")
+    given |= dict(beta2="0.5", lr_final="0.5", divergence="emd", test_code="ema")
+    given |= dict(rmsprop_alpha="0.9", gp_target="0", metrics="kid")
     given |= dict(memory_format="contiguous", metrics_network="efflite0", style_mixing="0.5")
     given |= dict(metrics_weights="raw")
     given |= dict(metrics_resize="bilinear", minibatch_group="1", augment_ops="bgcf0.5")
     given |= dict(augment_target="0.5", augment_p="0.2", augment_shape="linear")
     given |= dict(source_kind="folder", g_norm="instance")
+    given |= dict(beta2_final="0.9", schedule_shape="linear", schedule_kimg="9")
     # These combine with few others: the next test covers them. --plugin has tests of its own.
     left_out = {"preset", "r1", "d_activation", "cuda_graphs", "auto_batch"}
     left_out |= {"plugin", "plugin_sha256", "path_length_weight", "far_fakes"}
-    left_out |= {"checkpoint_activations", "posterior_modules", "code_source", "grow_kimg", *KINDS}
+    left_out |= {"checkpoint_activations", "posterior_modules", "code_source", "grow_kimg"}
+    left_out |= {"freeze_g", *KINDS}
     seen: set[str] = set()
     for choice in CHOICES:
         seen |= left_out
         start = with_fields(preset(DCGAN), **choice)
         defaults = flatten(start)
+        given |= {f"{of}_blocks": str(3 - defaults.get(f"{of}_blocks", 1)) for of in "gd"}
         arguments = [word for name, value in choice.items() for word in (flag(name), value)]
         for name, value in defaults.items():
             if name in left_out or (name == "d_norm" and choice["discriminator"] == "resnet"):

@@ -15,7 +15,8 @@ from PIL import Image
 
 from realness.launch import generate
 from realness.trainer.checkpoint.choosing import choose_checkpoints
-from realness.trainer.inference.trained import load_discriminator, load_generator, truncated
+from realness.trainer.inference.adjusting import truncated
+from realness.trainer.inference.trained import load_discriminator, load_generator
 from realness.trainer.inference.video import write_animation
 from tests.helpers.run_folders import write_run
 from tests.helpers.systems import systems

@@ -197,3 +197,42 @@ def test_p2gan_on_stylegan2_is_celebas_p2gan_for_7000_kimg(resolution: int) -> N
     baseline, expected = parse(flags).config, preset("ffhq256-stylegan2")
     assert baseline.objective == expected.objective
     assert (baseline.optimizer, baseline.penalty) == (expected.optimizer, expected.penalty)
+
+
+@pytest.mark.parametrize(
+    ("name", "of_g", "of_d"),
+    [
+        ("cifar10-r3gan", 20_732_160, 20_683_776),
+        ("ffhq64-r3gan", 22_429_824, 22_381_440),
+        ("ffhq256-r3gan", 23_057_952, 23_009_568),
+    ],
+)
+def test_r3gans_presets_have_its_networks(name: str, of_g: int, of_d: int) -> None:
+    with torch.device("meta"):
+        networks = build_networks(preset(name))[:2]
+    assert [sum(p.numel() for p in network.parameters()) for network in networks] == [of_g, of_d]
+
+
+def test_r3gans_presets_are_its_table() -> None:
+    """Batch, gamma, the probability of augmentation, the average's half-life, its schedule."""
+    table = {
+        "cifar10-r3gan": (512, 0.05, 0.55, 5e3, 20e3),
+        "ffhq64-r3gan": (256, 2.0, 0.3, 500, 20e3),
+        "ffhq256-r3gan": (256, 150.0, 0.3, 500, 20e3),
+        "imagenet32-r3gan": (4096, 0.5, 0.5, 50e3, 200e3),
+        "imagenet64-r3gan": (4096, 1.0, 0.4, 50e3, 200e3),
+    }
+    names = ("batch_size", "r1_gamma", "augment_p", "ema_halflife_final_kimg", "schedule_kimg")
+    for name, row in table.items():
+        fields = flatten(preset(name))
+        assert tuple(fields[key] for key in names) == row
+        assert fields["r2_gamma"] == fields["r1_gamma"]
+        assert fields["r2_gamma_final"] == fields["r1_gamma_final"] == fields["r1_gamma"] / 10
+        assert (fields["ema_halflife_kimg"], fields["beta2"], fields["beta2_final"]) == (
+            0,
+            0.9,
+            0.99,
+        )
+        assert fields["lr_g"] * fields["lr_final"] == 5e-5
+        assert (fields["z_dim"], fields["beta1"], fields["lr_g"]) == (64, 0.0, 2e-4)
+        assert (fields["augment_ops"], fields["precision"]) == ("bgc0.5x", "bf16")

@@ -145,7 +145,7 @@ class ScheduledConfig(_ProbabilityConfig):
     """Augmentation with a probability that rises from 0, as in R3GAN."""
 
     augment_kimg: float = 0.0
-    """Thousands of images in which the probability rises; 0 for the whole run."""
+    """Thousands of images in which the probability rises; 0 for --schedule-kimg."""
     augment_shape: Literal["cosine", "linear"] = "cosine"
     """How it rises."""
 

@@ -6,14 +6,14 @@ and an update can be captured as a CUDA graph.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from realness.trainer.config.schedule import SHAPES, Schedule, Shape
 from realness.trainer.distributed.ranks import world_size
 
 SAFE_P = 0.8
@@ -72,10 +72,7 @@ class FixedStrength(_NoState):
 
 @dataclass(frozen=True)
 class ScheduledStrength(_NoState):
-    """From p = `start` to p = `end` in `kimg` thousand images, and constant afterwards.
-
-    shape: `linear`, or half a period of a cosine, start + (end - start) (1 - cos(pi t / T)) / 2
-    (Huang et al., "The GAN is dead; long live the GAN!", NeurIPS 2024).
+    """From p = `start` to p = `end` in `kimg` thousand images, and constant afterwards: `Schedule`.
 
     Raises ValueError if a probability is not in [0, 1], `kimg` not above 0 or the shape unknown.
     """
@@ -83,7 +80,7 @@ class ScheduledStrength(_NoState):
     start: float
     end: float
     kimg: float
-    shape: Literal["linear", "cosine"] = "cosine"
+    shape: Shape = "cosine"
     device: torch.device | str = "cpu"
 
     def __post_init__(self) -> None:
@@ -91,16 +88,12 @@ class ScheduledStrength(_NoState):
         _check_probability("end", self.end)
         if not self.kimg > 0:
             raise ValueError(f"kimg={self.kimg:g}; expected a length above 0")
-        if self.shape not in ("linear", "cosine"):
+        if self.shape not in SHAPES:
             raise ValueError(f"shape={self.shape!r}; use linear or cosine")
 
     def p(self, images: int | Tensor) -> Tensor:
-        # Added on the device, so that a number and a tensor give the same result.
-        seen = torch.zeros((), dtype=torch.float64, device=self.device) + images
-        progress = (seen / (self.kimg * 1000)).clamp(0, 1)
-        if self.shape == "cosine":
-            progress = (1 - (math.pi * progress).cos()) / 2
-        return (self.start + (self.end - self.start) * progress).float()
+        schedule = Schedule(self.start, self.end, self.kimg * 1000, self.shape)
+        return schedule.on(self.device, images)
 
 
 class AdaptiveStrength:

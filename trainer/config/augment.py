@@ -30,7 +30,8 @@ class AugmentationConfig(Component):
     ) -> Any:
         """An `InputAugmentation`, or None for no augmentation.
 
-        batch_size: images per update of D over all ranks. num_images: length of the run. undecided:
-        the score at which D is undecided, if the objective has one. device: where D runs.
+        batch_size: images per update of D over all ranks. num_images: images in which scheduled
+        values reach their end: --schedule-kimg, or the whole run. undecided: the score at which D
+        is undecided, if the objective has one. device: where D runs.
         """
         raise NotImplementedError(f"{type(self).__qualname__} does not define build()")

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from realness.trainer.config.base import ConfigError, derived, require
+from realness.trainer.config.networks import DiscriminatorConfig, GeneratorConfig, able
+from realness.trainer.config.objective import FakeAsRealConfig, ObjectiveConfig
 
 MAX_CLASSES = 100_000
 """More classes are a mistake: config.json holds a number for each."""
@@ -84,4 +86,34 @@ def check_classes(counts: Sequence[int], num_images: int, data: str, notes: Sequ
         len(counts) <= MAX_CLASSES,
         f"--conditional: --data={data} has {len(counts):,} classes, more than {MAX_CLASSES:,}; are "
         "its labels classes?",
+    )
+
+
+def check_conditional(
+    classes: ClassesConfig,
+    g: GeneratorConfig,
+    d: DiscriminatorConfig,
+    objective: ObjectiveConfig,
+    far: FakeAsRealConfig,
+) -> None:
+    """Raise ConfigError if a conditional run has components that take no classes."""
+    if not classes.conditional:
+        return
+    require(
+        g.conditional and d.conditional,
+        f"--conditional needs networks that take classes, not --generator={g.name} "
+        f"--discriminator={d.name}; use --generator {able(g, 'conditional')} and "
+        f"--discriminator {able(d, 'conditional')}, or --no-conditional",
+    )
+    require(
+        not objective.codes,
+        f"--conditional does not combine with --objective={objective.name}: the code of a real "
+        "image takes the place of the class in its generator; use another objective, or "
+        "--no-conditional",
+    )
+    require(
+        not far.far_fakes,
+        f"--conditional does not combine with --far-fakes={far.far_fakes}: FAR-GAN takes the "
+        "generated images with the lowest scores of all classes, so the classes of D's real images "
+        "would not be those of the data; use --far-fakes 0, or --no-conditional",
     )

@@ -22,6 +22,7 @@ BUILT_IN = (
     "realness.trainer.networks.configs",
     "realness.trainer.networks.stylegan2_configs",
     "realness.trainer.networks.light_configs",
+    "realness.trainer.networks.r3gan_configs",
     "realness.trainer.objectives.configs",
     "realness.trainer.engines.optimizer_configs",
     "realness.trainer.augment.configs",

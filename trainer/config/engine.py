@@ -34,9 +34,9 @@ class EngineConfig:
     heaviest updates of the run (with R1 and path lengths, however rarely they are due), on a CPU
     from the memory estimate."""
     checkpoint_activations: bool = resumable(False)
-    """Store only the inputs of each block (stylegan2, resnet, D of sn-resnet and of light) and
-    recompute the rest in the backward pass: the same gradients, less memory, about 30 % more
-    computation."""
+    """Store only the inputs of each block (stylegan2, r3gan, resnet, D of sn-resnet and of
+    light) and recompute the rest in the backward pass: the same gradients, less memory, about 30 %
+    more computation."""
     memory_format: Literal["auto", "channels_last", "contiguous"] = resumable("auto")
     """Memory layout of images and activations. auto is channels_last, which tensor cores need and
     which is also faster on the CPU. Results differ only by rounding."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from realness.trainer.config.base import positive, require
-from realness.trainer.config.components import Component
+from realness.trainer.config.components import Component, registered
 
 Normalisation = Literal["spectral", "layer", "none"]
 GeneratorNormalisation = Literal["batch", "instance"]
@@ -45,6 +45,13 @@ class GeneratorConfig(Component):
 
     def __post_init__(self) -> None:
         positive(self, "z_dim")
+
+    def counterpart(self, name: str, doublings: int) -> str:
+        """What the tensor `name` is called in a network of 2^doublings times the resolution.
+
+        Empty if such a network has none that does the same.
+        """
+        return "" if doublings else name
 
     def build(self, resolution: int, code_dim: int) -> Any:
         """The network (`nn.Module`) for images of `resolution` pixels a side.
@@ -92,9 +99,19 @@ class DiscriminatorConfig(Component):
             f"{' or '.join(self.norms)}, or --discriminator sn-resnet",
         )
 
+    def counterpart(self, name: str, doublings: int) -> str:
+        """As of `GeneratorConfig`."""
+        return "" if doublings else name
+
     def build(self, resolution: int, num_outputs: int) -> Any:
         """The network (`nn.Module`) for images of `resolution` pixels a side.
 
         `num_outputs` is the number of outputs K per image, which the objective sets.
         """
         raise NotImplementedError(f"{type(self).__qualname__} does not define build()")
+
+
+def able(chosen: GeneratorConfig | DiscriminatorConfig, capability: str) -> str:
+    """The components of a kind that declare a capability: "resnet or stylegan2"."""
+    known = registered(chosen.kind).items()
+    return " or ".join(name for name, kind in known if getattr(kind, capability))

@@ -62,8 +62,12 @@ class PenaltyConfig:
     """Weight of R1, gamma/2 * E||grad_x score(x)||^2 on real images; 0 disables it. The 0GP
     penalty on samples with weight lambda is R1 with gamma = 2 lambda. auto is 0.0002 R^2 / batch,
     with R pixels a side, a start for data for which no value is known."""
+    r1_gamma_final: float | None = None
+    """Weight of R1 at the end of --schedule-kimg; without it, --r1-gamma is constant."""
     r2_gamma: float = 0.0
     """Weight of R2, the same penalty on generated images."""
+    r2_gamma_final: float | None = None
+    """Weight of R2 at the end of --schedule-kimg; without it, --r2-gamma is constant."""
     gp_weight: float = 0.0
     """Weight lambda of the penalty at random points between real and generated images."""
     gp_target: Literal[0, 1] = 1
@@ -89,11 +93,24 @@ class PenaltyConfig:
         not_negative(self, "r1_gamma", "r2_gamma", "gp_weight", "penalty_images")
         not_negative(self, "path_length_weight", "path_length_images")
         positive(self, "path_length_shrink")
+        for name in ("r1_gamma_final", "r2_gamma_final"):
+            if getattr(self, name) is not None:
+                not_negative(self, name)
 
     @property
     def any(self) -> bool:
         """Whether any penalty on D is enabled."""
-        return bool(self.r1_gamma or self.r2_gamma or self.gp_weight)
+        return self.has_r1 or self.has_r2 or bool(self.gp_weight)
+
+    @property
+    def has_r1(self) -> bool:
+        """Whether R1 has a weight at some time of the run."""
+        return bool(self.r1_gamma or self.r1_gamma_final)
+
+    @property
+    def has_r2(self) -> bool:
+        """Whether R2 has a weight at some time of the run."""
+        return bool(self.r2_gamma or self.r2_gamma_final)
 
 
 @dataclass(frozen=True)

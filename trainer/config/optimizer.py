@@ -29,6 +29,16 @@ class AlgorithmConfig(Component):
         """
         raise NotImplementedError(f"{type(self).__qualname__} does not define build()")
 
+    @property
+    def not_capturable(self) -> str:
+        """Why steps cannot be captured as CUDA graphs, with the remedy; empty if they can."""
+        return ""
+
+    def settings_at(self, progress: float) -> dict[str, Any]:
+        """The entries of the optimiser's parameter groups that a schedule changes, and their values
+        at its `progress` in [0, 1] (`Schedule.progress`); empty without a schedule."""
+        return {}
+
     def lazily_corrected(self, c: float) -> AlgorithmConfig:
         """The settings for c = k / (k + 1) as many steps (`--lazy-correction`)."""
         return self
@@ -59,8 +69,9 @@ class OptimizerConfig:
     lr_warmup_kimg: float = 0.0
     """Raise the learning rates linearly from 0 over the first N thousand images."""
     lr_decay: Literal["none", "linear", "cosine", "step"] = "none"
-    """How the learning rates decay: linear and cosine run from --lr-decay-start-kimg to the end of
-    the run; step multiplies by --lr-step-factor every --lr-step-kimg."""
+    """How the learning rates decay: linear and cosine run from --lr-decay-start-kimg to
+    --schedule-kimg, or the end of the run; step multiplies by --lr-step-factor every
+    --lr-step-kimg."""
     lr_decay_start_kimg: float = 0.0
     """Thousands of images after which the linear or cosine decay starts."""
     lr_final: float = 0.0

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from realness.trainer.config.augment import AugmentationConfig
+from realness.trainer.config.average import AverageConfig
 from realness.trainer.config.base import (
     derived,
     expand_paths,
@@ -15,15 +16,17 @@ from realness.trainer.config.base import (
     require,
     resumable,
 )
-from realness.trainer.config.classes import ClassesConfig
-from realness.trainer.config.components import default_component, registered
+from realness.trainer.config.classes import ClassesConfig, check_conditional
+from realness.trainer.config.components import default_component
 from realness.trainer.config.data import DataConfig
 from realness.trainer.config.engine import EngineConfig
 from realness.trainer.config.growth import GrowthConfig
 from realness.trainer.config.metrics import MetricsConfig
-from realness.trainer.config.networks import DiscriminatorConfig, GeneratorConfig
+from realness.trainer.config.networks import DiscriminatorConfig, GeneratorConfig, able
 from realness.trainer.config.objective import FakeAsRealConfig, ObjectiveConfig, PenaltyConfig
 from realness.trainer.config.optimizer import OptimizerConfig
+from realness.trainer.config.schedule import Schedule, ScheduleConfig
+from realness.trainer.config.transfer import TransferConfig
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,9 @@ class TrainConfig:
     """Length of the run in thousands of images."""
     ema_halflife_kimg: float = 10.0
     """Half-life of the moving average of G's weights, in thousands of images."""
+    ema_halflife_final_kimg: float | None = None
+    """Half-life at the end of --schedule-kimg; without it, the half-life is constant. The start may
+    then be 0: the average begins as G itself."""
     ema_rampup: float = 0.05
     """Limit the half-life to this fraction of the images seen, so that the average follows G early
     on; 0 for no limit."""
@@ -77,6 +83,9 @@ class TrainConfig:
     penalty: PenaltyConfig = field(default_factory=PenaltyConfig)
     far: FakeAsRealConfig = field(default_factory=FakeAsRealConfig)
     growth: GrowthConfig = field(default_factory=GrowthConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    average: AverageConfig = field(default_factory=AverageConfig)
+    transfer: TransferConfig = field(default_factory=TransferConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     augment: AugmentationConfig = field(
         default_factory=lambda: default_component(AugmentationConfig)
@@ -86,7 +95,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         expand_paths(self, "run_dir", "plugin")
-        positive(self, "batch_size", "total_kimg", "ema_halflife_kimg", "num_samples")
+        positive(self, "batch_size", "total_kimg", "num_samples")
         positive(self, "log_kimg", "sample_kimg", "checkpoint_kimg", "keep_checkpoints")
         positive(self, "max_skipped")
         not_negative(self, "ema_rampup", "keep_checkpoint_kimg")
@@ -95,10 +104,41 @@ class TrainConfig:
             self.far.far_fakes < self.batch_size,
             f"--far-fakes={self.far.far_fakes} must be less than --batch-size={self.batch_size}",
         )
+        self._check_schedules()
         self._check_finite_differences()
         self._check_components()
         self._check_growth()
-        self._check_classes()
+        check_conditional(self.classes, self.g, self.d, self.objective, self.far)
+        require(
+            self.transfer.freeze_g == "none" or self.g.styles,
+            f"--freeze-g=mapping needs a generator with a mapping network, and --generator="
+            f"{self.g.name} has none; use --generator {able(self.g, 'styles')}, or --freeze-g "
+            "none",
+        )
+
+    def _check_schedules(self) -> None:
+        if self.ema_halflife_final_kimg is None:
+            positive(self, "ema_halflife_kimg")
+        else:
+            not_negative(self, "ema_halflife_kimg")
+            positive(self, "ema_halflife_final_kimg")
+            require(
+                self.average.ema != "power",
+                "--ema-halflife-final-kimg has no effect with --ema power, whose averages have "
+                "widths; use --ema both",
+            )
+        optimizer, length = self.optimizer, self.schedule.schedule_kimg
+        require(
+            not length
+            or optimizer.lr_decay not in ("linear", "cosine")
+            or optimizer.lr_decay_start_kimg < length,
+            f"--lr-decay-start-kimg={optimizer.lr_decay_start_kimg:g} is not before "
+            f"--schedule-kimg={length:g}, where the decay ends; use a smaller number",
+        )
+        require(
+            not (self.engine.cuda_graphs and optimizer.algorithm.not_capturable),
+            f"--cuda-graphs does not combine with {optimizer.algorithm.not_capturable}",
+        )
 
     def _check_components(self) -> None:
         """Check that the chosen components can do what the other settings ask of them."""
@@ -116,13 +156,13 @@ class TrainConfig:
             not self.engine.checkpoint_activations or (g.recompute and d.recompute),
             f"--checkpoint-activations needs networks made of blocks without batch normalisation, "
             f"not --generator={g.name} --discriminator={d.name}; use --generator "
-            f"{_able(g, 'recompute')} and --discriminator {_able(d, 'recompute')}, or "
+            f"{able(g, 'recompute')} and --discriminator {able(d, 'recompute')}, or "
             "--no-checkpoint-activations",
         )
         require(
             not self.penalty.path_length_weight or g.styles,
             f"--path-length-weight={self.penalty.path_length_weight} needs a generator with styles "
-            f"w, and --generator={g.name} has none; use --generator {_able(g, 'styles')}, or "
+            f"w, and --generator={g.name} has none; use --generator {able(g, 'styles')}, or "
             "--path-length-weight 0",
         )
         require(
@@ -139,7 +179,7 @@ class TrainConfig:
         require(
             g.codes or not objective.codes,
             f"--objective={objective.name} needs a generator that its codes can steer, not "
-            f"--generator={g.name}; use --generator {_able(g, 'codes')}",
+            f"--generator={g.name}; use --generator {able(g, 'codes')}",
         )
 
     def _check_growth(self) -> None:
@@ -147,10 +187,15 @@ class TrainConfig:
             return
         g, d, engine, asked = self.g, self.d, self.engine, f"--grow-kimg={self.growth.grow_kimg:g}"
         require(
+            not self.transfer.freeze_d,
+            f"{asked} does not combine with --freeze-d={self.transfer.freeze_d}: the layer from "
+            "the image is another one at every side; use --freeze-d 0",
+        )
+        require(
             g.grows and d.grows,
             f"{asked} needs networks that can grow, not --generator={g.name} --discriminator="
-            f"{d.name}; use --generator {_able(g, 'grows')} and --discriminator "
-            f"{_able(d, 'grows')}, or --grow-kimg 0",
+            f"{d.name}; use --generator {able(g, 'grows')} and --discriminator "
+            f"{able(d, 'grows')}, or --grow-kimg 0",
         )
         require(
             not self.objective.codes,
@@ -168,29 +213,6 @@ class TrainConfig:
             "last gradient of layers that are no longer used; use stage 2",
         )
         self.growth.check(self.data.resolution)
-
-    def _check_classes(self) -> None:
-        if not self.classes.conditional:
-            return
-        g, d, objective = self.g, self.d, self.objective
-        require(
-            g.conditional and d.conditional,
-            f"--conditional needs networks that take classes, not --generator={g.name} "
-            f"--discriminator={d.name}; use --generator {_able(g, 'conditional')} and "
-            f"--discriminator {_able(d, 'conditional')}, or --no-conditional",
-        )
-        require(
-            not objective.codes,
-            f"--conditional does not combine with --objective={objective.name}: the code of a real "
-            "image takes the place of the class in its generator; use another objective, or "
-            "--no-conditional",
-        )
-        require(
-            not self.far.far_fakes,
-            f"--conditional does not combine with --far-fakes={self.far.far_fakes}: FAR-GAN takes "
-            "the generated images with the lowest scores of all classes, so the classes of D's "
-            "real images would not be those of the data; use --far-fakes 0, or --no-conditional",
-        )
 
     def _check_finite_differences(self) -> None:
         if self.penalty.r1 == "exact":
@@ -221,6 +243,15 @@ class TrainConfig:
     def num_images(self) -> int:
         """Images after the last iteration (`total_kimg` rounded up to whole iterations)."""
         return self.num_iterations * self.batch_size
+
+    @property
+    def schedule_images(self) -> float:
+        """Images in which scheduled values move to their end values."""
+        return self.schedule.schedule_kimg * 1000 or self.num_images
+
+    def scheduled(self, start: float, end: float) -> Schedule:
+        """The schedule of a value of this run from `start` to `end`."""
+        return Schedule(start, end, self.schedule_images, self.schedule.schedule_shape)
 
     def check_ranks(self, world_size: int) -> None:
         """Raise ConfigError unless every rank gets the same number of images."""
@@ -272,9 +303,3 @@ class TrainConfig:
             f"(--batch-size={self.batch_size} on {world_size} ranks); use {nearest}, or 0 for all",
         )
         return share // size
-
-
-def _able(chosen: GeneratorConfig | DiscriminatorConfig, capability: str) -> str:
-    """The components of a kind that declare a capability: "resnet or stylegan2"."""
-    known = registered(chosen.kind).items()
-    return " or ".join(name for name, kind in known if getattr(kind, capability))

@@ -29,13 +29,22 @@ from realness.trainer.engines.deepspeed_state import (
     ShardedMoments,
     ShardedWeights,
 )
+from realness.trainer.engines.gradient_reduction import average_gradients
 from realness.trainer.engines.optimizers import (
     GradientNorm,
     SkipCount,
     allocate_state,
     build_optimizer,
+    is_bad,
 )
 
+# Settings of a user's file that choose how DeepSpeed reduces gradients.
+REDUCTION_SETTINGS = (
+    "communication_data_type",
+    "gradient_predivide_factor",
+    "prescale_gradients",
+    "sparse_gradients",
+)
 # Entry in a weight's set of active modules that stops DeepSpeed's hooks from releasing it.
 HELD = "held"
 
@@ -88,7 +97,7 @@ class Engine:
         device = next(module.parameters()).device
         rate = torch.tensor(lr, device=device) if capturable else lr
         self._optimizer = build_optimizer(optimizer, module.parameters(), rate)
-        self._moments = optimizer.algorithm.moments
+        self._algorithm, self._moments = optimizer.algorithm, optimizer.algorithm.moments
         self.name = name
         self.module = module
         self._network = network
@@ -100,6 +109,11 @@ class Engine:
             model_parameters=list(module.parameters()),
             config=config,
         )
+        # Whole gradients need none of ZeRO's hooks, and DeepSpeed would copy them into its bucket
+        # and back even on one rank.
+        self._averages = self._stage == 0 and not any(key in config for key in REDUCTION_SETTINGS)
+        if self._averages:
+            self._engine.enable_backward_allreduce = False
         self._state = self._find_state()
         optimized = self._state.optimized()
         allocate_state(self._optimizer, optimized, self._moments)
@@ -121,7 +135,7 @@ class Engine:
         return self._network(*inputs)
 
     def backward(self, loss: Tensor) -> None:
-        """Accumulate gradients; in the last pass of an update DeepSpeed reduces them over ranks."""
+        """Accumulate gradients; above ZeRO 0 DeepSpeed also reduces them over ranks."""
         self._engine.backward(loss)
         if not self._engine.is_gradient_accumulation_boundary():
             # Only counts the pass; the weights are updated after the last one.
@@ -129,7 +143,10 @@ class Engine:
 
     def step(self, loss: Tensor) -> None:
         """Update the weights, unless `loss` is not finite on some rank; clear the gradients."""
-        self.skips.mark(loss)
+        if self._averages:
+            self.skips.record(average_gradients(self.module.parameters(), is_bad(loss)))
+        else:
+            self.skips.mark(loss)
         self._engine.step()
 
     @contextlib.contextmanager
@@ -160,6 +177,11 @@ class Engine:
                 group["lr"].fill_(self.lr)
             else:
                 group["lr"] = self.lr
+
+    def set_progress(self, progress: float) -> None:
+        """Set the optimiser's scheduled settings to their values at `progress` in [0, 1]."""
+        for group in self._optimizer.param_groups:
+            group.update(self._algorithm.settings_at(progress))
 
     def restart_optimizer(self) -> None:
         """Forget the optimiser's moments and its count of updates."""

@@ -154,9 +154,13 @@ class SkipCount:
 
     def mark(self, loss: Tensor) -> None:
         """Skip the next update unless `loss` is finite on all ranks; collective."""
-        bad = (~loss.detach().isfinite()).float()
+        bad = is_bad(loss)
         if world_size() > 1:
             dist.all_reduce(bad, dist.ReduceOp.MAX)
+        self.record(bad)
+
+    def record(self, bad: Tensor) -> None:
+        """Skip the next update if `bad`, a scalar that is the same on all ranks, is 1; not if 0."""
         self._optimizer.found_inf = bad.to(self._optimizer_device)
         total, in_a_row = self._counts
         # In place, so that captured and eager updates add to the same tensor.
@@ -170,6 +174,11 @@ class SkipCount:
     def reset(self) -> None:
         """Reset both counts to 0."""
         self._counts.zero_()
+
+
+def is_bad(loss: Tensor) -> Tensor:
+    """1 if an update with this rank's `loss` must be skipped, otherwise 0; a float32 scalar."""
+    return (~loss.detach().isfinite()).float()
 
 
 def allocate_state(

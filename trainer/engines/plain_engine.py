@@ -30,6 +30,7 @@ class PlainEngine:
         self.module = module
         self.base_lr = lr
         self._loss_scale = loss_scale
+        self._algorithm = optimizer.algorithm
         self._optimizer = build_optimizer(optimizer, module.parameters(), lr)
 
     def __call__(self, *inputs: Any) -> Tensor:
@@ -56,6 +57,11 @@ class PlainEngine:
         """Set the learning rate to `factor` times its base value."""
         for group in self._optimizer.param_groups:
             group["lr"] = self.base_lr * factor
+
+    def set_progress(self, progress: float) -> None:
+        """Set the optimiser's scheduled settings to their values at `progress` in [0, 1]."""
+        for group in self._optimizer.param_groups:
+            group.update(self._algorithm.settings_at(progress))
 
     @property
     def lr(self) -> float:
@@ -95,3 +101,6 @@ class EngineWithoutOptimizer:
 
     def set_lr_factor(self, factor: float) -> None:
         """No-op: there is no learning rate."""
+
+    def set_progress(self, progress: float) -> None:
+        """No-op: there is no optimiser."""

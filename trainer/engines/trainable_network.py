@@ -52,6 +52,10 @@ class TrainableNetwork(Protocol):
         """Set the learning rate to `factor` times its base value."""
         ...
 
+    def set_progress(self, progress: float) -> None:
+        """Set the optimiser's scheduled settings to their values at `progress` in [0, 1]."""
+        ...
+
 
 @contextlib.contextmanager
 def frozen(network: TrainableNetwork) -> Iterator[Callable[..., Tensor]]:

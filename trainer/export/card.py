@@ -12,10 +12,10 @@ from realness.trainer.export.folder import Exported
 from realness.trainer.export.graphs import input_names
 from realness.trainer.objectives.configs import P2GANConfig, RealnessConfig
 from realness.trainer.storage.files import write_text
+from realness.trainer.storage.origin import NO_LICENCE
 from realness.trainer.storage.scores import Record
 
 CARD_FILE = "README.md"
-NO_LICENCE = "not stated"
 MOST_NAMES = 100
 """More names of classes are not listed in the card."""
 
@@ -48,6 +48,7 @@ def write_card(
         ),
         _files(differences),
         _limits(),
+        _origin(exported),
         _licence(licence),
     ]
     write_text(out / CARD_FILE, "\n".join(part for part in parts if part))
@@ -218,6 +219,24 @@ def _limits() -> str:
         "- Safetensors and JSON contain no code. ONNX and `.pt2` files are programs: run only "
         "those from people you trust.\n"
     )
+
+
+def _origin(exported: Exported) -> str:
+    kept = exported.generator.kept
+    if kept is None:
+        return ""
+    origin = kept.origin
+    text = "## Origin of the weights\n\n" + _table(
+        ("", ""),
+        [
+            ("source", origin.source),
+            ("kind", origin.kind),
+            ("sha256 of the file", f"`{origin.sha256}`"),
+            ("licence of the source", origin.licence),
+            ("random at the start, because the source lacks them", origin.missing or "nothing"),
+        ],
+    )
+    return text + (f"\n**{origin.notice}.**\n" if origin.notice else "")
 
 
 def _licence(licence: str) -> str:

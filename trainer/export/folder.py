@@ -13,6 +13,7 @@ from realness import kernels
 from realness.trainer.config import ConfigError
 from realness.trainer.config.plugins import load_plugins
 from realness.trainer.config.tree import portable_config
+from realness.trainer.inference.kept import read_kept, write_kept
 from realness.trainer.inference.trained import (
     TrainedDiscriminator,
     TrainedGenerator,
@@ -23,11 +24,15 @@ from realness.trainer.inference.trained import (
     trained_generator,
 )
 from realness.trainer.storage.run_folder import read_config, write_config
-from realness.trainer.storage.weights import WeightsError, read_weights, write_weights
+from realness.trainer.storage.weights import (
+    DISCRIMINATOR_FILE,
+    GENERATOR_FILE,
+    WeightsError,
+    read_weights,
+    write_weights,
+)
 
 FORMAT = "1"
-GENERATOR_FILE = "generator.safetensors"
-DISCRIMINATOR_FILE = "discriminator.safetensors"
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,8 @@ def write_networks(
         (DISCRIMINATOR_FILE, discriminator.module),
     ):
         write_weights(out / name, module.state_dict(), {**about, "network": Path(name).stem})
+    if generator.kept is not None:
+        write_kept(out, generator.kept)
     write_config(out, portable_config(generator.config))
 
 
@@ -92,8 +99,9 @@ def load(
         ) from error
     # Exports of earlier versions hold the moving average, and do not say so.
     weights: Weights = "raw" if about.get("weights") == "raw" else "ema"
+    generator = trained_generator(config, module, images_seen, digest, weights)
     return Exported(
-        trained_generator(config, module, images_seen, digest, weights),
+        replace(generator, kept=read_kept(folder, device)),
         grown(discriminator, config, images_seen),
     )
 

@@ -12,6 +12,7 @@ from realness.trainer import checkpoint
 from realness.trainer.checkpoint.fragments import replicated
 from realness.trainer.config import ConfigError
 from realness.trainer.config.tree import portable_config
+from realness.trainer.inference.kept import read_kept, write_kept
 from realness.trainer.storage.run_folder import CONFIG_FILE, read_config, write_config
 from realness.trainer.storage.weights import write_weights
 from realness.trainer.updates.build import build_networks
@@ -63,6 +64,9 @@ def consolidate(run: Path, folder: Path, out: Path, *, overwrite: bool = False) 
                 "data_digest": position.data_digest,
             }
             write_weights(Path(made) / name, tensors, about)
+        kept = read_kept(run)
+        if kept is not None:
+            write_kept(out, kept)
         write_config(Path(made), portable_config(config))
         # A kill between these leaves no config.json, so an incomplete folder is recognised.
         (out / CONFIG_FILE).unlink(missing_ok=True)

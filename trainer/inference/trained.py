@@ -13,23 +13,19 @@ from torch import Tensor, nn
 from realness import kernels
 from realness.trainer import checkpoint
 from realness.trainer.checkpoint.fragments import replicated
-from realness.trainer.config import ConfigError, TrainConfig
+from realness.trainer.config import TrainConfig
+from realness.trainer.inference.kept import Kept, read_kept
 from realness.trainer.inference.pixels import to_uint8
 from realness.trainer.networks.build import build_discriminator, build_generator
 from realness.trainer.networks.classes import ClassDistribution, one_hot
 from realness.trainer.networks.growing import set_stage
 from realness.trainer.networks.inputs import sampling_inputs
-from realness.trainer.networks.stylegan2_generator import CENTRE_SAMPLES, StyleGAN2Generator
 from realness.trainer.objectives.base import CodeObjective, Objective, build_objective
 from realness.trainer.randomness import Draws, Purpose, Stream
 from realness.trainer.storage.run_folder import read_config
 
 Weights = Literal["ema", "raw"]
 """The weights of a generator: the moving average over training, or those that training updates."""
-
-
-CLASS_CENTRE_SAMPLES = 2_000
-"""Latents per class for its centre of W; the sampling error is about 2 %."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +40,8 @@ class TrainedGenerator:
     those of the data (conditional runs only): samples have them in its proportions. With `chosen`
     classes, sample i has number i % len(chosen) of them, and the draws of sample i // len(chosen):
     consecutive samples differ only in their classes.
+    `kept` is what weights of another program came with. With `noise` [noise_dim], all images have
+    this noise instead of their own.
     """
 
     config: TrainConfig
@@ -57,6 +55,8 @@ class TrainedGenerator:
     weights: Weights = "ema"
     classes: ClassDistribution | None = None
     chosen: tuple[int, ...] = ()
+    kept: Kept | None = None
+    noise: Tensor | None = None
 
     @property
     def iteration(self) -> int:
@@ -76,6 +76,8 @@ class TrainedGenerator:
         """
         draws = self._draws(index, seed, stream)
         inputs = sampling_inputs(self.module, draws)
+        if self.noise is not None:
+            inputs["noise"] = self.noise.expand(len(index), -1)
         if self.code_factors is not None:
             mean, std = self.code_factors
             inputs["code"] = mean + std * draws.normal(Purpose.CODE, len(mean))
@@ -108,7 +110,7 @@ class TrainedGenerator:
             if self.centre is None:
                 return self.module(z, **inputs)
             centre = self.centre
-            if self.classes is not None:
+            if self.classes is not None and centre.dim() == 2:
                 centre = (inputs["code"] @ centre)[:, None]
             return self.module(z, **inputs, centre=centre, truncation=self.truncation)
 
@@ -166,15 +168,21 @@ def load_generator(
 ) -> TrainedGenerator:
     """Load the moving average of G from a checkpoint of a run, or G itself.
 
+    Says, once per process, if the weights are not for commercial use.
+
     Raises:
         ConfigError: for a run without a valid config.json.
         CheckpointError: for a damaged checkpoint, or one of a different architecture.
+        WeightsError: for a damaged file of what a converted model keeps.
     """
     config = read_config(run)
     module = build_empty_generator(config, device)
     name = "EMA.model" if weights == "ema" else "G.model"
     position = checkpoint.load(folder, replicated(name, module.state_dict()))
-    return trained_generator(config, module, position.images, position.data_digest, weights)
+    images, digest = position.images, position.data_digest
+    kept = read_kept(run, device, trained_further=images > 0 or weights == "raw")
+    generator = trained_generator(config, module, images, digest, weights)
+    return replace(generator, kept=kept)
 
 
 def build_empty_generator(config: TrainConfig, device: torch.device | str) -> nn.Module:
@@ -212,33 +220,6 @@ def trained_generator(
     return TrainedGenerator(
         config, module, device, images_seen, data_digest, factors, weights=weights, classes=classes
     )
-
-
-def truncated(generator: TrainedGenerator, psi: float) -> TrainedGenerator:
-    """The generator with truncated styles, centre + psi (w - centre).
-
-    Karras et al., CVPR 2019, section 2.1. In a conditional run each class has its own centre.
-
-    Raises:
-        ConfigError: for a generator without styles.
-    """
-    module = generator.module
-    if not isinstance(module, StyleGAN2Generator):
-        raise ConfigError(
-            f"--truncation={psi} needs a generator with styles w, but this run's generator is "
-            f"{generator.config.g.name}; leave it at 1"
-        )
-    classes = generator.classes
-    number = CENTRE_SAMPLES if classes is None else CLASS_CENTRE_SAMPLES
-    index = torch.arange(number, device=generator.device)
-    draws = Draws(generator.config.seed, Stream.CENTRE, index)
-    with kernels.implementation(generator.config.engine.impl):
-        if classes is None:
-            centre = module.centre(draws)
-        else:
-            all_classes = (classes.of_one(k, number) for k in range(classes.num_classes))
-            centre = torch.stack([module.centre(draws, condition) for condition in all_classes])
-    return replace(generator, centre=centre, truncation=psi)
 
 
 @dataclass(frozen=True)

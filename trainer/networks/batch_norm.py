@@ -49,13 +49,15 @@ def _per_channel(values: Tensor, x: Tensor) -> Tensor:
     return values.view(1, -1, *[1] * (x.dim() - 2))
 
 
-def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """(mean [C], biased variance [C]) of x [B, C, ...], in two passes on the CPU.
+def prefers_one_pass(x: Tensor) -> bool:
+    """Whether `torch.var_mean` is fast: on CUDA; on the CPU two passes are 12 times faster."""
+    return x.is_cuda
 
-    On CUDA, `torch.var_mean` is one pass without a temporary; on the CPU it is 12 times slower.
-    """
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """(mean [C], biased variance [C]) of x [B, C, ...]."""
     dims = _reduced_dims(x)
-    if x.is_cuda:
+    if prefers_one_pass(x):
         variance, mean = torch.var_mean(x, dim=dims, correction=0)
         return mean, variance
     mean = x.mean(dims)
@@ -79,7 +81,10 @@ class _ChannelMoments(torch.autograd.Function):
         n = x.numel() // x.shape[1]
         slope = 2 * grad_variance / n
         offset = grad_mean / n - slope * mean
-        return torch.addcmul(_per_channel(offset, x), x, _per_channel(slope, x)).to(x.dtype)
+        # Written in the dtype of x at once, whatever the dtype of the computation is.
+        return torch.addcmul(
+            _per_channel(offset, x), x, _per_channel(slope, x), out=torch.empty_like(x)
+        )
 
 
 class _Normalize(torch.autograd.Function):

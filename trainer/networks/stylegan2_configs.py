@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from realness.trainer.config import (
     DiscriminatorConfig,
     GeneratorConfig,
+    not_negative,
     positive,
     register,
     require,
@@ -38,21 +39,30 @@ class StyleGAN2GeneratorConfig(GeneratorConfig):
     """Fully connected layers from z to w."""
     style_mixing: float = 0.9
     """Fraction of training images whose styles come from two latents."""
+    g_clamp: float = 0.0
+    """Limit the outputs of G's convolutions to this absolute value, as NVIDIA's code does (256); 0
+    for no limit."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         positive(self, "g_max_channels", "g_channel_base", "w_dim", "mapping_layers")
+        not_negative(self, "g_clamp")
         require(
             0 <= self.style_mixing <= 1,
             f"--style-mixing={self.style_mixing} is a fraction and must lie in [0, 1]",
         )
 
+    def counterpart(self, name: str, doublings: int) -> str:
+        """Blocks count from 4x4, so that all names stay."""
+        return name
+
     def build(
         self, resolution: int, code_dim: int, growing: bool = False, num_classes: int = 0
     ) -> nn.Module:
         from realness.trainer.networks.stylegan2_generator import StyleGAN2Generator
+        from realness.trainer.networks.stylegan2_layers import set_bound
 
-        return StyleGAN2Generator(
+        network = StyleGAN2Generator(
             z_dim=self.z_dim,
             w_dim=self.w_dim,
             mapping_layers=self.mapping_layers,
@@ -63,6 +73,8 @@ class StyleGAN2GeneratorConfig(GeneratorConfig):
             code_dim=code_dim,
             num_classes=num_classes,
         )
+        set_bound(network, self.g_clamp)
+        return network
 
 
 @register("stylegan2", prefix="")
@@ -80,6 +92,9 @@ class StyleGAN2DiscriminatorConfig(DiscriminatorConfig):
     """Channels of a stage times its side length in pixels, up to --d-max-channels."""
     minibatch_group: int = 4
     """Images per group whose standard deviation is an input of D; 1 disables it."""
+    d_clamp: float = 0.0
+    """Limit the outputs of D's convolutions to this absolute value, as NVIDIA's code does (256); 0
+    for no limit."""
 
     @property
     def group(self) -> int:
@@ -88,13 +103,23 @@ class StyleGAN2DiscriminatorConfig(DiscriminatorConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         positive(self, "d_max_channels", "d_channel_base", "minibatch_group")
+        not_negative(self, "d_clamp")
+
+    def counterpart(self, name: str, doublings: int) -> str:
+        """Blocks count from the image, and the layer from the image belongs to its resolution."""
+        parts = name.split(".")
+        if parts[0] == "blocks":
+            number = int(parts[1]) + doublings
+            return ".".join(["blocks", str(number), *parts[2:]]) if number >= 0 else ""
+        return "" if doublings and parts[0] == "from_image" else name
 
     def build(
         self, resolution: int, num_outputs: int, growing: bool = False, num_classes: int = 0
     ) -> nn.Module:
         from realness.trainer.networks.stylegan2_discriminator import StyleGAN2Discriminator
+        from realness.trainer.networks.stylegan2_layers import set_bound
 
-        return StyleGAN2Discriminator(
+        network = StyleGAN2Discriminator(
             channel_base=self.d_channel_base,
             max_channels=self.d_max_channels,
             resolution=resolution,
@@ -103,3 +128,5 @@ class StyleGAN2DiscriminatorConfig(DiscriminatorConfig):
             group=self.group,
             num_classes=num_classes,
         )
+        set_bound(network, self.d_clamp)
+        return network

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from realness import kernels
 from realness.trainer.networks.common import (
-    IMAGE_CHANNELS,
     LEAK,
     START_SIZE,
     check_noise,
@@ -24,8 +23,11 @@ from realness.trainer.networks.inputs import Mixing
 from realness.trainer.networks.posterior import CodedGenerator, posterior_module, scale_and_shift
 from realness.trainer.networks.stylegan2_layers import (
     GAIN,
+    Bounded,
     ModulatedConv2d,
+    ToImage,
     fir_filter,
+    limited,
 )
 from realness.trainer.networks.stylegan2_mapping import MappingNetwork
 from realness.trainer.randomness import Draws, Purpose
@@ -48,7 +50,7 @@ def side_channels(channel_base: int, max_channels: int, resolution: int) -> list
     return [min(max_channels, channel_base // side) for side in sides]
 
 
-class StyledConv(nn.Module):
+class StyledConv(Bounded):
     """Modulated 3x3 convolution, noise, bias, leaky ReLU: [B, in, H, W] -> [B, out, H', W'].
 
     `noise` [B, 1, H', W'] is added to all channels, times one learned strength that starts at 0.
@@ -77,20 +79,7 @@ class StyledConv(nn.Module):
             scale = scale * code_scale
             added = added + code_shift[:, :, None, None]
         y = torch.addcmul(added.to(y.dtype), y, scale.to(y.dtype)[:, :, None, None])
-        return kernels.bias_act(y, self.bias, "lrelu", slope=LEAK, gain=GAIN)
-
-
-class ToImage(nn.Module):
-    """Modulated 1x1 convolution to RGB, without demodulation: [B, in, H, W] -> [B, 3, H, W]."""
-
-    def __init__(self, in_channels: int, w_dim: int) -> None:
-        super().__init__()
-        self.conv = ModulatedConv2d(in_channels, IMAGE_CHANNELS, 1, w_dim, demodulate=False)
-        self.bias = nn.Parameter(torch.zeros(IMAGE_CHANNELS))
-
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        y, _ = self.conv(x, w)
-        return y + self.bias.to(y.dtype)[:, None, None]
+        return limited(kernels.bias_act(y, self.bias, "lrelu", slope=LEAK, gain=GAIN), self.bound)
 
 
 class SynthesisBlock(nn.Module):

@@ -107,31 +107,31 @@ class RealnessObjective(ObjectiveDefaults):
     def d_loss(self, real: Tensor, fake: Tensor, draws_real: Draws, draws_fake: Draws) -> Tensor:
         real, fake = as_float32(real), as_float32(fake)
         a1, a0 = self._tensors(self.anchors.pair(draws_fake), fake)
+        batches = (real, draws_real), (fake, draws_fake)
         if self._fused(fake):
-            logits_real, noise_real = self.resampling.fused_inputs(real, draws_real)
-            logits_fake, noise_fake = self.resampling.fused_inputs(fake, draws_fake)
+            inputs_real, inputs_fake = self.resampling.fused_inputs(*batches)
+            (logits_real, noise_real), (logits_fake, noise_fake) = inputs_real, inputs_fake
             return kernels.realness_d_loss(logits_real, logits_fake, a1, a0, noise_real, noise_fake)
-        logits_real = self.resampling.sample(real, draws_real)
-        logits_fake = self.resampling.sample(fake, draws_fake)
+        logits_real, logits_fake = self.resampling.samples(*batches)
         return realness_d_loss(logits_real, logits_fake, a1, a0, self.divergence)
 
     def g_loss(
         self, fake: Tensor, real: Tensor | None, draws_fake: Draws, draws_real: Draws | None
     ) -> Tensor:
         fake = as_float32(fake)
-        on_real = self._constant_real(real, draws_real) if self.needs_real_in_g_step else None
+        batches = [(fake, draws_fake)]
+        if self.needs_real_in_g_step:
+            batches.append(self._constant_real(real, draws_real))
         a1, a0 = self._tensors(self.anchors.pair(draws_fake), fake)
         if self._fused(fake):
-            logits, noise = self.resampling.fused_inputs(fake, draws_fake)
-            inputs_real = self.resampling.fused_inputs(*on_real) if on_real else (None, None)
-            logits_real, noise_real = inputs_real
+            (logits, noise), *on_real = self.resampling.fused_inputs(*batches)
+            logits_real, noise_real = on_real[0] if on_real else (None, None)
             return kernels.realness_g_loss(
                 logits, logits_real, a1, a0, noise, noise_real, objective=self.g_objective
             )
-        logits = self.resampling.sample(fake, draws_fake)
+        logits, *on_real = self.resampling.samples(*batches)
         if on_real:
-            logits_real = self.resampling.sample(*on_real)
-            return realness_g_loss2(logits, logits_real, a0, self.divergence)
+            return realness_g_loss2(logits, on_real[0], a0, self.divergence)
         if self.g_objective == 1:
             return realness_g_loss1(logits, a0, self.divergence)
         return realness_g_loss3(logits, a1, a0, self.divergence)

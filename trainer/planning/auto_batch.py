@@ -170,7 +170,7 @@ def _step(config: TrainConfig, network: str) -> str:
     terms = (
         {"path lengths": penalty.path_length_weight}
         if network == "G"
-        else {"R1": penalty.r1_gamma, "R2": penalty.r2_gamma, "GP": penalty.gp_weight}
+        else {"R1": penalty.has_r1, "R2": penalty.has_r2, "GP": penalty.gp_weight}
     )
     due = " and ".join(name for name, weight in terms.items() if weight)
     return f"{network} with {due}" if due else network

@@ -7,15 +7,17 @@ other operations, a few percent, are ignored, as is usual for such figures.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from realness import kernels
-from realness.trainer.config import TrainConfig
+from realness.trainer.config import PenaltyConfig, TrainConfig
 from realness.trainer.planning.trial import TrialRun
 
 META = torch.device("meta")
@@ -36,12 +38,27 @@ class _Counter(TorchDispatchMode):
         count = flop_registry.get(func._overloadpacket)
         if count is not None:
             self.total += count(*args, **(kwargs or {}), out_val=result)
+        if func is torch.ops.aten.convolution_backward.default:
+            self.total -= _excess(result[1], args[0], args[9])
         return result
 
     def take(self) -> int:
         """Operations since the last call."""
         total, self.total = self.total, 0
         return total
+
+
+def _excess(gradient: Tensor | None, upstream: Tensor, groups: int) -> int:
+    """What torch counts too much for the weight's gradient of a convolution in groups.
+
+    gradient: [out, in / groups, kh, kw]; upstream: [B, out, H, W]. torch (2.13) counts `groups`
+    times as much, as if every output channel saw every input channel. A transposed convolution
+    with groups would differ, and no network has one.
+    """
+    if gradient is None or groups == 1:
+        return 0
+    work = 2 * gradient.numel() * upstream.shape[0] * math.prod(upstream.shape[2:])
+    return work * (groups - 1)
 
 
 @dataclass(frozen=True)
@@ -77,8 +94,7 @@ def with_penalties(config: TrainConfig) -> TrainConfig:
 
 def without_penalties(config: TrainConfig) -> TrainConfig:
     """The configuration without penalties."""
-    none = dict(r1_gamma=0.0, r2_gamma=0.0, gp_weight=0.0, path_length_weight=0.0)
-    return replace(config, penalty=replace(config.penalty, **none))
+    return replace(config, penalty=PenaltyConfig())
 
 
 def penalised_shares(config: TrainConfig) -> tuple[float, float]:

@@ -23,7 +23,7 @@ GIB = 2**30
 def estimate_memory(config: TrainConfig, num_ranks: int) -> dict[str, int]:
     """Bytes per rank by part, and their sum under "total".
 
-    Weights, gradients, the optimiser's moments and the moving average are computed from the
+    Weights, gradients, the optimiser's moments and the moving averages are computed from the
     parameter counts and the ZeRO stages, the reduction buffers from DeepSpeed's configuration.
     Activations are counted: the updates of training run on torch's fake tensors, and every tensor
     that autograd saves is added up, once per storage, assuming no recomputation
@@ -66,7 +66,7 @@ def resident_memory(config: TrainConfig, num_ranks: int) -> dict[str, int]:
             _optimizer_bytes(counts[name], stages[name], num_ranks, _num_moments(config))
             for name in counts
         ),
-        "moving average": FLOAT_BYTES * counts["G"],
+        "moving averages": FLOAT_BYTES * config.average.num_averages * counts["G"],
     }
 
 
@@ -85,10 +85,15 @@ def _buffered(config: TrainConfig, num_ranks: int) -> int:
 
 
 def checkpoint_bytes(config: TrainConfig) -> int:
-    """Size of one checkpoint over all ranks: both networks with their moments, and the average."""
+    """Size of one checkpoint over all ranks: both networks with their moments, and the averages."""
     blueprint, copies = Blueprint.of(config), _num_moments(config)
     g, d = blueprint.g.num_weights, blueprint.d.num_weights
-    return FLOAT_BYTES * ((2 + copies) * g + (1 + copies) * d)
+    return FLOAT_BYTES * ((1 + config.average.num_averages + copies) * g + (1 + copies) * d)
+
+
+def snapshot_bytes(config: TrainConfig) -> int:
+    """Size of one snapshot of the power-function averages over all ranks; 0 without them."""
+    return FLOAT_BYTES * len(config.average.widths) * Blueprint.of(config).g.num_weights
 
 
 def _num_moments(config: TrainConfig) -> int:

@@ -39,8 +39,7 @@ class TrialRun:
         """Build the networks. averaging: whether G's updates also update its moving average."""
         self.config = config = worst_case(config, num_ranks)
         generator, discriminator, objective = build_networks(config)
-        halflife = config.ema_halflife_kimg * 1000
-        self._ema = Ema(generator.to(device), halflife) if averaging else None
+        self._ema = Ema(generator.to(device), 1000.0) if averaging else None
 
         def engine(module: nn.Module) -> EngineWithoutOptimizer:
             network = prepare_network(module, config.engine, device, compiled=compiled)

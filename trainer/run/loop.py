@@ -34,6 +34,7 @@ from realness.trainer.randomness import Stream
 from realness.trainer.reporting import write_environment
 from realness.trainer.run.averages import Averages
 from realness.trainer.run.data import check_same_images, open_data, with_classes
+from realness.trainer.run.initial import start_from
 from realness.trainer.run.monitor import open_monitor
 from realness.trainer.run.outputs import measure_if_due, save_reals, save_samples, write_record
 from realness.trainer.run.recovery import Diverged, go_back, raise_if_diverged
@@ -46,6 +47,7 @@ from realness.trainer.run.saving import (
 from realness.trainer.run.state import Run, open_reporter
 from realness.trainer.run.throughput import Pace
 from realness.trainer.storage.checkpoint_folder import checkpoint_root
+from realness.trainer.storage.origin import read_origin
 from realness.trainer.storage.run_folder import (
     lock_run_folder,
     open_run_folder,
@@ -54,7 +56,7 @@ from realness.trainer.storage.run_folder import (
 )
 from realness.trainer.updates.cuda_graphs import capturing_stream
 from realness.trainer.updates.iteration import choose_updates, run_iteration
-from realness.trainer.updates.schedule import is_due, lr_factor
+from realness.trainer.updates.schedule import is_due
 from realness.trainer.updates.sharded_gan import ShardedGan, build_gan
 
 log = logging.getLogger("realness.trainer")
@@ -139,15 +141,21 @@ def _restore(config: TrainConfig, folder: Path, catalog: Catalog, gan: ShardedGa
     position = checkpoint.restore(checkpoint_root(folder), gan.target_state(), log.warning)
     if position is None:
         log.info("starting a new run in %s", folder)
+        if config.transfer.init_from:
+            start_from(config, gan, folder)
     else:
         gan.finish_loading(position.num_updates)
         log.info("resuming at %.1f kimg", position.images / 1000)
-        if position.data_digest != catalog.digest and not config.accept_config_change:
+        # A converted model was trained on images that are not known.
+        differs = position.data_digest not in ("", catalog.digest)
+        if differs and not config.accept_config_change:
             raise ConfigError(
                 f"--data={config.data.data} is not the set of images that this run was trained on; "
                 "give that one, or --accept-config-change to continue with this one"
             )
     if rank() == 0:
+        if (origin := read_origin(folder)) and origin.notice:
+            log.warning("%s", origin.notice)
         write_config(folder, config)
         write_environment(folder, num_ranks=world_size())
     return position.images if position else 0
@@ -172,7 +180,7 @@ def _iterate(run: Run, stop: StopRequest) -> int:
         if run.images == 0:
             save_reals(run)
         while run.images < config.num_images and not stopping:
-            gan.set_lr_factor(lr_factor(config, run.images))
+            gan.follow_schedules(run.images)
             gan.grow(run.images)
             for stats in run_iteration(gan, updates, real_of, run.images, labels_of):
                 averages.add(stats)

@@ -24,7 +24,8 @@ from realness.trainer.reporting.realness import Realness
 from realness.trainer.run.recovery import skip_counts
 from realness.trainer.run.state import Run
 from realness.trainer.run.throughput import Pace
-from realness.trainer.updates.schedule import is_due
+from realness.trainer.updates.ema import Ema
+from realness.trainer.updates.schedule import is_due, schedules
 
 
 def write_record(run: Run, means: dict[str, float], pace: Pace) -> None:
@@ -41,10 +42,20 @@ def write_record(run: Run, means: dict[str, float], pace: Pace) -> None:
     if run.config.growth.grow_kimg:
         stage = run.config.growth.at(run.images, run.config.data.resolution)
         record |= {"side": stage.side, "side_share": stage.alpha}
+    record |= _scheduled_values(run)
     run.reporter.log(record)
     if busy := run.busy.advise(record["core_wait_percent"] / 100, record["elapsed_s"]):
         run.reporter.message(busy)
     _warn_of_leaks(run, record.get("augment_p", 0.0))
+
+
+def _scheduled_values(run: Run) -> dict[str, float]:
+    """What the scheduled values are after the images seen; the half-life is that after ramp-up."""
+    found = schedules(run.config)
+    values = {name: schedule.at(run.images) for name, schedule in found.items()}
+    if isinstance(run.gan.ema, Ema) and "ema_halflife_kimg" in values:
+        values["ema_halflife_kimg"] = run.gan.ema.halflife(run.images) / 1000
+    return values
 
 
 def _warn_of_leaks(run: Run, p: float) -> None:

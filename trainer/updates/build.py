@@ -40,7 +40,7 @@ def build_augmentation(config: TrainConfig, device: torch.device) -> InputAugmen
     """The augmentation of D's input on `device`; None if there is none."""
     return config.augment.build(
         batch_size=config.batch_size,
-        num_images=config.num_images,
+        num_images=round(config.schedule_images),
         undecided=config.objective.undecided,
         device=device,
     )

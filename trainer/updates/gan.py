@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from realness.trainer.objectives.base import CodeObjective, Objective
 from realness.trainer.randomness import Draws, Purpose, Stream, batch_draws
 from realness.trainer.updates.accumulation import split_rows
 from realness.trainer.updates.conditions import Batch, Condition
+from realness.trainer.updates.schedule import lr_factor
 
 
 @dataclass(frozen=True)
@@ -73,14 +74,15 @@ class Gan:
         )
 
     def normalise(self, images: Tensor, stream: Stream, first_sample: int) -> Tensor:
-        """Convert uint8 [B, 3, R, R] to float32 in [-1, 1].
+        """Convert uint8 [B, 3, R, R] to float32 in [-1, 1], to rounding (white is 1 + 1.2e-7).
 
         The memory format is the configured one, and noise is added if `dequantize` is set.
         `first_sample` is the index in `stream` of the global batch's first sample.
         """
         layout = choose_layout(self.config.engine.memory_format)
-        images = images.to(self.device, torch.float32, memory_format=layout)
-        images = images.mul_(1 / 127.5).sub_(1)
+        images = images.to(self.device).contiguous(memory_format=layout)
+        # One pass, which converts, scales and shifts.
+        images = torch.add(torch.tensor(-1.0), images, alpha=1 / 127.5)
         if not self.config.data.dequantize:
             return images
         draws = self.draws(stream, first_sample, len(images) * world_size())
@@ -136,7 +138,24 @@ class Gan:
         """What D sees of images, in an update that starts after `images_seen` of the run."""
         return unchanged if self.augment is None else self.augment.at(images_seen)
 
-    def set_lr_factor(self, factor: float) -> None:
-        """Set both learning rates to `factor` times their base values."""
-        self.g.set_lr_factor(factor)
-        self.d.set_lr_factor(factor)
+    def gamma(self, penalty: Literal["r1", "r2"], images_seen: int | Tensor) -> float | Tensor:
+        """The weight gamma of R1 or R2 in an update that starts after `images_seen` of the run: a
+        number, or a float32 scalar on the device if it is scheduled."""
+        weights = self.config.penalty
+        start, end = (
+            (weights.r1_gamma, weights.r1_gamma_final)
+            if penalty == "r1"
+            else (weights.r2_gamma, weights.r2_gamma_final)
+        )
+        if end is None:
+            return start
+        return self.config.scheduled(start, end).on(self.device, images_seen)
+
+    def follow_schedules(self, images: int) -> None:
+        """Set the rates and settings of both optimisers for the iteration that starts at `images`
+        images."""
+        factor = lr_factor(self.config, images)
+        progress = self.config.scheduled(0.0, 1.0).progress(images)
+        for network in (self.g, self.d):
+            network.set_lr_factor(factor)
+            network.set_progress(progress)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from realness.trainer.config import TrainConfig
+from realness.trainer.config import TrainConfig, flatten
+from realness.trainer.config.schedule import Schedule
 
 
 def lr_factor(config: TrainConfig, images: int) -> float:
@@ -18,13 +19,32 @@ def lr_factor(config: TrainConfig, images: int) -> float:
         return ramp
     if schedule.lr_decay == "step":
         return ramp * schedule.lr_step_factor ** math.floor(images / (schedule.lr_step_kimg * 1000))
-    start, end = schedule.lr_decay_start_kimg * 1000, config.num_images
+    start, end = schedule.lr_decay_start_kimg * 1000, config.schedule_images
     progress = min(1.0, max(0.0, (images - start) / max(1.0, end - start)))
     if schedule.lr_decay == "linear":
         left = 1 - progress
     else:
         left = (1 + math.cos(math.pi * progress)) / 2
     return ramp * (schedule.lr_final + (1 - schedule.lr_final) * left)
+
+
+def schedules(config: TrainConfig) -> dict[str, Schedule]:
+    """The values with an end value (--...-final) by the names of their flags, in their units.
+
+    The learning rates and p of augmentation are not among them.
+    """
+    flat = flatten(config)
+    ends = {
+        "beta2": "beta2_final",
+        "r1_gamma": "r1_gamma_final",
+        "r2_gamma": "r2_gamma_final",
+        "ema_halflife_kimg": "ema_halflife_final_kimg",
+    }
+    return {
+        name: config.scheduled(flat[name], flat[end])
+        for name, end in ends.items()
+        if flat.get(end) is not None
+    }
 
 
 def lazy_weight(interval: int, first_sample: int, batch_size: int) -> float:

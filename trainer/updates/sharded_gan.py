@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 
 from realness.trainer.checkpoint.fragments import Fragment, replicated, share_of
 from realness.trainer.config import TrainConfig
+from realness.trainer.config.average import snapshot_name
+from realness.trainer.config.schedule import Schedule
 from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.engines.compiled import wants_compiled
 from realness.trainer.engines.deepspeed_config import deepspeed_config
@@ -19,7 +22,8 @@ from realness.trainer.engines.prepare import prepare_network
 from realness.trainer.networks.batch_norm import has_batch_statistics
 from realness.trainer.networks.growing import faded, set_stage
 from realness.trainer.updates.build import build_augmentation, build_classes, build_networks
-from realness.trainer.updates.ema import Ema
+from realness.trainer.updates.ema import Average, Ema, PowerEma
+from realness.trainer.updates.freeze import freeze
 from realness.trainer.updates.gan import Gan
 
 log = logging.getLogger("realness.trainer")
@@ -27,21 +31,47 @@ log = logging.getLogger("realness.trainer")
 
 @dataclass(frozen=True)
 class ShardedGan(Gan):
-    """The networks in their engines, and the moving average of G."""
+    """The networks in their engines, and the moving averages of G.
+
+    ema: the average that samples and metrics use. power: the power-function averages by width; with
+    --ema power the first of them is `ema` too.
+    """
 
     g: Engine
     d: Engine
-    ema: Ema = field(kw_only=True)
+    ema: Average = field(kw_only=True)
+    power: Mapping[float, PowerEma] = field(kw_only=True, default_factory=dict)
+
+    @property
+    def averages(self) -> dict[str, Average]:
+        """All averages by their names in a checkpoint."""
+        names = self.config.average.names
+        power = {names[width]: average for width, average in self.power.items()}
+        return {"EMA": self.ema, **power}
 
     def owned_state(self) -> list[Fragment]:
         """The fragments that this rank writes into a checkpoint."""
-        networks = self.g.owned_state() + self.d.owned_state() + self.ema.owned_state()
-        return networks + [share_of(whole, rank(), world_size()) for whole in self._augment_state()]
+        fragments = self.g.owned_state() + self.d.owned_state()
+        for name, average in self.averages.items():
+            fragments += average.owned_state(name)
+        return fragments + [
+            share_of(whole, rank(), world_size()) for whole in self._augment_state()
+        ]
+
+    def owned_snapshot(self) -> list[Fragment]:
+        """The fragments that this rank writes into a snapshot of the power-function averages."""
+        return [
+            fragment
+            for width, average in self.power.items()
+            for fragment in average.owned_state(snapshot_name(width))
+        ]
 
     def target_state(self) -> list[Fragment]:
         """The fragments that this rank reads from a checkpoint."""
-        networks = self.g.target_state() + self.d.target_state() + self.ema.state()
-        return networks + self._augment_state()
+        fragments = self.g.target_state() + self.d.target_state()
+        for name, average in self.averages.items():
+            fragments += average.state(name)
+        return fragments + self._augment_state()
 
     def _augment_state(self) -> list[Fragment]:
         # A run that starts to augment when it is resumed has stored nothing.
@@ -68,10 +98,12 @@ class ShardedGan(Gan):
         return faded(real, self.config.growth.at(images, self.config.data.resolution))
 
     def update_average(self, images_seen: int) -> None:
-        """Move the average towards G after an iteration; collective."""
-        set_stage(self.ema.module, self.config.growth.at(images_seen, self.config.data.resolution))
+        """Move the averages towards G after an iteration; collective."""
+        stage = self.config.growth.at(images_seen, self.config.data.resolution)
         with self.g.weights_gathered():
-            self.ema.update(self.g.module, self.config.batch_size, images_seen)
+            for average in self.averages.values():
+                set_stage(average.module, stage)
+                average.update(self.g.module, self.config.batch_size, images_seen)
 
     def num_updates(self) -> dict[str, int]:
         """Optimiser updates by engine name."""
@@ -89,9 +121,10 @@ class ShardedGan(Gan):
 
 
 def build_gan(config: TrainConfig, device: torch.device) -> ShardedGan:
-    """Build networks, engines and the moving average; collective."""
+    """Build networks, engines and the moving averages; collective."""
     generator, discriminator, objective = build_networks(config)
-    ema = Ema(generator.to(device), config.ema_halflife_kimg * 1000, config.ema_rampup)
+    ema, power = _build_averages(config, generator.to(device))
+    freeze(config, generator, discriminator)
     has_statistics = has_batch_statistics(generator)
     compiled = wants_compiled(config.engine, device, has_statistics=has_statistics)
     if rank() == 0 and config.num_passes(world_size()) > 1 and has_statistics:
@@ -127,4 +160,22 @@ def build_gan(config: TrainConfig, device: torch.device) -> ShardedGan:
     d = engine("D", discriminator, config.engine.zero_d, rates.lr_d, for_d)
     augment = build_augmentation(config, device)
     classes = build_classes(config, device)
-    return ShardedGan(config, device, objective, g, d, augment=augment, classes=classes, ema=ema)
+    return ShardedGan(
+        config, device, objective, g, d, augment=augment, classes=classes, ema=ema, power=power
+    )
+
+
+def _build_averages(
+    config: TrainConfig, generator: nn.Module
+) -> tuple[Average, dict[float, PowerEma]]:
+    """The average that samples use, and the power-function averages by width."""
+    power = {width: PowerEma(generator, width) for width in config.average.widths}
+    if config.average.ema == "power":
+        return next(iter(power.values())), power
+    return Ema(generator, _halflife(config), config.ema_rampup), power
+
+
+def _halflife(config: TrainConfig) -> float | Schedule:
+    """Half-life of the average in images."""
+    start, end = config.ema_halflife_kimg, config.ema_halflife_final_kimg
+    return start * 1000 if end is None else config.scheduled(start * 1000, end * 1000)

@@ -79,7 +79,8 @@ def update_d(
         for rows in parts:
             total = loss.of(rows, outputs(rows))
             if plan.penalty:
-                penalty, norms = gradient_penalty(gan, view, reals[rows], fakes[rows])
+                both = reals[rows], fakes[rows]
+                penalty, norms = gradient_penalty(gan, view, *both, images_seen)
                 total = total + plan.penalty * penalty
                 penalties.append(norms)
             gan.d.backward(total)
@@ -194,21 +195,24 @@ def generate(
         return torch.cat([images(rows) for rows in parts]).to(real.dtype)
 
 
-def gradient_penalty(gan: Gan, view: View, real: Batch, fake: Batch) -> tuple[Tensor, Stats]:
+def gradient_penalty(
+    gan: Gan, view: View, real: Batch, fake: Batch, images_seen: int | Tensor
+) -> tuple[Tensor, Stats]:
     """The weighted sum of the configured penalties on grad_x score(D(x)), and each one separately.
 
     `real` and `fake` are equally many. Between an image of each, the classes are interpolated as
-    the images are. With augmentation, x is the image
-    before it, as in ADA's published code, so that D's slope includes its view.
+    the images are. `images_seen`, before this update, gives the place in the weights' schedules.
+    With augmentation, x is the image before it, as in ADA's published code, so that D's slope
+    includes its view.
     Runs the module directly, not through the engine: DeepSpeed allows only one forward pass per
     backward pass through its hooks, and gradients are exact (to 2e-7) this way.
     """
     config = gan.config.penalty
     terms = []
-    if config.r1_gamma:
-        terms.append(("r1", real, config.r1_gamma / 2, zero_centered))
-    if config.r2_gamma:
-        terms.append(("r2", fake, config.r2_gamma / 2, zero_centered))
+    if config.has_r1:
+        terms.append(("r1", real, gan.gamma("r1", images_seen) / 2, zero_centered))
+    if config.has_r2:
+        terms.append(("r2", fake, gan.gamma("r2", images_seen) / 2, zero_centered))
     if config.gp_weight:
         share = real.draws.uniform(Purpose.INTERPOLATION, 1)
         condition = zip(real.condition, fake.condition, strict=True)

@@ -131,7 +131,14 @@ def train_systems(names: list[str], stages: list[int], deepspeed_config: str) ->
 @pytest.mark.slow
 def test_every_kind_of_system_is_the_same_fully_sharded(shard_all: Path) -> None:
     """Codes, selection, all penalties and norms, RMSProp, path lengths: ZeRO 3 against ZeRO 0."""
-    names = ["p2gan", "realness-far", "0gp-sample", "layer-norm-wgan-gp", "relativistic-r1-r2"]
+    names = [
+        "p2gan",
+        "realness-far",
+        "0gp-sample",
+        "layer-norm-wgan-gp",
+        "relativistic-r1-r2",
+        "r3gan",
+    ]
     names += [name for name in systems() if "stylegan2" in name and "growing" not in name]
     answers = run_on_ranks(2, train_systems, names, [0, 3], str(shard_all))
     for number, name in enumerate(names):

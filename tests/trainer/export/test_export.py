@@ -31,7 +31,7 @@ from tests.helpers.systems import systems
 CPU = torch.device("cpu")
 # Every generator and discriminator, every normalisation, codes, and both kinds of score.
 KINDS = ("realness", "layer-norm-wgan-gp", "far", "p2gan", "p2gan-resnet", "p2gan-stylegan2")
-KINDS += ("p2gan-noise-instance",)
+KINDS += ("p2gan-noise-instance", "r3gan")
 
 
 def run_of(kind: str, folder: Path) -> Path:

@@ -24,6 +24,7 @@ from realness.trainer.networks.configs import (
 from realness.trainer.networks.inputs import training_inputs
 from realness.trainer.networks.light_configs import LightDiscriminatorConfig, LightGeneratorConfig
 from realness.trainer.networks.posterior import PosteriorNorm
+from realness.trainer.networks.r3gan_configs import R3GANDiscriminatorConfig, R3GANGeneratorConfig
 from realness.trainer.networks.stylegan2_configs import (
     StyleGAN2DiscriminatorConfig,
     StyleGAN2GeneratorConfig,
@@ -39,6 +40,7 @@ GENERATORS = [
     SNResNetGeneratorConfig(z_dim=5, g_width=1),
     StyleGAN2GeneratorConfig(z_dim=5, g_channel_base=64, w_dim=6, mapping_layers=1),
     LightGeneratorConfig(z_dim=5, g_width=2, g_max_channels=4),
+    R3GANGeneratorConfig(z_dim=5, g_max_channels=8, g_group_channels=8, g_channel_base=256),
 ]
 DISCRIMINATORS = [
     DCGANDiscriminatorConfig(d_width=2),
@@ -48,6 +50,7 @@ DISCRIMINATORS = [
     SNResNetDiscriminatorConfig(d_width=2, d_norm="none"),
     StyleGAN2DiscriminatorConfig(d_channel_base=64, minibatch_group=1),
     LightDiscriminatorConfig(d_width=2, d_max_channels=4, minibatch_group=1),
+    R3GANDiscriminatorConfig(d_max_channels=8, d_group_channels=8, d_channel_base=256),
 ]
 
 
@@ -179,7 +182,10 @@ def test_with_one_class_it_is_an_unconditional_discriminator(config: Any) -> Non
     plain = build_discriminator(config, 32, outputs).double()
     state, module = discriminator.state_dict(), cast(Any, discriminator)
     ones = torch.ones(4, 1).double()
-    if config.name == "stylegan2":
+    if config.name == "r3gan":
+        rows = state["head"].unflatten(0, (outputs, -1))
+        state["head"] = torch.einsum("kcf,c->kf", rows, module.embedding[0])
+    elif config.name == "stylegan2":
         dim = module.class_dim
         vector = module.class_mapping(None, ones)[0] / math.sqrt(dim)
         for name in ("weight", "bias"):

@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from realness.trainer.distributed import collectives
+from realness.trainer.distributed import collectives, ranks
 from realness.trainer.objectives.base import build_objective
 from realness.trainer.objectives.configs import RealnessConfig
 from realness.trainer.objectives.realness import realness_d_loss
 from realness.trainer.objectives.resampling import (
     GaussianResampling,
     HeadResampling,
+    Resampling,
     resample_gaussian,
     resample_head,
 )
@@ -22,6 +23,11 @@ from realness.trainer.randomness import Draws, Purpose, Stream
 from tests.helpers.objective_tools import N, anchors64, both_draws, draws, logits64
 
 A1, A0 = anchors64()
+
+
+def resampled(method: Resampling, output: Tensor, draws: Draws) -> Tensor:
+    (logits,) = method.samples((output, draws))
+    return logits
 
 
 def gaussian_formula(logits: Tensor, noise: Tensor) -> Tensor:
@@ -48,7 +54,7 @@ def test_gaussian_resampling_draws_from_the_batchs_gaussian():
     output = (torch.rand(20_000, 3) ** 2) * torch.tensor([1.0, 5.0, 0.1]) + torch.tensor(
         [0.0, -7.0, 3.0]
     )
-    sample = GaussianResampling(3).sample(output, draws(20_000))
+    sample = resampled(GaussianResampling(3), output, draws(20_000))
     torch.testing.assert_close(sample.mean(0), output.mean(0), atol=0.05, rtol=0)
     torch.testing.assert_close(sample.std(0), output.std(0), atol=0, rtol=0.02)
     standard = (sample - sample.mean(0)) / sample.std(0)
@@ -64,7 +70,7 @@ def test_gaussian_resampling_is_stateless():
     output = torch.randn(6, N)
     whole = GaussianResampling(N, "local")
     noise = draws(6).normal(Purpose.RESAMPLE, N)
-    torch.testing.assert_close(whole.sample(output, draws(6)), gaussian_formula(output, noise))
+    torch.testing.assert_close(resampled(whole, output, draws(6)), gaussian_formula(output, noise))
     assert torch.equal(draws(3, first_sample=3).normal(Purpose.RESAMPLE, N), noise[3:])
 
 
@@ -78,6 +84,7 @@ def test_gaussian_resampling_merges_the_moments_of_all_ranks(monkeypatch):
         spread = ((mean - merged) ** 2 + (rest.mean(0) - merged) ** 2) / 2
         return merged, (variance + rest.var(0, correction=0)) / 2 + spread
 
+    monkeypatch.setattr(ranks, "world_size", lambda: 2)
     monkeypatch.setattr(collectives, "global_moments", merge)
     torch.testing.assert_close(
         resample_gaussian(share, noise[:4], "global"), gaussian_formula(output, noise)[:4]
@@ -102,9 +109,9 @@ def test_members_of_an_ensemble_are_resampled_apart(num_outcomes, members, stati
     together, alone = members_draws(6, members)
     ensemble = GaussianResampling(num_outcomes, statistics, members=members)
     single = GaussianResampling(num_outcomes, statistics)
-    sample = ensemble.sample(output, together)
+    sample = resampled(ensemble, output, together)
     for member, own_draws in enumerate(alone):
-        expected = single.sample(output[member::members], own_draws)
+        expected = resampled(single, output[member::members], own_draws)
         torch.testing.assert_close(sample[member::members], expected)
 
 
@@ -142,12 +149,12 @@ def test_the_loss_of_an_ensemble_is_the_mean_of_its_members_losses(g_objective, 
 
 def test_an_ensemble_needs_whole_batches():
     with pytest.raises(ValueError, match="7 rows are not a multiple of 3 members"):
-        GaussianResampling(N, members=3).sample(torch.zeros(7, N), draws(7))
+        resampled(GaussianResampling(N, members=3), torch.zeros(7, N), draws(7))
 
 
 def test_head_resampling_is_the_formula_with_its_gradients():
     output, noise = logits64(5, 2 * N), draws(5).normal(Purpose.RESAMPLE, N).double()
-    ours = HeadResampling(N).sample(output, draws(5))
+    ours = resampled(HeadResampling(N), output, draws(5))
     mean, log_variance = output[:, :N], output[:, N:]
     expected = mean + noise * (log_variance.exp() ** 0.5)
     torch.testing.assert_close(ours, expected)
@@ -167,7 +174,10 @@ def test_each_batch_of_a_loss_has_its_own_noise(resample):
     real_draws, fake_draws = both_draws(6)
     method = GaussianResampling(N) if resample == "gaussian" else HeadResampling(N)
     expected = realness_d_loss(
-        method.sample(real, real_draws), method.sample(fake, fake_draws), A1.float(), A0.float()
+        resampled(method, real, real_draws),
+        resampled(method, fake, fake_draws),
+        A1.float(),
+        A0.float(),
     )
     torch.testing.assert_close(objective.d_loss(real, fake, real_draws, fake_draws), expected)
     swapped = objective.d_loss(real, fake, fake_draws, real_draws)

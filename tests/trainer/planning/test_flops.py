@@ -8,7 +8,8 @@ import pytest
 
 from realness.launch.presets import preset
 from realness.trainer.config import TrainConfig, flatten
-from realness.trainer.planning.flops import count_flops
+from realness.trainer.planning.flops import count_flops, without_penalties
+from tests.helpers.systems import systems
 
 
 def dcgan_layers(width: int, resolution: int, z_dim: int) -> list[float]:
@@ -38,6 +39,19 @@ def test_dcgan_by_hand(name: str) -> None:
     assert flops.g == pytest.approx(3 * sum(g) - g[0] + 3 * sum(d), rel=0.01)
     assert flops.iteration == pytest.approx(flops.d + flops.g)
     assert flops.d_penalised == flops.d
+
+
+def test_grouped_convolutions_by_hand() -> None:
+    """R3GAN at one width C from 4 to 32 pixels: torch counts their weights' gradients too high."""
+    config, width, in_group = systems()["r3gan"], 16, 16
+    pixels = sum(side**2 for side in (4, 8, 16, 32))
+    per_pixel = 2 * (2 * width * width + 2 * width * in_group * 9 + 2 * width * width)
+    image = 2.0 * 3 * width * 32**2
+    trunk = 2.0 * per_pixel * pixels + image
+    flops = count_flops(without_penalties(config))
+    # As for DCGAN; the resampling filters, which are not convolutions of the network, count too.
+    assert flops.d == pytest.approx(7 * trunk - 2 * image, rel=0.03)
+    assert flops.g == pytest.approx(6 * trunk, rel=0.03)
 
 
 @pytest.mark.parametrize(

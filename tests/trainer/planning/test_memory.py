@@ -35,7 +35,7 @@ def test_weights_and_moments_follow_from_the_counts() -> None:
     memory = estimate_memory(replace(config, engine=replace(config.engine, zero_g=0, zero_d=0)), 1)
     assert memory["weights"] == 4 * sum(counts)
     assert memory["optimiser's moments"] == 8 * sum(counts)
-    assert memory["moving average"] == 4 * counts[0]
+    assert memory["moving averages"] == 4 * counts[0]
     assert checkpoint_bytes(config) == 4 * (4 * counts[0] + 3 * counts[1])
 
 

@@ -15,7 +15,7 @@ from realness.trainer.config import TrainConfig, flag, flatten
 from realness.trainer.config.fields import leaves
 from realness.trainer.distributed.exit_codes import EXIT_OK
 from tests.helpers.ranks import run_command
-from tests.helpers.systems import BATCH, systems
+from tests.helpers.systems import BATCH, SCHEDULE_KIMG, systems
 
 pytestmark = pytest.mark.slow
 
@@ -68,6 +68,19 @@ def files(run_dir: Path) -> dict[str, Any]:
     return json.loads((run_dir / "checkpoints" / name / "checkpoint.json").read_text())["files"]
 
 
+def assert_schedules(history: list[dict[str, float]]) -> None:
+    """The records hold R3GAN's formula, v0 + (1 - (1 + cos(pi t / T)) / 2) (v1 - v0)."""
+    ends = {"beta2": (0.999, 0.9), "r1_gamma": (1, 0.1), "r2_gamma": (0, 0.5)}
+    ends |= {"ema_halflife_kimg": (0, 0.1), "augment_p": (0, 0.5), "lr_g": (2e-4, 0.4e-4)}
+    # The last two are those of the interval's updates, which start before its images.
+    before = {"augment_p", "lr_g"}
+    for record in history:
+        for key, (v0, v1) in ends.items():
+            images = record["images"] - BATCH * (key in before)
+            share = 1 - (1 + math.cos(math.pi * min(1, images / (1000 * SCHEDULE_KIMG)))) / 2
+            assert record[key] == pytest.approx(v0 + share * (v1 - v0), rel=1e-6, abs=1e-9)
+
+
 @pytest.mark.parametrize("name", systems())
 def test_fifty_steps_and_a_resume(name: str, faces: Path, tmp_path: Path) -> None:
     config = systems()[name]
@@ -81,18 +94,21 @@ def test_fifty_steps_and_a_resume(name: str, faces: Path, tmp_path: Path) -> Non
     last = history[-10:]
     assert sum(r["score_real"] for r in last) > sum(r["score_fake"] for r in last)
     assert files(halved) == files(straight)
+    if name == "realness-scheduled":
+        assert_schedules(history)
     resumed = records(halved)
     for key in ("images", "loss_d", "loss_g"):
         assert [r[key] for r in resumed] == [r[key] for r in history]
 
 
 def distinct_presets() -> list[str]:
-    """One preset for each pair of networks with each optimiser."""
+    """One preset for each pair of networks with each optimiser; the largest of R3GAN's, which
+    differ in numbers that the tests of presets count."""
     kinds = {}
     for name, build in PRESETS.items():
         config = build()
         kinds[config.data.resolution, config.g, config.d, config.optimizer] = name
-    return list(kinds.values())
+    return [n for n in kinds.values() if "r3gan" not in n or n == "ffhq1024-r3gan"]
 
 
 @pytest.mark.parametrize("name", distinct_presets())

@@ -50,7 +50,8 @@ def play(config: TrainConfig, new_graph: Callable[[], Any] | None) -> list[dict[
     g = GraphedUpdate(update_g, plan_g_update, new_graph) if new_graph else None
     seen = []
     for step in range(NUM_UPDATES):
-        gan.set_lr_factor(1 / (1 + step))
+        for network in (gan.g, gan.d):
+            network.set_lr_factor(1 / (1 + step))
         generator = torch.Generator().manual_seed(step)
         images = torch.randint(0, 256, (2, BATCH, 3, 32, 32), generator=generator).byte()
         first_sample = step * BATCH
@@ -90,7 +91,9 @@ def compare_on_cpu(config: TrainConfig) -> None:
 
 
 CONFIGS = {
-    "realness-r1": graphed("realness-r1"),
+    "realness-r1": with_fields(
+        graphed("realness-r1"), r1_gamma_final=9.0, schedule_kimg=NUM_UPDATES * BATCH / 1000
+    ),
     "realness-emd": graphed("realness-emd", precision="bf16"),
     "p2gan": graphed("p2gan", micro_batch=BATCH // 2),
     "far": graphed("far"),

@@ -73,7 +73,7 @@ def convolutions_of_two_updates(name: str, setting: str) -> tuple[int, list[str]
 @pytest.mark.slow
 @pytest.mark.parametrize("setting", FORMATS)
 @pytest.mark.parametrize(
-    "name", ["realness-r1", "layer-norm-wgan-gp", "far", "p2gan-resnet", "stylegan2"]
+    "name", ["realness-r1", "layer-norm-wgan-gp", "far", "p2gan-resnet", "stylegan2", "r3gan"]
 )
 def test_no_convolution_falls_back(name: str, setting: str) -> None:
     [(count, faults, stored_alike)] = run_on_ranks(1, convolutions_of_two_updates, name, setting)

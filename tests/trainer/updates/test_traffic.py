@@ -23,15 +23,20 @@ from tests.helpers.systems import systems
 from tests.helpers.watching import Watch
 
 BATCH = 8
+COLLECTIVES = {"D": 6, "G": 9}
+"""At ZeRO 0, of a G with 3 batch normalisations: each has one forward, and backward in G's update.
+The moments of D's outputs on real images and fakes have one forward and one backward; gradients and
+the mark of a bad loss are one."""
 FAR_WAIT = "fake_as_real.py:lowest_over_ranks"
 
 
 @dataclass(frozen=True)
 class Seen:
-    """Waits, bytes sent by collective, and the network's size, for one update of D and one of G."""
+    """Waits, bytes and calls by collective, and the network's size, for an update of D or of G."""
 
     waits: Counter[str]
     sent: Counter[str]
+    calls: Counter[str]
     num_bytes: int
 
 
@@ -54,7 +59,7 @@ def _watch(config: TrainConfig) -> dict[str, Seen]:
         with Watch() as g:
             update_g(gan, compared, step * BATCH)
         seen = {
-            engine.name: Seen(watch.waits, watch.sent, 4 * engine.num_weights)
+            engine.name: Seen(watch.waits, watch.sent, watch.calls, 4 * engine.num_weights)
             for engine, watch in ((gan.d, d), (gan.g, g))
         }
     gan.close()
@@ -95,9 +100,11 @@ def test_each_update_reduces_its_own_network_alone(shard_all: Path) -> None:
     configs = [at_stage(stage, 0.0, str(shard_all)) for stage in range(4)]
     for answer in run_on_ranks(2, watch, configs):
         for stage, seen in enumerate(answer):
-            for update in seen.values():
+            for name, update in seen.items():
                 small = min(network.num_bytes for network in seen.values()) / 4
                 reduced = update.sent["allreduce_"]
+                if stage == 0:
+                    assert update.calls == {"allreduce_": COLLECTIVES[name]}
                 if stage == 3:
                     assert update.sent["_reduce_scatter_base_"] == update.num_bytes / 2
                     assert reduced < small

@@ -114,6 +114,24 @@ PANELS = (
         from_zero=True,
         only_if_varying=True,
     ),
+    PanelKind(
+        "Schedule of gamma",
+        "Weights of the penalties R1 and R2 (--r1-gamma-final, --r2-gamma-final).",
+        (("r1_gamma", "R1", "a"), ("r2_gamma", "R2", "b")),
+        from_zero=True,
+    ),
+    PanelKind(
+        "Schedule of beta2",
+        "Adam's second-moment decay (--beta2-final).",
+        (("beta2", "beta2", "a"),),
+    ),
+    PanelKind(
+        "Schedule of the half-life",
+        "Half-life of G's moving average, after ramp-up (--ema-halflife-final-kimg).",
+        (("ema_halflife_kimg", "half-life", "a"),),
+        unit="kimg",
+        from_zero=True,
+    ),
 )
 
 # Part of the header or of the axis, not curves.
