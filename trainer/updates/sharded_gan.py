@@ -21,7 +21,7 @@ from realness.trainer.engines.optimizers import lazily_corrected
 from realness.trainer.engines.prepare import prepare_network
 from realness.trainer.networks.batch_norm import has_batch_statistics
 from realness.trainer.networks.growing import faded, set_stage
-from realness.trainer.updates.build import build_augmentation, build_networks
+from realness.trainer.updates.build import build_augmentation, build_classes, build_networks
 from realness.trainer.updates.ema import Average, Ema, PowerEma
 from realness.trainer.updates.freeze import freeze
 from realness.trainer.updates.gan import Gan
@@ -162,7 +162,10 @@ def build_gan(config: TrainConfig, device: torch.device) -> ShardedGan:
     g = engine("G", generator, stage_g, rates.lr_g, for_g)
     d = engine("D", discriminator, stage_d, rates.lr_d, for_d)
     augment = build_augmentation(config, device)
-    return ShardedGan(config, device, objective, g, d, augment=augment, ema=ema, power=power)
+    classes = build_classes(config, device)
+    return ShardedGan(
+        config, device, objective, g, d, augment=augment, classes=classes, ema=ema, power=power
+    )
 
 
 def _build_averages(
