@@ -280,9 +280,8 @@ def _between(generator: TrainedGenerator, ends: Tensor, command: Command) -> NDA
     from realness.trainer.inference.pixels import to_uint8
     from realness.trainer.metrics.path_length import slerp
 
-    steps = command.interpolate
-    shares = torch.linspace(0, 1, steps, device=generator.device)[:, None]
-    first, last = generator.latents(ends, command.seed).unsqueeze(1).expand(-1, steps, -1)
+    shares = torch.linspace(0, 1, command.interpolate, device=generator.device)[:, None]
+    first, last = generator.latents(ends, command.seed).unsqueeze(1).expand(-1, len(shares), -1)
     lengths = torch.lerp(first.norm(dim=1, keepdim=True), last.norm(dim=1, keepdim=True), shares)
     latents = (slerp(first, last, shares).float() * lengths).split(command.batch_size)
     ways = {
