@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from realness.launch.command_line import expanded, read_command_line
+from realness.launch.machine_defaults import machine_defaults
 from realness.launch.presets import DEFAULT, preset
 from realness.launch.protocols import paper_protocol
 from realness.trainer.config import ConfigError, TrainConfig, flag, flatten
@@ -93,8 +94,11 @@ def parse(
         scored = {key: value for key, value in paper_protocol(fields).items() if key not in given}
         log.info("--protocol paper: %s", _as_flags(scored))
         fields |= scored
+    decided = given | _given_by_file(own)
     if "init_from" in given:
-        fields |= _transfer_defaults(fields, given | _given_by_file(own))
+        fields |= _transfer_defaults(fields, decided)
+    if "precision" not in decided:
+        fields |= machine_defaults(fields)
     fields |= {"plugin": tuple(plugins), "plugin_sha256": digests}
     fields, computed = resolve(fields)
     for line in computed:

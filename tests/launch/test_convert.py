@@ -13,11 +13,10 @@ from PIL import Image
 
 from realness.launch import consolidate, convert, evaluate, export, generate
 from realness.trainer.checkpoint.choosing import choose_checkpoints
+from realness.trainer.inference.adjusting import adjusted, with_fixed_noise
 from realness.trainer.inference.trained import (
     TrainedGenerator,
-    adjusted,
     load_generator,
-    with_fixed_noise,
 )
 from realness.trainer.storage.origin import read_origin
 from tests.helpers.metric_images import pictures

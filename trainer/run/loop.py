@@ -33,7 +33,7 @@ from realness.trainer.planning.memory import checkpoint_bytes
 from realness.trainer.randomness import Stream
 from realness.trainer.reporting import write_environment
 from realness.trainer.run.averages import Averages
-from realness.trainer.run.data import check_same_images, open_data
+from realness.trainer.run.data import check_same_images, open_data, with_classes
 from realness.trainer.run.initial import start_from
 from realness.trainer.run.monitor import Monitor, open_monitor
 from realness.trainer.run.outputs import measure_if_due, save_reals, save_samples, write_record
@@ -89,10 +89,10 @@ def train(config: TrainConfig) -> int:
         return _train(config, device, stop, cleanup)
 
 
-def _train(config: TrainConfig, device: torch.device, stop: StopRequest, cleanup: ExitStack) -> int:
+def _train(given: TrainConfig, device: torch.device, stop: StopRequest, cleanup: ExitStack) -> int:
     """`train`, in the process group; what must be closed is added to `cleanup`."""
-    set_numerics(config.engine)
-    folder, catalog = on_all_ranks(lambda: _check(config), failure=ConfigError)
+    set_numerics(given.engine)
+    config, folder, catalog = on_all_ranks(lambda: _check(given), failure=ConfigError)
     check_same_images(catalog)
     cleanup.enter_context(kernels.implementation(config.engine.impl))
     cleanup.enter_context(capturing_stream(config, device))
@@ -126,17 +126,18 @@ def _train(config: TrainConfig, device: torch.device, stop: StopRequest, cleanup
             raise
 
 
-def _check(config: TrainConfig) -> tuple[Path, Catalog]:
-    """Check all of the input before anything is built."""
+def _check(config: TrainConfig) -> tuple[TrainConfig, Path, Catalog]:
+    """Check all of the input before anything is built; the classes are set, if it needs any."""
     config.check_ranks(world_size())
     if not config.data.data:
         raise ConfigError("--data is missing: give a folder, zip or tar shards of images")
     catalog = open_data(config)
+    config = with_classes(config, catalog)
     folder = open_run_folder(config)
     plan = _retention(config)
     check_free_space(folder, checkpoint_bytes(config), plan, config.num_images)
     check_averages(config, folder)
-    return folder, catalog
+    return config, folder, catalog
 
 
 def _retention(config: TrainConfig, monitor: Monitor | None = None) -> Retention:
@@ -207,12 +208,15 @@ def _iterate(run: Run, stop: StopRequest) -> int:
             run.is_between_updates = False
             return gan.as_grown(gan.normalise(images, stream, first_sample), run.images)
 
+        def labels_of(stream: Stream) -> Tensor | None:
+            return streams[stream].labels if gan.classes else None
+
         if run.images == 0:
             save_reals(run)
         while run.images < config.num_images and not stopping and not run.is_over:
             gan.follow_schedules(run.images)
             gan.grow(run.images)
-            for stats in run_iteration(gan, updates, real_of, run.images):
+            for stats in run_iteration(gan, updates, real_of, run.images, labels_of):
                 averages.add(stats)
             run.images += batch
             gan.update_average(run.images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from pathlib import Path
@@ -137,6 +138,11 @@ def test_the_report_and_the_commands_use_what_is_named(tmp_path: Path) -> None:
     assert (panel.mark, panel.note.endswith("Dashed: the best checkpoint.")) == (200, True)
     assert "Best checkpoint" in page_of(run).text
     assert 'class="rule mark"' in (run / "report.html").read_text()
+    assert load_run(run).state == "running"
+    content = json.loads((run / "config.json").read_text())
+    content["metrics"]["stop_after"] = 1
+    (run / "config.json").write_text(json.dumps(content))
+    assert load_run(run).state == "finished"
     (root / "best").write_text("../../elsewhere\n")
     assert choose(run, "best") == [root / folder_name(400)]
     assert load_run(run).best is None
@@ -169,6 +175,7 @@ def test_a_killed_run_finds_its_best_again_and_stops_on_other_ranks(
     assert read_best(root) == folder_name(32)
     assert there(root) == [32, 56]
     assert load_run(run).images == max(record.images for record in read_records(run)) == 56
+    assert load_run(run).state == "finished"
     more = ["--stop-after", "5", "--total-kimg", "0.064"]
     assert run_command([*arguments, *more], script_scores) == EXIT_OK
     assert there(root) == [32, 64]

@@ -125,10 +125,10 @@ def write_only_after_64_images() -> None:
     """The first checkpoint, due after 40 images, is not written unless training continues."""
     reached, update_d = threading.Event(), iteration.update_d
 
-    def train(gan: Any, real: Any, images: int) -> Any:
+    def train(gan: Any, real: Any, images: int, **named: Any) -> Any:
         if images >= 64:
             reached.set()
-        return update_d(gan, real, images)
+        return update_d(gan, real, images, **named)
 
     def wait_then_write(*arguments: Any) -> Any:
         assert reached.wait(PATIENCE_SECONDS), "training stood still"

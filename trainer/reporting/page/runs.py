@@ -95,9 +95,21 @@ class Run:
         """One of `finished`, `running`, `interrupted` and `not started`."""
         if self.total_images is not None and self.images >= self.total_images:
             return "finished"
+        if self._has_stopped_improving:
+            return "finished"
         if not self.records:
             return "not started"
         return "running" if self.stats_age_s < QUIET_SECONDS else "interrupted"
+
+    @property
+    def _has_stopped_improving(self) -> bool:
+        """Whether `--stop-after` has ended the run."""
+        metrics = self.config.get("metrics")
+        patience = metrics.get("stop_after") if isinstance(metrics, dict) else None
+        if self.best is None or not isinstance(patience, int) or patience < 1:
+            return False
+        later = {record.images for record in self.scores if record.images > self.best}
+        return len(later) >= patience
 
     @property
     def seconds(self) -> float:
