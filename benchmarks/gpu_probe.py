@@ -43,7 +43,7 @@ def probe(case: Case, dtype: torch.dtype, impl: kernels.Impl, device: torch.devi
 def run_large(impl: kernels.Impl, device: torch.device) -> int:
     """Forward and backward of the first workload of every kind in LARGE; returns their number."""
     first: dict[str, Workload] = {}
-    for workload in workloads(small=device.type == "cpu"):
+    for workload in workloads(small=device.type == "cpu", quick=False):
         name = next((x for x in LARGE if f"{workload.op} {workload.shape}".startswith(x)), None)
         if name:
             first.setdefault(name, workload)

@@ -20,7 +20,11 @@ FILTER_TAPS = (1.0, 3.0, 3.0, 1.0)
 
 @dataclass(frozen=True)
 class Workload:
-    """One operator at one shape: `call(*inputs)`, and its closest rival, `library(*inputs)`."""
+    """One operator at one shape: `call(*inputs)`, and its rivals.
+
+    library: a function of PyTorch that computes the same; plain: the best formulation without our
+    kernels, if the reference is not; fusible: whether a compiler can do more than call the library.
+    """
 
     op: str
     shape: str
@@ -28,6 +32,8 @@ class Workload:
     call: Callable[..., Any]
     library: Callable[..., Any] | None = None
     differentiable: tuple[int, ...] = (0,)
+    plain: Callable[..., Any] | None = None
+    fusible: bool = True
 
     @property
     def has_layouts(self) -> bool:
@@ -95,72 +101,61 @@ def loss_workloads(batches: tuple[int, ...]) -> list[Workload]:
                 lambda i: kernels.philox_normal(1, 2, i, 51),
                 lambda i: torch.randn(len(i), 51, device=i.device),
                 (),
+                fusible=False,
             ),
         ]
     return found
 
 
-def image_workloads(side: int) -> list[Workload]:
-    """R1's gradients and StyleGAN2's layers at full resolution (1024) or a fraction of it."""
+def filter_workloads(batch: int, channels: int, side: int) -> list[Workload]:
+    """The filters of StyleGAN2's layers; the reference is the best plain formulation."""
     taps = torch.tensor(FILTER_TAPS) / sum(FILTER_TAPS)
     square = torch.outer(taps, taps)
 
-    def depthwise(x: Tensor) -> dict[str, Any]:
-        """The filter, for one convolution per channel; it is symmetric, so it needs no flip."""
-        weight = square.to(x).expand(x.shape[1], 1, -1, -1)
-        return dict(weight=weight, groups=x.shape[1])
-
-    def upfirdn(name: str, size: int, library: Callable[..., Any], **options: Any) -> Workload:
+    def upfirdn(name: str, shape: tuple[int, ...], **options: Any) -> Workload:
         return Workload(
             f"upfirdn2d {name}",
-            f"4x32x{size}x{size}",
-            lambda: [torch.randn(4, 32, size, size), square],
+            "x".join(map(str, shape)),
+            lambda: [torch.randn(shape), square],
             lambda x, f: kernels.upfirdn2d(x, f, **options),
-            library,
+            fusible=False,
         )
 
-    found = [
-        Workload(
-            "squared_norm",
-            f"8x3x{side}x{side}",
-            lambda: [torch.randn(8, 3, side, side)],
-            kernels.squared_norm,
-            lambda x: torch.linalg.vector_norm(x, dim=(1, 2, 3), dtype=torch.float32).square(),
-        ),
-        upfirdn(
-            "up 2",
-            side // 2,
-            lambda x, f: 4 * F.conv_transpose2d(x, stride=2, padding=1, **depthwise(x)),
-            up=2,
-            padding=(2, 1, 2, 1),
-            gain=4.0,
-        ),
-        upfirdn(
-            "down 2",
-            side,
-            lambda x, f: F.conv2d(x, stride=2, padding=1, **depthwise(x)),
-            down=2,
-            padding=1,
-        ),
-        upfirdn(
-            "blur",
-            side,
-            lambda x, f: F.conv2d(F.pad(x, (2, 1, 2, 1)), **depthwise(x)),
-            padding=(2, 1, 2, 1),
-        ),
+    shape, odd = (batch, channels, side, side), (batch, channels, side + 1, side + 1)
+    image = (batch, 3, side // 2, side // 2)
+    return [
+        upfirdn("blur after up", odd, padding=1, gain=4.0),
+        upfirdn("blur before down", shape, padding=2),
+        upfirdn("down 2", shape, down=2, padding=1),
+        upfirdn("up 2, images", image, up=2, padding=(2, 1, 2, 1), gain=4.0),
     ]
-    for channels, size in ((32, side), (512, side // 16)):
-        found.append(
-            Workload(
-                "bias_act lrelu",
-                f"4x{channels}x{size}x{size}",
-                lambda c=channels, s=size: [torch.randn(4, c, s, s), torch.randn(c)],
-                lambda x, b: kernels.bias_act(x, b, "lrelu", gain=2**0.5, clamp=256.0),
-                lambda x, b: (F.leaky_relu(x + b[:, None, None], 0.2) * 2**0.5).clamp(-256, 256),
-                (0, 1),
-            )
-        )
-    return found
+
+
+def activation_workload(batch: int, channels: int, side: int) -> Workload:
+    """Bias and leaky ReLU after a convolution."""
+    return Workload(
+        "bias_act lrelu",
+        f"{batch}x{channels}x{side}x{side}",
+        lambda: [torch.randn(batch, channels, side, side), torch.randn(channels)],
+        lambda x, b: kernels.bias_act(x, b, "lrelu", gain=2**0.5),
+        plain=lambda x, b: F.leaky_relu(x + b[:, None, None], 0.2) * 2**0.5,
+        differentiable=(0, 1),
+    )
+
+
+def penalty_workload(batch: int, side: int) -> Workload:
+    """R1's sum over the gradient of each image."""
+    return Workload(
+        "squared_norm",
+        f"{batch}x3x{side}x{side}",
+        lambda: [torch.randn(batch, 3, side, side)],
+        kernels.squared_norm,
+        lambda x: torch.linalg.vector_norm(x, dim=(1, 2, 3), dtype=wider(x)).square(),
+    )
+
+
+def wider(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def grid_sampled(x: Tensor, inverse: Tensor, color: Tensor) -> Tensor:
@@ -196,7 +191,7 @@ def warp_workloads(side: int) -> list[Workload]:
         return kernels.warp(x, inverse.float(), color.float())
 
     return [
-        Workload(f"warp {name}", f"8x3x{side}x{side}", make(degrees), call, grid_sampled)
+        Workload(f"warp {name}", f"8x3x{side}x{side}", make(degrees), call, plain=grid_sampled)
         for name, degrees in (("turned", 30), ("copied", 0))
     ]
 
@@ -225,31 +220,33 @@ def weight_workloads(widest: int) -> list[Workload]:
         kernels.spectral_norm_step(list(x[:n]), u, v)
         return u + v
 
-    def modulated(w: Tensor, s: Tensor) -> Tensor:
-        return ((w * s[:, None, :, None, None]).square().sum((2, 3, 4)) + 1e-8).rsqrt()
-
     def demodulate(width: int, styles: int) -> Workload:
         return Workload(
             "demodulate",
             f"{width}x{width}x3x3 {styles} styles",
             lambda: [torch.randn(width, width, 3, 3), torch.randn(styles, width)],
             kernels.demodulate,
-            modulated,
-            (0, 1),
+            differentiable=(0, 1),
         )
 
     return [
         demodulate(widest, 32),
         demodulate(2 * widest, 8),
-        Workload("spectral_norm_step", f"{n} layers", make_network, step, None, ()),
-        Workload("spectral_scale", f"{n} layers", make_network, scale, None, tuple(range(n))),
+        Workload(
+            "spectral_scale", f"{n} layers", make_network, scale, None, tuple(range(n)), None, False
+        ),
+        Workload("spectral_norm_step", f"{n} layers", make_network, step, None, (), None, False),
     ]
 
 
-def workloads(small: bool) -> list[Workload]:
-    """All workloads; `small` for a quick run or a CPU."""
+def workloads(*, small: bool, quick: bool) -> list[Workload]:
+    """All workloads, those first on which a step spends most; `small` for a CPU or a quick run."""
+    sizes = [(4, 32, 1024), (4, 512, 64)]  # batch, channels, side
     if small:
-        found = [*loss_workloads((4, 32)), *image_workloads(128), *warp_workloads(64)]
-        return found + weight_workloads(64)
-    found = [*loss_workloads((4, 32, 256)), *image_workloads(1024), *warp_workloads(1024)]
-    return found + weight_workloads(512)
+        sizes = [(8, 256, 32)] if quick else [(8, 256, 32), (8, 256, 64), (4, 32, 128)]
+    side = sizes[0][2] if not small else 64
+    found = [activation_workload(*size) for size in sizes]
+    found += [workload for size in sizes for workload in filter_workloads(*size)]
+    found += [penalty_workload(8, side), *weight_workloads(64 if small else 512)]
+    batches = (32,) if quick else (4, 32) if small else (4, 32, 256)
+    return [*found, *loss_workloads(batches), *warp_workloads(side)]

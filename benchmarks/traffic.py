@@ -89,6 +89,7 @@ class CountedEngine(EngineWithoutOptimizer):
         self._optimizer = build_optimizer(config.optimizer, module.parameters(), lr)
         moments = config.optimizer.algorithm.moments
         allocate_state(self._optimizer, module.parameters(), moments)
+        self._reduced_as = config.engine.reduce_precision
         self._skips = SkipCount(self._optimizer, DEVICE, DEVICE)
         if config.optimizer.clip_grad_norm or config.optimizer.log_grad_norm:
             GradientNorm(
@@ -100,7 +101,8 @@ class CountedEngine(EngineWithoutOptimizer):
 
     def step(self, loss: Tensor) -> None:
         """Average the gradients over ranks, update the weights, and forget the gradients."""
-        self._skips.record(average_gradients(self.module.parameters(), is_bad(loss)))
+        dtype = torch.bfloat16 if self._reduced_as == "bf16" else None
+        self._skips.record(average_gradients(self.module.parameters(), is_bad(loss), dtype))
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
 

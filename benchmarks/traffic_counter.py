@@ -162,7 +162,8 @@ def _bytes_of(func: Any, name: str, args: tuple[Any, ...], kwargs: Any, result: 
     for argument in func._schema.arguments:
         tensors = list(_tensors(given.get(argument.name)))
         is_changed = _is_changed(argument) and argument.name not in UNCHANGED.get(name, ())
-        if not (is_changed and name in PURE_WRITES):
+        ignores_old_value = name in PURE_WRITES or argument.name == "out"
+        if not (is_changed and ignores_old_value):
             read += tensors
         if is_changed:
             changed += tensors

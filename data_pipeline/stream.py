@@ -111,6 +111,7 @@ class ImageStream:
             max_bad_images=settings.max_bad_images,
         )
         self._share = share
+        self._num_classes = catalog.num_classes
         self._rows = share.rows(catalog.num_parts)
         self._position = self._next_first = first_sample
         self._planned: deque[BatchPlan] = deque()
@@ -181,15 +182,20 @@ class ImageStream:
     def labels(self) -> torch.Tensor | None:
         """One-hot classes of the last batch: float32 [b, num_classes] on the device.
 
-        None if the catalog has no labels. No network uses classes yet; they are read, checked and
-        stored for future conditional networks.
+        None if the catalog has no labels. Raises DataError if an image of the batch has none.
         """
         labels = self._reader.catalog.labels
         if labels is None or self._plan is None:
             return None
-        classes = torch.from_numpy(labels[self._plan.indices].astype("int64"))
-        one_hot = torch.nn.functional.one_hot(classes, self._reader.catalog.num_classes)
-        return one_hot.float().to(self._device)
+        chosen = labels[self._plan.indices].astype("int64")
+        if chosen.min() < 0:
+            raise DataError(
+                f"{self._reader.catalog.source} has images without a class; label all of them"
+            )
+        # The classes are sent, not their rows, which are longer.
+        classes = torch.from_numpy(chosen).to(self._device)
+        numbers = torch.arange(self._num_classes, device=self._device)
+        return (classes[:, None] == numbers).float()
 
     def close(self) -> None:
         """Ends the decoder's threads. The catalog stays open; closing twice is allowed."""

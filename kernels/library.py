@@ -246,9 +246,13 @@ def _namespace(impl: str, device: str) -> str | None:
     raise ValueError(f"impl={impl!r} was given tensors on {device}; use impl='auto'")
 
 
-@torch.compiler.assume_constant_result
 def _compiled_namespace(impl: str, device: str) -> str | None:
     return _namespace(impl, device)
+
+
+# What torch.compiler.assume_constant_result does, which would import all of torch._dynamo: more
+# than a second, also for programs that compile nothing.
+_compiled_namespace._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def select(tensor: Tensor, *, compiled_on_cpu: bool = True) -> Any:

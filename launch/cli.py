@@ -23,7 +23,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "measure a run's generator against its real images"),
     "generate": ("generate", "make images with a trained generator"),
     "export": ("export", "export a trained model: safetensors, ONNX, torch.export"),
-    "convert": ("convert", "make a run folder of a public StyleGAN2, or of an export"),
+    "convert": ("convert", "make a run folder of a public StyleGAN2 or R3GAN, or of an export"),
     "consolidate": ("consolidate", "merge a sharded checkpoint into one file per network"),
     "report": ("report", "build the HTML report of one or more runs"),
     "film": ("film", "make a film of a run's sample grids"),

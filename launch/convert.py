@@ -1,10 +1,11 @@
-"""Make a run folder of a public StyleGAN2: `python launch/convert.py FILE RUN`.
+"""Make a run folder of a public StyleGAN2 or R3GAN: `python launch/convert.py FILE RUN`.
 
 Reads the .pkl files of NVIDIA's StyleGAN2 (StyleGAN2-ADA in PyTorch, StyleGAN3's repository,
-TensorFlow), rosinality's .pt files, and folders of launch/export.py. NO CODE IN THE FILE IS
-EXECUTED. From RUN, images can be generated and measured, networks exported, and training continued:
-with `train --init-from RUN`, or in RUN itself with `train --config RUN/config.json --run-dir RUN
---data IMAGES`. Exit codes: 0 done, 1 RUN cannot be written (disk full), 2 invalid input.
+TensorFlow), rosinality's .pt files, R3GAN's .pkl files, and folders of launch/export.py. NO CODE IN
+THE FILE IS EXECUTED. From RUN, images can be generated and measured, networks exported, and
+training continued: with `train --init-from RUN`, or in RUN itself with `train --config
+RUN/config.json --run-dir RUN --data IMAGES`. Exit codes: 0 done, 1 RUN cannot be written (disk
+full), 2 invalid input.
 """
 
 from __future__ import annotations
@@ -57,9 +58,9 @@ def main(arguments: Sequence[str]) -> int:
 def _convert(command: Command) -> str:
     """Write everything or nothing; returns the message for the user."""
     from realness.trainer.config import ConfigError
-    from realness.trainer.export.folder import GENERATOR_FILE
     from realness.trainer.storage.checkpoint_folder import checkpoint_root, list_checkpoints
     from realness.trainer.storage.run_folder import claim_empty_folder
+    from realness.trainer.storage.weights import GENERATOR_FILE
 
     if not command.file.exists():
         raise ConfigError(f"{command.file} does not exist; give a .pkl or .pt file, or an export")
@@ -97,7 +98,7 @@ def _from_file(command: Command, staged: Path) -> str:
     model = read_public(command.file)
     origin = _origin(command, model)
     try:
-        config = configuration(model, _settings)
+        config = configuration(model, _settings, _r3gan_settings)
         _check_space(command, config, staged)
         states = read_networks(model, config)
         centre = None if model.centre is None else model.centre.read().flatten()
@@ -142,6 +143,34 @@ def _settings(resolution: int) -> TrainConfig:
 
     augment = AdaptiveConfig(augment_speed_kimg=100.0)
     return replace(small(resolution), augment=augment, ema_rampup=0.0)
+
+
+def _r3gan_settings(resolution: int) -> TrainConfig:
+    """The preset for the nearest published resolution, with its schedules at their ends."""
+    from realness.launch.r3gan_presets import cifar10_r3gan, ffhq_r3gan
+    from realness.trainer.augment.configs import FixedConfig
+    from realness.trainer.config import with_fields
+
+    base = cifar10_r3gan() if resolution <= 32 else ffhq_r3gan(64 if resolution <= 64 else 256)
+    penalty, rates, p = base.penalty, base.optimizer, base.augment.augment_p  # type: ignore[attr-defined]
+    ended = with_fields(
+        base,
+        resolution=resolution,
+        ema_halflife_kimg=base.ema_halflife_final_kimg,
+        ema_halflife_final_kimg=None,
+        r1_gamma=penalty.r1_gamma_final,
+        r1_gamma_final=None,
+        r2_gamma=penalty.r2_gamma_final,
+        r2_gamma_final=None,
+        beta2=rates.algorithm.beta2_final,  # type: ignore[attr-defined]
+        beta2_final=None,
+        lr_g=rates.lr_g * rates.lr_final,
+        lr_d=rates.lr_d * rates.lr_final,
+        lr_decay="none",
+        lr_final=0.0,
+        schedule_kimg=0.0,
+    )
+    return replace(ended, augment=FixedConfig(augment_ops="bgc0.5x", augment_p=p))
 
 
 def _origin(command: Command, model: PublicModel) -> Origin:

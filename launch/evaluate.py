@@ -47,8 +47,10 @@ class Command:
     with the best score in the first of the --metrics (for pr: precision); scores that metrics.csv
     lacks are measured."""
     weights: Literal["ema", "raw"] = "ema"
-    """Weights of G: ema, their moving average over training, or raw, as the last update left
-    them."""
+    """Weights of G: ema, their moving average, or raw, as the last update left them."""
+    ema_width: str = ""
+    """Measure moving averages of these widths, such as 0.08,0.12, computed from a run with --ema
+    power or both. By default the average that training used."""
     plugin: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Plugin that the run was trained with; may be given several times. THE FILE IS EXECUTED."""
     num_images: int = 50_000
@@ -120,7 +122,8 @@ def _evaluate(command: Command, device: torch.device) -> int:
     from realness.trainer.config import ConfigError
     from realness.trainer.distributed.collectives import on_all_ranks
     from realness.trainer.distributed.ranks import rank
-    from realness.trainer.metrics import check_metrics
+    from realness.trainer.inference.widths import chosen_weights
+    from realness.trainer.metrics import check_metrics, first_metric
     from realness.trainer.metrics.show import open_progress, report_scores
     from realness.trainer.storage.run_folder import read_config
 
@@ -128,10 +131,16 @@ def _evaluate(command: Command, device: torch.device) -> int:
         config = on_all_ranks(lambda: read_config(command.run), failure=ConfigError)
         folders = on_all_ranks(lambda: _folders(command), failure=ConfigError)
         progress = open_progress(cleanup, enabled=rank() == 0)
+        names = chosen_weights(
+            command.weights, command.ema_width, single=command.checkpoint == "best"
+        )
         evaluator, digest = _prepare(command, config, device, cleanup, progress)
-        first, *others = check_metrics(command.metrics)
         if command.checkpoint == "best":
-            folders, records = _find_best(command, evaluator.only(first), folders, digest, device)
+            first = first_metric(command.metrics)
+            others = [name for name in check_metrics(command.metrics) if name != first]
+            folders, records = _find_best(
+                command, evaluator.only(first), folders, digest, device, names[0]
+            )
             evaluator = evaluator.only(*others) if others else None
         else:
             records = []
@@ -139,7 +148,8 @@ def _evaluate(command: Command, device: torch.device) -> int:
             records += [
                 record
                 for folder in folders
-                for record in _measure(command, evaluator, folder, digest, device)
+                for weights in names
+                for record in _measure(command, evaluator, folder, digest, device, weights)
             ]
     if not records:
         _print_message("no checkpoint could be measured")
@@ -159,7 +169,12 @@ def _folders(command: Command) -> list[Path]:
 
 
 def _measure(
-    command: Command, evaluator: Evaluator, folder: Path, digest: str, device: torch.device
+    command: Command,
+    evaluator: Evaluator,
+    folder: Path,
+    digest: str,
+    device: torch.device,
+    weights: str,
 ) -> list[Record]:
     """The scores of one checkpoint; empty, with a message, if it is damaged."""
     from realness.trainer.checkpoint import CheckpointError
@@ -171,7 +186,7 @@ def _measure(
     try:
         generator = load_chosen(
             lambda: _folders(command)[-1] if command.checkpoint == "latest" else folder,
-            lambda chosen: load_generator(command.run, chosen, device, command.weights),
+            lambda chosen: load_generator(command.run, chosen, device, weights),
         )
     except CheckpointError as error:
         _print_message(f"skipped: {error}")
@@ -180,14 +195,8 @@ def _measure(
         _print_message(f"{folder.name} was not trained on the images that it is compared with")
     scores = evaluator.scores(generator)
     seconds = time.monotonic() - started
-    info = CheckpointInfo(
-        generator.images_seen,
-        generator.iteration,
-        command.seed,
-        digest,
-        seconds,
-        generator.weights,
-    )
+    images, iteration = generator.images_seen, generator.iteration
+    info = CheckpointInfo(images, iteration, command.seed, digest, seconds, generator.weights)
     return info.records(scores)
 
 
@@ -197,6 +206,7 @@ def _find_best(
     folders: list[Path],
     digest: str,
     device: torch.device,
+    weights: str,
 ) -> tuple[list[Path], list[Record]]:
     """The checkpoint with the best score, and the scores that had to be measured to know it.
 
@@ -215,14 +225,14 @@ def _find_best(
         for record in earlier
         if record.images in there
         and is_headline(record.metric, metric)
-        and (record.seed, record.weights) == (command.seed, command.weights)
+        and (record.seed, record.weights) == (command.seed, weights)
         and record.data == digest[:12]
         and evaluator.compares(record)
     ]
     measured: list[Record] = []
     for images, folder in there.items():
         if images not in {record.images for record in known}:
-            measured += _measure(command, evaluator, folder, digest, device)
+            measured += _measure(command, evaluator, folder, digest, device, weights)
     best = best_record([*known, *measured], metric)
     if best is None:
         return [], []

@@ -31,14 +31,17 @@ class Command:
     out: Annotated[Path, tyro.conf.Positional]
     """Folder for the export; created if it does not exist, must be empty otherwise."""
     checkpoint: str = "latest"
-    """latest, best (by the run's metrics.csv: FID if present, else KID, else SWD), or the number of
-    images seen by one of the run's checkpoints."""
+    """latest, best, or the number of images seen by one of the run's checkpoints. best is the one
+    that training kept as the best by the first of its --metrics; without metrics during training,
+    the best in metrics.csv: by FID if present, else KID, else SWD."""
     formats: str = "onnx,pt2"
     """Graphs to write in addition to the safetensors, comma-separated: onnx (needs the extra
     `export`), pt2 (torch.export); empty for none."""
     weights: Literal["ema", "raw"] = "ema"
-    """Weights of G: ema, their moving average over training, or raw, as the last update left
-    them."""
+    """Weights of G: ema, their moving average, or raw, as the last update left them."""
+    ema_width: str = ""
+    """A moving average of this width, such as 0.12, computed from a run with --ema power or both.
+    By default the average that training used."""
     plugin: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Plugin that the run was trained with; may be given several times. THE FILE IS EXECUTED."""
     licence: str = ""
@@ -65,6 +68,7 @@ def _export(command: Command) -> str:
     from realness.trainer.config.plugins import load_plugins
     from realness.trainer.export import check_formats, write_networks
     from realness.trainer.inference.trained import load_discriminator, load_generator
+    from realness.trainer.inference.widths import chosen_weights
     from realness.trainer.metrics import choose
     from realness.trainer.storage.run_folder import claim_empty_folder
 
@@ -72,11 +76,12 @@ def _export(command: Command) -> str:
     formats = check_formats(command.formats)
     if command.checkpoint == "all":
         raise ConfigError("--checkpoint=all: name one checkpoint, latest or best")
+    (weights,) = chosen_weights(command.weights, command.ema_width, single=True)
     cpu = torch.device("cpu")
     generator, discriminator = load_chosen(
         lambda: choose(command.run, command.checkpoint)[-1],
         lambda folder: (
-            load_generator(command.run, folder, cpu, command.weights),
+            load_generator(command.run, folder, cpu, weights),
             load_discriminator(command.run, folder, cpu),
         ),
     )

@@ -9,9 +9,8 @@ Exit codes: 0 done, 1 OUT cannot be written (disk full), 2 invalid input.
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -19,16 +18,14 @@ import tyro
 
 from realness.launch.command_line import read_command_line
 from realness.launch.exit_status import run_and_report, run_as_script
+from realness.launch.interpolation import Interpolation, write_interpolation
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
     from realness.trainer.inference.trained import TrainedDiscriminator, TrainedGenerator
 
 INDEX_FILE = "images.csv"
-FRAME_MS = 80
 DISK_BLOCK = 4096
 SCORE_BYTES = 40  # per drawn image: its number, score and rank, and the copies that sorting makes
 
@@ -42,15 +39,21 @@ class Command:
     out: Annotated[Path, tyro.conf.Positional]
     """Folder for the images; created if it does not exist, must be empty otherwise."""
     num: int = 16
-    """Number of images to draw."""
+    """Number of images to draw; with --classes, of each of them."""
+    classes: str = ""
+    """Classes to draw, for a conditional run: their numbers or names with commas between them, such
+    as 3,7. Image i of each class has the same latent, and grid.png has a row per class. By default
+    classes are drawn as often as the data has them."""
     seed: int = 0
     """Seed of the latents."""
     checkpoint: str = "latest"
-    """latest, best (by the run's metrics.csv: FID if present, else KID, else SWD), or the number of
-    images seen by one of the run's checkpoints."""
+    """latest, best, or the number of images seen by one of the run's checkpoints. best is the one
+    that training kept as the best by the first of its --metrics; without metrics during training,
+    the best in metrics.csv: by FID if present, else KID, else SWD."""
     weights: Literal["ema", "raw"] = "ema"
-    """Weights of G: ema, their moving average over training, or raw, as the last update left
-    them."""
+    """Weights of G: ema, their moving average, or raw, as the last update left them."""
+    ema_width: str = ""
+    """A moving average of another width, such as 0.12, of a run with --ema power or both."""
     plugin: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Plugin that the run was trained with; may be given several times. THE FILE IS EXECUTED."""
     top: float = 1.0
@@ -60,8 +63,7 @@ class Command:
     truncation: float = 1.0
     """StyleGAN's psi: pulls styles towards their mean, for more typical but less diverse images."""
     noise: Literal["random", "fixed"] = "random"
-    """Noise of StyleGAN2's convolutions: drawn for each image, or the fixed noise that a converted
-    model came with, the same for all images."""
+    """Noise of StyleGAN2's convolutions: drawn per image, or the fixed one of a converted model."""
     interpolate: int = 0
     """Interpolation steps from each image to the next, on the sphere between their latents:
     interpolation.png has one row per pair, interpolation.gif or .mp4 shows them all. 0 for none."""
@@ -84,7 +86,9 @@ def _generate(command: Command) -> str:
     from realness.trainer.checkpoint.choosing import load_chosen
     from realness.trainer.config.plugins import load_plugins
     from realness.trainer.distributed.device import pick_device
-    from realness.trainer.inference.trained import adjusted, load_discriminator, load_generator
+    from realness.trainer.inference.adjusting import adjusted
+    from realness.trainer.inference.trained import load_discriminator, load_generator
+    from realness.trainer.inference.widths import chosen_weights
     from realness.trainer.metrics import choose
     from realness.trainer.reporting.grid import MAX_PIXELS
     from realness.trainer.storage.run_folder import claim_empty_folder
@@ -92,28 +96,34 @@ def _generate(command: Command) -> str:
     _check(command)
     load_plugins(command.plugin)
     device = pick_device(command.device)
+    (weights,) = chosen_weights(command.weights, command.ema_width, single=True)
     generator, discriminator = load_chosen(
         lambda: choose(command.run, command.checkpoint)[-1],
         lambda folder: (
-            load_generator(command.run, folder, device, command.weights),
+            load_generator(command.run, folder, device, weights),
             load_discriminator(command.run, folder, device),
         ),
     )
     generator = adjusted(generator, command.truncation, command.noise)
+    generator = _with_classes(command, generator)
+    command = replace(command, num=command.num * max(1, len(generator.chosen)))
     _check_groups(command, generator)
     _check_room(command, generator)
     claim_empty_folder(command.out)
     scores = _scores(command, generator, discriminator)
     kept = _best(scores, command.top)
     _write_images(command, generator, kept)
-    _write_index(command, kept, scores)
+    _write_index(command, generator, kept, scores)
     if command.grid:
         most = max(1, MAX_PIXELS // generator.config.data.resolution**2)
-        _write_grid(command, generator, kept[: min(command.grid, most)])
+        wanted = max(command.grid, len(generator.chosen))
+        _write_grid(command, generator, kept[: min(wanted, most)])
     if command.interpolate:
-        _write_interpolation(command, generator, kept)
-    seen = f"{generator.images_seen:,} images of training"
-    return f"{command.out}: {len(kept):,} images, made after {seen}"
+        way = Interpolation(
+            command.interpolate, command.seed, command.batch_size, command.animation
+        )
+        write_interpolation(way, generator, kept, command.out)
+    return f"{command.out}: {len(kept):,} images, after {generator.images_seen:,} of training"
 
 
 def _check(command: Command) -> None:
@@ -137,6 +147,22 @@ def _check(command: Command) -> None:
         raise ConfigError(f"--truncation={command.truncation} must lie in [0, 1]")
     if command.checkpoint == "all":
         raise ConfigError("--checkpoint=all: name one checkpoint, latest or best")
+
+
+def _with_classes(command: Command, generator: TrainedGenerator) -> TrainedGenerator:
+    """The generator of the --classes. Raises ConfigError for classes that the run does not have."""
+    from realness.trainer.config import ConfigError
+
+    if not command.classes:
+        return generator
+    known = generator.config.classes
+    if generator.classes is None:
+        raise ConfigError(
+            f"--classes={command.classes} needs a run that was trained with --conditional; leave "
+            "it out"
+        )
+    wanted = [text.strip() for text in command.classes.split(",")]
+    return generator.of_classes([known.find(text) for text in wanted])
 
 
 def _check_groups(command: Command, generator: TrainedGenerator) -> None:
@@ -205,7 +231,8 @@ def _scores(
     parts = []
     for index in _batches(command, torch.arange(command.num), "drawing"):
         images = generator.images(generator.latents(index, command.seed), index, command.seed)
-        parts.append(discriminator.score(images).cpu())
+        condition = generator.condition(index, command.seed)
+        parts.append(discriminator.score(images, condition).cpu())
     return torch.cat(parts)
 
 
@@ -228,13 +255,22 @@ def _write_images(command: Command, generator: TrainedGenerator, kept: Tensor) -
             number += 1
 
 
-def _write_index(command: Command, kept: Tensor, scores: Tensor) -> None:
+def _write_index(
+    command: Command, generator: TrainedGenerator, kept: Tensor, scores: Tensor
+) -> None:
+    """Write images.csv. The index of an image is that of its draws in the sequence of the seed."""
+    names = []
+    if generator.classes is not None:
+        known = generator.config.classes
+        names = [known.name(k) for k in generator.class_numbers(kept, command.seed).tolist()]
     with (command.out / INDEX_FILE).open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["file", "seed", "index", "score"])
+        writer.writerow(["file", "seed", "index", "score", *(["class"] if names else [])])
         for number, index in enumerate(kept.tolist()):
             score = f"{scores[index].item():.6g}"
-            writer.writerow([f"{number:06d}.png", command.seed, index, score])
+            drawn = index // max(1, len(generator.chosen))
+            row = [f"{number:06d}.png", command.seed, drawn, score, *names[number : number + 1]]
+            writer.writerow(row)
 
 
 def _write_grid(command: Command, generator: TrainedGenerator, index: Tensor) -> None:
@@ -242,67 +278,11 @@ def _write_grid(command: Command, generator: TrainedGenerator, index: Tensor) ->
 
     from realness.trainer.reporting.grid import make_grid
 
+    index, names = generator.in_rows(index)
     latents = generator.latents(index, command.seed)
     parts = zip(latents.split(command.batch_size), index.split(command.batch_size), strict=True)
     images = torch.cat([generator.images(z, part, command.seed).cpu() for z, part in parts])
-    make_grid(images).save(command.out / "grid.png")
-
-
-def _write_interpolation(command: Command, generator: TrainedGenerator, kept: Tensor) -> None:
-    """Write one strip per pair of neighbours, and all strips in sequence as an animation."""
-    from PIL import Image
-
-    from realness.trainer.inference.video import write_animation
-
-    if len(kept) < 2:
-        return
-    pairs, side = len(kept) - 1, generator.config.data.resolution
-    canvas = Image.new("RGB", (command.interpolate * side, pairs * side))
-    for row, ends in enumerate(kept.unfold(0, 2, 1)):
-        for column, pixels in enumerate(_between(generator, ends, command)):
-            canvas.paste(Image.fromarray(pixels), (column * side, row * side))
-    canvas.save(command.out / "interpolation.png")
-    frames = (
-        canvas.crop((column * side, row * side, (column + 1) * side, (row + 1) * side))
-        for row in range(pairs)
-        for column in range(command.interpolate)
-    )
-    path = command.out / f"interpolation.{command.animation}"
-    write_animation(frames, path, frame_ms=FRAME_MS)
-
-
-def _between(generator: TrainedGenerator, ends: Tensor, command: Command) -> NDArray[np.uint8]:
-    """`interpolate` images, uint8 [steps, R, R, 3], between two samples, ends: [2]."""
-    import torch
-
-    from realness.trainer.inference.pixels import to_uint8
-    from realness.trainer.metrics.path_length import slerp
-
-    steps = command.interpolate
-    shares = torch.linspace(0, 1, steps, device=generator.device)[:, None]
-    first, last = generator.latents(ends, command.seed).unsqueeze(1).expand(-1, steps, -1)
-    lengths = torch.lerp(first.norm(dim=1, keepdim=True), last.norm(dim=1, keepdim=True), shares)
-    latents = (slerp(first, last, shares).float() * lengths).split(command.batch_size)
-    ways = {
-        name: _way(name, values, shares).split(command.batch_size)
-        for name, values in generator.inputs(ends, command.seed).items()
-    }
-    images = [
-        generator.render(z, {name: parts[number] for name, parts in ways.items()})
-        for number, z in enumerate(latents)
-    ]
-    return to_uint8(torch.cat(images)).permute(0, 2, 3, 1).cpu().numpy()
-
-
-def _way(name: str, ends: Tensor, shares: Tensor) -> Tensor:
-    """Inputs [steps, dim] between two inputs, ends: [2, dim]; shares: [steps, 1]."""
-    import torch
-
-    if name != "noise":
-        return torch.lerp(ends[0], ends[1], shares)
-    # On the sphere: linear interpolation of noise would shrink its norm.
-    angles = shares * (math.pi / 2)
-    return angles.cos() * ends[0] + angles.sin() * ends[1]
+    make_grid(images, row_names=names).save(command.out / "grid.png")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ The flags are made from the fields when the command runs, because plugins add to
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from realness.launch.command_line import expanded, read_command_line
+from realness.launch.machine_defaults import machine_defaults
 from realness.launch.presets import DEFAULT, preset
 from realness.launch.protocols import paper_protocol
 from realness.trainer.config import ConfigError, TrainConfig, flag, flatten
@@ -93,11 +94,41 @@ def parse(
         scored = {key: value for key, value in paper_protocol(fields).items() if key not in given}
         log.info("--protocol paper: %s", _as_flags(scored))
         fields |= scored
+    decided = given | _given_by_file(own)
+    if "init_from" in given:
+        fields |= _transfer_defaults(fields, decided)
+    if "precision" not in decided:
+        fields |= machine_defaults(fields)
     fields |= {"plugin": tuple(plugins), "plugin_sha256": digests}
     fields, computed = resolve(fields)
     for line in computed:
         log.info(line)
     return Command(assemble(TrainConfig, fields), parsed.options)
+
+
+TRANSFER = {"ema_rampup": 0.0, "augment_speed_kimg": 100.0}
+"""Defaults for going on from trained networks, as published by Karras et al., "Training Generative
+Adversarial Networks with Limited Data" (NeurIPS 2020)."""
+
+
+def _transfer_defaults(fields: Mapping[str, Any], given: Collection[str]) -> dict[str, Any]:
+    """The fields that --init-from sets unless they are given; logs them."""
+    chosen = {name: value for name, value in TRANSFER.items() if name not in given}
+    if fields["augment"] != "ada":
+        chosen.pop("augment_speed_kimg", None)
+        log.info(
+            "--init-from: this run has --augment %s; below some 30,000 images, use --augment ada",
+            fields["augment"],
+        )
+    if chosen:
+        log.info("--init-from, as published for fine-tuning: %s", _as_flags(chosen))
+    return chosen
+
+
+def _given_by_file(own: Sequence[str]) -> set[str]:
+    """The fields that the file of --config gives."""
+    file = _value(own, "--config")
+    return set(read_fields(Path(file))) if file else set()
 
 
 # --- before the flags

@@ -194,6 +194,16 @@ def test_importing_the_packages_is_light() -> None:
     assert loaded_by(package_names(), HEAVY) == []
 
 
+def test_importing_the_loop_builds_nothing_and_loads_nothing_slow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch._dynamo and scipy.stats take a second each, and compiling the kernels takes minutes."""
+    monkeypatch.setenv("REALNESS_CACHE", str(tmp_path))
+    slow = ("torch._dynamo", "torch._inductor", "scipy.stats", "scipy.optimize", *HEAVY)
+    assert loaded_by(["realness.kernels", "realness.trainer.run.loop"], slow) == []
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_commands_import_first_loads_no_torch() -> None:
     trainer = [
         module_name(path).removeprefix("realness.trainer.") for path in python_files("trainer")

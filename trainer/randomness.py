@@ -65,6 +65,7 @@ class Purpose(IntEnum):
     POLICY_COLOR = 25
     POLICY_TRANSLATION = 26
     POLICY_CUTOUT = 27
+    CLASS = 28
 
 
 @dataclass(frozen=True)

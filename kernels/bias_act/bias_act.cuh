@@ -46,7 +46,7 @@ REALNESS_DEVICE A bias_act_element(A input, A first, A second, A slope, A gain, 
   const Derivatives<A> f = activate<activation>(input, slope);
   const A y = gain * f.value;
   if constexpr (order == 0) {
-    return y > clamp ? clamp : y < -clamp ? -clamp : y;
+    return clamped(y, clamp);
   } else {
     const A passed = (abs_(y) <= clamp) | (clamp == A(INFINITY)) ? first : A(0);
     return order == 1 ? passed * gain * f.first : passed * second * gain * f.second;

@@ -50,7 +50,7 @@ struct Warp {
   template <class A>
   using Sum = A;
   REALNESS_DEVICE static int lane() { return static_cast<int>(threadIdx.x) % 32; }
-  REALNESS_DEVICE static int size() { return 32; }
+  REALNESS_DEVICE static constexpr int size() { return 32; }
   template <class A>
   REALNESS_DEVICE static A sum(A x) {
     REALNESS_UNROLL
@@ -79,18 +79,20 @@ struct Warp {
   REALNESS_DEVICE static A last(A x) { return __shfl_sync(kFullWarp, x, 31); }
 };
 
-// A whole thread block; its size is a multiple of 32.
+// A whole thread block of a multiple of 32 threads. Their number is a constant, so that loops over
+// the block are unrolled with several loads in flight.
+template <int threads>
 struct Block {
   template <class A>
   using Sum = A;
   double* scratch;  // shared memory, at least one value per thread
   int scratch_size;
   REALNESS_DEVICE static int lane() { return static_cast<int>(threadIdx.x); }
-  REALNESS_DEVICE static int size() { return static_cast<int>(blockDim.x); }
+  REALNESS_DEVICE static constexpr int size() { return threads; }
   REALNESS_DEVICE static void sync() { __syncthreads(); }
   REALNESS_DEVICE static Warp warp() { return {}; }
   REALNESS_DEVICE static int warp_index() { return static_cast<int>(threadIdx.x) / 32; }
-  REALNESS_DEVICE static int num_warps() { return static_cast<int>(blockDim.x) / 32; }
+  REALNESS_DEVICE static constexpr int num_warps() { return threads / 32; }
   template <class A>
   REALNESS_DEVICE A sum(A x) const {
     A* parts = reinterpret_cast<A*>(scratch);

@@ -69,9 +69,15 @@ void for_each_block(Stream, int64_t count, const F& f) {
 
 using Stream = cudaStream_t;
 
+// Blocks of F that share a multiprocessor, at least, which limits their registers.
 template <class F>
-__global__ void __launch_bounds__(kThreads, 1) each_kernel(int64_t count,
-                                                                const __grid_constant__ F f) {
+constexpr int kBlocksTogether = 1;
+template <class F>
+  requires(F::kBlocks > 1)
+constexpr int kBlocksTogether<F> = F::kBlocks;
+template <class F>
+__global__ void __launch_bounds__(kThreads, kBlocksTogether<F>)
+    each_kernel(int64_t count, const __grid_constant__ F f) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i < count) f(i);
 }
@@ -91,12 +97,6 @@ template <int threads, class F>
 struct Scratch<threads, F> {
   static constexpr int size = F::kScratch;
 };
-// Blocks of F that share a multiprocessor, at least, which limits their registers.
-template <class F>
-constexpr int kBlocksTogether = 1;
-template <class F>
-  requires(F::kBlocks > 1)
-constexpr int kBlocksTogether<F> = F::kBlocks;
 template <int threads, class F>
 __global__ void __launch_bounds__(threads, kBlocksTogether<F>)
     block_kernel(const __grid_constant__ F f) {
@@ -107,7 +107,7 @@ __global__ void __launch_bounds__(threads, kBlocksTogether<F>)
 #else
   __shared__ double scratch[size];
 #endif
-  f(static_cast<int64_t>(blockIdx.x), Block{scratch, size});
+  f(static_cast<int64_t>(blockIdx.x), Block<threads>{scratch, size});
 }
 
 #if defined(REALNESS_EMULATE)

@@ -44,6 +44,20 @@ REALNESS_DEVICE A abs_(A x) {
   return x < A(0) ? -x : x;
 }
 
+// x within [-limit, limit]; NaN stays NaN. One instruction per bound.
+REALNESS_DEVICE float clamped(float x, float limit) {
+#if defined(__CUDA_ARCH__)
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(x) : "f"(x), "f"(limit));
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(x) : "f"(x), "f"(-limit));
+  return x;
+#else
+  return x > limit ? limit : x < -limit ? -limit : x;
+#endif
+}
+REALNESS_DEVICE double clamped(double x, double limit) {
+  return x > limit ? limit : x < -limit ? -limit : x;
+}
+
 // A 16-byte (or single-element) access.
 template <class T, int N>
 struct alignas(sizeof(T) * N) Vector {

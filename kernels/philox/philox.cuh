@@ -99,6 +99,14 @@ struct Philox {
     const int64_t block = take(row, blocks_per_row);
     typename Convert::type out[4];
     Convert::convert(stream(static_cast<int64_t>(row), block), out);
+    if constexpr (sizeof(out) == 16) {
+      if (dim % 4 == 0) {
+        Vector<typename Convert::type, 4> vector;
+        REALNESS_UNROLL
+        for (int j = 0; j < 4; ++j) vector.lane[j] = out[j];
+        return store(draws + 4 * i, vector);
+      }
+    }
     REALNESS_UNROLL
     for (int j = 0; j < 4; ++j) {
       const int64_t column = 4 * block + j;

@@ -13,7 +13,7 @@ namespace realness::REALNESS_BACKEND {
 
 // The most threads whose registers do not spill; float64 is there for tests of gradients.
 template <class T>
-constexpr int kLossThreads = sizeof(T) == 8 ? 256 : 768;
+constexpr int kLossThreads = sizeof(T) == 8 ? 256 : 1024;
 
 // One side's logits, as they are (no noise) or resampled: mean + deviation * noise.
 template <class T>

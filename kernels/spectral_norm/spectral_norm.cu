@@ -87,7 +87,7 @@ void spectral_norm_step(Tensors weights_any, Tensors u, Tensors v, double eps) {
       const size_t count = end - begin;
       for_each_block(device.stream(), num_items(tiles, count), TransposedProduct<T>{tiles});
       for_each_block(device.stream(), num_items(rows, count), Product<T>{rows});
-      for_each_block(device.stream(), count, Normalize<T>{rows, static_cast<acc_t<T>>(eps)});
+      for_each_block<kNormalizeThreads>(device.stream(), count, Normalize<T>{rows, static_cast<acc_t<T>>(eps)});
     });
   });
 }

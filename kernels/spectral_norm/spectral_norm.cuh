@@ -7,6 +7,18 @@ namespace realness::REALNESS_BACKEND {
 
 constexpr int kMaxLayers = 32;     // per launch; CUDA allows 4 KiB of arguments
 constexpr int64_t kTileColumns = 32;
+// Loads of a thread before its first store; a CPU's compiler vectorises the plain loop.
+#if defined(REALNESS_HOST)
+constexpr int kAtOnce = 1;
+#else
+constexpr int kAtOnce = 8;
+#endif
+// One block goes through all of a layer's vectors. The tests' emulator is slow with many threads.
+#if defined(REALNESS_EMULATE)
+constexpr int kNormalizeThreads = 256;
+#else
+constexpr int kNormalizeThreads = 1024;
+#endif
 
 template <class T>
 struct Layer {
@@ -44,8 +56,9 @@ struct TransposedProduct {
     const auto warp = group.warp();
     for (int64_t c = first + warp.lane(); c < first + kTileColumns; c += warp.size()) {
       typename Group::template Sum<A> total = 0;
-      for (int64_t r = group.warp_index(); c < layer.columns && r < layer.rows;
-           r += group.num_warps()) {
+      const int64_t rows = c < layer.columns ? layer.rows : 0;
+      REALNESS_UNROLL_BY(8)  // loads in flight
+      for (int64_t r = group.warp_index(); r < rows; r += group.num_warps()) {
         total += static_cast<A>(layer.weight[r * layer.columns + c]) * layer.u[r];
       }
       total = group.sum_over_warps(total);
@@ -66,6 +79,7 @@ struct Product {
     const Layer<T>& layer = layers.layer[l];
     const int64_t r = item - layers.first_item[l];
     typename Group::template Sum<A> total = 0;
+    REALNESS_UNROLL_BY(8)  // loads in flight
     for (int64_t c = group.lane(); c < layer.columns; c += group.size()) {
       total += static_cast<A>(layer.weight[r * layer.columns + c]) * layer.v[c];
     }
@@ -87,10 +101,8 @@ struct Normalize {
     const Layer<T>& layer = layers.layer[item];
     const A length_v = at_least_eps(norm(group, layer.v, layer.columns));
     const A length_u = at_least_eps(norm(group, layer.u, layer.rows) / length_v);
-    for (int64_t c = group.lane(); c < layer.columns; c += group.size()) layer.v[c] /= length_v;
-    for (int64_t r = group.lane(); r < layer.rows; r += group.size()) {
-      layer.u[r] = layer.u[r] / length_v / length_u;
-    }
+    divide(group, layer.v, layer.columns, length_v);
+    divide(group, layer.u, layer.rows, length_v, length_u);
   }
 
   REALNESS_DEVICE acc_t<T> at_least_eps(acc_t<T> x) const { return x < eps ? eps : x; }
@@ -98,8 +110,28 @@ struct Normalize {
   template <class Group>
   REALNESS_DEVICE static acc_t<T> norm(Group group, const acc_t<T>* x, int64_t size) {
     typename Group::template Sum<acc_t<T>> total = 0;
+    REALNESS_UNROLL_BY(8)  // loads in flight
     for (int64_t i = group.lane(); i < size; i += group.size()) total += x[i] * x[i];
     return static_cast<acc_t<T>>(sqrt_(group.sum(total)));
+  }
+
+  // x = x / first / second, with all loads of some elements before their divisions.
+  template <class Group>
+  REALNESS_DEVICE static void divide(Group group, acc_t<T>* x, int64_t size, acc_t<T> first,
+                                     acc_t<T> second = 1) {
+    for (int64_t i = group.lane(); i < size; i += kAtOnce * group.size()) {
+      acc_t<T> values[kAtOnce];
+      REALNESS_UNROLL
+      for (int k = 0; k < kAtOnce; ++k) {
+        const int64_t place = i + k * group.size();
+        values[k] = place < size ? x[place] : acc_t<T>(0);
+      }
+      REALNESS_UNROLL
+      for (int k = 0; k < kAtOnce; ++k) {
+        const int64_t place = i + k * group.size();
+        if (place < size) x[place] = values[k] / first / second;
+      }
+    }
   }
 };
 
@@ -116,6 +148,7 @@ struct RowShare {
     const Layer<T>& layer = layers.layer[l];
     const int64_t r = item - layers.first_item[l];
     typename Group::template Sum<A> total = 0;
+    REALNESS_UNROLL_BY(8)  // loads in flight
     for (int64_t c = group.lane(); c < layer.columns; c += group.size()) {
       const int64_t i = r * layer.columns + c;
       const A factor = backward ? static_cast<A>(layer.grad[i]) : layer.v[c];
@@ -157,14 +190,23 @@ struct ScaleRows {
     const int l = layers.find(item);
     const Layer<T>& layer = layers.layer[l];
     const int64_t r = item - layers.first_item[l];
-    const A scale = A(1) / sigma[l];
+    const A divisor = sigma[l], scale = A(1) / divisor;
     const A shift = backward ? inner[l] * scale * scale * layer.u[r] : A(0);
-    for (int64_t c = group.lane(); c < layer.columns; c += group.size()) {
-      const int64_t i = r * layer.columns + c;
-      if constexpr (backward) {
-        layer.out[i] = static_cast<T>(static_cast<A>(layer.grad[i]) * scale - shift * layer.v[c]);
-      } else {
-        layer.out[i] = static_cast<T>(static_cast<A>(layer.weight[i]) / sigma[l]);
+    const T* given = (backward ? layer.grad : layer.weight) + r * layer.columns;
+    T* out = layer.out + r * layer.columns;
+    for (int64_t c = group.lane(); c < layer.columns; c += kAtOnce * group.size()) {
+      A values[kAtOnce], right[kAtOnce];
+      REALNESS_UNROLL
+      for (int k = 0; k < kAtOnce; ++k) {
+        const int64_t place = c + k * group.size();
+        values[k] = place < layer.columns ? static_cast<A>(given[place]) : A(0);
+        right[k] = backward && place < layer.columns ? layer.v[place] : A(0);
+      }
+      REALNESS_UNROLL
+      for (int k = 0; k < kAtOnce; ++k) {
+        const int64_t place = c + k * group.size();
+        const A result = backward ? values[k] * scale - shift * right[k] : values[k] / divisor;
+        if (place < layer.columns) out[place] = static_cast<T>(result);
       }
     }
   }

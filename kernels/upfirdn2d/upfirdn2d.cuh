@@ -68,6 +68,7 @@ REALNESS_DEVICE Place locate(int64_t i, int64_t channel_vectors, int64_t columns
 template <class T, int N, bool along, int up, int down>
 struct FourTaps {
   using A = acc_t<T>;
+  static constexpr int kBlocks = sizeof(A) == 4 ? 2 : 1;  // 128 registers a thread
   static constexpr int kTaps = 4;
   static constexpr int kReach = kTaps / up;  // inputs that an output reads along an axis
   static constexpr int kPhases = along ? up : 1;

@@ -312,7 +312,7 @@ def read_on_a_node(folders: list[str]) -> tuple[torch.Tensor, list[tuple[int, ..
         for pictures, index in real.batches(count):
             sums = [zlib.crc32(picture.numpy().tobytes()) for picture in pictures]
             seen += zip([count] * len(index), index.tolist(), sums, strict=True)
-    shown = _shown_reals(cast(Run, SimpleNamespace(config=config, catalog=catalog)))
+    shown = _shown_reals(cast(Run, SimpleNamespace(config=config, catalog=catalog)))[0]
     assert catalog.num_bad_images == 0
     return images, seen, shown
 

@@ -47,14 +47,14 @@ def at_images(events: dict[int, Callable[[], object]]) -> None:
     """Call each event once training has seen its number of images."""
     update_d = iteration.update_d
 
-    def train(gan: Any, real: Any, images: int) -> Any:
+    def train(gan: Any, real: Any, images: int, **named: Any) -> Any:
         if images in events:
             # A checkpoint sees the disk as it was when its write began, however busy the machine.
             for thread in threading.enumerate():
                 if thread.name == "checkpoint":
                     thread.join()
             events.pop(images)()
-        return update_d(gan, real, images)
+        return update_d(gan, real, images, **named)
 
     iteration.update_d = train
 

@@ -10,6 +10,7 @@ from realness.trainer.inference.trained import trained_generator
 from realness.trainer.randomness import Stream
 from realness.trainer.updates.sharded_gan import ShardedGan
 from realness.trainer.updates.step import update_d, update_g
+from tests.helpers.labels import labels
 from tests.helpers.plain_gan import State, images
 
 Stretches = list[tuple[str, int, np.ndarray]]
@@ -28,10 +29,12 @@ def play(gan: ShardedGan, steps: range) -> list[tuple[float, float]]:
     for step in steps:
         gan.follow_schedules(step * batch)
         gan.grow(step * batch)
-        stats = update_d(gan, share(Stream.D_REAL, step, gan.config.num_real), step * batch)
+        of_d, of_g = (labels(gan, stream, step, batch) for stream in (Stream.D_REAL, Stream.G_REAL))
+        real = share(Stream.D_REAL, step, gan.config.num_real)
+        stats = update_d(gan, real, step * batch, labels=of_d)
         needed = gan.objective.needs_real_in_g_step
         compared = share(Stream.G_REAL, step, batch) if needed else None
-        stats |= update_g(gan, compared, step * batch)
+        stats |= update_g(gan, compared, step * batch, labels=of_g)
         gan.update_average((step + 1) * batch)
         losses.append((stats["loss_d"].item(), stats["loss_g"].item()))
     return losses

@@ -11,13 +11,13 @@ from realness.trainer.updates.step import update_d
 updates = 0
 
 
-def failing_update_d(*arguments: Any) -> Any:
+def failing_update_d(*arguments: Any, **named: Any) -> Any:
     """`update_d`, until it fails."""
     global updates
     updates += 1
     if rank() == 1 and updates == 5:
         raise ValueError("the cat sat on the machine")
-    return update_d(*arguments)
+    return update_d(*arguments, **named)
 
 
 if __name__ == "__main__":

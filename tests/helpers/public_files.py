@@ -282,7 +282,8 @@ def tensorflow_variables(state: State, noise: Mapping[Any, Tensor]) -> tuple[lis
                 "mod_bias": _array(state[f"{path}.conv.affine.bias"]) - np.float32(1),
             }
             if name != "ToRGB":
-                parts["noise_strength"] = _array(state[f"{path}.noise_strength"]).reshape(())
+                # A session returns a variable without dimensions as a number of numpy.
+                parts["noise_strength"] = _array(state[f"{path}.noise_strength"])[0]
             synthesis += [(f"{side}x{side}/{name}/{part}", x) for part, x in parts.items()]
     for (side, i), x in noise.items():
         number = 2 * int(np.log2(side)) - 5 + i
@@ -290,15 +291,15 @@ def tensorflow_variables(state: State, noise: Mapping[Any, Tensor]) -> tuple[lis
     return mapping, synthesis
 
 
-def tensorflow_pickle(states: Mapping[str, State]) -> bytes:
-    """A pickle of StyleGAN2's TensorFlow code: (G, D, Gs)."""
+def tensorflow_pickle(states: Mapping[str, State], **settings: Any) -> bytes:
+    """A pickle of StyleGAN2's TensorFlow code, with these settings: (G, D, Gs)."""
     noise, centre = noise_and_centre(len(states["EMA"]["mapping.layers.0.bias"]))
     with stand_ins(NETWORK) as made:
 
         def network(name: str, variables: list[Any], **components: Any) -> Any:
             result = made[NETWORK]()
             vars(result).update(
-                version=4, name=name, static_kwargs={"resolution": 32}, components=components,
+                version=4, name=name, static_kwargs=settings, components=components,
                 build_module_src=SOURCE_TEXT, build_func_name=name, variables=variables,
             )  # fmt: skip
             return result
@@ -399,6 +400,146 @@ def rosinality_file(states: Mapping[str, State], *, archive: bool = True) -> byt
     file = io.BytesIO()
     torch.save(content, file, _use_new_zipfile_serialization=archive)
     return file.getvalue()
+
+
+# --- R3GAN's code
+
+
+def tiny_r3gan() -> TrainConfig:
+    """An R3GAN at 32 pixels of some ten thousand weights."""
+    sizes = {
+        "generator": "r3gan", "discriminator": "r3gan", "z_dim": 6, "g_max_channels": 8,
+        "d_max_channels": 8, "g_channel_base": 128, "d_channel_base": 128, "g_group_channels": 4,
+        "d_group_channels": 4, "d_blocks": 1, "augment": "none", "path_length_weight": 0.0,
+    }  # fmt: skip
+    return with_fields(small(32), **sizes)
+
+
+class R3GANWriter:
+    """Writes networks as modules of R3GAN's classes, with real layers of torch in them."""
+
+    def __init__(self, made: Mapping[str, Any]) -> None:
+        self._made = made
+        self._filter = torch.outer(*2 * (torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8,))
+
+    def _module(self, name: str, **parts: Any) -> Any:
+        module = self._made[f"{name}"]()
+        vars(module).update(module_state(**parts))
+        return module
+
+    def _conv(self, weight: Tensor, groups: int = 1) -> nn.Conv2d:
+        rows, columns, size, _ = weight.shape
+        layer = nn.Conv2d(columns * groups, rows, size, groups=groups, bias=False)
+        layer.weight = nn.Parameter(weight)
+        return layer
+
+    def _layer(self, weight: Tensor, groups: int = 1) -> Any:
+        return self._module(
+            "R3GAN.Networks.Convolution", modules={"Layer": self._conv(weight, groups)}
+        )
+
+    def _block(self, state: State, path: str) -> Any:
+        grouped = state[f"{path}.grouped"]
+        groups = len(grouped) // grouped.shape[1]
+        activations = {
+            f"NonLinearity{i + 1}": self._module(
+                "R3GAN.FusedOperators.BiasedActivationCUDA",
+                parameters={"Bias": state[f"{path}.bias_{i}"]},
+            )
+            for i in range(2)
+        }
+        layers = {
+            "LinearLayer1": self._layer(state[f"{path}.widen.weight"]),
+            "LinearLayer2": self._layer(grouped, groups),
+            "LinearLayer3": self._layer(state[f"{path}.narrow.weight"]),
+        }
+        return self._module("R3GAN.Networks.ResidualBlock", modules={**layers, **activations})
+
+    def _resample(self, state: State, path: str, way: str) -> Any:
+        kernel = {"Kernel": self._filter}
+        modules = {
+            "Resampler": self._module(f"R3GAN.Resamplers.Interpolative{way}CUDA", buffers=kernel)
+        }
+        if f"{path}.conv.weight" in state:
+            modules["LinearLayer"] = self._layer(state[f"{path}.conv.weight"])
+        name = "UpsampleLayer" if way == "Upsampler" else "DownsampleLayer"
+        return self._module(f"R3GAN.Networks.{name}", modules=modules)
+
+    def _stages(self, kind: str, stages: list[list[Any]]) -> nn.ModuleList:
+        made = nn.ModuleList()
+        for number, layers in enumerate(stages):
+            inner = nn.ModuleList()
+            inner._modules.update({str(i): layer for i, layer in enumerate(layers)})
+            name = f"R3GAN.Networks.{kind}Stage"
+            stage = self._module(name, modules={"Layers": inner}, DataType=torch.bfloat16)
+            made._modules[str(number)] = stage
+        return made
+
+    def _linear(self, weight: Tensor) -> nn.Linear:
+        layer = nn.Linear(*weight.shape[::-1], bias=False)
+        layer.weight = nn.Parameter(weight)
+        return layer
+
+    def _wrapped(self, kind: str, **modules: Any) -> Any:
+        model = self._module(f"R3GAN.Networks.{kind}", modules=modules)
+        return self._module(f"training.networks.{kind}", modules={"Model": model}, c_dim=0)
+
+    def generator(self, state: State) -> Any:
+        """G, whose stages count from 4x4."""
+        basis = self._module(
+            "R3GAN.Networks.GenerativeBasis",
+            parameters={"Basis": state["basis"]},
+            modules={"LinearLayer": self._linear(state["start"])},
+        )
+        stages = [[basis, *(self._block(state, f"stages.0.{i}") for i in range(2))]]
+        for k in range(1, len(SIDES)):
+            blocks = [self._block(state, f"stages.{k}.{i}") for i in (1, 2)]
+            stages.append([self._resample(state, f"stages.{k}.0", "Upsampler"), *blocks])
+        last = self._layer(state["to_image.weight"])
+        return self._wrapped(
+            "Generator", MainLayers=self._stages("Generator", stages), AggregationLayer=last
+        )
+
+    def discriminator(self, state: State) -> Any:
+        """D, whose stages count from the image, with one block each."""
+        basis = self._module(
+            "R3GAN.Networks.DiscriminativeBasis",
+            modules={
+                "Basis": self._conv(state["depthwise"][:, None], len(state["depthwise"])),
+                "LinearLayer": self._linear(state["head"]),
+            },
+        )
+        stages = []
+        for k in range(len(SIDES)):
+            below = k < len(SIDES) - 1
+            end = self._resample(state, f"stages.{k}.1", "Downsampler") if below else basis
+            stages.append([self._block(state, f"stages.{k}.0"), end])
+        first = self._layer(state["from_image.weight"])
+        return self._wrapped(
+            "Discriminator", ExtractionLayer=first, MainLayers=self._stages("Discriminator", stages)
+        )
+
+
+def r3gan_pickle(states: Mapping[str, State]) -> bytes:
+    """A pickle of R3GAN's training loop, with the optimisers' state."""
+    networks = ("Generator", "Discriminator")
+    inside = ("ResidualBlock", "Convolution", "GenerativeBasis", "DiscriminativeBasis")
+    names = [f"training.networks.{name}" for name in networks]
+    names += [f"R3GAN.Networks.{name}{kind}" for name in networks for kind in ("", "Stage")]
+    names += [f"R3GAN.Networks.{name}" for name in (*inside, "UpsampleLayer", "DownsampleLayer")]
+    names += ["R3GAN.FusedOperators.BiasedActivationCUDA"]
+    names += [f"R3GAN.Resamplers.Interpolative{way}samplerCUDA" for way in ("Up", "Down")]
+    with stand_ins(*names) as made:
+        writer = R3GANWriter(made)
+        content = {
+            "G": writer.generator(states["G"]),
+            "D": writer.discriminator(states["D"]),
+            "G_ema": writer.generator(states["EMA"]),
+            "D_opt_state": {"state": {0: {"step": torch.zeros(())}}, "param_groups": [{"lr": 1.0}]},
+            "training_set_kwargs": {"path": "x"},
+            "cur_nimg": 5,
+        }
+        return pickle.dumps(content)
 
 
 def write(path: Path, content: bytes) -> Path:

@@ -17,7 +17,7 @@ import torch
 
 from realness.kernels import library
 from tests.helpers.kernel_cases import CASES, PHILOX_CASES, VECTORISED, Case
-from tests.kernels.test_ops import error, results
+from tests.helpers.kernel_checks import error, results
 
 SEEDS = ("0", "1", "2")
 # Error allowed for results of order one, and the schedules to run; 16-bit dtypes take other paths

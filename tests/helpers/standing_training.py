@@ -90,7 +90,7 @@ def _stand_at(place: str, mark: Path) -> None:
 
     open_store = watchdog.open_store
 
-    def stand(*_: Any) -> None:
+    def stand(*_: Any, **__: Any) -> None:
         mark.touch()
         time.sleep(10 * TIMEOUT_SECONDS)
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from realness.launch.presets import PRESETS
 from realness.trainer.config import (
+    ClassesConfig,
     EngineConfig,
     FakeAsRealConfig,
     PenaltyConfig,
@@ -20,6 +21,7 @@ from realness.trainer.objectives.configs import StandardConfig
 BATCH = 8
 GROW_KIMG = 0.06
 """A test of 50 iterations, stopped after 25, stops in the second of two transitions."""
+CLASSES = ClassesConfig(conditional=True, class_counts=(3, 0, 2, 1))
 SCHEDULE_KIMG = 0.3
 """The same test stops in the middle of the schedules, and ends after them."""
 FAR = FakeAsRealConfig(far_fakes=4, far_candidates=16)
@@ -99,6 +101,8 @@ def systems() -> dict[str, TrainConfig]:
         ),
         "realness-growing": with_fields(realness, grow_kimg=GROW_KIMG),
         "stylegan2-growing": with_fields(presets["stylegan2"], grow_kimg=GROW_KIMG),
+        "conditional": replace(realness, classes=CLASSES, penalty=between),
+        "conditional-stylegan2": replace(presets["stylegan2"], classes=CLASSES),
         "realness-scheduled": with_fields(
             realness,
             schedule_kimg=SCHEDULE_KIMG,

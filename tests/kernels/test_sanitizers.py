@@ -177,8 +177,8 @@ MUTANTS = [
         "columns beyond the matrix",
         "spectral_norm",
         "spectral_norm/spectral_norm.cuh",
-        "c < layer.columns && r < layer.rows;",
-        "r < layer.rows;",
+        "const int64_t rows = c < layer.columns ? layer.rows : 0;",
+        "const int64_t rows = layer.rows;",
     ),
     Mutant(
         "samples replaced while they are read",

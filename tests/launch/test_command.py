@@ -69,15 +69,17 @@ def test_every_field_is_a_flag() -> None:
     given |= dict(beta2="0.5", lr_final="0.5", divergence="emd", test_code="ema")
     given |= dict(rmsprop_alpha="0.9", gp_target="0", metrics="kid")
     given |= dict(memory_format="contiguous", metrics_network="efflite0", style_mixing="0.5")
-    given |= dict(metrics_weights="raw")
+    given |= dict(metrics_weights="raw", reduce_precision="bf16")
     given |= dict(metrics_resize="bilinear", minibatch_group="1", augment_ops="bgcf0.5")
     given |= dict(augment_target="0.5", augment_p="0.2", augment_shape="linear")
     given |= dict(source_kind="folder", g_norm="instance")
     given |= dict(beta2_final="0.9", schedule_shape="linear", schedule_kimg="9")
+    given |= dict(ema="both", ema_widths="0.05,0.2")
     # These combine with few others: the next test covers them. --plugin has tests of its own.
     left_out = {"preset", "r1", "d_activation", "cuda_graphs", "auto_batch"}
     left_out |= {"plugin", "plugin_sha256", "path_length_weight", "far_fakes"}
-    left_out |= {"checkpoint_activations", "posterior_modules", "code_source", "grow_kimg", *KINDS}
+    left_out |= {"checkpoint_activations", "posterior_modules", "code_source", "grow_kimg"}
+    left_out |= {"freeze_g", *KINDS}
     seen: set[str] = set()
     for choice in CHOICES:
         seen |= left_out

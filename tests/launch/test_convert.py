@@ -13,19 +13,20 @@ from PIL import Image
 
 from realness.launch import consolidate, convert, evaluate, export, generate
 from realness.trainer.checkpoint.choosing import choose_checkpoints
+from realness.trainer.inference.adjusting import adjusted, with_fixed_noise
 from realness.trainer.inference.trained import (
     TrainedGenerator,
-    adjusted,
     load_generator,
-    with_fixed_noise,
 )
 from realness.trainer.storage.origin import read_origin
 from tests.helpers.metric_images import pictures
 from tests.helpers.public_files import (
     noise_and_centre,
     nvidia_pickle,
+    r3gan_pickle,
     random_states,
     rosinality_file,
+    tiny_r3gan,
     tiny_stylegan2,
     write,
 )
@@ -137,6 +138,23 @@ def test_training_goes_on_from_it(folder: Path, tmp_path: Path) -> None:
     assert generator.kept is not None
     assert generator.kept.centre is None
     assert generator.kept.origin.non_commercial
+
+
+def test_r3gan_becomes_a_run_at_the_end_of_its_schedules(tmp_path: Path) -> None:
+    states = random_states(tiny_r3gan())
+    write(tmp_path / "x.pkl", r3gan_pickle(states))
+    assert convert.main([str(tmp_path / "x.pkl"), str(tmp_path / "run")]) == 0
+    generator = loaded(tmp_path / "run")
+    assert torch.equal(generator.module.state_dict()["basis"], states["EMA"]["basis"])
+    config = generator.config
+    # The numbers of CIFAR10 in R3GAN's published code, at the end of its schedules.
+    assert (config.penalty.r1_gamma, config.penalty.r2_gamma) == (0.005, 0.005)
+    assert config.optimizer.lr_g == 5e-5
+    assert config.optimizer.algorithm.beta2 == 0.99  # type: ignore[attr-defined]
+    assert config.ema_halflife_kimg == 5000
+    assert config.augment.augment_p == 0.55  # type: ignore[attr-defined]
+    images = [str(tmp_path / "run"), str(tmp_path / "images"), "--num=2", "--device=cpu"]
+    assert generate.main(images) == 0
 
 
 def test_what_a_file_lacks_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

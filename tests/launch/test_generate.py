@@ -15,7 +15,8 @@ from PIL import Image
 
 from realness.launch import generate
 from realness.trainer.checkpoint.choosing import choose_checkpoints
-from realness.trainer.inference.trained import load_discriminator, load_generator, truncated
+from realness.trainer.inference.adjusting import truncated
+from realness.trainer.inference.trained import load_discriminator, load_generator
 from realness.trainer.inference.video import write_animation
 from tests.helpers.run_folders import write_run
 from tests.helpers.systems import systems
@@ -188,3 +189,68 @@ def test_no_gradients_are_kept(run: Path) -> None:
     images = generator.images(generator.latents(index, 0), index, 0)
     assert not images.requires_grad
     assert discriminator.score(images).shape == (2,)
+
+
+@pytest.fixture(scope="module")
+def conditional(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of classes named a to d, of which b has no images."""
+    config = systems()["conditional-stylegan2"]
+    classes = replace(config.classes, class_names=("a", "b", "c", "d"))
+    config = replace(config, preset="custom", classes=classes)
+    return write_run(tmp_path_factory.mktemp("runs") / "conditional", config)
+
+
+def test_chosen_classes(conditional: Path, tmp_path: Path) -> None:
+    """Of two images with the same number, only the class differs; a row of the grid per class."""
+    rows = make(conditional, tmp_path / "two", "--num", "4", "--classes", "3,a")
+    assert [row["class"] for row in rows] == ["d", "a"] * 4
+    assert [row["index"] for row in rows] == [str(number // 2) for number in range(8)]
+    alone = make(conditional, tmp_path / "one", "--num", "4", "--classes", "a", "--grid", "1")
+    for number, row in enumerate(alone):
+        same = tmp_path / "two" / rows[2 * number + 1]["file"]
+        assert np.abs(pixels(tmp_path / "one" / row["file"]) - pixels(same)).max() <= 1
+        other = tmp_path / "two" / rows[2 * number]["file"]
+        assert (pixels(same) != pixels(other)).any()
+    grid = pixels(tmp_path / "two" / "grid.png")
+    assert grid.shape[0] == 2 * 32
+    for number in range(8):
+        row, column = number % 2, number // 2
+        left = grid.shape[1] - (4 - column) * 32
+        tile = grid[row * 32 : (row + 1) * 32, left : left + 32]
+        assert np.abs(tile - pixels(tmp_path / "two" / f"{number:06d}.png")).max() <= 1
+
+
+def test_classes_are_drawn_as_the_data_has_them(
+    conditional: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--num", "8", "--interpolate", "3", "--truncation", "0.5")
+    drawn = make(conditional, tmp_path / "drawn", *options)
+    folder = choose_checkpoints(conditional, "latest")[0]
+    generator = load_generator(conditional, folder, torch.device("cpu"))
+    numbers = generator.class_numbers(torch.arange(8), 0).tolist()
+    assert [row["class"] for row in drawn] == ["abcd"[number] for number in numbers]
+    assert "b" not in {row["class"] for row in drawn}
+    for wrong, message in (("4", "no class '4'; use 0 to 3 or a, b, c, d"), ("x", "no class 'x'")):
+        arguments = [str(conditional), str(tmp_path / "out"), "--classes", wrong]
+        assert generate.main(arguments) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_each_class_has_its_own_centre(conditional: Path) -> None:
+    """At psi = 0 an image depends on its class, and not on its latent."""
+    folder = choose_checkpoints(conditional, "latest")[0]
+    generator = truncated(load_generator(conditional, folder, torch.device("cpu")), 0.0)
+    both = generator.of_classes([0, 2])
+    index = torch.arange(4)
+    latents, inputs = both.latents(index, 0), both.inputs(index, 0)
+    inputs["noise"] = torch.zeros_like(inputs["noise"])
+    images = both.render(latents, inputs)
+    torch.testing.assert_close(images[:2], images[2:])
+    assert (images[0] - images[1]).abs().max() > 1e-5
+
+
+def test_classes_need_a_conditional_run(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert generate.main([str(run), str(tmp_path / "out"), "--classes", "1"]) == 2
+    assert "--classes=1 needs a run that was trained with --conditional" in capsys.readouterr().err

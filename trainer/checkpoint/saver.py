@@ -52,7 +52,7 @@ class Saver:
 
     def __init__(self, root: Path, retention: Retention) -> None:
         self._root = root
-        self._retention = retention
+        self.retention = retention
         self._group = background_group()
         self._host: dict[str, torch.Tensor] = {}
         self._thread: Thread | None = None
@@ -67,8 +67,13 @@ class Saver:
         """Whether this rank is still writing; other ranks may differ."""
         return self._thread is not None and self._thread.is_alive()
 
-    def start(self, fragments: list[Fragment], position: Position) -> None:
-        """Copy `fragments` and start writing them. Call `wait` first: one save at a time."""
+    def start(
+        self, fragments: list[Fragment], position: Position, after: Saver | None = None
+    ) -> None:
+        """Copy `fragments` and start writing them. Call `wait` first: one save at a time.
+
+        after: a saver whose current save, if any, must end before this one is written.
+        """
         if self._thread is not None:
             raise RuntimeError("a checkpoint is still being written; wait for it first")
         started = time.monotonic()
@@ -76,7 +81,10 @@ class Saver:
         self._stalled_seconds += time.monotonic() - started
         self._images, self._problem = position.images, ""
         self._thread = Thread(
-            target=self._write, args=(copies, position), name="checkpoint", daemon=True
+            target=self._write,
+            args=(copies, position, after._thread if after else None),
+            name="checkpoint",
+            daemon=True,
         )
         self._thread.start()
 
@@ -109,9 +117,11 @@ class Saver:
             self._thread.join(CLOSE_SECONDS)
             self._thread = None
 
-    def _write(self, fragments: list[Fragment], position: Position) -> None:
+    def _write(self, fragments: list[Fragment], position: Position, before: Thread | None) -> None:
+        if before is not None:
+            before.join()
         try:
-            write(self._root, fragments, position, self._retention, self._group)
+            write(self._root, fragments, position, self.retention, self._group)
         except CheckpointError as error:
             self._problem = str(error)
         except Exception as error:

@@ -16,6 +16,7 @@ from realness.trainer.config.base import (
     positive,
     require,
 )
+from realness.trainer.config.classes import ClassesConfig, check_classes
 from realness.trainer.config.components import register
 from realness.trainer.config.data import DataConfig
 from realness.trainer.config.engine import EngineConfig
@@ -30,6 +31,7 @@ from realness.trainer.config.tree import from_dict, to_json, trajectory_differen
 __all__ = [
     "AlgorithmConfig",
     "AugmentationConfig",
+    "ClassesConfig",
     "ConfigError",
     "DataConfig",
     "DiscriminatorConfig",
@@ -41,6 +43,7 @@ __all__ = [
     "OptimizerConfig",
     "PenaltyConfig",
     "TrainConfig",
+    "check_classes",
     "flag",
     "flatten",
     "fraction",

@@ -76,9 +76,9 @@ def automatic(default: Any) -> Any:
     return field(default=default, metadata={"automatic": True})
 
 
-def derived(default: Any, label: str) -> Any:
+def derived(default: Any, label: str, *, resumable: bool = False) -> Any:
     """A field that the program sets, not a flag; `label` is its name in messages."""
-    return field(default=default, metadata={"label": label})
+    return field(default=default, metadata={"label": label, "resumable": resumable})
 
 
 def resumable(default: Any) -> Any:

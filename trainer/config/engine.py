@@ -20,9 +20,12 @@ class EngineConfig:
     """Devices, precision and sharding."""
 
     zero_g: Literal[0, 1, 2, 3] = resumable(1)
-    """DeepSpeed ZeRO stage of G."""
+    """DeepSpeed ZeRO stage of G. On a single rank, which has nothing to shard, 1 runs as 0."""
     zero_d: Literal[0, 1, 2, 3] = resumable(1)
-    """DeepSpeed ZeRO stage of D."""
+    """DeepSpeed ZeRO stage of D, likewise."""
+    reduce_precision: Literal["fp32", "bf16"] = resumable("fp32")
+    """Precision in which gradients are summed over ranks. bf16 halves what is sent, for slow
+    networks, and rounds every gradient to 8 bits, also where ranks have equal ones."""
     offload_optimizer: bool = resumable(False)
     """Keep the optimisers' moments in host memory and update the weights there (ZeRO 1 to 3)."""
     micro_batch: int = resumable(0)
@@ -47,7 +50,8 @@ class EngineConfig:
     """Capture whole updates of D and G as CUDA graphs and replay them, with one launch per update.
     Needs --zero-g 0 --zero-d 0."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 runs the networks under autocast; weights, optimiser state and losses stay fp32."""
+    """bf16 runs the networks under autocast; weights, optimiser state and losses stay fp32. The
+    presets at 1024x1024 use bf16 on CUDA unless this flag is given."""
     tf32: bool = resumable(True)
     """Allow TF32 in matrix products and convolutions on CUDA (10 mantissa bits instead of 23)."""
     deterministic: bool = resumable(False)
@@ -62,6 +66,17 @@ class EngineConfig:
     rank_timeout_s: float = resumable(600.0)
     """Time limit in seconds for hangs. The run ends, naming the rank, if a rank sends no heartbeat
     for half of it, or if no rank makes progress for 90 % of it."""
+
+    def stages(self, num_ranks: int) -> tuple[int, int]:
+        """The ZeRO stages of G and D on `num_ranks` ranks.
+
+        A single rank has nothing to shard: stage 1 would only copy weights and gradients to and
+        from flat buffers. It becomes 0, unless moments are offloaded, which needs stage 1, or a
+        file of DeepSpeed settings may rely on it.
+        """
+        keeps = num_ranks > 1 or self.offload_optimizer or self.deepspeed_config
+        g, d = (stage if keeps or stage != 1 else 0 for stage in (self.zero_g, self.zero_d))
+        return g, d
 
     def __post_init__(self) -> None:
         expand_paths(self, "deepspeed_config")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from realness.trainer.config.base import not_negative, positive, resumable
+from realness.trainer.config.base import not_negative, positive, require, resumable
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,10 @@ class MetricsConfig:
     metrics_weights: Literal["ema", "raw"] = resumable("ema")
     """Weights to measure: ema, the moving average, or raw, G itself as the last update left it."""
     metrics: str = resumable("swd")
-    """Comma-separated list of swd, fid, kid, is, pr, ppl. swd needs no feature network."""
+    """Comma-separated list of swd, fid, kid, is, pr, ppl. swd needs no feature network. The
+    checkpoint with the best score of the first one is never deleted."""
+    stop_after: int = resumable(0)
+    """End the run when the first of --metrics has not improved in N measurements; 0 for never."""
     metrics_images: int = resumable(2048)
     """Images generated per measurement, over all ranks; swd uses the same number of real images,
     the other metrics use all of them."""
@@ -29,5 +32,10 @@ class MetricsConfig:
     plain bilinear, network leaves resizing to the network."""
 
     def __post_init__(self) -> None:
-        not_negative(self, "metrics_kimg")
+        not_negative(self, "metrics_kimg", "stop_after")
         positive(self, "metrics_images")
+        require(
+            not self.stop_after or self.metrics_kimg > 0,
+            f"--stop-after={self.stop_after} needs measurements, but --metrics-kimg is 0; use "
+            "--metrics-kimg with the interval between them, or --stop-after 0",
+        )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from realness.trainer.config.base import positive, require
-from realness.trainer.config.components import Component
+from realness.trainer.config.components import Component, registered
 
 Normalisation = Literal["spectral", "layer", "none"]
 GeneratorNormalisation = Literal["batch", "instance"]
@@ -24,6 +24,9 @@ class GeneratorConfig(Component):
             whose class attribute `recomputable` is True, without batch normalisation.
         shares_statistics: batch normalisation, if any, covers the batch of all ranks.
         grows: the module is a `GrowingNetwork`, and `build` takes `growing`.
+        conditional: `build` takes `num_classes`; the module then takes the classes of its images as
+            a condition [B, num_classes] (see `networks.classes`) where coded generators take the
+            code, by the same name.
     """
 
     kind: ClassVar[str] = "generator"
@@ -31,6 +34,7 @@ class GeneratorConfig(Component):
     codes: ClassVar[bool] = False
     recompute: ClassVar[bool] = False
     grows: ClassVar[bool] = False
+    conditional: ClassVar[bool] = False
 
     z_dim: int = 128
     """Dimensions of the latent z ~ N(0, I)."""
@@ -41,6 +45,13 @@ class GeneratorConfig(Component):
 
     def __post_init__(self) -> None:
         positive(self, "z_dim")
+
+    def counterpart(self, name: str, doublings: int) -> str:
+        """What the tensor `name` is called in a network of 2^doublings times the resolution.
+
+        Empty if such a network has none that does the same.
+        """
+        return "" if doublings else name
 
     def build(self, resolution: int, code_dim: int) -> Any:
         """The network (`nn.Module`) for images of `resolution` pixels a side.
@@ -60,12 +71,15 @@ class DiscriminatorConfig(Component):
         smooth: D has continuous second derivatives, which `--r1 finite-difference` needs.
         group: number of consecutive images that D compares with each other.
         grows: as of `GeneratorConfig`.
+        conditional: `build` takes `num_classes`; the module is then called as
+            `d(images, condition)`.
     """
 
     kind: ClassVar[str] = "discriminator"
     norms: ClassVar[tuple[str, ...]] = ("none",)
     recompute: ClassVar[bool] = False
     grows: ClassVar[bool] = False
+    conditional: ClassVar[bool] = False
 
     d_norm: Normalisation = "none"
     """Normalisation in D: spectral for its weights, layer for its features, or none."""
@@ -85,9 +99,19 @@ class DiscriminatorConfig(Component):
             f"{' or '.join(self.norms)}, or --discriminator sn-resnet",
         )
 
+    def counterpart(self, name: str, doublings: int) -> str:
+        """As of `GeneratorConfig`."""
+        return "" if doublings else name
+
     def build(self, resolution: int, num_outputs: int) -> Any:
         """The network (`nn.Module`) for images of `resolution` pixels a side.
 
         `num_outputs` is the number of outputs K per image, which the objective sets.
         """
         raise NotImplementedError(f"{type(self).__qualname__} does not define build()")
+
+
+def able(chosen: GeneratorConfig | DiscriminatorConfig, capability: str) -> str:
+    """The components of a kind that declare a capability: "resnet or stylegan2"."""
+    known = registered(chosen.kind).items()
+    return " or ".join(name for name, kind in known if getattr(kind, capability))

@@ -16,15 +16,17 @@ from realness.trainer.config.base import (
     require,
     resumable,
 )
-from realness.trainer.config.components import default_component, registered
+from realness.trainer.config.classes import ClassesConfig, check_conditional
+from realness.trainer.config.components import default_component
 from realness.trainer.config.data import DataConfig
 from realness.trainer.config.engine import EngineConfig
 from realness.trainer.config.growth import GrowthConfig
 from realness.trainer.config.metrics import MetricsConfig
-from realness.trainer.config.networks import DiscriminatorConfig, GeneratorConfig
+from realness.trainer.config.networks import DiscriminatorConfig, GeneratorConfig, able
 from realness.trainer.config.objective import FakeAsRealConfig, ObjectiveConfig, PenaltyConfig
 from realness.trainer.config.optimizer import OptimizerConfig
 from realness.trainer.config.schedule import Schedule, ScheduleConfig
+from realness.trainer.config.transfer import TransferConfig
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class TrainConfig:
     given several times. THE FILE IS EXECUTED."""
     plugin_sha256: tuple[str, ...] = derived((), "contents of the --plugin files (sha256)")
     data: DataConfig = field(default_factory=DataConfig)
+    classes: ClassesConfig = field(default_factory=ClassesConfig)
     g: GeneratorConfig = field(default_factory=lambda: default_component(GeneratorConfig))
     d: DiscriminatorConfig = field(default_factory=lambda: default_component(DiscriminatorConfig))
     objective: ObjectiveConfig = field(default_factory=lambda: default_component(ObjectiveConfig))
@@ -82,6 +85,7 @@ class TrainConfig:
     growth: GrowthConfig = field(default_factory=GrowthConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     average: AverageConfig = field(default_factory=AverageConfig)
+    transfer: TransferConfig = field(default_factory=TransferConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     augment: AugmentationConfig = field(
         default_factory=lambda: default_component(AugmentationConfig)
@@ -104,6 +108,13 @@ class TrainConfig:
         self._check_finite_differences()
         self._check_components()
         self._check_growth()
+        check_conditional(self.classes, self.g, self.d, self.objective, self.far)
+        require(
+            self.transfer.freeze_g == "none" or self.g.styles,
+            f"--freeze-g=mapping needs a generator with a mapping network, and --generator="
+            f"{self.g.name} has none; use --generator {able(self.g, 'styles')}, or --freeze-g "
+            "none",
+        )
 
     def _check_schedules(self) -> None:
         if self.ema_halflife_final_kimg is None:
@@ -145,13 +156,13 @@ class TrainConfig:
             not self.engine.checkpoint_activations or (g.recompute and d.recompute),
             f"--checkpoint-activations needs networks made of blocks without batch normalisation, "
             f"not --generator={g.name} --discriminator={d.name}; use --generator "
-            f"{_able(g, 'recompute')} and --discriminator {_able(d, 'recompute')}, or "
+            f"{able(g, 'recompute')} and --discriminator {able(d, 'recompute')}, or "
             "--no-checkpoint-activations",
         )
         require(
             not self.penalty.path_length_weight or g.styles,
             f"--path-length-weight={self.penalty.path_length_weight} needs a generator with styles "
-            f"w, and --generator={g.name} has none; use --generator {_able(g, 'styles')}, or "
+            f"w, and --generator={g.name} has none; use --generator {able(g, 'styles')}, or "
             "--path-length-weight 0",
         )
         require(
@@ -168,7 +179,7 @@ class TrainConfig:
         require(
             g.codes or not objective.codes,
             f"--objective={objective.name} needs a generator that its codes can steer, not "
-            f"--generator={g.name}; use --generator {_able(g, 'codes')}",
+            f"--generator={g.name}; use --generator {able(g, 'codes')}",
         )
 
     def _check_growth(self) -> None:
@@ -176,10 +187,15 @@ class TrainConfig:
             return
         g, d, engine, asked = self.g, self.d, self.engine, f"--grow-kimg={self.growth.grow_kimg:g}"
         require(
+            not self.transfer.freeze_d,
+            f"{asked} does not combine with --freeze-d={self.transfer.freeze_d}: the layer from "
+            "the image is another one at every side; use --freeze-d 0",
+        )
+        require(
             g.grows and d.grows,
             f"{asked} needs networks that can grow, not --generator={g.name} --discriminator="
-            f"{d.name}; use --generator {_able(g, 'grows')} and --discriminator "
-            f"{_able(d, 'grows')}, or --grow-kimg 0",
+            f"{d.name}; use --generator {able(g, 'grows')} and --discriminator "
+            f"{able(d, 'grows')}, or --grow-kimg 0",
         )
         require(
             not self.objective.codes,
@@ -287,9 +303,3 @@ class TrainConfig:
             f"(--batch-size={self.batch_size} on {world_size} ranks); use {nearest}, or 0 for all",
         )
         return share // size
-
-
-def _able(chosen: GeneratorConfig | DiscriminatorConfig, capability: str) -> str:
-    """The components of a kind that declare a capability: "resnet or stylegan2"."""
-    known = registered(chosen.kind).items()
-    return " or ".join(name for name, kind in known if getattr(kind, capability))

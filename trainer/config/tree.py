@@ -93,5 +93,6 @@ def portable_config(config: TrainConfig) -> TrainConfig:
         run_dir="",
         plugin=tuple(Path(path).name for path in config.plugin),
         data=data,
+        transfer=replace(config.transfer, init_from=""),
         engine=engine,
     )

@@ -12,8 +12,6 @@ import logging
 from typing import Any
 
 import torch
-import torch._dynamo
-import torch._inductor.config
 from torch import Tensor, nn
 
 from realness.trainer.config import EngineConfig
@@ -38,6 +36,8 @@ class Compiled(nn.Module):
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
+        import torch._dynamo  # takes a second, here and below
+
         torch._dynamo.config.recompile_limit = MAX_GRAPHS
         self._compiled = torch.compile(module.forward, dynamic=False, backend=BACKEND)
 
@@ -56,6 +56,8 @@ def can_compile(device: torch.device, *, has_statistics: bool) -> bool:
     Tested on an addition, which needs the C++ compiler on the CPU and Triton on CUDA.
     has_statistics: whether a network computes statistics over the batch of all ranks.
     """
+    import torch._inductor.config
+
     problem = ""
     if has_statistics and world_size() > 1 and torch_release() < OLDEST_FOR_STATISTICS:
         problem = f"torch {torch.__version__} compiles batch statistics over ranks wrongly"

@@ -61,6 +61,8 @@ def deepspeed_config(config: TrainConfig, stage: int, ranks: int) -> dict[str, A
         "zero_force_ds_cpu_optimizer": False,
         "zero_optimization": zero,
     }
+    if engine.reduce_precision != "fp32":
+        generated["communication_data_type"] = engine.reduce_precision
     if not engine.deepspeed_config:
         return generated
     merged = _merge(generated, _read_json_object(Path(engine.deepspeed_config)))

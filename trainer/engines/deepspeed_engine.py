@@ -38,9 +38,15 @@ from realness.trainer.engines.optimizers import (
     is_bad,
 )
 
-# Settings of a user's file that choose how DeepSpeed reduces gradients.
+# DeepSpeed's names of the types in which gradients are reduced; None is their own, which is fp32.
+REDUCED_AS = {
+    "fp32": None,
+    "bf16": torch.bfloat16,
+    "bfloat16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+# Other settings of a user's file that choose how DeepSpeed reduces gradients.
 REDUCTION_SETTINGS = (
-    "communication_data_type",
     "gradient_predivide_factor",
     "prescale_gradients",
     "sparse_gradients",
@@ -111,6 +117,7 @@ class Engine:
         )
         # Whole gradients need none of ZeRO's hooks, and DeepSpeed would copy them into its bucket
         # and back even on one rank.
+        self._reduced_as = REDUCED_AS[config.get("communication_data_type", "fp32")]
         self._averages = self._stage == 0 and not any(key in config for key in REDUCTION_SETTINGS)
         if self._averages:
             self._engine.enable_backward_allreduce = False
@@ -144,7 +151,7 @@ class Engine:
     def step(self, loss: Tensor) -> None:
         """Update the weights, unless `loss` is not finite on some rank; clear the gradients."""
         if self._averages:
-            self.skips.record(average_gradients(self.module.parameters(), is_bad(loss)))
+            self.skips.record(self._average(is_bad(loss)))
         else:
             self.skips.mark(loss)
         self._engine.step()
@@ -223,6 +230,9 @@ class Engine:
     @property
     def _stage(self) -> int:
         return int(self._engine.zero_optimization_stage())
+
+    def _average(self, bad: Tensor) -> Tensor:
+        return average_gradients(self.module.parameters(), bad, self._reduced_as)
 
     def _find_state(self) -> EngineState:
         if self._stage == 0:

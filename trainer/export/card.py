@@ -9,12 +9,15 @@ import torch
 from torch import nn
 
 from realness.trainer.export.folder import Exported
+from realness.trainer.export.graphs import input_names
 from realness.trainer.objectives.configs import P2GANConfig, RealnessConfig
 from realness.trainer.storage.files import write_text
 from realness.trainer.storage.origin import NO_LICENCE
 from realness.trainer.storage.scores import Record
 
 CARD_FILE = "README.md"
+MOST_NAMES = 100
+"""More names of classes are not listed in the card."""
 
 
 def write_card(
@@ -55,8 +58,11 @@ def write_card(
 def _head(exported: Exported, licence: str) -> str:
     config = exported.generator.config
     size = config.data.resolution
-    raw = exported.generator.weights == "raw"
-    generator = "the generator (raw weights)" if raw else "the moving average of the generator"
+    weights = exported.generator.weights
+    generator = {
+        "ema": "the moving average of the generator",
+        "raw": "the generator (raw weights)",
+    }.get(weights, f"a power-function average of the generator, computed after training: {weights}")
     front = "" if licence == NO_LICENCE else f"---\nlicense: {_quoted(licence)}\n---\n"
     return (
         f"{front}# Generator and discriminator, {size}x{size}\n\n"
@@ -77,8 +83,16 @@ def _use(exported: Exported, files: Sequence[str]) -> str:
         "## Use\n\n```python\nimport torch\nfrom realness.trainer.export import load\n\n"
         f'model = load("FOLDER"{needed})\n'
         "images = model.generator.sample(torch.arange(16), seed=0)  # uint8 [16, 3, R, R]\n"
-        "scores = model.discriminator.score(images / 127.5 - 1)  # higher is more real\n```\n"
     )
+    if exported.generator.classes is None:
+        text += "scores = model.discriminator.score(images / 127.5 - 1)  # higher is more real\n"
+    else:
+        text += (
+            "classes = model.generator.condition(torch.arange(16), seed=0)\n"
+            "scores = model.discriminator.score(images / 127.5 - 1, classes)  # high is real\n"
+            "cats = model.generator.of_classes([3]).sample(torch.arange(16), seed=0)  # class 3\n"
+        )
+    text += "```\n"
     if "generator.onnx" in files or "generator.pt2" in files:
         text += (
             "\nThe `.onnx` and `.pt2` graphs run without realness. `generator` maps "
@@ -86,6 +100,14 @@ def _use(exported: Exported, files: Sequence[str]) -> str:
             "maps such `images` to `output` [batch, outputs] and `score` [batch].\n"
         )
     generator = exported.generator
+    if generator.classes is not None:
+        names = generator.config.classes.class_names
+        listed = f": {', '.join(names)}" if 0 < len(names) <= MOST_NAMES else ""
+        text += (
+            f"\nThe model knows {generator.classes.num_classes:,} classes{listed}. `classes` has a "
+            "row per image with 1 at its class and 0 elsewhere; rows in between mix classes. The "
+            "discriminator takes it after `images`.\n"
+        )
     factors = generator.code_factors
     if factors is not None:
         pairs = ", ".join(
@@ -109,7 +131,8 @@ def _use(exported: Exported, files: Sequence[str]) -> str:
 def _inputs(exported: Exported) -> str:
     generator = exported.generator
     text = f"`z` float32 [batch, {generator.config.g.z_dim}], standard normal,"
-    for name, value in generator.inputs(torch.arange(1, device=generator.device), 0).items():
+    shapes = generator.inputs(torch.arange(1, device=generator.device), 0).values()
+    for name, value in zip(input_names(generator), shapes, strict=True):
         normal = ", standard normal," if name == "noise" else ""
         text += f" and `{name}` float32 [batch, {value.shape[1]}]{normal}"
     return text

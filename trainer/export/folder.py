@@ -17,18 +17,21 @@ from realness.trainer.inference.kept import read_kept, write_kept
 from realness.trainer.inference.trained import (
     TrainedDiscriminator,
     TrainedGenerator,
-    Weights,
     build_empty_discriminator,
     build_empty_generator,
     grown,
     trained_generator,
 )
 from realness.trainer.storage.run_folder import read_config, write_config
-from realness.trainer.storage.weights import WeightsError, read_weights, write_weights
+from realness.trainer.storage.weights import (
+    DISCRIMINATOR_FILE,
+    GENERATOR_FILE,
+    WeightsError,
+    read_weights,
+    write_weights,
+)
 
 FORMAT = "1"
-GENERATOR_FILE = "generator.safetensors"
-DISCRIMINATOR_FILE = "discriminator.safetensors"
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def load(
             "export the run again"
         ) from error
     # Exports of earlier versions hold the moving average, and do not say so.
-    weights: Weights = "raw" if about.get("weights") == "raw" else "ema"
+    weights = about.get("weights", "ema")
     generator = trained_generator(config, module, images_seen, digest, weights)
     return Exported(
         replace(generator, kept=read_kept(folder, device)),

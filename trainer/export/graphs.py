@@ -78,8 +78,8 @@ def check_formats(text: str) -> tuple[str, ...]:
 def generator_graph(generator: TrainedGenerator) -> Graph:
     """The graph from z [B, z_dim] to images [B, 3, R, R] in [-1, 1].
 
-    Further inputs are noise [B, noise_dim] for StyleGAN2 and the light networks, and code
-    [B, code_dim] for P2GAN.
+    Further inputs are noise [B, noise_dim] for StyleGAN2 and the light networks, code
+    [B, code_dim] for P2GAN, and classes [B, num_classes] for conditional runs, 1 at the image's.
     """
 
     def examples(batch: int) -> tuple[Tensor, ...]:
@@ -88,16 +88,23 @@ def generator_graph(generator: TrainedGenerator) -> Graph:
         return generator.latents(index, CHECK_SEED), *others.values()
 
     about = {"images_seen": str(generator.images_seen), "data_digest": generator.data_digest}
-    inputs = ("z", *generator.inputs(torch.arange(1), CHECK_SEED))
+    inputs = ("z", *input_names(generator))
     if generator.code_factors is not None:
         for name, values in zip(("code_mean", "code_std"), generator.code_factors, strict=True):
             about[name] = " ".join(f"{value:.9g}" for value in values.tolist())
     return Graph("generator", generator.module, inputs, ("images",), examples, about)
 
 
+def input_names(generator: TrainedGenerator) -> list[str]:
+    """How exported graphs name the generator's inputs besides z."""
+    names = list(generator.inputs(torch.arange(1, device=generator.device), CHECK_SEED))
+    return ["classes" if name == "code" and generator.classes else name for name in names]
+
+
 def discriminator_graph(discriminator: TrainedDiscriminator, like: TrainedGenerator) -> Graph:
     """The graph from images [B, 3, R, R] in [-1, 1] to D's output [B, num_outputs] and score [B].
 
+    That of a conditional run has the further input classes [B, num_classes].
     `like` is the generator of the same checkpoint; the graph is checked on its images.
     """
     size = like.config.data.resolution
@@ -105,11 +112,14 @@ def discriminator_graph(discriminator: TrainedDiscriminator, like: TrainedGenera
     def examples(batch: int) -> tuple[Tensor, ...]:
         noise = torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(batch))
         made = to_unit(like.sample(torch.arange(batch), CHECK_SEED))
-        return (torch.lerp(made, noise * 2 - 1, 0.25),)
+        condition = like.condition(torch.arange(batch), CHECK_SEED)
+        images = torch.lerp(made, noise * 2 - 1, 0.25)
+        return (images,) if condition is None else (images, condition)
 
     module = _Judge(discriminator.module, discriminator.objective).eval()
     about = {"images_seen": str(like.images_seen), "data_digest": like.data_digest}
-    return Graph("discriminator", module, ("images",), ("output", "score"), examples, about)
+    inputs = ("images", "classes") if like.classes else ("images",)
+    return Graph("discriminator", module, inputs, ("output", "score"), examples, about)
 
 
 class _Judge(nn.Module):
@@ -119,8 +129,8 @@ class _Judge(nn.Module):
         super().__init__()
         self.module, self.objective = module, objective
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        output = self.module(images).float()
+    def forward(self, images: Tensor, *condition: Tensor) -> tuple[Tensor, Tensor]:
+        output = self.module(images, *condition).float()
         return output, self.objective.score(output)
 
 
@@ -151,9 +161,17 @@ def _trace(graph: Graph) -> torch.export.ExportedProgram:
     return torch.export.export(
         graph.module,
         graph.examples(TRACED_BATCH),
-        dynamic_shapes=[{0: batch} for _ in graph.inputs],
+        dynamic_shapes=_shapes(graph, batch),
         strict=False,
     )
+
+
+def _shapes(graph: Graph, batch: Any) -> list[Any]:
+    """The dynamic dimension of every input; those of *condition, if any, are in a tuple."""
+    named, *others = [{0: batch} for _ in graph.inputs]
+    if isinstance(graph.module, _Judge) and others:
+        return [named, tuple(others)]
+    return [named, *others]
 
 
 Run = Callable[[tuple[Tensor, ...]], Sequence[np.ndarray]]

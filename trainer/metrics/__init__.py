@@ -6,7 +6,13 @@ number of ranks up to rounding. Linear algebra is in float64.
 
 from __future__ import annotations
 
-from realness.trainer.metrics.best import best_record, choose, is_headline
+from realness.trainer.metrics.best import (
+    best_record,
+    choose,
+    first_metric,
+    is_headline,
+    loss_of,
+)
 from realness.trainer.metrics.evaluation import (
     METRICS,
     CheckpointInfo,
@@ -47,10 +53,12 @@ __all__ = [
     "best_record",
     "check_metrics",
     "choose",
+    "first_metric",
     "frechet_distance",
     "inception_score",
     "is_headline",
     "kernel_distance",
+    "loss_of",
     "open_network",
     "precision_recall",
     "sliced_wasserstein",

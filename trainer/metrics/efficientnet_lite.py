@@ -29,18 +29,19 @@ STAGES = (
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution without bias whose output is ceil(size / stride), padded more at the end."""
+    """A convolution of an image turned by 180 degrees whose output has side ceil(size / stride).
+
+    TensorFlow pads the end of an upright image more than its start; turned, it is the start, which
+    is what a convolution with stride 2 does by itself. The bias, and the scale in the weights, are
+    those of the batch normalisation that follows.
+    """
 
     def __init__(self, c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1):
-        super().__init__(c_in, c_out, kernel, stride=stride, groups=groups, bias=False)
+        super().__init__(c_in, c_out, kernel, stride, padding=kernel // 2, groups=groups)
 
-    def forward(self, x: Tensor) -> Tensor:
-        kernel, stride = self.kernel_size[0], self.stride[0]
-        sides: list[int] = []
-        for size in (x.shape[-1], x.shape[-2]):
-            total = max(0, (-(-size // stride) - 1) * stride + kernel - size)
-            sides += [total // 2, total - total // 2]
-        return super().forward(F.pad(x, sides))
+
+def relu6_(x: Tensor) -> Tensor:
+    return F.hardtanh_(x, 0.0, 6.0)
 
 
 class InvertedBottleneck(nn.Module):
@@ -55,29 +56,28 @@ class InvertedBottleneck(nn.Module):
         self.has_expansion = expansion > 1
         if self.has_expansion:
             self._expand_conv = SameConv2d(c_in, inner, 1)
-            self._bn0 = nn.BatchNorm2d(inner, eps=NORM_EPS)
         self._depthwise_conv = SameConv2d(inner, inner, kernel, stride, groups=inner)
-        self._bn1 = nn.BatchNorm2d(inner, eps=NORM_EPS)
         self._project_conv = SameConv2d(inner, c_out, 1)
-        self._bn2 = nn.BatchNorm2d(c_out, eps=NORM_EPS)
         self.has_shortcut = stride == 1 and c_in == c_out
 
     def forward(self, x: Tensor) -> Tensor:
         y = x
         if self.has_expansion:
-            y = F.relu6(self._bn0(self._expand_conv(y)))
-        y = F.relu6(self._bn1(self._depthwise_conv(y)))
-        y = self._bn2(self._project_conv(y))
-        return x + y if self.has_shortcut else y
+            y = relu6_(self._expand_conv(y))
+        y = self._project_conv(relu6_(self._depthwise_conv(y)))
+        return y.add_(x) if self.has_shortcut else y
 
 
 class EfficientNetLite0(nn.Module):
-    """Images [B, 3, H, W], normalised as (value - 127) / 128, to features or logits."""
+    """Images [B, 3, H, W], normalised as (value - 127) / 128, to features or logits.
+
+    Only for inference: there is no batch normalisation, and activations are overwritten. Inside,
+    images and kernels are turned by 180 degrees, which the mean over positions undoes.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._conv_stem = SameConv2d(3, STEM_CHANNELS, 3, stride=2)
-        self._bn0 = nn.BatchNorm2d(STEM_CHANNELS, eps=NORM_EPS)
         blocks, channels = [], STEM_CHANNELS
         for expansion, kernel, stride, width, repeats in STAGES:
             for number in range(repeats):
@@ -88,22 +88,56 @@ class EfficientNetLite0(nn.Module):
                 channels = width
         self._blocks = nn.Sequential(*blocks)
         self._conv_head = SameConv2d(channels, NUM_FEATURES, 1)
-        self._bn1 = nn.BatchNorm2d(NUM_FEATURES, eps=NORM_EPS)
         self._fc = nn.Linear(NUM_FEATURES, NUM_CLASSES)
 
     def features(self, images: Tensor) -> Tensor:
         """The input of the classifier, [B, 1280]: means over positions of the last activations."""
-        x = F.relu6(self._bn0(self._conv_stem(images)))
-        x = self._blocks(x)
-        return F.relu6(self._bn1(self._conv_head(x))).mean((2, 3))
+        x = images.flip(2, 3).contiguous(memory_format=torch.channels_last)
+        x = self._blocks(relu6_(self._conv_stem(x)))
+        return relu6_(self._conv_head(x)).mean((2, 3))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of ImageNet's classes, [B, 1000]."""
         return self._fc(self.features(images))
 
 
+NORMS = {
+    "_conv_stem": "_bn0",
+    "_conv_head": "_bn1",
+    "_expand_conv": "_bn0",
+    "_depthwise_conv": "_bn1",
+    "_project_conv": "_bn2",
+}
+"""The batch normalisation after each convolution, as the stored weights are named."""
+
+
+def without_norms(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of the network without batch normalisation, computed in float64, and turned.
+
+    With gamma, beta, mean mu and variance v, gamma (W x - mu) / sqrt(v + eps) + beta is a
+    convolution with W gamma / sqrt(v + eps) and the bias beta - mu gamma / sqrt(v + eps).
+    """
+    found = {}
+    for name, weight in weights.items():
+        module, _, kind = name.rpartition(".")
+        parent, _, own = module.rpartition(".")
+        if own in NORMS:
+            norm = f"{parent}.{NORMS[own]}" if parent else NORMS[own]
+            gamma, beta, mean, variance = (
+                weights[f"{norm}.{part}"].double()
+                for part in ("weight", "bias", "running_mean", "running_var")
+            )
+            scale = gamma / (variance + NORM_EPS).sqrt()
+            found[name] = (weight.double() * scale[:, None, None, None]).to(weight.dtype).flip(2, 3)
+            found[f"{module}.bias"] = (beta - mean * scale).to(weight.dtype)
+        elif own not in NORMS.values():
+            found[f"{module}.{kind}"] = weight
+    return found
+
+
 def load_efficientnet_lite0(weights: dict[str, torch.Tensor]) -> EfficientNetLite0:
-    """The network with `weights`, in evaluation mode and without gradients."""
+    """The network with `weights`, which have batch normalisations; it takes no gradients."""
     network = EfficientNetLite0()
-    network.load_state_dict(weights)
+    network.load_state_dict(without_norms(weights))
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network.eval().requires_grad_(False)

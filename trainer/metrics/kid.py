@@ -14,6 +14,8 @@ from torch import Tensor
 
 NUM_SUBSETS = 100
 SUBSET_SIZE = 1000
+MAX_PAIRS = 1 << 25
+"""Pairs of images of which the kernel is kept in memory, at 8 bytes each."""
 
 
 def polynomial_kernel(x: Tensor, y: Tensor) -> Tensor:
@@ -57,13 +59,35 @@ def kernel_distance(
     if len(real) == len(fake) == size:
         return unbiased_mmd(real.double(), fake.double()).item(), 0.0
     generator = torch.Generator().manual_seed(seed)
-    estimates = torch.stack(
-        [
-            unbiased_mmd(
-                real[torch.randperm(len(real), generator=generator)[:size]].double(),
-                fake[torch.randperm(len(fake), generator=generator)[:size]].double(),
-            )
-            for _ in range(num_subsets)
-        ]
-    )
+    subsets = [
+        [torch.randperm(len(rows), generator=generator)[:size] for rows in (real, fake)]
+        for _ in range(num_subsets)
+    ]
+    num_pairs = len(real) ** 2 + len(fake) ** 2 + len(real) * len(fake)
+    if num_pairs <= min(MAX_PAIRS, 3 * num_subsets * size**2):
+        estimates = _estimates_from_all_pairs(real.double(), fake.double(), subsets)
+    else:
+        estimates = torch.stack(
+            [
+                unbiased_mmd(real[of_real].double(), fake[of_fake].double())
+                for of_real, of_fake in subsets
+            ]
+        )
     return estimates.mean().item(), estimates.std(correction=0).item()
+
+
+def _estimates_from_all_pairs(x: Tensor, y: Tensor, subsets: list[list[Tensor]]) -> Tensor:
+    """`unbiased_mmd` of each pair of subsets, with the kernel of every pair computed only once."""
+    size = len(subsets[0][0])
+    in_x, in_y = (
+        torch.zeros(len(subsets), len(rows), dtype=torch.float64).scatter_(
+            1, torch.stack([subset[number] for subset in subsets]), 1.0
+        )
+        for number, rows in enumerate((x, y))
+    )
+    within = torch.zeros(len(subsets), dtype=torch.float64)
+    for rows, chosen in ((x, in_x), (y, in_y)):
+        kernel = polynomial_kernel(rows, rows)
+        within += ((chosen @ kernel) * chosen).sum(1) - chosen @ kernel.diagonal()
+    across = ((in_x @ polynomial_kernel(x, y)) * in_y).sum(1)
+    return within / (size * (size - 1)) - 2 * across / size**2

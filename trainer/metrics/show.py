@@ -63,7 +63,8 @@ def report_scores(run: Path, records: Sequence[Record], from_iteration: int) -> 
     print_scores(records)
     settings = {record.settings for record in records}
     alike = [record for record in [*earlier, *new] if record.settings in settings]
-    if len({record.images for record in alike}) > 1:
+    # Several widths of one average are not a curve over training.
+    if len({record.weights for record in alike}) == 1 < len({item.images for item in alike}):
         first, note = from_iteration, f"from iteration {from_iteration:,} on"
         summaries = summarise(alike, first)
         if not summaries:
@@ -77,13 +78,14 @@ def report_scores(run: Path, records: Sequence[Record], from_iteration: int) -> 
 
 def print_scores(records: Sequence[Record]) -> None:
     """Print a table with one row per score."""
-    table = Table("images seen", Column("metric", no_wrap=True), "value")
+    table = Table("images seen", "weights", Column("metric", no_wrap=True), "value")
     for name in ("generated", "real", "network", "resize", "s"):
         table.add_column(name)
     for record in records:
         table.add_row(
-            f"{record.images:,}", record.metric, f"{record.value:.5g}", f"{record.num_images:,}",
-            f"{record.num_real:,}", record.network, record.resize, f"{record.seconds:.0f}",
+            f"{record.images:,}", record.weights, record.metric, f"{record.value:.5g}",
+            f"{record.num_images:,}", f"{record.num_real:,}", record.network, record.resize,
+            f"{record.seconds:.0f}",
         )  # fmt: skip
     Console().print(table)
 

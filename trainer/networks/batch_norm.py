@@ -81,7 +81,10 @@ class _ChannelMoments(torch.autograd.Function):
         n = x.numel() // x.shape[1]
         slope = 2 * grad_variance / n
         offset = grad_mean / n - slope * mean
-        return torch.addcmul(_per_channel(offset, x), x, _per_channel(slope, x)).to(x.dtype)
+        # Written in the dtype of x at once, whatever the dtype of the computation is.
+        return torch.addcmul(
+            _per_channel(offset, x), x, _per_channel(slope, x), out=torch.empty_like(x)
+        )
 
 
 class _Normalize(torch.autograd.Function):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 class DCGANGeneratorConfig(GeneratorConfig):
     """DCGAN. Settings of `DCGANGenerator`."""
 
+    conditional: ClassVar[bool] = True
     codes: ClassVar[bool] = True
     grows: ClassVar[bool] = True
 
@@ -46,7 +47,9 @@ class DCGANGeneratorConfig(GeneratorConfig):
         super().__post_init__()
         positive(self, "g_width")
 
-    def build(self, resolution: int, code_dim: int, growing: bool = False) -> nn.Module:
+    def build(
+        self, resolution: int, code_dim: int, growing: bool = False, num_classes: int = 0
+    ) -> nn.Module:
         from realness.trainer.networks.dcgan import DCGANGenerator
 
         return DCGANGenerator(
@@ -58,6 +61,7 @@ class DCGANGeneratorConfig(GeneratorConfig):
             activation=self.g_activation,
             batch_statistics=self.batch_statistics,
             norm=self.g_norm,
+            num_classes=num_classes,
         )
 
 
@@ -66,6 +70,7 @@ class DCGANGeneratorConfig(GeneratorConfig):
 class DCGANDiscriminatorConfig(DiscriminatorConfig):
     """DCGAN. Settings of `DCGANDiscriminator`."""
 
+    conditional: ClassVar[bool] = True
     grows: ClassVar[bool] = True
     norms: ClassVar[tuple[str, ...]] = ("spectral", "layer", "none")
 
@@ -84,7 +89,9 @@ class DCGANDiscriminatorConfig(DiscriminatorConfig):
         super().__post_init__()
         positive(self, "d_width")
 
-    def build(self, resolution: int, num_outputs: int, growing: bool = False) -> nn.Module:
+    def build(
+        self, resolution: int, num_outputs: int, growing: bool = False, num_classes: int = 0
+    ) -> nn.Module:
         from realness.trainer.networks.dcgan import DCGANDiscriminator
 
         return DCGANDiscriminator(
@@ -94,6 +101,7 @@ class DCGANDiscriminatorConfig(DiscriminatorConfig):
             growing=growing,
             norm=self.d_norm,
             activation=self.d_activation,
+            num_classes=num_classes,
         )
 
 
@@ -102,6 +110,7 @@ class DCGANDiscriminatorConfig(DiscriminatorConfig):
 class ResNetGeneratorConfig(GeneratorConfig):
     """FAR-GAN's ResNet without normalisation. Settings of `ResNetGenerator`."""
 
+    conditional: ClassVar[bool] = True
     recompute: ClassVar[bool] = True
 
     g_width: int = 32
@@ -115,7 +124,7 @@ class ResNetGeneratorConfig(GeneratorConfig):
         super().__post_init__()
         positive(self, "g_width", "g_max_channels")
 
-    def build(self, resolution: int, code_dim: int) -> nn.Module:
+    def build(self, resolution: int, code_dim: int, num_classes: int = 0) -> nn.Module:
         from realness.trainer.networks.resnet import ResNetGenerator
 
         if code_dim:
@@ -129,6 +138,7 @@ class ResNetGeneratorConfig(GeneratorConfig):
             max_channels=self.g_max_channels,
             blocks=self.g_blocks,
             resolution=resolution,
+            num_classes=num_classes,
         )
 
 
@@ -137,6 +147,7 @@ class ResNetGeneratorConfig(GeneratorConfig):
 class ResNetDiscriminatorConfig(DiscriminatorConfig):
     """FAR-GAN's ResNet. Settings of `ResNetDiscriminator`."""
 
+    conditional: ClassVar[bool] = True
     recompute: ClassVar[bool] = True
 
     d_width: int = 32
@@ -150,7 +161,7 @@ class ResNetDiscriminatorConfig(DiscriminatorConfig):
         super().__post_init__()
         positive(self, "d_width", "d_max_channels")
 
-    def build(self, resolution: int, num_outputs: int) -> nn.Module:
+    def build(self, resolution: int, num_outputs: int, num_classes: int = 0) -> nn.Module:
         from realness.trainer.networks.resnet import ResNetDiscriminator
 
         return ResNetDiscriminator(
@@ -159,6 +170,7 @@ class ResNetDiscriminatorConfig(DiscriminatorConfig):
             blocks=self.d_blocks,
             resolution=resolution,
             num_outputs=num_outputs,
+            num_classes=num_classes,
         )
 
 
@@ -167,6 +179,7 @@ class ResNetDiscriminatorConfig(DiscriminatorConfig):
 class SNResNetGeneratorConfig(GeneratorConfig):
     """The batch-normalised ResNet of SNGAN. Settings of `SNResNetGenerator`."""
 
+    conditional: ClassVar[bool] = True
     codes: ClassVar[bool] = True
 
     g_width: int = 32
@@ -186,7 +199,7 @@ class SNResNetGeneratorConfig(GeneratorConfig):
         super().__post_init__()
         positive(self, "g_width")
 
-    def build(self, resolution: int, code_dim: int) -> nn.Module:
+    def build(self, resolution: int, code_dim: int, num_classes: int = 0) -> nn.Module:
         from realness.trainer.networks.sn_resnet import SNResNetGenerator
 
         return SNResNetGenerator(
@@ -197,6 +210,7 @@ class SNResNetGeneratorConfig(GeneratorConfig):
             activation=self.g_activation,
             batch_statistics=self.batch_statistics,
             norm=self.g_norm,
+            num_classes=num_classes,
         )
 
 
@@ -205,6 +219,7 @@ class SNResNetGeneratorConfig(GeneratorConfig):
 class SNResNetDiscriminatorConfig(DiscriminatorConfig):
     """The ResNet of SNGAN. Settings of `SNResNetDiscriminator`."""
 
+    conditional: ClassVar[bool] = True
     norms: ClassVar[tuple[str, ...]] = ("spectral", "layer", "none")
     recompute: ClassVar[bool] = True
 
@@ -217,7 +232,7 @@ class SNResNetDiscriminatorConfig(DiscriminatorConfig):
         super().__post_init__()
         positive(self, "d_width")
 
-    def build(self, resolution: int, num_outputs: int) -> nn.Module:
+    def build(self, resolution: int, num_outputs: int, num_classes: int = 0) -> nn.Module:
         from realness.trainer.networks.sn_resnet import SNResNetDiscriminator
 
         return SNResNetDiscriminator(
@@ -225,4 +240,5 @@ class SNResNetDiscriminatorConfig(DiscriminatorConfig):
             resolution=resolution,
             num_outputs=num_outputs,
             norm=self.d_norm,
+            num_classes=num_classes,
         )

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from realness.trainer.config.networks import GeneratorNormalisation
+from realness.trainer.networks.classes import ProjectingHead
 from realness.trainer.networks.common import (
     IMAGE_CHANNELS,
     LEAK,
@@ -63,6 +64,8 @@ class _Conv2d(nn.Conv2d):
 class DCGANGenerator(BatchNormGenerator, GrowingNetwork):
     """z [B, z_dim] -> images [B, 3, R, R] in [-1, 1]; also takes a code if `code_dim` is not 0.
 
+    With `classes`, which is `num_classes` of `BatchNormGenerator`, it is conditional.
+
     A 4x4 transposed convolution from 1x1 to 4x4, then 4x4 transposed convolutions of stride 2,
     each but the last followed by batch normalisation (or instance normalisation, for `norm`) and
     the activation; tanh at the end. With `growing`, the images of smaller sides have a layer each,
@@ -80,8 +83,9 @@ class DCGANGenerator(BatchNormGenerator, GrowingNetwork):
         batch_statistics: Literal["global", "local"] = "global",
         norm: GeneratorNormalisation = "batch",
         growing: bool = False,
+        **classes: int,
     ) -> None:
-        super().__init__(z_dim, code_dim, batch_statistics, norm)
+        super().__init__(z_dim, code_dim, batch_statistics, norm, **classes)
         channels = stage_channels(width, resolution)
         self.leak = LEAK if activation == "lrelu" else 0.0
         layers = [_ConvTranspose2d(z_dim, channels[0], stride=1, padding=0)]
@@ -116,14 +120,14 @@ class DCGANGenerator(BatchNormGenerator, GrowingNetwork):
         return torch.tanh(layer(x))
 
 
-class DCGANDiscriminator(ImageNetwork, GrowingNetwork):
+class DCGANDiscriminator(ImageNetwork, GrowingNetwork, ProjectingHead):
     """images [B, 3, R, R] -> outputs [B, num_outputs].
 
     4x4 convolutions of stride 2 with LeakyReLU(0.2), ReLU or SiLU down to 4x4, then a linear head
     on the flattened features. `norm` is spectral normalisation of every layer's weights, layer
     normalisation of the output of every convolution except the first, or none. With `growing`, the
     images of smaller sides have a first layer each, and in a transition the features that both
-    sides lead to are mixed.
+    sides lead to are mixed. With `num_classes`, it also takes a condition [B, num_classes].
     """
 
     def __init__(
@@ -135,6 +139,7 @@ class DCGANDiscriminator(ImageNetwork, GrowingNetwork):
         norm: Literal["spectral", "layer", "none"] = "spectral",
         activation: Literal["lrelu", "relu", "silu"] = "lrelu",
         growing: bool = False,
+        num_classes: int = 0,
     ) -> None:
         super().__init__()
         self.prepare_to_grow(resolution, growing=growing)
@@ -158,8 +163,10 @@ class DCGANDiscriminator(ImageNetwork, GrowingNetwork):
             first = (IMAGE_CHANNELS, above)
             layer = SpectralConv2d(*first, 4, 2, 1) if norm == "spectral" else _Conv2d(*first)
             self.smaller_images[str(side)] = layer
+        spectral = norm == "spectral"
+        self.prepare_classes(num_classes, channels[-1], num_outputs, spectral=spectral)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, condition: Tensor | None = None) -> Tensor:
         check_images(images, self.resolution)
         side, alpha = self.stage
         images = self.lay_out(self.shrunk(images))
@@ -169,7 +176,8 @@ class DCGANDiscriminator(ImageNetwork, GrowingNetwork):
             x = self._activate(self.norms[number](self.layers[number](x)))
             if number == first and alpha < 1:
                 x = torch.lerp(self._features(shrink(images, 2), side // 2), x, alpha)
-        return self.head(hold_layout(x).flatten(1))
+        x = hold_layout(x)
+        return self.projected(self.head(x.flatten(1)), x, condition)
 
     def _features(self, images: Tensor, side: int) -> Tensor:
         """Features at half the side from images of `side` pixels a side."""

@@ -39,14 +39,18 @@ def training_inputs(
     draws: Draws,
     z_dim: int,
     coded: tuple[Tensor, float] | None = None,
+    condition: Tensor | None = None,
 ) -> tuple[Any, ...]:
     """The arguments of `generator` in training: z [B, z_dim], `coded`, and any further inputs.
 
-    `coded` is a posterior code [B, code_dim] with its share, for generators that take one.
+    `coded` is a posterior code [B, code_dim] with its share, for generators that take one. A
+    conditional generator takes its `condition` [B, num_classes] in place of the code.
     """
     latents = draws.normal(Purpose.LATENT, z_dim)
+    if condition is not None:
+        coded = condition, 1.0
     if not isinstance(generator, TakesNoise):
-        return latents, *(coded or ())
+        return (latents, *(coded or ())) if condition is None else (latents, condition)
     inputs = latents, generator.draw_noise(draws), *(coded or (None, 1.0))
     if isinstance(generator, TakesNoiseAndStyles):
         return *inputs, generator.draw_mixing(draws)

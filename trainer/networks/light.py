@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from realness.trainer.networks.classes import ProjectingHead
 from realness.trainer.networks.common import (
     IMAGE_CHANNELS,
     LEAK,
@@ -71,7 +72,8 @@ class GatedBlock(nn.Module):
 class LightGenerator(BatchNormGenerator):
     """z [B, z_dim] and noise [B, noise_dim] -> images [B, 3, R, R] in [-1, 1].
 
-    Also takes a code [B, code_dim] and its share if `code_dim` is not 0.
+    Also takes a code [B, code_dim] and its share if `code_dim` is not 0, or a condition
+    [B, num_classes] in its place: see `BatchNormGenerator`.
 
     A linear layer to 4x4, batch normalisation and `gate`, a `GatedBlock` for each doubling, a 3x3
     convolution and tanh. The last block interpolates, which removes stripes of a period of 2
@@ -91,8 +93,9 @@ class LightGenerator(BatchNormGenerator):
         grey: bool = False,
         code_dim: int = 0,
         batch_statistics: Literal["global", "local"] = "global",
+        num_classes: int = 0,
     ) -> None:
-        super().__init__(z_dim, code_dim, batch_statistics)
+        super().__init__(z_dim, code_dim, batch_statistics, num_classes=num_classes)
         channels = side_channels(width, max_channels, resolution)
         self.resolution = resolution
         self.noise_sides = [START_SIZE << k for k in range(1, len(channels))]
@@ -147,13 +150,14 @@ class HalvingBlock(nn.Module):
         return (shortcut + rectify(self.conv(x), LEAK)) * math.sqrt(0.5)
 
 
-class LightDiscriminator(ImageNetwork):
+class LightDiscriminator(ImageNetwork, ProjectingHead):
     """images [B, 3, R, R] -> outputs [B, num_outputs].
 
     A 4x4 convolution of stride 2 and LeakyReLU(0.2), `HalvingBlock`s down to 4x4, the minibatch
     standard deviation as an additional channel (see `minibatch_stddev`; none for a `group` of 1), a
     3x3 convolution, LeakyReLU and a linear head on the flattened features. With groups, each row of
-    the output therefore depends on the other rows of its group.
+    the output therefore depends on the other rows of its group. With `num_classes`, it also takes
+    a condition [B, num_classes].
     """
 
     def __init__(
@@ -164,6 +168,7 @@ class LightDiscriminator(ImageNetwork):
         resolution: int,
         num_outputs: int,
         group: int,
+        num_classes: int = 0,
     ) -> None:
         super().__init__()
         channels = side_channels(width, max_channels, resolution)[-2::-1]
@@ -175,10 +180,12 @@ class LightDiscriminator(ImageNetwork):
         last = channels[-1]
         self.conv = nn.Conv2d(last + (group > 1), last, 3, padding=1)
         self.head = nn.Linear(last * START_SIZE**2, num_outputs)
+        self.prepare_classes(num_classes, last, num_outputs)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, condition: Tensor | None = None) -> Tensor:
         check_images(images, self.resolution)
         x = self.blocks(rectify(self.from_image(self.lay_out(images)), LEAK))
         if self.group > 1:
             x = minibatch_stddev(x, self.group)
-        return self.head(hold_layout(rectify(self.conv(x), LEAK)).flatten(1))
+        x = hold_layout(rectify(self.conv(x), LEAK))
+        return self.projected(self.head(x.flatten(1)), x, condition)

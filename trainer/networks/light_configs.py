@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 class LightGeneratorConfig(GeneratorConfig):
     """Gated convolutions for few images and short runs. Settings of `LightGenerator`."""
 
+    conditional: ClassVar[bool] = True
     codes: ClassVar[bool] = True
 
     g_width: int = 32
@@ -38,7 +39,7 @@ class LightGeneratorConfig(GeneratorConfig):
         super().__post_init__()
         positive(self, "g_width", "g_max_channels")
 
-    def build(self, resolution: int, code_dim: int) -> nn.Module:
+    def build(self, resolution: int, code_dim: int, num_classes: int = 0) -> nn.Module:
         from realness.trainer.networks.light import LightGenerator
 
         return LightGenerator(
@@ -49,6 +50,7 @@ class LightGeneratorConfig(GeneratorConfig):
             grey=self.g_grey,
             code_dim=code_dim,
             batch_statistics=self.batch_statistics,
+            num_classes=num_classes,
         )
 
 
@@ -57,6 +59,7 @@ class LightGeneratorConfig(GeneratorConfig):
 class LightDiscriminatorConfig(DiscriminatorConfig):
     """Strided convolutions for few images and short runs. Settings of `LightDiscriminator`."""
 
+    conditional: ClassVar[bool] = True
     recompute: ClassVar[bool] = True
 
     d_width: int = 32
@@ -74,7 +77,7 @@ class LightDiscriminatorConfig(DiscriminatorConfig):
         super().__post_init__()
         positive(self, "d_width", "d_max_channels", "minibatch_group")
 
-    def build(self, resolution: int, num_outputs: int) -> nn.Module:
+    def build(self, resolution: int, num_outputs: int, num_classes: int = 0) -> nn.Module:
         from realness.trainer.networks.light import LightDiscriminator
 
         return LightDiscriminator(
@@ -83,4 +86,5 @@ class LightDiscriminatorConfig(DiscriminatorConfig):
             resolution=resolution,
             num_outputs=num_outputs,
             group=self.group,
+            num_classes=num_classes,
         )

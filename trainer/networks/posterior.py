@@ -96,6 +96,8 @@ class PosteriorInstanceNorm(PosteriorNorm):
 class CodedGenerator(ImageNetwork, Float32Buffers):
     """Base of generators that may take a posterior code [B, code_dim]; none for `code_dim` 0.
 
+    With `num_classes` they take a condition [B, num_classes] (see `networks.classes`) in its place.
+
     The fp32 buffers `code_mean` and `code_std` [code_dim] are moving averages over the codes of
     real images, for sampling without real images (section 4.5).
     """
@@ -105,9 +107,11 @@ class CodedGenerator(ImageNetwork, Float32Buffers):
     tracked_buffers: tuple[str, ...] = ("code_mean", "code_std")
     """Buffers that are already averages, so the moving average of the weights copies them."""
 
-    def __init__(self, z_dim: int, code_dim: int) -> None:
+    def __init__(self, z_dim: int, code_dim: int, num_classes: int = 0) -> None:
         super().__init__()
-        self.z_dim, self.code_dim = z_dim, code_dim
+        if code_dim and num_classes:
+            raise ValueError(f"code_dim={code_dim} and num_classes={num_classes}: use one of them")
+        self.z_dim, self.code_dim, self.num_classes = z_dim, code_dim, num_classes
         if code_dim:
             self.register_buffer("code_mean", torch.zeros(code_dim))
             self.register_buffer("code_std", torch.ones(code_dim))
@@ -116,11 +120,12 @@ class CodedGenerator(ImageNetwork, Float32Buffers):
         """Raise ValueError for latents or codes of wrong shapes, or an unexpected code."""
         if z.dim() != 2 or z.shape[1] != self.z_dim:
             raise ValueError(f"z has shape {tuple(z.shape)}, expected [B, {self.z_dim}]")
-        if not self.code_dim:
+        wanted = self.code_dim or self.num_classes
+        if not wanted:
             if code is not None:
                 raise ValueError("a generator with code_dim=0 takes no code; leave it out")
             return
-        expected = (z.shape[0], self.code_dim)
+        expected = (z.shape[0], wanted)
         if code is None or tuple(code.shape) != expected:
             shape = "none" if code is None else tuple(code.shape)
             raise ValueError(f"code has shape {shape}, expected {expected}: one per sample of z")
@@ -140,6 +145,11 @@ class BatchNormGenerator(CodedGenerator):
     `share=0.0` is the pretraining phase without posterior modules (P2GAN, section 4.5). With the
     norm "instance", instance normalisation takes the place of batch normalisation.
 
+    With `num_classes`, the condition takes the place of the code: every class then has its own
+    scale and shift of each normalised feature, which is conditional batch normalisation (de Vries
+    et al., "Modulating early visual processing by language", NIPS 2017, in the form for classes of
+    Miyato & Koyama, ICLR 2018).
+
     A subclass creates its normalisations with `new_norm` and implements `synthesize`, which passes
     `*condition` (nothing, or code and share) to each of them.
 
@@ -153,19 +163,19 @@ class BatchNormGenerator(CodedGenerator):
         code_dim: int,
         batch_statistics: Literal["global", "local"],
         norm: GeneratorNormalisation = "batch",
+        num_classes: int = 0,
     ) -> None:
-        super().__init__(z_dim, code_dim)
+        super().__init__(z_dim, code_dim, num_classes)
         self.batch_statistics: Literal["global", "local"] = batch_statistics
         self.norm_type: GeneratorNormalisation = norm
 
     def new_norm(self, num_features: int) -> nn.Module:
         """A normalisation called as `norm(x, *condition)`."""
+        dim = self.code_dim or self.num_classes
         if self.norm_type == "instance":
-            if self.code_dim:
-                return PosteriorInstanceNorm(num_features, self.code_dim)
-            return InstanceNorm(num_features)
-        if self.code_dim:
-            return PosteriorBatchNorm(num_features, self.code_dim, statistics=self.batch_statistics)
+            return PosteriorInstanceNorm(num_features, dim) if dim else InstanceNorm(num_features)
+        if dim:
+            return PosteriorBatchNorm(num_features, dim, statistics=self.batch_statistics)
         return GlobalBatchNorm(num_features, statistics=self.batch_statistics)
 
     def synthesize(self, z: Tensor, *condition: Tensor | float) -> Tensor:

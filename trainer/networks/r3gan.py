@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from realness import kernels
 from realness.trainer.networks.buffers import Float32Buffers
+from realness.trainer.networks.classes import check_condition
 from realness.trainer.networks.common import (
     IMAGE_CHANNELS,
     LEAK,
@@ -167,7 +168,8 @@ class R3GANGenerator(R3GANNetwork):
 
     A learned 4x4 basis of every channel, N(0, 1) at the start, times a linear map of z; at every
     side `blocks` blocks, and between sides `Resample`; a 1x1 convolution to RGB. With
-    `num_classes`, labels [B] int64 choose a learned vector of `z_dim` numbers that continues z.
+    `num_classes`, a condition [B, num_classes] (see `networks.classes`), the `code`, chooses a
+    learned vector of `z_dim` numbers that continues z.
 
     Raises:
         ValueError: for widths that the groups do not divide, or inputs of wrong shapes.
@@ -189,11 +191,11 @@ class R3GANGenerator(R3GANNetwork):
             below = channels
         self.to_image = Conv1x1(below, IMAGE_CHANNELS)
 
-    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, z: Tensor, code: Tensor | None = None) -> Tensor:
         if z.dim() != 2 or z.shape[1] != self.z_dim:
             raise ValueError(f"z has shape {tuple(z.shape)}, expected [B, {self.z_dim}]")
         with without_autocast(z.device):
-            if (embedded := embed(self.embedding, labels, z.shape[0])) is not None:
+            if (embedded := embed(self.embedding, code, z.shape[0])) is not None:
                 z = torch.cat([z, embedded], 1)
             x = self.lay_out((z @ self.start.T)[:, :, None, None] * self.basis)
         for number, stage in enumerate(self.stages):
@@ -206,8 +208,8 @@ class R3GANDiscriminator(R3GANNetwork):
 
     A 1x1 convolution from RGB; at every side `blocks` blocks, and between sides `Resample`; a 4x4
     convolution of each channel by itself, without padding, and a linear layer without bias. With
-    `num_classes`, that layer has `max_channels` numbers per output, and labels [B] int64 choose the
-    learned vector by which each output is their scalar product.
+    `num_classes`, that layer has `max_channels` numbers per output, and a condition
+    [B, num_classes] chooses the learned vector by which each output is their scalar product.
 
     Raises:
         ValueError: for widths that the groups do not divide, or inputs of wrong shapes.
@@ -228,7 +230,7 @@ class R3GANDiscriminator(R3GANNetwork):
         self.head = random_weight(rows, last, fan_in=last)
         self.embedding = class_vectors(num_classes, last, gain=1 / math.sqrt(last))
 
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor, condition: Tensor | None = None) -> Tensor:
         check_images(images, self.resolution)
         x = self.from_image(self.lay_out(images))
         num_high = len(self.stages) - self.num_low
@@ -238,7 +240,7 @@ class R3GANDiscriminator(R3GANNetwork):
             # On 4x4 pixels the convolution is a weighted sum. As a convolution of as many groups as
             # channels, its second derivative would take one launch per channel.
             features = (hold_layout(x) * self.depthwise).sum((2, 3)) @ self.head.T
-            vectors = embed(self.embedding, labels, images.shape[0])
+            vectors = embed(self.embedding, condition, images.shape[0])
             if vectors is None:
                 return features
             return (features.unflatten(1, (self.num_outputs, -1)) * vectors[:, None]).sum(2)
@@ -249,18 +251,13 @@ def class_vectors(num_classes: int, dim: int, gain: float = 1.0) -> nn.Parameter
     return random_weight(num_classes, dim, fan_in=num_classes, gain=gain) if num_classes else None
 
 
-def embed(vectors: Tensor | None, labels: Tensor | None, batch: int) -> Tensor | None:
-    """The vectors [B, dim] of labels [B]; None for a network without classes.
+def embed(vectors: Tensor | None, condition: Tensor | None, batch: int) -> Tensor | None:
+    """The vectors [B, dim] of a condition [B, num_classes]; None for a network without classes.
 
     Raises:
-        ValueError: for labels of another shape, or with only one of `vectors` and `labels`.
+        ValueError: for a condition of another shape, or with only one of `vectors` and `condition`.
     """
-    if vectors is None:
-        if labels is not None:
-            raise ValueError("this network has no classes (num_classes=0), but was given labels")
+    check_condition(condition, batch, 0 if vectors is None else vectors.shape[0])
+    if vectors is None or condition is None:
         return None
-    if labels is None:
-        raise ValueError(f"this network has {len(vectors)} classes, but was given no labels")
-    if tuple(labels.shape) != (batch,):
-        raise ValueError(f"labels have shape {tuple(labels.shape)}, expected [{batch}]")
-    return nn.functional.embedding(labels, vectors)
+    return condition.to(vectors.dtype) @ vectors

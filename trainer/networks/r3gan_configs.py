@@ -20,6 +20,7 @@ class R3GANGeneratorConfig(GeneratorConfig):
     """R3GAN. Settings of `R3GANGenerator`."""
 
     recompute: ClassVar[bool] = True
+    conditional: ClassVar[bool] = True
 
     g_max_channels: int = 768
     """Maximum channels per stage of G."""
@@ -36,7 +37,7 @@ class R3GANGeneratorConfig(GeneratorConfig):
         super().__post_init__()
         positive(self, "g_max_channels", "g_channel_base", "g_expansion", "g_group_channels")
 
-    def build(self, resolution: int, code_dim: int) -> nn.Module:
+    def build(self, resolution: int, code_dim: int, num_classes: int = 0) -> nn.Module:
         from realness.trainer.networks.r3gan import R3GANGenerator
 
         if code_dim:
@@ -52,6 +53,7 @@ class R3GANGeneratorConfig(GeneratorConfig):
             expansion=self.g_expansion,
             group_channels=self.g_group_channels,
             resolution=resolution,
+            num_classes=num_classes,
         )
 
 
@@ -61,6 +63,7 @@ class R3GANDiscriminatorConfig(DiscriminatorConfig):
     """R3GAN. Settings of `R3GANDiscriminator`."""
 
     recompute: ClassVar[bool] = True
+    conditional: ClassVar[bool] = True
 
     d_max_channels: int = 768
     """Maximum channels per stage of D."""
@@ -77,7 +80,7 @@ class R3GANDiscriminatorConfig(DiscriminatorConfig):
         super().__post_init__()
         positive(self, "d_max_channels", "d_channel_base", "d_expansion", "d_group_channels")
 
-    def build(self, resolution: int, num_outputs: int) -> nn.Module:
+    def build(self, resolution: int, num_outputs: int, num_classes: int = 0) -> nn.Module:
         from realness.trainer.networks.r3gan import R3GANDiscriminator
 
         return R3GANDiscriminator(
@@ -87,5 +90,6 @@ class R3GANDiscriminatorConfig(DiscriminatorConfig):
             expansion=self.d_expansion,
             group_channels=self.d_group_channels,
             resolution=resolution,
+            num_classes=num_classes,
             num_outputs=num_outputs,
         )

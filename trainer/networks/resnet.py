@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from realness.trainer.networks.classes import ProjectingHead, check_condition
 from realness.trainer.networks.common import (
     IMAGE_CHANNELS,
     LEAK,
@@ -73,15 +74,26 @@ class ResNetGenerator(ImageNetwork):
     A linear layer to 4x4, `blocks` residual blocks at every side with nearest-neighbour upsampling
     between sides, then LeakyReLU, a 3x3 convolution and tanh. With one block per side it narrows to
     the channels of the next side; with two, the first narrows to those of its own side.
+
+    With `num_classes`, it also takes a condition [B, num_classes]. There is no normalisation that a
+    class could control, so an embedding of z_dim numbers, N(0, 1) at the start as z is, is
+    concatenated to z (Mirza & Osindero, "Conditional Generative Adversarial Nets", 2014).
     """
 
     def __init__(
-        self, *, z_dim: int, width: int, max_channels: int, blocks: Literal[1, 2], resolution: int
+        self,
+        *,
+        z_dim: int,
+        width: int,
+        max_channels: int,
+        blocks: Literal[1, 2],
+        resolution: int,
+        num_classes: int = 0,
     ) -> None:
         super().__init__()
         channels = side_channels(width, max_channels, resolution)
-        self.z_dim = z_dim
-        self.start = nn.Linear(z_dim, channels[0] * START_SIZE**2)
+        self.z_dim, self.num_classes = z_dim, num_classes
+        self.start = nn.Linear(z_dim * (2 if num_classes else 1), channels[0] * START_SIZE**2)
         if blocks == 1:
             stages = [[pair] for pair in itertools.pairwise([*channels, channels[-1]])]
         else:
@@ -89,10 +101,16 @@ class ResNetGenerator(ImageNetwork):
             stages = [[(below, own), (own, own)] for below, own in pairs]
         self.stages = nn.ModuleList(map(_stage, stages))
         self.to_image = nn.Conv2d(channels[-1], IMAGE_CHANNELS, 3, padding=1)
+        self.embedding = nn.Linear(num_classes, z_dim, bias=False) if num_classes else None
+        if self.embedding is not None:
+            nn.init.normal_(self.embedding.weight)
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Tensor, code: Tensor | None = None) -> Tensor:
         if z.dim() != 2 or z.shape[1] != self.z_dim:
             raise ValueError(f"z has shape {tuple(z.shape)}, expected [B, {self.z_dim}]")
+        check_condition(code, z.shape[0], self.num_classes)
+        if self.embedding is not None and code is not None:
+            z = torch.cat([z, self.embedding(code).to(z.dtype)], 1)
         x = self.start(z).unflatten(1, (-1, START_SIZE, START_SIZE))
         x = self.lay_out(x)
         first, *others = self.stages
@@ -102,7 +120,7 @@ class ResNetGenerator(ImageNetwork):
         return torch.tanh(self.to_image(rectify(x, LEAK)))
 
 
-class ResNetDiscriminator(ImageNetwork):
+class ResNetDiscriminator(ImageNetwork, ProjectingHead):
     """images [B, 3, R, R] -> outputs [B, num_outputs].
 
     A 3x3 convolution, residual blocks at every side with average pooling between sides, then
@@ -110,7 +128,8 @@ class ResNetDiscriminator(ImageNetwork):
     the channels of the next side; with one block per side, there is none at 4x4.
 
     Pooling uses 3x3 windows of stride 2 with zero padding included in the average, as in Mescheder
-    et al.; the tables of FAR-GAN do not specify it.
+    et al.; the tables of FAR-GAN do not specify it. With `num_classes`, it also takes a condition
+    [B, num_classes].
     """
 
     def __init__(
@@ -121,6 +140,7 @@ class ResNetDiscriminator(ImageNetwork):
         blocks: Literal[1, 2],
         resolution: int,
         num_outputs: int,
+        num_classes: int = 0,
     ) -> None:
         super().__init__()
         channels = side_channels(width, max_channels, resolution)[::-1]
@@ -133,12 +153,14 @@ class ResNetDiscriminator(ImageNetwork):
             stages = [[(own, own), (own, above)] for own, above in pairs]
         self.stages = nn.ModuleList(map(_stage, stages))
         self.head = nn.Linear(channels[-1] * START_SIZE**2, num_outputs)
+        self.prepare_classes(num_classes, channels[-1], num_outputs)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, condition: Tensor | None = None) -> Tensor:
         check_images(images, self.resolution)
         x = self.from_image(self.lay_out(images))
         first, *others = self.stages
         x = first(x)
         for stage in others:
             x = stage(F.avg_pool2d(hold_layout(x), 3, stride=2, padding=1))
-        return self.head(hold_layout(rectify(x, LEAK)).flatten(1))
+        x = hold_layout(rectify(x, LEAK))
+        return self.projected(self.head(x.flatten(1)), x, condition)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from realness.trainer.config.networks import GeneratorNormalisation
+from realness.trainer.networks.classes import ProjectingHead
 from realness.trainer.networks.common import (
     IMAGE_CHANNELS,
     LEAK,
@@ -92,8 +93,9 @@ class SNResNetGenerator(BatchNormGenerator):
         activation: Literal["relu", "lrelu"] = "relu",
         batch_statistics: Literal["global", "local"] = "global",
         norm: GeneratorNormalisation = "batch",
+        num_classes: int = 0,
     ) -> None:
-        super().__init__(z_dim, code_dim, batch_statistics, norm)
+        super().__init__(z_dim, code_dim, batch_statistics, norm, num_classes)
         channels = 4 * width
         self.leak = LEAK if activation == "lrelu" else 0.0
         self.start = xavier_initialised(nn.Linear(z_dim, channels * START_SIZE**2))
@@ -166,12 +168,13 @@ def _convolution(in_channels: int, channels: int, size: int, gain: float, norm: 
     return xavier_initialised(nn.Conv2d(in_channels, channels, size, 1, size // 2), gain)
 
 
-class SNResNetDiscriminator(ImageNetwork):
+class SNResNetDiscriminator(ImageNetwork, ProjectingHead):
     """images [B, 3, R, R] -> outputs [B, num_outputs].
 
     Blocks that halve the side down to 8x8, two that keep it, then ReLU, a sum over pixels and a
     linear head. `norm` is spectral normalisation of every layer's weights, layer normalisation of
-    the blocks' features, or none.
+    the blocks' features, or none. With `num_classes`, it also takes a condition [B, num_classes],
+    and is the network of Miyato & Koyama (ICLR 2018).
     """
 
     def __init__(
@@ -181,6 +184,7 @@ class SNResNetDiscriminator(ImageNetwork):
         resolution: int,
         num_outputs: int,
         norm: Literal["spectral", "layer", "none"] = "spectral",
+        num_classes: int = 0,
     ) -> None:
         super().__init__()
         channels = 2 * width
@@ -203,8 +207,11 @@ class SNResNetDiscriminator(ImageNetwork):
             if norm == "spectral"
             else nn.Linear(channels, num_outputs)
         )
+        spectral = norm == "spectral"
+        self.prepare_classes(num_classes, channels, num_outputs, spectral=spectral)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, condition: Tensor | None = None) -> Tensor:
         check_images(images, self.resolution)
         x = self.blocks(self.lay_out(images))
-        return self.head(F.relu(x).sum((2, 3)))
+        x = F.relu(x)
+        return self.projected(self.head(x.sum((2, 3))), x, condition)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 class StyleGAN2GeneratorConfig(GeneratorConfig):
     """StyleGAN2, configuration F. Settings of `StyleGAN2Generator`."""
 
+    conditional: ClassVar[bool] = True
     styles: ClassVar[bool] = True
     codes: ClassVar[bool] = True
     recompute: ClassVar[bool] = True
@@ -51,7 +52,13 @@ class StyleGAN2GeneratorConfig(GeneratorConfig):
             f"--style-mixing={self.style_mixing} is a fraction and must lie in [0, 1]",
         )
 
-    def build(self, resolution: int, code_dim: int, growing: bool = False) -> nn.Module:
+    def counterpart(self, name: str, doublings: int) -> str:
+        """Blocks count from 4x4, so that all names stay."""
+        return name
+
+    def build(
+        self, resolution: int, code_dim: int, growing: bool = False, num_classes: int = 0
+    ) -> nn.Module:
         from realness.trainer.networks.stylegan2_generator import StyleGAN2Generator
         from realness.trainer.networks.stylegan2_layers import set_bound
 
@@ -64,6 +71,7 @@ class StyleGAN2GeneratorConfig(GeneratorConfig):
             resolution=resolution,
             style_mixing=self.style_mixing,
             code_dim=code_dim,
+            num_classes=num_classes,
         )
         set_bound(network, self.g_clamp)
         return network
@@ -74,6 +82,7 @@ class StyleGAN2GeneratorConfig(GeneratorConfig):
 class StyleGAN2DiscriminatorConfig(DiscriminatorConfig):
     """StyleGAN2, configuration F. Settings of `StyleGAN2Discriminator`."""
 
+    conditional: ClassVar[bool] = True
     recompute: ClassVar[bool] = True
     grows: ClassVar[bool] = True
 
@@ -96,7 +105,17 @@ class StyleGAN2DiscriminatorConfig(DiscriminatorConfig):
         positive(self, "d_max_channels", "d_channel_base", "minibatch_group")
         not_negative(self, "d_clamp")
 
-    def build(self, resolution: int, num_outputs: int, growing: bool = False) -> nn.Module:
+    def counterpart(self, name: str, doublings: int) -> str:
+        """Blocks count from the image, and the layer from the image belongs to its resolution."""
+        parts = name.split(".")
+        if parts[0] == "blocks":
+            number = int(parts[1]) + doublings
+            return ".".join(["blocks", str(number), *parts[2:]]) if number >= 0 else ""
+        return "" if doublings and parts[0] == "from_image" else name
+
+    def build(
+        self, resolution: int, num_outputs: int, growing: bool = False, num_classes: int = 0
+    ) -> nn.Module:
         from realness.trainer.networks.stylegan2_discriminator import StyleGAN2Discriminator
         from realness.trainer.networks.stylegan2_layers import set_bound
 
@@ -107,6 +126,7 @@ class StyleGAN2DiscriminatorConfig(DiscriminatorConfig):
             num_outputs=num_outputs,
             growing=growing,
             group=self.group,
+            num_classes=num_classes,
         )
         set_bound(network, self.d_clamp)
         return network

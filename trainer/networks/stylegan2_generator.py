@@ -13,12 +13,10 @@ from torch import Tensor, nn
 
 from realness import kernels
 from realness.trainer.networks.common import (
-    IMAGE_CHANNELS,
     LEAK,
     START_SIZE,
     check_noise,
     count_doublings,
-    without_autocast,
 )
 from realness.trainer.networks.growing import GrowingNetwork, doublings
 from realness.trainer.networks.inputs import Mixing
@@ -26,14 +24,14 @@ from realness.trainer.networks.posterior import CodedGenerator, posterior_module
 from realness.trainer.networks.stylegan2_layers import (
     GAIN,
     Bounded,
-    EqualLinear,
     ModulatedConv2d,
+    ToImage,
     fir_filter,
     limited,
 )
+from realness.trainer.networks.stylegan2_mapping import MappingNetwork
 from realness.trainer.randomness import Draws, Purpose
 
-MAPPING_LR_MULTIPLIER = 0.01
 CENTRE_SAMPLES = 10_000
 """Number of latents whose styles are averaged for truncation; the sampling error is about 1 %."""
 
@@ -50,32 +48,6 @@ def side_channels(channel_base: int, max_channels: int, resolution: int) -> list
     if channel_base < resolution:
         raise ValueError(f"channel_base={channel_base} must be at least the {resolution} pixels")
     return [min(max_channels, channel_base // side) for side in sides]
-
-
-class MappingNetwork(nn.Module):
-    """f: z [B, z_dim] -> w [B, w_dim], in fp32 at any precision setting ([1], section 2).
-
-    z is scaled to unit mean square, then passes through fully connected layers with a hundredth of
-    the learning rate.
-    """
-
-    def __init__(self, z_dim: int, w_dim: int, num_layers: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            *(
-                EqualLinear(
-                    w_dim if number else z_dim,
-                    w_dim,
-                    act="lrelu",
-                    lr_multiplier=MAPPING_LR_MULTIPLIER,
-                )
-                for number in range(num_layers)
-            )
-        )
-
-    def forward(self, z: Tensor) -> Tensor:
-        with without_autocast(z.device):
-            return self.layers(z * (z.square().mean(1, keepdim=True) + 1e-8).rsqrt())
 
 
 class StyledConv(Bounded):
@@ -108,19 +80,6 @@ class StyledConv(Bounded):
             added = added + code_shift[:, :, None, None]
         y = torch.addcmul(added.to(y.dtype), y, scale.to(y.dtype)[:, :, None, None])
         return limited(kernels.bias_act(y, self.bias, "lrelu", slope=LEAK, gain=GAIN), self.bound)
-
-
-class ToImage(Bounded):
-    """Modulated 1x1 convolution to RGB, without demodulation: [B, in, H, W] -> [B, 3, H, W]."""
-
-    def __init__(self, in_channels: int, w_dim: int) -> None:
-        super().__init__()
-        self.conv = ModulatedConv2d(in_channels, IMAGE_CHANNELS, 1, w_dim, demodulate=False)
-        self.bias = nn.Parameter(torch.zeros(IMAGE_CHANNELS))
-
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        y, _ = self.conv(x, w)
-        return limited(y + self.bias.to(y.dtype)[:, None, None], self.bound)
 
 
 class SynthesisBlock(nn.Module):
@@ -176,7 +135,8 @@ class StyleGAN2Generator(CodedGenerator, GrowingNetwork):
 
     Further inputs: for style mixing `mixing`, second latents [B, z_dim] and the layer [B] from
     which on each sample uses them ([1], section 3.1); with `code_dim`, a posterior code with its
-    `share` (see `CodedGenerator`). `centre` [w_dim] and `truncation` psi move styles to
+    `share` (see `CodedGenerator`); with `classes`, which is its `num_classes`, a condition in its
+    place, which the mapping network takes. `centre` [w_dim] and `truncation` psi move styles to
     centre + psi (w - centre) ([1], section 2.1 and appendix B). `offset` [B, num_styles, w_dim] is
     added to the styles; path lengths are derivatives with respect to it.
 
@@ -204,12 +164,13 @@ class StyleGAN2Generator(CodedGenerator, GrowingNetwork):
         resolution: int,
         style_mixing: float,
         code_dim: int = 0,
+        **classes: int,
     ) -> None:
-        super().__init__(z_dim, code_dim)
+        super().__init__(z_dim, code_dim, **classes)
         self.prepare_to_grow(resolution, growing=True)
         channels = side_channels(channel_base, max_channels, resolution)
         self.w_dim, self.style_mixing = w_dim, style_mixing
-        self.mapping = MappingNetwork(z_dim, w_dim, mapping_layers)
+        self.mapping = MappingNetwork(z_dim, w_dim, mapping_layers, self.num_classes)
         self.start = nn.Parameter(torch.randn(channels[0], START_SIZE, START_SIZE))
         self.blocks = nn.ModuleList(
             SynthesisBlock(
@@ -246,9 +207,9 @@ class StyleGAN2Generator(CodedGenerator, GrowingNetwork):
         return draws.normal(Purpose.MIXED_LATENT, self.z_dim), crossover
 
     @torch.no_grad()
-    def centre(self, draws: Draws) -> Tensor:
+    def centre(self, draws: Draws, condition: Tensor | None = None) -> Tensor:
         """The centre of mass of W, E f(z), [w_dim], over the latents of `draws`."""
-        return self.mapping(draws.normal(Purpose.LATENT, self.z_dim)).mean(0)
+        return self.mapping(draws.normal(Purpose.LATENT, self.z_dim), condition).mean(0)
 
     def forward(
         self,
@@ -264,19 +225,26 @@ class StyleGAN2Generator(CodedGenerator, GrowingNetwork):
     ) -> Tensor:
         self.check(z, code)
         check_noise(noise, z.shape[0], self.noise_dim)
-        w = self.styles(z, mixing)
+        condition, code = (code, None) if self.num_classes else (None, code)
+        w = self.styles(z, mixing, condition)
         if centre is not None:
             w = torch.lerp(centre, w, truncation)
         if offset is not None:
             w = w + offset
         return self._synthesize(w, noise, code, share)
 
-    def styles(self, z: Tensor, mixing: Mixing | None = None) -> Tensor:
-        """The styles of each sample, [B, num_styles, w_dim], before truncation."""
+    def styles(
+        self, z: Tensor, mixing: Mixing | None = None, condition: Tensor | None = None
+    ) -> Tensor:
+        """The styles of each sample, [B, num_styles, w_dim], before truncation.
+
+        Both latents of a sample have its class.
+        """
         if mixing is None:
-            return self.mapping(z)[:, None].repeat(1, self.num_styles, 1)
+            return self.mapping(z, condition)[:, None].repeat(1, self.num_styles, 1)
         mixed, crossover = mixing
-        first, second = self.mapping(torch.cat([z, mixed])).chunk(2)
+        twice = None if condition is None else condition.repeat(2, 1)
+        first, second = self.mapping(torch.cat([z, mixed]), twice).chunk(2)
         layers = torch.arange(self.num_styles, device=z.device)
         before = (layers < crossover[:, None])[:, :, None]
         return torch.where(before, first[:, None], second[:, None])

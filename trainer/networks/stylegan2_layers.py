@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from realness import kernels
 from realness.kernels import format_of
 from realness.trainer.networks.buffers import Float32Buffers
-from realness.trainer.networks.common import LEAK, without_autocast
+from realness.trainer.networks.common import IMAGE_CHANNELS, LEAK, without_autocast
 from realness.trainer.networks.layout import hold_layout
 
 FIR_TAPS = (1.0, 3.0, 3.0, 1.0)
@@ -180,10 +180,13 @@ class ModulatedConv2d(Float32Buffers):
         self.demodulate = demodulate
         self.register_buffer("fir", fir_filter(), persistent=False)
 
+    def style(self, w: Tensor) -> Tensor:
+        """The style [B, in] of w, times 1 / sqrt(fan-in), which saves a pass over the weight."""
+        return self.affine(w) * self.weight_gain
+
     def forward(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor | None]:
         with without_autocast(x.device):
-            # 1 / sqrt(fan-in) is applied to the style, which saves a pass over the weight.
-            style = self.affine(w) * self.weight_gain
+            style = self.style(w)
             scale = None
             if self.demodulate:
                 scale = kernels.demodulate(self.weight, style)
@@ -192,6 +195,31 @@ class ModulatedConv2d(Float32Buffers):
             return F.conv2d(x, self.weight, padding=self.padding), scale
         y = F.conv_transpose2d(x, self.weight.transpose(0, 1), stride=2)
         return kernels.upfirdn2d(y, self.fir, padding=1, gain=4.0), scale
+
+
+class ToImage(Bounded):
+    """Modulated 1x1 convolution to RGB, without demodulation: [B, in, H, W] -> [B, 3, H, W].
+
+    As a batched matrix product with the weights of each sample, s[b, i] W'[o, i] ([2], eq. 1): the
+    images have 3 channels, so that scaled weights cost nothing, while scaled activations would be a
+    pass over all of x, and three in the backward pass.
+    """
+
+    def __init__(self, in_channels: int, w_dim: int) -> None:
+        super().__init__()
+        self.conv = ModulatedConv2d(in_channels, IMAGE_CHANNELS, 1, w_dim, demodulate=False)
+        self.bias = nn.Parameter(torch.zeros(IMAGE_CHANNELS))
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        with without_autocast(x.device):
+            weight = self.conv.weight.flatten(1) * self.conv.style(w)[:, None]  # [B, 3, in]
+        weight = weight.to(x.dtype)
+        if format_of(x) == torch.channels_last:
+            pixels = x.permute(0, 2, 3, 1).flatten(1, 2) @ weight.transpose(1, 2)  # [B, H W, 3]
+            y = pixels.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
+        else:
+            y = (weight @ x.flatten(2)).unflatten(2, x.shape[2:])
+        return limited(y + self.bias.to(y.dtype)[:, None, None], self.bound)
 
 
 def minibatch_stddev(x: Tensor, group: int, eps: float = 1e-8) -> Tensor:

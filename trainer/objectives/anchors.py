@@ -11,7 +11,7 @@ import functools
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import special
 
 # The minimum probability of a skew-normal anchor: the smallest normal float32 number. With it every
 # outcome is nonzero in fp32, and D_KL(A1 || A0) is finite: at most -ln(FLOOR) = 87.3 nats. The
@@ -138,6 +138,8 @@ def solve_skewnorm_pair(
             f"ratio {skew_real}:{skew_fake}, location {loc} and scale {scale}; these give "
             f"{least:.4g} to {greatest:.4g}"
         )
+    from scipy import optimize  # takes half a second, and most runs give the skews
+
     solution = optimize.root_scalar(lambda factor: scaled(factor).kl - kl, bracket=(0.0, upper))
     return scaled(solution.root)
 
@@ -182,7 +184,7 @@ def expected_histogram_pair(num_outcomes: int) -> AnchorPair:
     formula (1958).
     """
     m = NUM_HISTOGRAM_SAMPLES
-    extreme = stats.norm.ppf((m - 0.375) / (m + 0.25))
+    extreme = special.ndtri((m - 0.375) / (m + 0.25))
     fake = np.diff(special.ndtr(np.linspace(-extreme, extreme, num_outcomes + 1)))
     real = np.full(num_outcomes, 1 / num_outcomes)
     return AnchorPair(

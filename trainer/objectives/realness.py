@@ -25,8 +25,8 @@ from realness.trainer.objectives.resampling import (
 )
 from realness.trainer.randomness import Draws
 
-# The fused losses run in one thread block: fast for a few hundred rows, slow for thousands.
-MAX_FUSED_ROWS = 1024
+# The fused losses run in one thread block: fast for a few hundred rows, slow for more.
+MAX_FUSED_ROWS = 256
 
 DIVERGENCES = {"kl": kernels.realness_kl, "emd": kernels.realness_emd}
 """Functions of logits [B, N] and constant targets [N] or [B, N], to [B]."""

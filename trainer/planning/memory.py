@@ -43,7 +43,7 @@ def resident_memory(config: TrainConfig, num_ranks: int) -> dict[str, int]:
     """The parts of `estimate_memory` that do not depend on the update or the micro-batch."""
     blueprint = Blueprint.of(config)
     counts = {"G": blueprint.g.num_weights, "D": blueprint.d.num_weights}
-    stages = {"G": config.engine.zero_g, "D": config.engine.zero_d}
+    stages = dict(zip("GD", config.engine.stages(num_ranks), strict=True))
     # ZeRO 3 gathers one layer at a time, but all of D for passes that are differentiated twice.
     gathered = {
         "G": blueprint.g.largest_weight,
@@ -73,7 +73,7 @@ def resident_memory(config: TrainConfig, num_ranks: int) -> dict[str, int]:
 def _buffered(config: TrainConfig, num_ranks: int) -> int:
     """Elements that DeepSpeed's ZeRO allocates for reducing gradients and fetching weights."""
     kept, passing = 0, 0
-    for stage in (config.engine.zero_g, config.engine.zero_d):
+    for stage in config.engine.stages(num_ranks):
         zero = deepspeed_config(config, stage, num_ranks)["zero_optimization"]
         if stage == 3:
             kept += int(zero["reduce_bucket_size"]) + int(zero["stage3_prefetch_bucket_size"])

@@ -14,7 +14,12 @@ from realness.trainer.distributed.collectives import gather
 from realness.trainer.distributed.ranks import as_single_rank, world_size
 from realness.trainer.engines.compiled import wants_compiled
 from realness.trainer.planning.host_memory import available_memory
-from realness.trainer.planning.memory import checkpoint_bytes, estimate_memory, resident_memory
+from realness.trainer.planning.memory import (
+    checkpoint_bytes,
+    estimate_memory,
+    resident_memory,
+    snapshot_bytes,
+)
 from realness.trainer.planning.trial import TrialRun
 from realness.trainer.updates.build import Blueprint
 
@@ -61,7 +66,7 @@ class HostMemory:
         config = replace(config, engine=replace(config.engine, offload_optimizer=False))
         parts = estimate_memory(config, self._num_ranks)
         steps = {name: parts[f"activations of the {name} step"] for name in ("D", "G")}
-        copied = checkpoint_bytes(config) // self._num_ranks
+        copied = (checkpoint_bytes(config) + snapshot_bytes(config)) // self._num_ranks
         rest = parts["total"] - max(steps.values()) + copied
         return {name: rest + size for name, size in steps.items()}
 

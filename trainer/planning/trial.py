@@ -12,7 +12,7 @@ from realness.trainer.config import TrainConfig
 from realness.trainer.engines.plain_engine import EngineWithoutOptimizer
 from realness.trainer.engines.prepare import prepare_network
 from realness.trainer.randomness import Stream
-from realness.trainer.updates.build import build_augmentation, build_networks
+from realness.trainer.updates.build import build_augmentation, build_classes, build_networks
 from realness.trainer.updates.ema import Ema
 from realness.trainer.updates.gan import Gan
 from realness.trainer.updates.iteration import Updates, run_iteration
@@ -48,12 +48,13 @@ class TrialRun:
             return EngineWithoutOptimizer(module, network)
 
         g, d = engine(generator), engine(discriminator)
-        self.gan = Gan(config, device, objective, g, d, augment=build_augmentation(config, device))
+        augment, classes = build_augmentation(config, device), build_classes(config, device)
+        self.gan = Gan(config, device, objective, g, d, augment=augment, classes=classes)
 
     def updates(self) -> Iterator[str]:
         """Run an iteration as the loop does, on black images; yields "D" or "G" per update."""
         gan, batch = self.gan, self.config.batch_size
-        for stats in run_iteration(gan, Updates(update_d, update_g), self._black, 0):
+        for stats in run_iteration(gan, Updates(update_d, update_g), self._black, 0, self._first):
             if "loss_g" in stats and self._ema is not None:
                 self._ema.update(gan.g.module, batch, batch)
             yield "G" if "loss_g" in stats else "D"
@@ -63,6 +64,12 @@ class TrialRun:
         size = self.config.data.resolution
         black = torch.zeros(count, 3, size, size, dtype=torch.uint8, device=self.gan.device)
         return self.gan.normalise(black, stream, first_sample)
+
+    def _first(self, stream: Stream) -> Tensor | None:
+        """Labels of the first class, in a conditional run."""
+        if self.gan.classes is None:
+            return None
+        return self.gan.classes.of_one(0, self.config.batch_size)
 
 
 def worst_case(config: TrainConfig, num_ranks: int) -> TrainConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -102,8 +102,15 @@ class Reporter:
             with self._faults.hold(EVENTS, remedy):
                 self._events.append(record)
 
-    def save_grid(self, images: Tensor, name: str, *, images_seen: int | None = None) -> None:
-        """Write `samples/NAME.png` from images [B, 3, H, W] in [-1, 1].
+    def save_grid(
+        self,
+        images: Tensor,
+        name: str,
+        *,
+        images_seen: int | None = None,
+        row_names: Sequence[str] = (),
+    ) -> None:
+        """Write `samples/NAME.png` from images [B, 3, H, W] in [-1, 1], in named rows if given.
 
         Names that differ only in a trailing number (`ema-000512`) form one series in the report,
         ordered by `images_seen`, which defaults to the `images` of the last record.
@@ -112,7 +119,7 @@ class Reporter:
             return
         seen = self._images if images_seen is None else images_seen
         with self._faults.hold("sample grids", "this one is lost; the next one will be tried."):
-            write_grid(images, self._samples / f"{name}.png", seen)
+            write_grid(images, self._samples / f"{name}.png", seen, row_names)
 
     def save_realness(self, realness: Realness) -> None:
         """Add a line to `realness.jsonl`."""

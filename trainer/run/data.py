@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 
-from realness.data_pipeline import Catalog, check_images, check_shards, parts_of_rank
-from realness.trainer.config import ConfigError, TrainConfig
+from realness.data_pipeline import (
+    Catalog,
+    check_images,
+    check_shards,
+    class_counts,
+    describe_classes,
+    parts_of_rank,
+)
+from realness.trainer.config import ConfigError, TrainConfig, check_classes
 from realness.trainer.distributed.collectives import gather
 from realness.trainer.distributed.device import local_rank
 from realness.trainer.distributed.ranks import rank, world_size
@@ -22,8 +30,8 @@ FEW_IMAGES = 30_000
 def open_data(config: TrainConfig) -> Catalog:
     """Open the run's images, and check that those this rank reads are present and usable.
 
-    Raises ConfigError if a batch cannot be split evenly over the parts of the data set, and
-    DataError for problems with the images.
+    Raises ConfigError if a batch cannot be split evenly over the parts of the data set, or if the
+    images have no classes and need some, and DataError for problems with the images.
     """
     catalog = open_images(config.data)
     if rank() == 0:
@@ -31,7 +39,10 @@ def open_data(config: TrainConfig) -> Catalog:
         log.info("%s", listing)
         for note in notes:
             log.warning("%s", note)
-    check_parts(config, catalog.num_parts, world_size())
+    known = with_classes(config, catalog)
+    if rank() == 0 and config.classes.conditional:
+        log.info("%s", describe_classes(catalog))
+    check_parts(known, catalog.num_parts, world_size())
     _check_number(config, len(catalog))
     check_shards(catalog, rank(), world_size())
     check_images(
@@ -47,6 +58,21 @@ def open_data(config: TrainConfig) -> Catalog:
             "%d parts of images; this rank (%d) reads part %s", catalog.num_parts, rank(), parts
         )
     return catalog
+
+
+def with_classes(config: TrainConfig, catalog: Catalog) -> TrainConfig:
+    """The configuration with the classes of the images, for a conditional run.
+
+    Raises ConfigError if the images have no classes.
+    """
+    if not config.classes.conditional:
+        return config
+    counts = class_counts(catalog)
+    check_classes(counts, len(catalog), config.data.data, catalog.notes)
+    classes = replace(
+        config.classes, class_counts=tuple(counts), class_names=tuple(catalog.class_names)
+    )
+    return replace(config, classes=classes)
 
 
 def _check_number(config: TrainConfig, num_images: int) -> None:

@@ -17,11 +17,13 @@ from realness.trainer.distributed.ranks import (
     stop_process_group,
     world_size,
 )
+from realness.trainer.distributed.streams import open_images
 from realness.trainer.engines.deepspeed_config import deepspeed_config
 from realness.trainer.planning.auto_batch import choose_micro_batch
 from realness.trainer.planning.flops import count_flops
 from realness.trainer.planning.memory import GIB, checkpoint_bytes, estimate_memory
-from realness.trainer.run.data import check_parts
+from realness.trainer.run.data import check_parts, with_classes
+from realness.trainer.run.snapshots import snapshot_plan
 from realness.trainer.updates.sharded_gan import build_gan
 
 
@@ -32,6 +34,7 @@ def dry_run(config: TrainConfig) -> int:
     try:
         ranks, is_leader = world_size(), rank() == 0
         config.check_ranks(ranks)
+        config = on_all_ranks(lambda: _with_classes(config), failure=ConfigError)
         num_parts = on_all_ranks(lambda: _count_parts(config), failure=ConfigError)
         with kernels.implementation(config.engine.impl):
             config = choose_micro_batch(config, device)
@@ -45,6 +48,17 @@ def dry_run(config: TrainConfig) -> int:
     if is_leader:
         print(_plan(config, str(device), ranks, counts, memory, num_parts))
     return EXIT_OK
+
+
+def _with_classes(config: TrainConfig) -> TrainConfig:
+    """The configuration with the classes of the data, which a conditional run cannot do without."""
+    if not (config.classes.conditional and config.data.data):
+        return config
+    catalog = open_images(config.data)
+    try:
+        return with_classes(config, catalog)
+    finally:
+        catalog.close()
 
 
 def _count_parts(config: TrainConfig) -> int:
@@ -85,17 +99,20 @@ def _plan(
             f"{size / GIB:8.2f} GiB  {part}" for part, size in memory.items()
         ],
         "Checkpoints": [
-            f"{checkpoint_bytes(config) / GIB:.2f} GiB each, {config.keep_checkpoints} kept",
+            f"{checkpoint_bytes(config) / GIB:.2f} GiB each, {config.keep_checkpoints} kept"
+            + (", and the best one" if config.metrics.metrics_kimg else ""),
             f"{checkpoint_bytes(config) / ranks / GIB:.2f} GiB of host memory per rank, from which "
             "they are written while training continues",
         ],
     }
+    if plan := snapshot_plan(config):
+        sections["Snapshots of averages"] = [plan]
     if num_parts > 1:
         sections["Parts of the images"] = [
             f"part {part} is read by {describe_readers(part, ranks, num_parts)}"
             for part in range(num_parts)
         ]
-    for name, stage in (("G", engine.zero_g), ("D", engine.zero_d)):
+    for name, stage in zip("GD", engine.stages(ranks), strict=True):
         generated = deepspeed_config(config, stage, ranks)
         sections[f"DeepSpeed configuration of {name}"] = [json.dumps(generated, indent=2)]
     return "\n\n".join(

@@ -13,9 +13,9 @@ from realness import kernels
 from realness.data_pipeline import Catalog, ImageStream
 from realness.trainer import checkpoint
 from realness.trainer.checkpoint import Retention, Saver
-from realness.trainer.checkpoint.retention import check_free_space
+from realness.trainer.checkpoint.retention import check_free_space, point_to_best
 from realness.trainer.config import ConfigError, TrainConfig
-from realness.trainer.distributed.collectives import on_all_ranks
+from realness.trainer.distributed.collectives import gather, on_all_ranks
 from realness.trainer.distributed.device import pick_device
 from realness.trainer.distributed.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_STOPPED
 from realness.trainer.distributed.launcher import check_launcher
@@ -33,8 +33,9 @@ from realness.trainer.planning.memory import checkpoint_bytes
 from realness.trainer.randomness import Stream
 from realness.trainer.reporting import write_environment
 from realness.trainer.run.averages import Averages
-from realness.trainer.run.data import check_same_images, open_data
-from realness.trainer.run.monitor import open_monitor
+from realness.trainer.run.data import check_same_images, open_data, with_classes
+from realness.trainer.run.initial import start_from
+from realness.trainer.run.monitor import Monitor, open_monitor
 from realness.trainer.run.outputs import measure_if_due, save_reals, save_samples, write_record
 from realness.trainer.run.recovery import Diverged, go_back, raise_if_diverged
 from realness.trainer.run.saving import (
@@ -43,9 +44,17 @@ from realness.trainer.run.saving import (
     save_after_exception,
     save_checkpoint,
 )
+from realness.trainer.run.snapshots import (
+    await_snapshot,
+    check_averages,
+    open_snapshots,
+    remove_later_snapshots,
+    save_snapshot_if_due,
+)
 from realness.trainer.run.state import Run, open_reporter
 from realness.trainer.run.throughput import Pace
 from realness.trainer.storage.checkpoint_folder import checkpoint_root
+from realness.trainer.storage.origin import read_origin
 from realness.trainer.storage.run_folder import (
     lock_run_folder,
     open_run_folder,
@@ -80,10 +89,10 @@ def train(config: TrainConfig) -> int:
         return _train(config, device, stop, cleanup)
 
 
-def _train(config: TrainConfig, device: torch.device, stop: StopRequest, cleanup: ExitStack) -> int:
+def _train(given: TrainConfig, device: torch.device, stop: StopRequest, cleanup: ExitStack) -> int:
     """`train`, in the process group; what must be closed is added to `cleanup`."""
-    set_numerics(config.engine)
-    folder, catalog = on_all_ranks(lambda: _check(config), failure=ConfigError)
+    set_numerics(given.engine)
+    config, folder, catalog = on_all_ranks(lambda: _check(given), failure=ConfigError)
     check_same_images(catalog)
     cleanup.enter_context(kernels.implementation(config.engine.impl))
     cleanup.enter_context(capturing_stream(config, device))
@@ -93,12 +102,19 @@ def _train(config: TrainConfig, device: torch.device, stop: StopRequest, cleanup
     gan = build_gan(config, device)
     cleanup.callback(gan.close)
     images = _restore(config, folder, catalog, gan)
-    saver = Saver(checkpoint_root(folder), _retention(config))
+    saver = Saver(checkpoint_root(folder), _retention(config, monitor))
     cleanup.callback(saver.close)
+    is_over = _recall_scores(saver, folder, images, monitor)
+    snapshots = open_snapshots(config, folder)
+    if snapshots is not None:
+        cleanup.callback(snapshots.close)
     reporter = open_reporter(config, folder, images)
-    run = Run(config, folder, catalog, gan, saver, reporter, images, monitor)
+    run = Run(config, folder, catalog, gan, saver, reporter, images, monitor, snapshots)
     # A closure: going back replaces the reporter.
     cleanup.callback(lambda: run.reporter.close())
+    if is_over and images < config.num_images:
+        run.is_over = True
+        return _finish(run, "")
     stop.begin_training()
     while True:
         try:
@@ -110,19 +126,39 @@ def _train(config: TrainConfig, device: torch.device, stop: StopRequest, cleanup
             raise
 
 
-def _check(config: TrainConfig) -> tuple[Path, Catalog]:
-    """Check all of the input before anything is built."""
+def _check(config: TrainConfig) -> tuple[TrainConfig, Path, Catalog]:
+    """Check all of the input before anything is built; the classes are set, if it needs any."""
     config.check_ranks(world_size())
     if not config.data.data:
         raise ConfigError("--data is missing: give a folder, zip or tar shards of images")
     catalog = open_data(config)
+    config = with_classes(config, catalog)
     folder = open_run_folder(config)
-    check_free_space(folder, checkpoint_bytes(config), _retention(config), config.num_images)
-    return folder, catalog
+    plan = _retention(config)
+    check_free_space(folder, checkpoint_bytes(config), plan, config.num_images)
+    check_averages(config, folder)
+    return config, folder, catalog
 
 
-def _retention(config: TrainConfig) -> Retention:
-    return Retention(config.keep_checkpoints, config.keep_checkpoint_kimg * 1000)
+def _retention(config: TrainConfig, monitor: Monitor | None = None) -> Retention:
+    """Which checkpoints to keep. Without a monitor: those of a run that has measured nothing."""
+    losses = {} if config.metrics.metrics_kimg else None
+    if monitor is not None:
+        losses = monitor.improvement.losses
+    return Retention(config.keep_checkpoints, config.keep_checkpoint_kimg * 1000, losses)
+
+
+def _recall_scores(saver: Saver, folder: Path, images: int, monitor: Monitor | None) -> bool:
+    """Find the best checkpoint of a resumed run again; returns whether `--stop-after` had ended it.
+
+    Collective: rank 0 reads the scores, and decides.
+    """
+    if monitor is None:
+        return False
+    if rank() == 0 and images:
+        monitor.recall(folder, images)
+        point_to_best(checkpoint_root(folder), saver.retention)
+    return gather(monitor.improvement.is_over)[0]
 
 
 def _lock(config: TrainConfig, folder: Path) -> AbstractContextManager[object]:
@@ -138,6 +174,8 @@ def _restore(config: TrainConfig, folder: Path, catalog: Catalog, gan: ShardedGa
     position = checkpoint.restore(checkpoint_root(folder), gan.target_state(), log.warning)
     if position is None:
         log.info("starting a new run in %s", folder)
+        if config.transfer.init_from:
+            start_from(config, gan, folder)
     else:
         gan.finish_loading(position.num_updates)
         log.info("resuming at %.1f kimg", position.images / 1000)
@@ -148,7 +186,10 @@ def _restore(config: TrainConfig, folder: Path, catalog: Catalog, gan: ShardedGa
                 f"--data={config.data.data} is not the set of images that this run was trained on; "
                 "give that one, or --accept-config-change to continue with this one"
             )
+    remove_later_snapshots(folder, position.images if position else 0)
     if rank() == 0:
+        if (origin := read_origin(folder)) and origin.notice:
+            log.warning("%s", origin.notice)
         write_config(folder, config)
         write_environment(folder, num_ranks=world_size())
     return position.images if position else 0
@@ -167,12 +208,15 @@ def _iterate(run: Run, stop: StopRequest) -> int:
             run.is_between_updates = False
             return gan.as_grown(gan.normalise(images, stream, first_sample), run.images)
 
+        def labels_of(stream: Stream) -> Tensor | None:
+            return streams[stream].labels if gan.classes else None
+
         if run.images == 0:
             save_reals(run)
-        while run.images < config.num_images and not stopping:
+        while run.images < config.num_images and not stopping and not run.is_over:
             gan.follow_schedules(run.images)
             gan.grow(run.images)
-            for stats in run_iteration(gan, updates, real_of, run.images):
+            for stats in run_iteration(gan, updates, real_of, run.images, labels_of):
                 averages.add(stats)
             run.images += batch
             gan.update_average(run.images)
@@ -187,14 +231,20 @@ def _iterate(run: Run, stop: StopRequest) -> int:
                 raise_if_diverged(run, means)
                 write_record(run, means, pace)
                 saving = stopping or complete or retry_is_due(run) or saving
+            save_snapshot_if_due(run)
             if saving:
                 save_checkpoint(run)
-            measure_if_due(run, pace, stopping=stopping, complete=complete)
-            if complete or is_due(config.sample_kimg, run.images, batch):
+            improved, run.is_over = measure_if_due(run, pace, stopping=stopping, complete=complete)
+            if (improved or run.is_over) and not saving:
+                save_checkpoint(run)
+            if complete or run.is_over or is_due(config.sample_kimg, run.images, batch):
                 save_samples(run)
+                if complete or run.is_over:
+                    await_checkpoint(run)  # which may be the best one that the report marks
                 run.reporter.write_report()
         stop.settle()
     await_checkpoint(run)
+    await_snapshot(run)
     return _finish(run, stop.reason or "asked by another rank")
 
 
@@ -218,6 +268,9 @@ def _finish(run: Run, reason: str) -> int:
             "command resumes from the checkpoint before"
         )
         return EXIT_FAILED
+    if run.is_over and run.monitor is not None:
+        run.reporter.message(run.monitor.improvement.describe_end())
+        return EXIT_OK
     if run.images < run.config.num_images:
         run.reporter.message(f"stopped ({reason}); the same command resumes")
         return EXIT_STOPPED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,10 @@ from realness.trainer.metrics import (
     open_network,
 )
 from realness.trainer.reporting import Reporter
-from realness.trainer.storage.scores import append_records
+from realness.trainer.run.improvement import Improvement
+from realness.trainer.storage.scores import append_records, read_records
+
+log = logging.getLogger("realness.trainer")
 
 SEED = 0
 """Seed of latents, patches and directions: evaluate.py's default, so that scores are comparable."""
@@ -53,7 +57,23 @@ class Monitor:
         real = RealImages(catalog, config.data, plan.batch_size)
         self._evaluator = Evaluator(plan, real, network, self._show)
         self._digest = catalog.digest
+        self._weights = metrics.metrics_weights
+        self.improvement = Improvement(metrics.metrics, metrics.stop_after)
         self._reporter: Reporter | None = None
+
+    def recall(self, folder: Path, images: int) -> None:
+        """Take the first metric's earlier scores from metrics.csv, for a run that resumes after
+        `images` images; those with other settings do not count."""
+        try:
+            records = read_records(folder)
+        except ValueError as error:
+            log.warning("earlier scores do not count: %s", error)
+            return
+        settings = (SEED, self._digest[:12], self._weights)
+        for record in records:
+            same = (record.seed, record.data, record.weights) == settings
+            if same and record.images <= images and self._evaluator.compares(record):
+                self.improvement.add(record.images, [record])
 
     def scores(self, generator: TrainedGenerator, reporter: Reporter) -> list[Score]:
         """All scores of a generator, with progress shown by the reporter; collective."""
@@ -80,6 +100,7 @@ class Monitor:
             )
             return time.monotonic() - started
         seconds = time.monotonic() - started
+        self.improvement.add(images, scores)
         if rank() == 0:
             info = CheckpointInfo(
                 images, generator.iteration, SEED, self._digest, seconds, generator.weights

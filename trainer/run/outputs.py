@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from realness.data_pipeline import BatchShare, parts_of_rank
 from realness.trainer.augment.strength import leak_warning
-from realness.trainer.distributed.collectives import on_all_ranks
+from realness.trainer.checkpoint.retention import point_to_best
+from realness.trainer.distributed.collectives import gather, on_all_ranks
 from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.distributed.streams import open_stream
 from realness.trainer.inference.pixels import to_unit
@@ -24,6 +26,7 @@ from realness.trainer.reporting.realness import Realness
 from realness.trainer.run.recovery import skip_counts
 from realness.trainer.run.state import Run
 from realness.trainer.run.throughput import Pace
+from realness.trainer.storage.checkpoint_folder import checkpoint_root
 from realness.trainer.updates.ema import Ema
 from realness.trainer.updates.schedule import is_due, schedules
 
@@ -69,11 +72,13 @@ def _warn_of_leaks(run: Run, p: float) -> None:
 def save_reals(run: Run) -> None:
     """Write a grid of real images, to compare samples with."""
     if rank() == 0:
-        run.reporter.save_grid(_shown_reals(run), "reals", images_seen=0)
+        run.reporter.save_grid(_shown_reals(run)[0], "reals", images_seen=0)
 
 
-def _shown_reals(run: Run) -> Tensor:
+def _shown_reals(run: Run) -> tuple[Tensor, Tensor | None]:
     """The real images of the grid, [num_samples, 3, R, R] in [-1, 1]: always the same ones.
+
+    With their labels [num_samples, num_classes], if they have any.
 
     All are of the first part that this rank reads; that is part 0 on rank 0, whose grid is shown.
     """
@@ -86,7 +91,8 @@ def _shown_reals(run: Run) -> Tensor:
         BatchShare(count * num_parts, part, num_parts),
         seed=run.config.seed,
     ) as stream:
-        return to_unit(next(stream))
+        images = to_unit(next(stream))
+        return images, stream.labels if run.config.classes.conditional else None
 
 
 def save_samples(run: Run) -> None:
@@ -96,13 +102,15 @@ def save_samples(run: Run) -> None:
     """
     objective = run.gan.objective
     if rank() == 0 or isinstance(objective, RealnessObjective):
-        images = _moving_average(run).shown(
-            run.config.num_samples, run.config.engine.micro_batch or run.gan.local_batch
-        )
-        run.reporter.save_grid(images, f"{run.images:012d}")
+        count = run.config.num_samples
+        average = _moving_average(run).with_shown_classes(count)
+        images = average.shown(count, run.config.engine.micro_batch or run.gan.local_batch)
+        index, names = average.in_rows(torch.arange(count))
+        run.reporter.save_grid(images, f"{run.images:012d}", row_names=names)
         _announce_samples(run)
         if isinstance(objective, RealnessObjective):
-            _save_realness(run, objective, images)
+            condition = average.condition(index, run.config.seed, Stream.SHOWN)
+            _save_realness(run, objective, images, condition)
 
 
 def _announce_samples(run: Run) -> None:
@@ -115,11 +123,14 @@ def _announce_samples(run: Run) -> None:
     run.told_samples = True
 
 
-def _save_realness(run: Run, objective: RealnessObjective, fakes: Tensor) -> None:
+def _save_realness(
+    run: Run, objective: RealnessObjective, fakes: Tensor, condition: Tensor | None
+) -> None:
     """Record D's mean distributions; collective, because ZeRO 3 gathers D's layers."""
     anchors = objective.anchors.typical
     real, fake = (
-        _mean_distribution(run, objective, images) for images in (_shown_reals(run), fakes)
+        _mean_distribution(run, objective, *shown)
+        for shown in (_shown_reals(run), (fakes, condition))
     )
     if all(map(math.isfinite, real + fake)):
         run.reporter.save_realness(
@@ -128,29 +139,51 @@ def _save_realness(run: Run, objective: RealnessObjective, fakes: Tensor) -> Non
 
 
 @torch.no_grad()
-def _mean_distribution(run: Run, objective: RealnessObjective, images: Tensor) -> list[float]:
+def _mean_distribution(
+    run: Run, objective: RealnessObjective, images: Tensor, condition: Tensor | None
+) -> list[float]:
     """The mean over images [B, 3, R, R] of D's distribution over outcomes, [N]."""
     module = run.gan.d.module
     was_training = module.training
     module.eval()
     try:
-        parts = images.split(run.gan.local_batch)
-        found = [objective.distribution(module(part.to(run.gan.device))) for part in parts]
+        inputs = [images] if condition is None else [images, condition]
+        parts = zip(
+            *(item.to(run.gan.device).split(run.gan.local_batch) for item in inputs), strict=True
+        )
+        found = [objective.distribution(module(*part)) for part in parts]
     finally:
         module.train(was_training)
     return torch.cat(found).double().mean(0).tolist()
 
 
-def measure_if_due(run: Run, pace: Pace, *, stopping: bool, complete: bool) -> None:
+class Verdict(NamedTuple):
+    """What a measurement says of the run, the same on all ranks.
+
+    improved: it is the best one. is_over: the run is to end (`--stop-after`).
+    """
+
+    improved: bool = False
+    is_over: bool = False
+
+
+def measure_if_due(run: Run, pace: Pace, *, stopping: bool, complete: bool) -> Verdict:
     """Measure every `metrics_kimg` and at the end, excluded from the throughput; collective.
 
     A run that was asked to stop does not start a measurement.
     """
     if run.monitor is None or stopping:
-        return
-    if complete or is_due(run.config.metrics.metrics_kimg, run.images, run.config.batch_size):
-        make = _copy_of_g if run.config.metrics.metrics_weights == "raw" else _moving_average
-        pace.exclude(run.monitor.measure(lambda: make(run), run.reporter, run.folder, run.images))
+        return Verdict()
+    if not complete and not is_due(
+        run.config.metrics.metrics_kimg, run.images, run.config.batch_size
+    ):
+        return Verdict()
+    make = _copy_of_g if run.config.metrics.metrics_weights == "raw" else _moving_average
+    pace.exclude(run.monitor.measure(lambda: make(run), run.reporter, run.folder, run.images))
+    if rank() == 0:
+        point_to_best(checkpoint_root(run.folder), run.saver.retention)
+    improvement = run.monitor.improvement
+    return gather(Verdict(improvement.best == run.images, improvement.is_over and not complete))[0]
 
 
 def _copy_of_g(run: Run) -> TrainedGenerator:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from realness.trainer import checkpoint
 from realness.trainer.distributed.exit_codes import RunFailed
 from realness.trainer.run.saving import await_checkpoint
+from realness.trainer.run.snapshots import await_snapshot, remove_later_snapshots
 from realness.trainer.run.state import Run, open_reporter
 from realness.trainer.storage.checkpoint_folder import checkpoint_root
 
@@ -43,6 +44,7 @@ def go_back(run: Run, error: Diverged) -> None:
     """
     run.reporter.warn(str(error))
     await_checkpoint(run)
+    await_snapshot(run)
     position = checkpoint.restore(
         checkpoint_root(run.folder), run.gan.target_state(), run.reporter.warn
     )
@@ -54,6 +56,9 @@ def go_back(run: Run, error: Diverged) -> None:
         ) from error
     run.gan.finish_loading(position.num_updates)
     run.images = run.went_back_to = position.images
+    if run.monitor is not None:
+        run.monitor.improvement.cut_back(run.images)
+    remove_later_snapshots(run.folder, run.images)
     run.reporter.close()
     run.reporter = open_reporter(run.config, run.folder, run.images)
     run.reporter.warn(f"went back to the checkpoint at {run.images / 1000:.1f} kimg")

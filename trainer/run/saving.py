@@ -26,7 +26,8 @@ def save_checkpoint(run: Run) -> None:
             f"{run.images / 1000:.1f} kimg; raise --checkpoint-kimg, or use a faster disk"
         )
     position = Position(run.images, run.gan.num_updates(), run.catalog.digest)
-    run.saver.start(run.gan.owned_state(), position)
+    # Resuming here does not make earlier snapshots again, so they must be on disk first.
+    run.saver.start(run.gan.owned_state(), position, after=run.snapshots)
 
 
 def await_checkpoint(run: Run) -> None:

@@ -25,10 +25,12 @@ class Run:
     """The objects and counters of a run. `images` counts images seen by all ranks.
 
     monitor: measures the generator; None if metrics are disabled.
+    snapshots: writes the snapshots of the power-function averages; None if the run keeps none.
     went_back_to: images at the checkpoint that the run last went back to, if it ever did.
     warned_of_leaks: whether the probability of augmentation was too high in the last record.
     told_samples: whether the place of the sample grids was said.
     busy: advice on a machine that is busy with other programs.
+    is_over: whether the first metric has not improved for as long as `--stop-after` allows.
     is_between_updates: whether all of the last iteration, and nothing of the next, has happened.
     """
 
@@ -40,10 +42,12 @@ class Run:
     reporter: Reporter
     images: int
     monitor: Monitor | None = None
+    snapshots: Saver | None = None
     went_back_to: int | None = None
     warned_of_leaks: bool = False
     told_samples: bool = False
     busy: BusyAdvice = field(default_factory=BusyAdvice)
+    is_over: bool = False
     is_between_updates: bool = True
 
     def stream(self, stream: Stream, updates: int, batch: int) -> ImageStream:

@@ -6,8 +6,11 @@
         rank-00001-of-00002.safetensors
         checkpoint.json                    maps stretches of tensors to files; holds checksums
       latest                               the name of the checkpoint to resume from, written last
+      best                                 the name of the one with the best score of the run's
+                                           first metric
       .staging-000000025600/               being written
       .staging-removed-000000006400/       being removed
+    RUN/ema/                               snapshots of power-function averages, in the same form
 
 This module does not import torch, so that a supervisor that only looks up the latest checkpoint
 starts fast.
@@ -22,12 +25,18 @@ from realness.trainer.storage.files import remove_staged, sync_folder, write_tex
 
 MANIFEST = "checkpoint.json"
 LATEST = "latest"
+BEST = "best"
 STAGING = ".staging-"
 
 
 def checkpoint_root(run: Path) -> Path:
     """The folder that holds the checkpoints of a run."""
     return run / "checkpoints"
+
+
+def snapshot_root(run: Path) -> Path:
+    """The folder that holds the snapshots of a run's power-function averages."""
+    return run / "ema"
 
 
 def folder_name(images: int) -> str:
@@ -57,14 +66,31 @@ def by_preference(root: Path) -> list[str]:
 
 def read_latest(root: Path) -> str:
     """The checkpoint that the file `latest` names; empty if there is no such file."""
-    pointer = root / LATEST
-    return pointer.read_text(errors="replace").strip() if pointer.is_file() else ""
+    return _read_pointer(root / LATEST)
 
 
 def write_latest(root: Path, name: str) -> None:
     """Point `latest` to checkpoint `name`, atomically and synced to disk."""
-    write_text(root / LATEST, name + "\n")
-    sync_folder(root)
+    _write_pointer(root / LATEST, name)
+
+
+def read_best(root: Path) -> str:
+    """The checkpoint that the file `best` names; empty if there is no such file."""
+    return _read_pointer(root / BEST)
+
+
+def write_best(root: Path, name: str) -> None:
+    """Point `best` to checkpoint `name`, atomically and synced to disk."""
+    _write_pointer(root / BEST, name)
+
+
+def _read_pointer(pointer: Path) -> str:
+    return pointer.read_text(errors="replace").strip() if pointer.is_file() else ""
+
+
+def _write_pointer(pointer: Path, name: str) -> None:
+    write_text(pointer, name + "\n")
+    sync_folder(pointer.parent)
 
 
 def is_being_written(root: Path) -> bool:

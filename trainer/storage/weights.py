@@ -14,6 +14,10 @@ from torch import Tensor
 
 from realness.trainer.storage.files import staged_path
 
+GENERATOR_FILE = "generator.safetensors"
+DISCRIMINATOR_FILE = "discriminator.safetensors"
+"""The networks of an exported folder."""
+
 
 class WeightsError(ValueError):
     """A file of weights that cannot be read; the message names it."""

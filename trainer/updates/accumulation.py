@@ -30,10 +30,10 @@ def split_rows(num_rows: int, size: int) -> list[slice]:
 
 @torch.no_grad()
 def run_in_parts(
-    network: Callable[[Tensor], Tensor], images: Tensor, parts: Sequence[slice]
+    network: Callable[..., Tensor], inputs: Sequence[Tensor], parts: Sequence[slice]
 ) -> Tensor:
-    """The network's outputs [B, num_outputs] on images [B, ...], fp32, one part at a time."""
-    return torch.cat([network(images[rows]).float() for rows in parts])
+    """The network's outputs [B, num_outputs] on inputs [B, ...], fp32, one part at a time."""
+    return torch.cat([network(*(item[rows] for item in inputs)).float() for rows in parts])
 
 
 class BatchLoss:

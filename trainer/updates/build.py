@@ -13,6 +13,7 @@ from realness.trainer.augment.input_augmentation import InputAugmentation
 from realness.trainer.config import TrainConfig
 from realness.trainer.networks.batch_norm import has_batch_statistics
 from realness.trainer.networks.build import build_discriminator, build_generator
+from realness.trainer.networks.classes import ClassDistribution
 from realness.trainer.networks.layout import ImageNetwork, choose_layout
 from realness.trainer.objectives.base import Objective, build_objective
 
@@ -27,8 +28,9 @@ def build_networks(config: TrainConfig) -> tuple[nn.Module, nn.Module, Objective
         torch.manual_seed(config.seed)
         size = config.data.resolution
         growing = config.growth.grow_kimg > 0
-        generator = build_generator(config.g, size, objective.code_dim, growing=growing)
-        discriminator = build_discriminator(config.d, size, objective.num_outputs, growing=growing)
+        options = {"growing": growing, "num_classes": config.classes.num_classes}
+        generator = build_generator(config.g, size, objective.code_dim, **options)
+        discriminator = build_discriminator(config.d, size, objective.num_outputs, **options)
     for network in (generator, discriminator):
         cast(ImageNetwork, network).memory_format = choose_layout(config.engine.memory_format)
     return generator, discriminator, objective
@@ -42,6 +44,13 @@ def build_augmentation(config: TrainConfig, device: torch.device) -> InputAugmen
         undecided=config.objective.undecided,
         device=device,
     )
+
+
+def build_classes(config: TrainConfig, device: torch.device) -> ClassDistribution | None:
+    """The classes of generated images; None for an unconditional run."""
+    if not config.classes.num_classes:
+        return None
+    return ClassDistribution(config.classes.class_counts, device)
 
 
 @dataclass(frozen=True)

@@ -80,40 +80,48 @@ class GraphedUpdate:
 
     def __init__(
         self,
-        update: Callable[[Gan, Any, int | Tensor, UpdatePlan], Stats],
+        update: Callable[[Gan, Any, int | Tensor, UpdatePlan, Tensor | None], Stats],
         plan_of: Callable[[TrainConfig, int], UpdatePlan],
         new_graph: Callable[[], Graph] = CudaGraph,
     ) -> None:
         self._update, self._plan_of, self._new_graph = update, plan_of, new_graph
         self._num_warm: Counter[UpdatePlan] = Counter()
         self._recordings: dict[UpdatePlan, _Recording] = {}
-        # Inputs of the graphs: the images, if any, and the index of the first sample.
+        # Inputs of the graphs: the images and labels, if any, and the index of the first sample.
         self._real: Tensor | None = None
+        self._labels: Tensor | None = None
         self._first_sample = torch.zeros((), dtype=torch.int64)
 
-    def __call__(self, gan: Gan, real: Tensor | None, first_sample: int) -> Stats:
+    def __call__(
+        self, gan: Gan, real: Tensor | None, first_sample: int, *, labels: Tensor | None = None
+    ) -> Stats:
         plan = self._plan_of(gan.config, first_sample)
         if self._num_warm[plan] < NUM_WARM_UPDATES:
             self._num_warm[plan] += 1
-            return self._update(gan, real, first_sample, plan)
+            return self._update(gan, real, first_sample, plan, labels)
         if plan not in self._recordings:
-            self._recordings[plan] = self._capture(gan, real, plan)
+            self._recordings[plan] = self._capture(gan, real, plan, labels)
         recording = self._recordings[plan]
-        if self._real is not None and real is not None:
-            self._real.copy_(real)
+        for place, value in ((self._real, real), (self._labels, labels)):
+            if place is not None and value is not None:
+                place.copy_(value)
         self._first_sample.fill_(first_sample)
         recording.graph.replay()
         # Copied, because the next replay overwrites them.
         return dict(zip(recording.names, recording.values.clone().unbind(), strict=True))
 
-    def _capture(self, gan: Gan, real: Tensor | None, plan: UpdatePlan) -> _Recording:
+    def _capture(
+        self, gan: Gan, real: Tensor | None, plan: UpdatePlan, labels: Tensor | None
+    ) -> _Recording:
         if real is not None and self._real is None:
             self._real = torch.empty_like(real)
+        if labels is not None and self._labels is None:
+            self._labels = torch.empty_like(labels)
         self._first_sample = self._first_sample.to(gan.device)
         names: list[str] = []
 
         def work() -> Tensor:
-            stats = self._update(gan, self._real, self._first_sample, plan)
+            stats = self._update(gan, self._real, self._first_sample, plan, self._labels)
             names.extend(stats)
             return torch.stack([value.float() for value in stats.values()])
 

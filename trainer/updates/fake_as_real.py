@@ -36,7 +36,7 @@ def fakes_as_real(gan: Gan, view: View, first_sample: int | Tensor) -> Tensor:
     with parts_of_one_batch(gan.g.module, len(parts)):
         candidates = torch.cat([generate(rows) for rows in parts])
     seen = view(candidates, draws)
-    scores = gan.objective.score(run_in_parts(gan.d.forward_once_differentiable, seen, parts))
+    scores = gan.objective.score(run_in_parts(gan.d.forward_once_differentiable, (seen,), parts))
     if world_size() > 1:
         return lowest_over_ranks(candidates, scores, far.far_fakes)
     return lowest(candidates, scores, far.far_fakes, gan.num_members)

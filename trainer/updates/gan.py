@@ -13,11 +13,13 @@ from realness.trainer.config import TrainConfig
 from realness.trainer.distributed.collectives import mean_over_ranks
 from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.engines.trainable_network import TrainableNetwork
+from realness.trainer.networks.classes import ClassDistribution
 from realness.trainer.networks.inputs import training_inputs
 from realness.trainer.networks.layout import choose_layout
 from realness.trainer.objectives.base import CodeObjective, Objective
 from realness.trainer.randomness import Draws, Purpose, Stream, batch_draws
 from realness.trainer.updates.accumulation import split_rows
+from realness.trainer.updates.conditions import Batch, Condition
 from realness.trainer.updates.schedule import lr_factor
 
 
@@ -26,7 +28,8 @@ class Gan:
     """Generator and discriminator with their objective.
 
     `seeds` has one entry per member of an ensemble of networks; runs on images have one member.
-    `augment` changes every image before D sees it, if not None.
+    `augment` changes every image before D sees it, if not None. `classes` are those of generated
+    images in a conditional run.
     """
 
     config: TrainConfig
@@ -36,6 +39,7 @@ class Gan:
     d: TrainableNetwork
     seeds: tuple[int, ...] = (0,)
     augment: InputAugmentation | None = None
+    classes: ClassDistribution | None = None
 
     @property
     def num_members(self) -> int:
@@ -70,14 +74,15 @@ class Gan:
         )
 
     def normalise(self, images: Tensor, stream: Stream, first_sample: int) -> Tensor:
-        """Convert uint8 [B, 3, R, R] to float32 in [-1, 1].
+        """Convert uint8 [B, 3, R, R] to float32 in [-1, 1], to rounding (white is 1 + 1.2e-7).
 
         The memory format is the configured one, and noise is added if `dequantize` is set.
         `first_sample` is the index in `stream` of the global batch's first sample.
         """
         layout = choose_layout(self.config.engine.memory_format)
-        images = images.to(self.device, torch.float32, memory_format=layout)
-        images = images.mul_(1 / 127.5).sub_(1)
+        images = images.to(self.device).contiguous(memory_format=layout)
+        # One pass, which converts, scales and shifts.
+        images = torch.add(torch.tensor(-1.0), images, alpha=1 / 127.5)
         if not self.config.data.dequantize:
             return images
         draws = self.draws(stream, first_sample, len(images) * world_size())
@@ -89,16 +94,38 @@ class Gan:
     ) -> tuple[Any, ...]:
         """G's inputs for the samples of `draws`: `training_inputs`, plus two for P2GAN.
 
+        In a conditional run each sample has the class that its draws give it.
+
         These are a code [B, code_dim], by default from D's posterior of the real image in the same
         row (`real`: D's output [B, num_outputs]), and the plan's `code_share`.
         """
         generator, z_dim = self.g.module, self.config.g.z_dim
         if not self.objective.code_dim:
-            return training_inputs(generator, draws, z_dim)
+            condition = None if self.classes is None else self.classes.condition(draws)
+            return training_inputs(generator, draws, z_dim, condition=condition)
         if real is None or draws_real is None:
             raise ValueError("this objective's generator needs D's output on real images")
         codes = cast(CodeObjective, self.objective).code(real, draws_real)
         return training_inputs(generator, draws, z_dim, (codes, code_share))
+
+    def generated(self, images: Tensor, draws: Draws) -> Batch:
+        """The batch of the images [B, ...] that G made from the inputs of `draws`."""
+        return Batch(images, draws, self.condition_of(draws))
+
+    def condition_of(self, draws: Draws) -> Condition:
+        """The condition of generated samples: the classes that `inputs` gives G."""
+        return () if self.classes is None else (self.classes.condition(draws),)
+
+    def labelled(self, images: Tensor, draws: Draws, labels: Tensor | None) -> Batch:
+        """The batch of real images [B, ...] with their labels, one-hot [B, num_classes].
+
+        Raises ValueError if a conditional run gets no labels.
+        """
+        if self.classes is None:
+            return Batch(images, draws)
+        if labels is None:
+            raise ValueError("a conditional run needs the labels of its real images")
+        return Batch(images, draws, (labels,))
 
     def track_codes(self, real: Tensor | None) -> None:
         """Update G's average of posteriors with D's output [B, num_outputs] on real images."""

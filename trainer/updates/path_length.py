@@ -51,7 +51,9 @@ def path_length_penalty(
 
     The arguments are those of `Gan.inputs`. Noise is divided by the side of the images in pixels,
     so that lengths do not grow with the resolution. The moving average is the one before this
-    update. Runs the module directly, not through the engine, as R1 does.
+    update. (NVlabs' code moves it first and differentiates through it, which changes the gradient
+    by 2 %, but couples the samples of a rank's pass.) Runs the module directly, not through the
+    engine, as R1 does.
     """
     penalty, size = gan.config.penalty, gan.config.data.resolution
     rows = slice(None, None, penalty.path_length_shrink)

@@ -21,8 +21,9 @@ from realness.trainer.engines.optimizers import lazily_corrected
 from realness.trainer.engines.prepare import prepare_network
 from realness.trainer.networks.batch_norm import has_batch_statistics
 from realness.trainer.networks.growing import faded, set_stage
-from realness.trainer.updates.build import build_augmentation, build_networks
+from realness.trainer.updates.build import build_augmentation, build_classes, build_networks
 from realness.trainer.updates.ema import Average, Ema, PowerEma
+from realness.trainer.updates.freeze import freeze
 from realness.trainer.updates.gan import Gan
 
 log = logging.getLogger("realness.trainer")
@@ -123,6 +124,7 @@ def build_gan(config: TrainConfig, device: torch.device) -> ShardedGan:
     """Build networks, engines and the moving averages; collective."""
     generator, discriminator, objective = build_networks(config)
     ema, power = _build_averages(config, generator.to(device))
+    freeze(config, generator, discriminator)
     has_statistics = has_batch_statistics(generator)
     compiled = wants_compiled(config.engine, device, has_statistics=has_statistics)
     if rank() == 0 and config.num_passes(world_size()) > 1 and has_statistics:
@@ -154,10 +156,16 @@ def build_gan(config: TrainConfig, device: torch.device) -> ShardedGan:
     penalty, rates = config.penalty, config.optimizer
     for_g = penalty.path_length_images if penalty.path_length_weight else 0
     for_d = penalty.penalty_images if penalty.any else 0
-    g = engine("G", generator, config.engine.zero_g, rates.lr_g, for_g)
-    d = engine("D", discriminator, config.engine.zero_d, rates.lr_d, for_d)
+    stage_g, stage_d = config.engine.stages(world_size())
+    if rank() == 0 and (stage_g, stage_d) != (config.engine.zero_g, config.engine.zero_d):
+        log.info("ZeRO 1 has nothing to shard on a single rank and runs as ZeRO 0")
+    g = engine("G", generator, stage_g, rates.lr_g, for_g)
+    d = engine("D", discriminator, stage_d, rates.lr_d, for_d)
     augment = build_augmentation(config, device)
-    return ShardedGan(config, device, objective, g, d, augment=augment, ema=ema, power=power)
+    classes = build_classes(config, device)
+    return ShardedGan(
+        config, device, objective, g, d, augment=augment, classes=classes, ema=ema, power=power
+    )
 
 
 def _build_averages(

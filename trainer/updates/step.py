@@ -33,6 +33,7 @@ from realness.trainer.updates.accumulation import (
     run_in_parts,
     weights_gathered_if,
 )
+from realness.trainer.updates.conditions import Batch, joined
 from realness.trainer.updates.fake_as_real import fakes_as_real, real_batch_draws
 from realness.trainer.updates.gan import Gan
 from realness.trainer.updates.path_length import path_length_penalty, track_path_length
@@ -40,11 +41,16 @@ from realness.trainer.updates.schedule import UpdatePlan, plan_d_update, plan_g_
 
 
 def update_d(
-    gan: Gan, real: Tensor, first_sample: int | Tensor, plan: UpdatePlan | None = None
+    gan: Gan,
+    real: Tensor,
+    first_sample: int | Tensor,
+    plan: UpdatePlan | None = None,
+    labels: Tensor | None = None,
 ) -> Stats:
     """Update D once. real: [B, ...] in the networks' range, this rank's share of the real batch.
 
-    With FAR-GAN, the real batch has M0 images less, and M0 fakes complete it.
+    labels: the classes of `real`, one-hot [B, num_classes], in a conditional run. With FAR-GAN, the
+    real batch has M0 images less, and M0 fakes complete it.
     """
     plan = plan or plan_d_update(gan.config, cast(int, first_sample))
     objective, parts = gan.objective, gan.parts()
@@ -56,13 +62,12 @@ def update_d(
     fake = generate(gan, view, real, real_draws, fake_draws, plan)
     if gan.config.far.far_fakes:
         real = torch.cat([real, fakes_as_real(gan, view, first_sample).to(real.dtype)])
+    reals, fakes = gan.labelled(real, real_draws, labels), gan.generated(fake, fake_draws)
     with gan.d.weights_gathered():
         update_spectral_norm(gan.d.module)
 
-    # D treats all images alike, so one pass over both batches is exact and loads the weights once.
     def outputs(rows: slice) -> tuple[Tensor, ...]:
-        seen = view(real[rows], real_draws[rows]), view(fake[rows], fake_draws[rows])
-        return gan.d(torch.cat(seen)).float().chunk(2)
+        return outputs_of_both(gan, view, reals[rows], fakes[rows])
 
     def loss_of(rows: slice, out_real: Tensor, out_fake: Tensor) -> Tensor:
         return objective.d_loss(out_real, out_fake, real_draws[rows], fake_draws[rows])
@@ -74,7 +79,7 @@ def update_d(
         for rows in parts:
             total = loss.of(rows, outputs(rows))
             if plan.penalty:
-                both = (real[rows], real_draws[rows]), (fake[rows], fake_draws[rows])
+                both = reals[rows], fakes[rows]
                 penalty, norms = gradient_penalty(gan, view, *both, images_seen)
                 total = total + plan.penalty * penalty
                 penalties.append(norms)
@@ -97,10 +102,23 @@ def update_d(
     }
 
 
+def outputs_of_both(gan: Gan, view: View, real: Batch, fake: Batch) -> tuple[Tensor, ...]:
+    """D's outputs [B, num_outputs] on a batch of real and one of generated images, fp32.
+
+    D treats all images alike, so one pass over both is exact and loads the weights once.
+    """
+    seen = torch.cat([real.seen(view), fake.seen(view)])
+    return gan.d(seen, *joined([real.condition, fake.condition])).float().chunk(2)
+
+
 def update_g(
-    gan: Gan, real: Tensor | None, first_sample: int | Tensor, plan: UpdatePlan | None = None
+    gan: Gan,
+    real: Tensor | None,
+    first_sample: int | Tensor,
+    plan: UpdatePlan | None = None,
+    labels: Tensor | None = None,
 ) -> Stats:
-    """Update G once. real: [B, ...] as in `update_d`, or None for objectives that need none."""
+    """Update G once. real, labels: as in `update_d`, or None for objectives that need none."""
     plan = plan or plan_g_update(gan.config, cast(int, first_sample))
     objective, parts = gan.objective, gan.parts()
     real_draws = gan.draws(Stream.G_REAL, first_sample)
@@ -114,14 +132,17 @@ def update_g(
     with frozen(gan.d) as discriminator:
         out_real = None
         if real is not None:
-            out_real = run_in_parts(discriminator, view(real, real_draws), parts)
+            reals = gan.labelled(real, real_draws, labels)
+            out_real = run_in_parts(discriminator, (reals.seen(view), *reals.condition), parts)
 
         def on_real(rows: slice) -> Tensor | None:
             return None if out_real is None else out_real[rows]
 
         def outputs(rows: slice) -> tuple[Tensor, ...]:
-            inputs = gan.inputs(fake_draws[rows], plan.code_share, on_real(rows), real_draws[rows])
-            return (discriminator(view(gan.g(*inputs), fake_draws[rows])).float(),)
+            draws = fake_draws[rows]
+            inputs = gan.inputs(draws, plan.code_share, on_real(rows), real_draws[rows])
+            fake = gan.generated(gan.g(*inputs), draws)
+            return (discriminator(fake.seen(view), *fake.condition).float(),)
 
         def loss_of(rows: slice, out_fake: Tensor) -> Tensor:
             return objective.g_loss(out_fake, on_real(rows), fake_draws[rows], real_draws[rows])
@@ -175,17 +196,14 @@ def generate(
 
 
 def gradient_penalty(
-    gan: Gan,
-    view: View,
-    real: tuple[Tensor, Draws],
-    fake: tuple[Tensor, Draws],
-    images_seen: int | Tensor,
+    gan: Gan, view: View, real: Batch, fake: Batch, images_seen: int | Tensor
 ) -> tuple[Tensor, Stats]:
     """The weighted sum of the configured penalties on grad_x score(D(x)), and each one separately.
 
-    `real` and `fake` are images with their draws, equally many. `images_seen`, before this update,
-    gives the place in the weights' schedules. With augmentation, x is the image before it, as in
-    ADA's published code, so that D's slope includes its view.
+    `real` and `fake` are equally many. Between an image of each, the classes are interpolated as
+    the images are. `images_seen`, before this update, gives the place in the weights' schedules.
+    With augmentation, x is the image before it, as in ADA's published code, so that D's slope
+    includes its view.
     Runs the module directly, not through the engine: DeepSpeed allows only one forward pass per
     backward pass through its hooks, and gradients are exact (to 2e-7) this way.
     """
@@ -196,18 +214,24 @@ def gradient_penalty(
     if config.has_r2:
         terms.append(("r2", fake, gan.gamma("r2", images_seen) / 2, zero_centered))
     if config.gp_weight:
-        share = real[1].uniform(Purpose.INTERPOLATION, 1)
-        between = interpolate(real[0], fake[0], share), real[1]
+        share = real.draws.uniform(Purpose.INTERPOLATION, 1)
+        condition = zip(real.condition, fake.condition, strict=True)
+        between = Batch(
+            interpolate(real.images, fake.images, share),
+            real.draws,
+            tuple(interpolate(*pair, share) for pair in condition),
+        )
         form = one_centered if config.gp_target else zero_centered
         terms.append(("gp", between, config.gp_weight, form))
-    size = len(real[0])
-    points = torch.cat([images for _, (images, _), _, _ in terms]).detach().requires_grad_()
+    size, batches = len(real.images), [batch for _, batch, _, _ in terms]
+    points = torch.cat([batch.images for batch in batches]).detach().requires_grad_()
+    condition = joined([batch.condition for batch in batches])
 
     def score(points: Tensor) -> Tensor:
         if view is not unchanged:
-            draws = [draws for _, (_, draws), _, _ in terms]
+            draws = [batch.draws for batch in batches]
             points = torch.cat(list(map(view, points.split(size), draws)))
-        return gan.objective.score(gan.d.module(points).float())
+        return gan.objective.score(gan.d.module(points, *condition).float())
 
     if config.r1 == "exact":
         squared_norms = gradient_squared_norm(score(points), points)

@@ -18,6 +18,7 @@ from realness.trainer.storage.run_folder import write_config
 from realness.trainer.updates.sharded_gan import build_gan
 from realness.trainer.updates.step import update_d, update_g
 from tests.helpers.engine_runs import Stretches, play, shown, stretches
+from tests.helpers.labels import labels
 from tests.helpers.plain_gan import (
     ANOTHER_ORDER,
     ANOTHER_ORDER_LOSS,
@@ -126,9 +127,11 @@ def play_in_two_passes() -> None:
             num_real = config.num_real
             for step in range(3):
                 real = images(Stream.D_REAL, step, config.batch_size)
-                update_d(gan, real[:num_real], step * config.batch_size)
+                chosen = labels(gan, Stream.D_REAL, step, num_real)
+                update_d(gan, real[:num_real], step * config.batch_size, labels=chosen)
                 compared = real if gan.objective.needs_real_in_g_step else None
-                update_g(gan, compared, step * config.batch_size)
+                chosen = labels(gan, Stream.G_REAL, step, config.batch_size)
+                update_g(gan, compared, step * config.batch_size, labels=chosen)
             states.append(stretches(gan))
             gan.close()
         expected = {tensor: values for tensor, _, values in states[0]}

@@ -87,6 +87,31 @@ def test_what_is_exported_computes_what_the_run_does(kind: str, tmp_path: Path) 
     assert ("draw it from D's posterior" in card) == from_posterior
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["conditional", "conditional-stylegan2"])
+def test_exported_graphs_take_classes(kind: str, tmp_path: Path) -> None:
+    """One class at a time, and half of two, which the loaded model makes too."""
+    run, out = run_of(kind, tmp_path), tmp_path / "out"
+    assert export.main([str(run), str(out)]) == 0
+    model, index = load(out), torch.arange(4)
+    z, others = model.generator.latents(index, 7), model.generator.inputs(index, 7)
+    condition = torch.eye(4)
+    condition[3, 0] = condition[3, 3] = 0.5
+    images = model.generator.render(z, {**others, "code": condition})
+    score = model.discriminator.score(images, condition)
+    feeds = {"z": z, **others, "classes": condition}
+    feeds = {name: value.numpy() for name, value in feeds.items() if name != "code"}
+    close(images, np.asarray(session(out / "generator.onnx").run(["images"], feeds)[0]))
+    feeds = {"images": images.numpy(), "classes": condition.numpy()}
+    close(score, np.asarray(session(out / "discriminator.onnx").run(["score"], feeds)[0]))
+    program = torch.export.load(out / "discriminator.pt2").module()
+    close(score, program(images, condition)[1].detach().numpy())
+    card = (out / "README.md").read_text()
+    assert "`classes` float32 [batch, 4]" in card
+    assert "The model knows 4 classes." in card
+    assert "`code` is the input" not in card
+
+
 def test_a_loaded_model_keeps_its_implementation(tmp_path: Path) -> None:
     """Whatever implementation the process has chosen when the model is used."""
     run, out, index = run_of("p2gan-stylegan2", tmp_path), tmp_path / "out", torch.arange(2)

@@ -16,6 +16,7 @@ from safetensors.torch import save
 from scipy.signal import convolve2d, correlate2d
 from torch import Tensor
 
+from realness.launch.presets import relativistic_resnet
 from realness.launch.stylegan2_presets import small
 from realness.trainer.inference.public import (
     ModelFileError,
@@ -32,10 +33,12 @@ from tests.helpers.public_files import (
     NvidiaWriter,
     noise_and_centre,
     nvidia_pickle,
+    r3gan_pickle,
     random_states,
     rosinality_file,
     tensorflow_pickle,
     tensorflow_variables,
+    tiny_r3gan,
     tiny_stylegan2,
     write,
 )
@@ -52,7 +55,7 @@ LAYOUTS: dict[str, Callable[[], bytes]] = {
 def read(path: Path) -> tuple[PublicModel, dict[str, dict[str, Tensor]]]:
     """A file's model, and the states of its networks."""
     model = read_public(path)
-    return model, read_networks(model, configuration(model, small))
+    return model, read_networks(model, configuration(model, small, small))
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -85,9 +88,20 @@ def test_settings_are_read_from_the_file(group: int, clamp: float | None, tmp_pa
 
     states = random_states(config)
     content = nvidia_pickle(states, group, without_group, clamp=clamp)
-    found = configuration(read_public(write(tmp_path / "x.pkl", content)), small)
+    found = configuration(read_public(write(tmp_path / "x.pkl", content)), small, small)
     assert found.g == config.g
     assert found.d == config.d
+
+
+def test_settings_of_tensorflow_are_read_too(tmp_path: Path) -> None:
+    content = tensorflow_pickle(
+        STATES, conv_clamp=np.float32(7), mbstd_group_size=8, resample_kernel=[1, 3, 3, 1]
+    )
+    model = read_public(write(tmp_path / "x.pkl", content))
+    assert (model.clamps, model.group) == ((7.0, 7.0), 8)
+    content = tensorflow_pickle(STATES, resample_kernel=[1, 2, 1])
+    with pytest.raises(ModelFileError, match=r"resamples with the filter \[1, 2, 1\]"):
+        read_public(write(tmp_path / "x.pkl", content))
 
 
 def test_a_missing_discriminator_is_random_and_a_missing_generator_the_average(
@@ -102,6 +116,20 @@ def test_a_missing_discriminator_is_random_and_a_missing_generator_the_average(
     assert set(states["D"]) >= {"head.weight", "from_image.weight"}
 
 
+def test_r3gan_reads_back_to_the_bit(tmp_path: Path) -> None:
+    config = tiny_r3gan()
+    states = random_states(config)
+    model = read_public(write(tmp_path / "x.pkl", r3gan_pickle(states)))
+    found = configuration(model, small, relativistic_resnet)
+    assert found.g == config.g
+    assert found.d == config.d
+    read_states = read_networks(model, found)
+    for network, state in states.items():
+        assert read_states[network].keys() == state.keys()
+        for key, value in state.items():
+            assert torch.equal(read_states[network][key], value), (network, key)
+
+
 # --- what the weights compute, by the equations of the other programs in float64
 
 
@@ -109,7 +137,7 @@ def built(tmp_path: Path, content: bytes) -> StyleGAN2Generator:
     """The average of G in a file, as this program's network in float64."""
     path = write(tmp_path / "model", content)
     model, states = read(path)
-    generator, _, _ = build_networks(configuration(model, small))
+    generator, _, _ = build_networks(configuration(model, small, small))
     generator.load_state_dict(states["EMA"])
     assert isinstance(generator, StyleGAN2Generator)
     return generator.double()

@@ -25,9 +25,11 @@ from realness.trainer.inference.public.recognise import read_public
 from tests.helpers.public_files import (
     NvidiaWriter,
     nvidia_pickle,
+    r3gan_pickle,
     random_states,
     rosinality_file,
     tensorflow_pickle,
+    tiny_r3gan,
     tiny_stylegan2,
     write,
 )
@@ -45,7 +47,7 @@ class Bomb:
 
 def read(path: Path) -> None:
     model = read_public(path)
-    read_networks(model, configuration(model, small))
+    read_networks(model, configuration(model, small, small))
 
 
 def refused(path: Path, content: bytes, match: str | None = None) -> None:
@@ -268,6 +270,7 @@ CUT = {
     "tensorflow.pkl": lambda: tensorflow_pickle(STATES),
     "rosinality.pt": lambda: rosinality_file(STATES),
     "rosinality-older.pt": lambda: rosinality_file(STATES, archive=False),
+    "r3gan.pkl": lambda: r3gan_pickle(random_states(tiny_r3gan())),
 }
 
 

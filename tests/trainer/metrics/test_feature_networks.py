@@ -15,7 +15,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from realness.trainer.metrics.efficientnet_lite import EfficientNetLite0
+from realness.trainer.metrics.efficientnet_lite import (
+    NORM_EPS,
+    NORMS,
+    STAGES,
+    EfficientNetLite0,
+    SameConv2d,
+    load_efficientnet_lite0,
+)
 from realness.trainer.metrics.features import (
     INCEPTION,
     FeatureNetwork,
@@ -163,10 +170,73 @@ def test_without_internet_the_error_names_the_file_and_its_place(
 
 
 def test_lite0_has_the_published_number_of_parameters() -> None:
-    """4.7 million (the authors' table of the lite variants)."""
+    """4.7 million (the authors' table of the lite variants), with the scales of its normalisations,
+    of which one follows every convolution."""
     network = EfficientNetLite0()
-    assert sum(weight.numel() for weight in network.parameters()) == 4_652_008
+    scales = sum(m.out_channels for m in network.modules() if isinstance(m, SameConv2d))
+    assert sum(weight.numel() for weight in network.parameters()) + scales == 4_652_008
     assert network.eval().features(torch.zeros(1, 3, 64, 64)).shape == (1, 1280)
+
+
+def stored_weights() -> dict[str, Tensor]:
+    """Random weights as they are stored: convolutions without bias, and their normalisations."""
+    torch.manual_seed(0)
+    found = {}
+    for name, weight in EfficientNetLite0().double().state_dict().items():
+        path, own, kind = ("." + name).rsplit(".", 2)
+        if own not in NORMS:
+            found[name] = weight
+        elif kind == "weight":
+            found[name] = weight
+            norm, size = f"{path}.{NORMS[own]}"[1:], len(weight)
+            found[f"{norm}.num_batches_tracked"] = torch.tensor(7)
+            for part in ("weight", "running_var"):
+                found[f"{norm}.{part}"] = 0.5 + torch.rand(size, dtype=torch.float64)
+            for part in ("bias", "running_mean"):
+                found[f"{norm}.{part}"] = torch.randn(size, dtype=torch.float64)
+    return found
+
+
+def lite0_features(weights: dict[str, Tensor], x: Tensor) -> Tensor:
+    """The features as the network was trained: convolution, normalisation, ReLU6, in float64."""
+
+    def unit(x: Tensor, conv: str, stride: int = 1) -> Tensor:
+        path, own = ("." + conv).rsplit(".", 1)
+        norm, weight = f"{path}.{NORMS[own]}"[1:], weights[f"{conv}.weight"]
+        side, kernel = x.shape[-1], weight.shape[-1]
+        total = max(0, (-(-side // stride) - 1) * stride + kernel - side)
+        x = nn.functional.pad(x, [total // 2, total - total // 2] * 2)
+        x = nn.functional.conv2d(x, weight, stride=stride, groups=x.shape[1] // weight.shape[1])
+        mean, var, scale, shift = (
+            weights[f"{norm}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")
+        )
+        return nn.functional.batch_norm(x, mean, var, scale, shift, eps=NORM_EPS)
+
+    x = unit(x, "_conv_stem", 2).clamp(0, 6)
+    number = 0
+    for _, _, first_stride, _, repeats in STAGES:
+        for repeat in range(repeats):
+            before, block, stride = x, f"_blocks.{number}", 1 if repeat else first_stride
+            if f"{block}._expand_conv.weight" in weights:
+                x = unit(x, f"{block}._expand_conv").clamp(0, 6)
+            x = unit(
+                unit(x, f"{block}._depthwise_conv", stride).clamp(0, 6), f"{block}._project_conv"
+            )
+            x = x + before if x.shape == before.shape else x
+            number += 1
+    return unit(x, "_conv_head").clamp(0, 6).mean((2, 3))
+
+
+@torch.no_grad()
+def test_normalisations_become_part_of_the_convolutions() -> None:
+    """In float32 against float64, with an odd side, which is padded alike on both sides."""
+    weights, images = stored_weights(), torch.randn(2, 3, 45, 45, dtype=torch.float64)
+    expected = lite0_features(weights, images)
+    network = load_efficientnet_lite0({name: x.float() for name, x in weights.items()})
+    found = network.features(images.float())
+    # Values reach 6, each of 50 layers rounds at 2^-24, and errors may grow fourfold on their way.
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=50 * 6 * 2.0**-24 * 4)
+    assert expected.std() > 0.1
 
 
 @pytest.fixture(scope="module")

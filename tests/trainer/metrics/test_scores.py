@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from realness.trainer.metrics import kid
 from realness.trainer.metrics.frechet import GaussianMoments, frechet_distance
 from realness.trainer.metrics.inception_score import inception_score
 from realness.trainer.metrics.kid import kernel_distance, unbiased_mmd
@@ -172,6 +173,14 @@ def test_subsets_estimate_the_same_distance_by_seed() -> None:
     assert first == kernel_distance(x, y, seed=3, subset_size=50)
     assert first != kernel_distance(x, y, seed=4, subset_size=50)
     assert first[0] == pytest.approx(unbiased_mmd(x, y).item(), abs=3 * first[1] / 10)
+
+
+def test_subsets_use_all_pairs_or_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same subsets and estimates, but for the order of sums in float64."""
+    x, y = normal(90, 5), normal(60, 5) + 0.3
+    known = kernel_distance(x, y, seed=1, subset_size=40)
+    monkeypatch.setattr(kid, "MAX_PAIRS", 0)
+    assert known == pytest.approx(kernel_distance(x, y, seed=1, subset_size=40), rel=1e-9)
 
 
 def test_kernel_distance_refuses_what_has_no_estimate() -> None:

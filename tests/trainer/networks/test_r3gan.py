@@ -263,14 +263,14 @@ def test_classes_choose_the_vectors():
     assert g.embedding is not None
     assert d.embedding is not None
     one_hot = F.one_hot(labels, 3).float()
-    images = g(z, labels)
+    images = g(z, one_hot)
     joined = torch.cat([z, one_hot @ g.embedding], 1)
     g.num_classes, g.embedding, g.z_dim = 0, None, 12
     torch.testing.assert_close(images, g(joined))
     # Output k is <h_k, e(label)>, h the features' linear map.
     features = plain_discriminator(d, images).unflatten(1, (2, 8))
     expected = torch.einsum("bkc,bc->bk", features, one_hot @ d.embedding)
-    torch.testing.assert_close(d(images, labels), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(d(images, one_hot), expected, rtol=1e-4, atol=1e-5)
     assert d.embedding.shape == (3, 8)
 
 
@@ -341,13 +341,13 @@ def test_wrong_settings_and_inputs_are_refused():
         g(torch.zeros(2, 5))
     with pytest.raises(ValueError, match=r"images have shape \(2, 3, 64, 64\)"):
         d(torch.zeros(2, 3, 64, 64))
-    with pytest.raises(ValueError, match=r"no classes \(num_classes=0\), but was given labels"):
-        g(torch.zeros(2, 6), torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"shape \(2, 3\), expected None"):
+        g(torch.zeros(2, 6), torch.zeros(2, 3))
     g, d = small_networks(num_classes=3)
-    with pytest.raises(ValueError, match="has 3 classes, but was given no labels"):
+    with pytest.raises(ValueError, match=r"has shape None, expected \(2, 3\)"):
         g(torch.zeros(2, 6))
-    with pytest.raises(ValueError, match=r"labels have shape \(3,\), expected \[2\]"):
-        d(torch.zeros(2, 3, 32, 32), torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"has shape \(3,\), expected \(2, 3\)"):
+        d(torch.zeros(2, 3, 32, 32), torch.zeros(3))
     with pytest.raises(ValueError, match=r"12 channels, widened to 24, .* groups of 16.* 8, or"):
         build_generator(R3GANGeneratorConfig(g_max_channels=12), 32)
     with pytest.raises(ValueError, match="resolution=48 must be a power of two"):

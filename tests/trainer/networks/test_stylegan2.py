@@ -27,6 +27,7 @@ from realness.trainer.networks.stylegan2_layers import (
     EqualConv2d,
     EqualLinear,
     ModulatedConv2d,
+    ToImage,
     minibatch_stddev,
 )
 from realness.trainer.randomness import Draws, Purpose, Stream, batch_draws
@@ -237,6 +238,23 @@ def test_modulated_convolution(up: bool, demodulate: bool) -> None:
         y = y * scale[:, :, None, None]
     assert y.shape == (2, 4, 6 * (1 + up), 6 * (1 + up))
     torch.testing.assert_close(y, modulated(x, w, layer, up))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_images_are_modulated(layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    layer = ToImage(4, 5).double()
+    nn.init.normal_(layer.bias)
+    x = torch.randn(2, 4, 6, 8, dtype=torch.float64).contiguous(memory_format=layout)
+    w = torch.randn(2, 5, dtype=torch.float64)
+    y = layer(x.requires_grad_(), w)
+    expected = modulated(x, w, layer.conv, up=False) + layer.bias[:, None, None]
+    torch.testing.assert_close(y, expected)
+    assert y.is_contiguous(memory_format=layout)
+    upstream = torch.randn_like(y)
+    (grad,) = torch.autograd.grad(y, x, upstream)
+    assert grad.is_contiguous(memory_format=layout)
+    torch.testing.assert_close(grad, torch.autograd.grad(expected, x, upstream)[0])
 
 
 def test_second_derivatives() -> None:

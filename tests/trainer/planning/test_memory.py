@@ -13,7 +13,7 @@ from torch import Tensor
 
 from realness import kernels
 from realness.launch.presets import preset
-from realness.trainer.config import TrainConfig
+from realness.trainer.config import EngineConfig, TrainConfig
 from realness.trainer.planning.memory import (
     checkpoint_bytes,
     estimate_memory,
@@ -104,3 +104,19 @@ def test_buffers_of_reductions_are_deepspeeds(
     config = replace(config, engine=engine)
     (elements,) = run_on_ranks(1, bucket_elements, config)
     assert 4 * max(elements) == resident_memory(config, 1)["buffers of reductions"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "num_ranks", "expected"),
+    [
+        ({}, 1, (0, 0)),
+        ({}, 2, (1, 1)),
+        ({"zero_g": 2, "zero_d": 3}, 1, (2, 3)),
+        ({"offload_optimizer": True}, 1, (1, 1)),
+        ({"deepspeed_config": "settings.json"}, 1, (1, 1)),
+    ],
+)
+def test_a_single_rank_shards_nothing(
+    fields: dict[str, Any], num_ranks: int, expected: tuple[int, int]
+) -> None:
+    assert EngineConfig(**fields).stages(num_ranks) == expected

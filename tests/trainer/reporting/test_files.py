@@ -259,3 +259,17 @@ def test_grid_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         write_half()
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["ema.png"]
+
+
+def test_a_grid_names_its_rows() -> None:
+    """Each tile is where its row says, beside a margin that holds the names."""
+    images = torch.linspace(-1, 1, 6).view(6, 1, 1, 1).expand(6, 3, 16, 16)
+    grid = np.asarray(make_grid(images, row_names=["cat", "dog\n"])).astype(int)
+    margin = grid.shape[1] - 3 * 16
+    assert margin > 12
+    assert grid.shape[0] == 32
+    assert len(np.unique(grid[:16, :margin])) > 1
+    tiles = grid[:, margin:].reshape(2, 16, 3, 16, 3).transpose(0, 2, 1, 3, 4).reshape(6, -1)
+    assert (tiles == np.round(np.linspace(0, 255, 6))[:, None]).all()
+    capped = np.asarray(make_grid(images, 3 * 256, row_names=["cat", "dog"]))
+    assert capped.shape[0] == 16

@@ -125,10 +125,10 @@ def write_only_after_64_images() -> None:
     """The first checkpoint, due after 40 images, is not written unless training continues."""
     reached, update_d = threading.Event(), iteration.update_d
 
-    def train(gan: Any, real: Any, images: int) -> Any:
+    def train(gan: Any, real: Any, images: int, **named: Any) -> Any:
         if images >= 64:
             reached.set()
-        return update_d(gan, real, images)
+        return update_d(gan, real, images, **named)
 
     def wait_then_write(*arguments: Any) -> Any:
         assert reached.wait(PATIENCE_SECONDS), "training stood still"
@@ -197,7 +197,7 @@ def test_what_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reporter = Reporter(tmp_path, total_images=1000, console=console)
     saver = Saver(tmp_path / "checkpoints", Retention(9))
     gan = SimpleNamespace(owned_state=lambda: owned(torch.ones(3)), num_updates=dict)
-    run: Any = SimpleNamespace(saver=saver, reporter=reporter, gan=gan, images=0)
+    run: Any = SimpleNamespace(saver=saver, reporter=reporter, gan=gan, images=0, snapshots=None)
     run.config, run.catalog = SimpleNamespace(log_kimg=0.5), SimpleNamespace(digest="")
 
     def save_then_ask(images: int) -> tuple[bool, str]:

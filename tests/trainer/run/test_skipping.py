@@ -98,11 +98,11 @@ def spoil(first: int, last: int, times: int) -> None:
     """NaN instead of real images from `first` to `last`, at most `times` times."""
     seen = [0]
 
-    def train(gan: Any, real: Tensor, images: int) -> dict[str, Tensor]:
+    def train(gan: Any, real: Tensor, images: int, **named: Any) -> dict[str, Tensor]:
         if first <= images < last and seen[0] < times:
             seen[0] += 1
             real = torch.full_like(real, math.nan)
-        return update_d(gan, real, images)
+        return update_d(gan, real, images, **named)
 
     iteration.update_d = train  # type: ignore[assignment]
 

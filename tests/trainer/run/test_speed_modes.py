@@ -25,6 +25,7 @@ from realness.trainer.randomness import Stream
 from realness.trainer.updates.build import build_networks
 from realness.trainer.updates.sharded_gan import build_gan
 from realness.trainer.updates.step import update_d, update_g
+from tests.helpers.labels import labels
 from tests.helpers.plain_gan import ANOTHER_ORDER_LOSS
 from tests.helpers.ranks import run_on_ranks
 from tests.helpers.systems import BATCH, systems
@@ -52,8 +53,10 @@ def losses_of(
             images = images.to(torch.uint8)[:, rows]
             real_d = gan.normalise(images[0], Stream.D_REAL, step * BATCH)
             real_g = gan.normalise(images[1], Stream.G_REAL, step * BATCH)
-            losses[0].append(update_d(gan, real_d, step * BATCH)["loss_d"].item())
-            losses[1].append(update_g(gan, real_g, step * BATCH)["loss_g"].item())
+            of_d = labels(gan, Stream.D_REAL, step, BATCH)
+            losses[0].append(update_d(gan, real_d, step * BATCH, labels=of_d)["loss_d"].item())
+            of_g = labels(gan, Stream.G_REAL, step, BATCH)
+            losses[1].append(update_g(gan, real_g, step * BATCH, labels=of_g)["loss_g"].item())
             after_step()
         gan.close()
     return np.array(losses)
@@ -137,6 +140,9 @@ def test_recomputing_is_refused_where_statistics_would_move_twice() -> None:
         with_engine(systems()["realness"], checkpoint_activations=True)
 
 
+BF16_RECOMPUTED = {"precision": "bf16", "checkpoint_activations": True}
+
+
 def compiled_losses(config: TrainConfig, backend: str) -> tuple[np.ndarray, list[int], int]:
     """Losses of four steps, the number of graphs after each, and the breaks in them."""
     compiling.BACKEND = backend
@@ -154,7 +160,7 @@ def compiled_losses(config: TrainConfig, backend: str) -> tuple[np.ndarray, list
     [
         ("realness-r1", 1, "inductor", {}),
         ("realness-r1", 2, "aot_eager", {"micro_batch": 2, "zero_g": 0, "zero_d": 2}),
-        ("stylegan2", 1, "aot_eager", {"precision": "bf16", "checkpoint_activations": True}),
+        ("conditional-stylegan2", 1, "aot_eager", BF16_RECOMPUTED),
     ],
 )
 def test_compiled_losses_agree(

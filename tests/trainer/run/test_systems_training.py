@@ -12,6 +12,7 @@ import pytest
 from realness.launch import fetch_faces, prepare
 from realness.launch.presets import PRESETS
 from realness.trainer.config import TrainConfig, flag, flatten
+from realness.trainer.config.fields import leaves
 from realness.trainer.distributed.exit_codes import EXIT_OK
 from tests.helpers.ranks import run_command
 from tests.helpers.systems import BATCH, SCHEDULE_KIMG, systems
@@ -23,18 +24,22 @@ STEPS, HALF = 50, 25
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """400 photographs, 32x32."""
+    """400 photographs of 40 people, 32x32."""
     root = tmp_path_factory.mktemp("faces")
     assert fetch_faces.main([str(root / "orl")]) == 0
     packed = root / "packed"
-    assert prepare.main([str(root / "orl"), str(packed), "--resolution", "32"]) == 0
+    size = ("--resolution", "32", "--labels", "folders")
+    assert prepare.main([str(root / "orl"), str(packed), *size]) == 0
     return packed
 
 
 def flags(config: TrainConfig) -> list[str]:
     """The command line that gives `config`, whatever the preset."""
     line: list[str] = []
+    known = leaves(TrainConfig)
     for name, value in flatten(config).items():
+        if not known[name].is_flag:
+            continue
         if isinstance(value, bool):
             line.append(flag(name) if value else flag(f"no_{name}"))
         elif value not in ("", None, ()) and name != "preset":

@@ -25,6 +25,7 @@ from realness.trainer.updates.cuda_graphs import (
 from realness.trainer.updates.schedule import plan_d_update, plan_g_update
 from realness.trainer.updates.sharded_gan import build_gan
 from realness.trainer.updates.step import update_d, update_g
+from tests.helpers.labels import labels
 from tests.helpers.ranks import run_on_ranks
 from tests.helpers.recorded_graph import NotCapturable, RecordedGraph
 from tests.helpers.systems import BATCH, systems
@@ -60,8 +61,9 @@ def play(config: TrainConfig, new_graph: Callable[[], Any] | None) -> list[dict[
         real_g = None
         if gan.objective.needs_real_in_g_step:
             real_g = gan.normalise(images[1], Stream.G_REAL, first_sample)
-        stats = d(gan, real_d, first_sample) if d else update_d(gan, real_d, first_sample)
-        stats |= g(gan, real_g, first_sample) if g else update_g(gan, real_g, first_sample)
+        of_d, of_g = (labels(gan, stream, step, BATCH) for stream in (Stream.D_REAL, Stream.G_REAL))
+        stats = (d or update_d)(gan, real_d, first_sample, labels=of_d)
+        stats |= (g or update_g)(gan, real_g, first_sample, labels=of_g)
         state = {
             f"{network.name}.{name}": value.detach().cpu().clone()
             for network in (gan.g, gan.d)
@@ -95,7 +97,8 @@ CONFIGS = {
     "realness-emd": graphed("realness-emd", precision="bf16"),
     "p2gan": graphed("p2gan", micro_batch=BATCH // 2),
     "far": graphed("far"),
-    "stylegan2": graphed("stylegan2"),
+    "conditional": graphed("conditional"),
+    "conditional-stylegan2": graphed("conditional-stylegan2"),
 }
 """Every optimiser, every kind of plan, and networks with each kind of state."""
 

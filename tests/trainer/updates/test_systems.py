@@ -16,6 +16,7 @@ from realness.trainer.randomness import Stream
 from realness.trainer.updates.fake_as_real import lowest, lowest_over_ranks
 from realness.trainer.updates.sharded_gan import build_gan
 from realness.trainer.updates.step import update_d, update_g
+from tests.helpers.labels import labels
 from tests.helpers.plain_gan import ANOTHER_ORDER, ANOTHER_ORDER_LOSS
 from tests.helpers.ranks import run_on_ranks
 from tests.helpers.systems import BATCH, systems
@@ -40,11 +41,13 @@ def play(config: TrainConfig) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     for step in range(STEPS):
         for update in range(step * k_d, (step + 1) * k_d):
             real = batch(gan, Stream.D_REAL, update, config.num_real)
-            stats |= update_d(gan, real, update * BATCH)
+            chosen = labels(gan, Stream.D_REAL, update, config.num_real)
+            stats |= update_d(gan, real, update * BATCH, labels=chosen)
         for update in range(step * k_g, (step + 1) * k_g):
             needed = gan.objective.needs_real_in_g_step
             real = batch(gan, Stream.G_REAL, update, BATCH) if needed else None
-            stats |= update_g(gan, real, update * BATCH)
+            chosen = labels(gan, Stream.G_REAL, update, BATCH)
+            stats |= update_g(gan, real, update * BATCH, labels=chosen)
     state = {
         f"{engine.name}/{name}": value.numpy().copy()
         for engine in (gan.g, gan.d)

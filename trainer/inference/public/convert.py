@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from realness.trainer.inference.public.model import (
     shortened,
 )
 from realness.trainer.inference.public.pickles import ModelFileError
+from realness.trainer.inference.public.r3gan import r3gan_configuration, r3gan_resolution
 from realness.trainer.networks.stylegan2_configs import (
     StyleGAN2DiscriminatorConfig,
     StyleGAN2GeneratorConfig,
@@ -39,48 +40,66 @@ OWN_STATE = {"path_length_mean"}
 """Tensors of this program's networks that no public model has; they keep their initial values."""
 
 
-def configuration(model: PublicModel, base: Callable[[int], TrainConfig]) -> TrainConfig:
+def configuration(
+    model: PublicModel, base: Callable[[int], TrainConfig], r3gan: Callable[[int], TrainConfig]
+) -> TrainConfig:
     """The configuration of a run with the model's networks.
 
-    base: the other settings, for a resolution. Raises ModelFileError for sizes that this program's
-    networks cannot have.
+    base, r3gan: the other settings, for a resolution, of StyleGAN2 and of R3GAN. Raises
+    ModelFileError for sizes that this program's networks cannot have.
     """
+    try:
+        if model.family == "r3gan":
+            _check_width([value.shape[0] for value in model.average.values() if value.shape])
+            return r3gan_configuration(model, r3gan(_valid(r3gan_resolution(model))))
+        return _stylegan2_configuration(model, base)
+    except ConfigError as error:
+        raise ModelFileError(f"its sizes are not valid: {error}") from error
+
+
+def _valid(resolution: int) -> int:
+    """A resolution that this program's networks can have, or ModelFileError."""
+    if not 32 <= resolution <= 1024:
+        raise ModelFileError(f"its images have {resolution} pixels; 32 to 1024 can be read")
+    return resolution
+
+
+def _check_width(widths: Sequence[int]) -> None:
+    if max(widths) > MOST_WIDTH:
+        raise ModelFileError(f"it has layers wider than {MOST_WIDTH:,}; no public model has")
+
+
+def _stylegan2_configuration(model: PublicModel, base: Callable[[int], TrainConfig]) -> TrainConfig:
     g, d = generator_sizes(model.average), None
     if model.d is not None:
         d = discriminator_sizes(model.d)
         if d.resolution != g.resolution:
             raise ModelFileError(f"its G makes {g.resolution} pixels, its D takes {d.resolution}")
-    if not 32 <= g.resolution <= 1024:
-        raise ModelFileError(f"its images have {g.resolution} pixels; 32 to 1024 can be read")
     layers = [name for name in model.average if name.startswith("mapping.layers.")]
     first = model.average.get("mapping.layers.0.weight")
     if first is None or len(first.shape) != 2:
         raise ModelFileError(f"its G has no mapping network. {WHAT_WORKS}")
     d = d or g
-    if max(*first.shape, g.most, d.most) > MOST_WIDTH:
-        raise ModelFileError(f"it has layers wider than {MOST_WIDTH:,}; no StyleGAN2 has")
-    config = base(g.resolution)
-    try:
-        return replace(
-            config,
-            data=replace(config.data, resolution=g.resolution),
-            g=StyleGAN2GeneratorConfig(
-                z_dim=first.shape[1],
-                w_dim=first.shape[0],
-                mapping_layers=len(layers) // 2,
-                g_channel_base=g.base,
-                g_max_channels=g.most,
-                g_clamp=model.clamps[0],
-            ),
-            d=StyleGAN2DiscriminatorConfig(
-                d_channel_base=d.base,
-                d_max_channels=d.most,
-                minibatch_group=model.group,
-                d_clamp=model.clamps[1],
-            ),
-        )
-    except ConfigError as error:
-        raise ModelFileError(f"its sizes are not valid: {error}") from error
+    _check_width([*first.shape, g.most, d.most])
+    config = base(_valid(g.resolution))
+    return replace(
+        config,
+        data=replace(config.data, resolution=g.resolution),
+        g=StyleGAN2GeneratorConfig(
+            z_dim=first.shape[1],
+            w_dim=first.shape[0],
+            mapping_layers=len(layers) // 2,
+            g_channel_base=g.base,
+            g_max_channels=g.most,
+            g_clamp=model.clamps[0],
+        ),
+        d=StyleGAN2DiscriminatorConfig(
+            d_channel_base=d.base,
+            d_max_channels=d.most,
+            minibatch_group=model.group,
+            d_clamp=model.clamps[1],
+        ),
+    )
 
 
 def read_networks(model: PublicModel, config: TrainConfig) -> dict[str, dict[str, Tensor]]:
@@ -91,8 +110,11 @@ def read_networks(model: PublicModel, config: TrainConfig) -> dict[str, dict[str
     Raises ModelFileError, naming them, for tensors that are missing, unknown or of another shape.
     """
     parts = {"EMA": model.average, "G": model.g or model.average, "D": model.d or {}}
-    with torch.device("meta"):
-        generator, discriminator, _ = build_networks(config)
+    try:
+        with torch.device("meta"):
+            generator, discriminator, _ = build_networks(config)
+    except ValueError as error:
+        raise ModelFileError(f"its sizes are not valid: {error}") from error
     _check("G", generator, parts["EMA"])
     _check("G", generator, parts["G"])
     if model.d is not None:
@@ -156,4 +178,5 @@ def write_run(
     checkpoint.save(checkpoint_root(folder), fragments, position, keep=1)
     if kept is not None:
         write_kept(folder, kept)
-    write_config(folder, config)
+    # Power-function averages cannot begin in the middle of a run.
+    write_config(folder, replace(config, average=replace(config.average, ema="exponential")))

@@ -1,10 +1,11 @@
-"""What is read from a public model: its networks under the names of this program's StyleGAN2."""
+"""What is read from a public model: its networks under the names of this program's."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from realness.trainer.inference.public.pickles import ModelFileError
 from realness.trainer.inference.public.tensors import Lazy
@@ -15,8 +16,8 @@ Rule = tuple[str, Callable[[re.Match[str]], str]]
 
 SHOWN_NAMES = 6
 WHAT_WORKS = (
-    "StyleGAN2 can be read from NVIDIA's .pkl files (PyTorch or TensorFlow), from rosinality's .pt "
-    "files, and from folders of `realness export`"
+    "Readable are StyleGAN2 in NVIDIA's .pkl files (PyTorch or TensorFlow) and in rosinality's .pt "
+    "files, R3GAN's .pkl files, and folders of `realness export`"
 )
 FILTER = (1.0, 3.0, 3.0, 1.0)
 """The taps of the resampling filter of this program's StyleGAN2."""
@@ -30,7 +31,7 @@ class PublicModel:
     centre of W [w_dim]. noise: the fixed noise of each convolution, [side, side] or with leading
     ones, from 4x4 up. clamps: limit of the outputs of G's and of D's convolutions, 0 for none.
     group: images per group of the minibatch deviation, 1 for none. nvidia: whether NVIDIA's code
-    wrote the file.
+    wrote the file. family: whose networks they are; tensors have the names of this program's.
     """
 
     kind: str
@@ -42,6 +43,7 @@ class PublicModel:
     noise: Sequence[Lazy] = field(default_factory=list)
     clamps: tuple[float, float] = (0.0, 0.0)
     group: int = 4
+    family: Literal["stylegan2", "r3gan"] = "stylegan2"
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def renamed(tensors: Mapping[str, Lazy], rules: Sequence[Rule], network: str) ->
             unknown.append(name)
     if unknown:
         raise ModelFileError(
-            f"its {network} has tensors that StyleGAN2's configuration F does not have: "
+            f"its {network} has tensors that this program's network does not have: "
             f"{shortened(unknown)}. {WHAT_WORKS}"
         )
     return found
@@ -147,7 +149,7 @@ def as_vector(value: Lazy) -> Lazy:
 
 def refuse_filter(taps: object) -> None:
     """Refuse a resampling filter that is not this program's. taps: a list of numbers, or None."""
-    if taps is not None and list(taps) != list(FILTER):  # type: ignore[call-overload]
+    if taps is not None and (not isinstance(taps, list | tuple) or tuple(taps) != FILTER):
         raise ModelFileError(
             f"it resamples with the filter {taps}; only {list(FILTER)} can be read"
         )

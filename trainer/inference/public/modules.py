@@ -1,4 +1,7 @@
-"""The tree of modules in NVIDIA's pickles of PyTorch networks: tensors and settings by name."""
+"""The tree of modules in pickles of PyTorch networks: tensors and settings by name.
+
+NVIDIA's have their source text in them; others are stored by the names of their classes.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from realness.trainer.inference.public.names import PERSISTENT
+from realness.trainer.inference.public.names import MODULES, PERSISTENT
 from realness.trainer.inference.public.pickles import (
     ModelFileError,
     mapping_of,
@@ -38,7 +41,9 @@ class ModuleTree:
 
 
 def class_of(value: Any) -> str:
-    """The class that a module has in its source text; empty for other values."""
+    """The name of a module's class; empty for other values."""
+    if origin_of(value) in MODULES:
+        return origin_of(value).rpartition(".")[2]
     if origin_of(value) != PERSISTENT or not value.args:
         return ""
     name = mapping_of(value.args[0]).get("class_name")
@@ -46,7 +51,9 @@ def class_of(value: Any) -> str:
 
 
 def state_of(value: Any) -> dict[str, Any]:
-    """The attributes of a module. Its source text is not looked at."""
+    """The attributes of a module. Its source text, if any, is not looked at."""
+    if origin_of(value) in MODULES:
+        return sizes_and_names(value.state)
     if origin_of(value) != PERSISTENT or not value.args:
         return {}
     return sizes_and_names(mapping_of(value.args[0]).get("state"))

@@ -35,7 +35,34 @@ TENSORFLOW = "dnnlib.tflib.network.Network"
 MODELS = {PERSISTENT, TENSORFLOW, "dnnlib.util.EasyDict", "argparse.Namespace"}
 """NVIDIA's networks with their source text, its networks of TensorFlow, and settings."""
 
-_ALLOWED = TENSORS | MODELS
+R3GAN = {
+    "training.networks.Generator",
+    "training.networks.Discriminator",
+    *(
+        f"R3GAN.Networks.{name}"
+        for name in (
+            *("Generator", "GeneratorStage", "GenerativeBasis", "UpsampleLayer"),
+            *("Discriminator", "DiscriminatorStage", "DiscriminativeBasis", "DownsampleLayer"),
+            *("ResidualBlock", "Convolution"),
+        )
+    ),
+    *(f"R3GAN.FusedOperators.BiasedActivation{kind}" for kind in ("", "CUDA", "Reference")),
+    *(
+        f"R3GAN.Resamplers.Interpolative{way}sampler{kind}"
+        for way in ("Up", "Down")
+        for kind in ("", "CUDA", "Reference")
+    ),
+}
+"""The modules of R3GAN, stored by their names."""
+MODULES = R3GAN | {
+    "torch.nn.modules.container.ModuleList",
+    "torch.nn.modules.conv.Conv2d",
+    "torch.nn.modules.linear.Linear",
+    "torch.nn.modules.activation.LeakyReLU",
+}
+"""Modules whose attributes are their state."""
+
+_ALLOWED = TENSORS | MODELS | MODULES
 
 
 def is_allowed(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Finding out what a file is, and reading it if it is a StyleGAN2."""
+"""Finding out what a file is, and reading it if it is a StyleGAN2 or an R3GAN."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from typing import Any
 
 from realness.trainer.inference.public.model import WHAT_WORKS, PublicModel
 from realness.trainer.inference.public.modules import class_of
-from realness.trainer.inference.public.names import PERSISTENT, TENSORFLOW, is_allowed
+from realness.trainer.inference.public.names import PERSISTENT, R3GAN, TENSORFLOW, is_allowed
 from realness.trainer.inference.public.nvidia import read_nvidia
 from realness.trainer.inference.public.pickles import (
+    DAMAGE,
     ModelFileError,
     RefusedName,
     origin_of,
     read_pickle,
 )
+from realness.trainer.inference.public.r3gan import read_r3gan
 from realness.trainer.inference.public.rosinality import is_rosinality, read_rosinality
 from realness.trainer.inference.public.tensorflow import read_tensorflow
 from realness.trainer.inference.public.tensors import TensorReader, sizes_and_names
@@ -35,8 +37,8 @@ STARTS = {
 """What files that begin with these bytes are."""
 
 KNOWN_NAMES = {
-    "R3GAN.": "a model of R3GAN, whose networks are not StyleGAN2's",
-    "training.networks.": "a model whose networks are stored by their classes, such as R3GAN's",
+    "R3GAN.": "a model of another version of R3GAN",
+    "training.networks.": "a model whose networks are stored by their classes, but not R3GAN's",
     "pytorch_lightning.": "a checkpoint of PyTorch Lightning, such as those of diffusion models",
     "lightning": "a checkpoint of PyTorch Lightning, such as those of diffusion models",
     "ldm.": "a latent diffusion model",
@@ -64,6 +66,8 @@ def read_public(path: Path) -> PublicModel:
         raise ModelFileError(f"{path}: {error}") from error
     except OSError as error:
         raise ModelFileError(f"{path} cannot be read: {error.strerror}") from error
+    except DAMAGE as error:
+        raise ModelFileError(f"{path} is damaged ({type(error).__name__}: {error})") from error
 
 
 def _read(path: Path) -> PublicModel:
@@ -96,6 +100,8 @@ def _model(content: Any, reader: TensorReader) -> PublicModel:
                 f"{WHAT_WORKS}"
             )
         return read_nvidia(entries, reader)
+    if any(origin_of(item) in R3GAN for item in entries.values()):
+        return read_r3gan(entries, reader)
     names = [str(name) for name in sizes_and_names(entries.get("state_dict", entries))]
     if any("diffusion_model" in name or "time_embed" in name for name in names):
         raise ModelFileError(f"it is a diffusion model, not a GAN. {WHAT_WORKS}")

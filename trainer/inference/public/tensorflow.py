@@ -8,7 +8,7 @@ transposed convolution is a correlation with the other orientation. The style's 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -27,7 +27,7 @@ from realness.trainer.inference.public.nvidia import (
     noise_maps,
 )
 from realness.trainer.inference.public.pickles import ModelFileError, mapping_of, origin_of
-from realness.trainer.inference.public.tensors import Lazy, TensorReader, sizes_and_names
+from realness.trainer.inference.public.tensors import Lazy, TensorReader, number_of, sizes_and_names
 
 MOST_DEPTH = 4
 LAYERS = {"Conv": "conv1", "Conv0_up": "conv0", "Conv1": "conv1", "ToRGB": "torgb"}
@@ -54,10 +54,9 @@ def read_tensorflow(networks: tuple[Any, ...], reader: TensorReader) -> PublicMo
     """
     if len(networks) != 3 or any(origin_of(network) != TENSORFLOW for network in networks):
         raise ModelFileError(f"it does not hold three networks. {WHAT_WORKS}")
-    for network in networks:
-        settings = mapping_of(sizes_and_names(network.state).get("static_kwargs"))
-        taps = settings.get("resample_kernel")
-        refuse_filter(taps)
+    settings = [mapping_of(sizes_and_names(x.state).get("static_kwargs")) for x in networks]
+    for each in settings:
+        refuse_filter(each.get("resample_kernel"))
     g, d, average = (dict(_variables(network, reader, "", 0)) for network in networks)
     _refuse_others({**g, **average})
     average, g = _generator(average), _generator(g)
@@ -69,7 +68,14 @@ def read_tensorflow(networks: tuple[Any, ...], reader: TensorReader) -> PublicMo
         nvidia=True,
         centre=average.get(CENTRE),
         noise=noise_maps(average),
+        clamps=(_number(settings[2], "conv_clamp", 0), _number(settings[1], "conv_clamp", 0)),
+        group=int(_number(settings[1], "mbstd_group_size", 4)) or 1,
     )
+
+
+def _number(settings: Mapping[Any, Any], name: str, default: float) -> float:
+    """A setting that is a number; the program's default if it was not given, 0 for None."""
+    return (number_of(settings[name]) or 0.0) if name in settings else default
 
 
 def _variables(

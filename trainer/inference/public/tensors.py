@@ -51,7 +51,7 @@ class TensorReader:
         self._nested: dict[int, tuple[Any, Any]] = {}
 
     def find(self, value: Any) -> Lazy | None:
-        """The tensor of a record, an array or parameter; None for anything else.
+        """The tensor of a record, an array, a parameter or numpy's number; None for others.
 
         Raises ModelFileError for a tensor that is damaged.
         """
@@ -64,6 +64,8 @@ class TensorReader:
             return self._tensor(value)
         if origin in RECONSTRUCT:
             return self._array(value)
+        if origin in SCALAR and (number := number_of(value)) is not None:
+            return Lazy((), lambda: torch.tensor(number, dtype=torch.float32))
         return None
 
     def _tensor(self, value: Record) -> Lazy:

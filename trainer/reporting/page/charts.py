@@ -132,6 +132,7 @@ def draw(panel: Panel, x_end: float) -> str:
         # Clips spikes above and below, but no markers at the left and right edges.
         + f'<svg x="{LEFT - 3}" y="{TOP}" width="{scale.width + 6}" height="{scale.height}"'
         + f' viewBox="{LEFT - 3} {TOP} {scale.width + 6} {scale.height}" overflow="hidden">'
+        + _mark(panel.mark, scale)
         + "".join(_paths(curve, scale) for curve in curves)
         + "</svg></svg>"
     )
@@ -177,6 +178,12 @@ def _axes(scale: _Scale) -> str:
         place = "start" if x < LEFT + 8 else "end" if x > WIDTH - RIGHT - 16 else "middle"
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 6}" class="{place}">{compact(value)}</text>')
     return "".join(parts)
+
+
+def _mark(images: int | None, scale: _Scale) -> str:
+    if images is None:
+        return ""
+    return f'<path class="rule mark" d="M{scale.x(images):.1f} {TOP}v{scale.height}"/>'
 
 
 def _paths(curve: Curve, scale: _Scale) -> str:

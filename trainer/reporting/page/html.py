@@ -107,6 +107,8 @@ def _tiles(run: Run) -> Iterable[tuple[str, str, str]]:
     total = run.total_images
     share = f"{100 * run.images / total:.1f}% of {total:,}" if total else ""
     yield "Images seen", f"{run.images:,}", share
+    if run.best is not None:
+        yield "Best checkpoint", f"{run.best:,}", "images seen"
     rates = run.values("img_per_s")
     if rates:
         yield "Throughput", f"{median(rates):.4g} img/s", f"now {rates[-1]:.4g}"

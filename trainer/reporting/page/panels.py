@@ -32,6 +32,8 @@ class Panel:
     from_zero: bool
     """Whether the axis starts at 0: amounts do, losses and scores do not."""
     series: list[Series]
+    mark: int | None = None
+    """Images at which a line marks the best checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -186,10 +188,10 @@ def _metric_panels(run: Run) -> list[Panel]:
     for curve in curves(run.scores):
         if chart := chart_of(curve[0].metric):
             charts.setdefault(chart, []).append(curve)
-    return [_metric_panel(chart, parts) for chart, parts in charts.items()]
+    return [_metric_panel(chart, parts, run.best) for chart, parts in charts.items()]
 
 
-def _metric_panel(chart: str, parts: list[list[Record]]) -> Panel:
+def _metric_panel(chart: str, parts: list[list[Record]], best: int | None) -> Panel:
     ways = {describe(curve[0]) for curve in parts}
     series = []
     for number, curve in enumerate(parts):
@@ -198,7 +200,9 @@ def _metric_panel(chart: str, parts: list[list[Record]]) -> Panel:
         series.append(_score_series(curve, label, _COLOURS[number % len(_COLOURS)]))
     note = _METRIC_NOTES.get(chart, "")
     details = f"{next(iter(ways))}." if len(ways) == 1 else ""
-    return Panel(chart, f"{note} {details}".strip(), "", True, series)
+    marked = "" if best is None else "Dashed: the best checkpoint."
+    note = " ".join(filter(None, [note, details, marked]))
+    return Panel(chart, note, "", True, series, best)
 
 
 def _compared_metrics(runs: Sequence[Run], names: Sequence[str]) -> list[Panel]:

@@ -17,6 +17,11 @@ from realness.trainer.reporting.grid import IMAGES_SEEN, SAMPLES_FOLDER
 from realness.trainer.reporting.realness import REALNESS_FILE, Realness, read_realness
 from realness.trainer.reporting.stats import STATS_FILE, Thinned, iterate_stats
 from realness.trainer.reporting.stats import Record as StatsRecord
+from realness.trainer.storage.checkpoint_folder import (
+    checkpoint_root,
+    list_checkpoints,
+    read_best,
+)
 from realness.trainer.storage.environment import ENVIRONMENT_FILE
 from realness.trainer.storage.run_folder import CONFIG_FILE, holds_run
 from realness.trainer.storage.scores import Record, read_records
@@ -64,6 +69,8 @@ class Run:
     """Seconds since the last record was written; infinite if there is none."""
     problems: list[str] = field(default_factory=list)
     """One sentence per file that could not be read."""
+    best: int | None = None
+    """Images seen by the checkpoint that the run keeps as its best, if it measures."""
 
     @property
     def name(self) -> str:
@@ -88,9 +95,21 @@ class Run:
         """One of `finished`, `running`, `interrupted` and `not started`."""
         if self.total_images is not None and self.images >= self.total_images:
             return "finished"
+        if self._has_stopped_improving:
+            return "finished"
         if not self.records:
             return "not started"
         return "running" if self.stats_age_s < QUIET_SECONDS else "interrupted"
+
+    @property
+    def _has_stopped_improving(self) -> bool:
+        """Whether `--stop-after` has ended the run."""
+        metrics = self.config.get("metrics")
+        patience = metrics.get("stop_after") if isinstance(metrics, dict) else None
+        if self.best is None or not isinstance(patience, int) or patience < 1:
+            return False
+        later = {record.images for record in self.scores if record.images > self.best}
+        return len(later) >= patience
 
     @property
     def seconds(self) -> float:
@@ -135,6 +154,7 @@ def load_run(run_dir: Path) -> Run:
         realness=read_realness(run_dir / REALNESS_FILE),
         stats_age_s=time.time() - stats.stat().st_mtime if records else math.inf,
         problems=problems,
+        best=_best_checkpoint(checkpoint_root(run_dir)),
     )
 
 
@@ -142,6 +162,11 @@ def is_number(value: Any) -> bool:
     """Whether a value read from JSON is a finite number."""
     is_real = isinstance(value, (int, float)) and not isinstance(value, bool)
     return is_real and math.isfinite(value)
+
+
+def _best_checkpoint(root: Path) -> int | None:
+    name = read_best(root)
+    return next((int(path.name) for path in list_checkpoints(root) if path.name == name), None)
 
 
 def _read_records(path: Path) -> list[StatsRecord]:

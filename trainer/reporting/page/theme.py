@@ -90,6 +90,7 @@ header p { margin: 6px 0 0; color: var(--soft); }
 .chart text { fill: var(--faint); font-size: 11px; }
 .chart .end { text-anchor: end; } .chart .middle { text-anchor: middle; }
 .rule { stroke: var(--line); fill: none; }
+.mark { stroke: currentColor; stroke-dasharray: 4 3; }
 .line { fill: none; stroke: currentColor; stroke-width: 1.7; stroke-linejoin: round;
   stroke-linecap: round; }
 .raw { stroke-width: 1; opacity: 0.35; }
