@@ -27,6 +27,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from realness.trainer.planning.flops import grouped_excess
+
 PURE_WRITES = {"copy_", "fill_", "zero_"}
 """Operators that ignore the old value of the tensor they change."""
 UNCHANGED = {"_fused_adam_": ("grads",), "_fused_adamw_": ("grads",)}
@@ -183,7 +185,8 @@ def _convolution_backward(
     """One launch per gradient: it reads the output's gradient and the other operand."""
     grad, x, weight = args[:3]
     wanted = [bool(part) for part in args[-1][:2]]
-    flops = _flops_of(func, args, kwargs, result) // max(1, sum(wanted))
+    flops = _flops_of(func, args, kwargs, result) - grouped_excess(result[1], grad, args[9])
+    flops //= max(1, sum(wanted))
     for gradient, other, kind in ((result[0], weight, "data"), (result[1], x, "weight")):
         if gradient is not None:
             moved = size_of(grad) + size_of(other) + size_of(gradient)

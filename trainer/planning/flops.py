@@ -39,7 +39,7 @@ class _Counter(TorchDispatchMode):
         if count is not None:
             self.total += count(*args, **(kwargs or {}), out_val=result)
         if func is torch.ops.aten.convolution_backward.default:
-            self.total -= _excess(result[1], args[0], args[9])
+            self.total -= grouped_excess(result[1], args[0], args[9])
         return result
 
     def take(self) -> int:
@@ -48,7 +48,7 @@ class _Counter(TorchDispatchMode):
         return total
 
 
-def _excess(gradient: Tensor | None, upstream: Tensor, groups: int) -> int:
+def grouped_excess(gradient: Tensor | None, upstream: Tensor, groups: int) -> int:
     """What torch counts too much for the weight's gradient of a convolution in groups.
 
     gradient: [out, in / groups, kh, kw]; upstream: [B, out, H, W]. torch (2.13) counts `groups`
