@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import OrderedDict
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -150,10 +152,8 @@ class Generator(nn.Module):
 
     def __init__(self, channels: list[int], z_dim: int, w_dim: int, mapping_layers: int) -> None:
         super().__init__()
-        self.mapping = nn.Module()
-        self.mapping.layers = nn.Sequential(
-            *(ActiveLinear(w_dim if i else z_dim, w_dim, 0.01) for i in range(mapping_layers))
-        )
+        layers = (ActiveLinear(w_dim if i else z_dim, w_dim, 0.01) for i in range(mapping_layers))
+        self.mapping = nn.Sequential(OrderedDict(layers=nn.Sequential(*layers)))
         self.start = nn.Parameter(torch.randn(channels[0], 4, 4))
         self.blocks = nn.ModuleList(
             Block(below, above, w_dim, first=i == 0)
@@ -165,7 +165,7 @@ class Generator(nn.Module):
         """[B, styles, w_dim]; from `crossover` [B] on those of `mixed`. fp32 in any case."""
         with torch.autocast(z.device.type, enabled=False):
             z = torch.cat([z, mixed])
-            w = self.mapping.layers(z * (z.square().mean(1, keepdim=True) + 1e-8).rsqrt())
+            w = self.mapping(z * (z.square().mean(1, keepdim=True) + 1e-8).rsqrt())
         first, second = w.chunk(2)
         before = torch.arange(self.num_styles) < crossover[:, None]
         return torch.where(before[:, :, None], first[:, None], second[:, None])
@@ -173,7 +173,7 @@ class Generator(nn.Module):
     def forward(self, w: Tensor, noise: list[Tensor], layout: torch.memory_format) -> Tensor:
         x = self.start.expand(len(w), -1, -1, -1).contiguous(memory_format=layout)
         image, layer = None, 0
-        for block in self.blocks:
+        for block in cast("list[Block]", self.blocks):
             for conv in block.convs:
                 x = conv(x, w[:, layer], noise[layer])
                 layer += 1

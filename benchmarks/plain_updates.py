@@ -33,8 +33,8 @@ class Plain:
 
     def __post_init__(self) -> None:
         self.average = copy.deepcopy(self.g).requires_grad_(False)
-        self.g.to(memory_format=self.layout)
-        self.d.to(memory_format=self.layout)
+        for network in (self.g, self.d):
+            network.to(memory_format=self.layout)  # pyright: ignore[reportCallIssue]
         self.adam_g, self.adam_d = (
             torch.optim.Adam(network.parameters(), self.lr, (0.0, 0.99), fused=True)
             for network in (self.g, self.d)
