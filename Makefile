@@ -40,15 +40,8 @@ $(FACES): | $(INSTALLED)
 $(FACES_64): | $(FACES)
 	$(BIN)/python launch/prepare.py $(FACES) $@ --resolution 64
 
-# One rank needs no launcher, which would first import DeepSpeed twice.
-ifeq ($(RANKS),1)
-LAUNCHER = $(BIN)/python
-else
-LAUNCHER = $(BIN)/deepspeed --num_gpus $(RANKS) --master_port $$($(FREE_PORT))
-endif
-
 demo: $(INSTALLED) $(FACES_64)
-	$(DEMO_ENVIRONMENT) $(LAUNCHER) launch/train_ffhq.py \
+	$(DEMO_ENVIRONMENT) $(BIN)/deepspeed --num_gpus $(RANKS) --master_port $$($(FREE_PORT)) launch/train_ffhq.py \
 		--preset demo --data $(FACES_64) --run-dir $(RUN)
 	$(BIN)/python launch/film.py $(RUN)
 	@echo "film:        $(RUN)/film.gif (samples, and D's distributions beside the anchors)"
