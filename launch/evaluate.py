@@ -69,6 +69,9 @@ class Command:
     with commas between them. all takes every picture."""
     follow_links: bool = False
     """Follow symbolic links that leave the folder of images --data."""
+    labels: str = "run"
+    """Where the classes of the images --data come from: auto, folders, none or a CSV, as in
+    training; run uses the choice that the run was trained with."""
     decoder: Literal["run", "auto", "dali", "threads"] = "run"
     """Decoder of the real images; run uses the decoder that the run was trained with."""
     network: Literal["inception", "efflite0"] = "inception"
@@ -249,7 +252,7 @@ def _prepare(
 ) -> tuple[Evaluator, str]:
     """The evaluator and the digest of the real images, after checking all inputs."""
     from realness.data_pipeline import check_images, check_shards
-    from realness.launch.evaluated_images import open_real_images
+    from realness.launch.evaluated_images import differing_classes, open_real_images
     from realness.trainer.config import ConfigError
     from realness.trainer.distributed.collectives import on_all_ranks
     from realness.trainer.distributed.ranks import rank, world_size
@@ -260,10 +263,12 @@ def _prepare(
         data = config.data
         if command.decoder != "run":
             data = replace(data, decoder=command.decoder)
-        options = SourceOptions(command.source_kind, command.wds_image, command.follow_links)
+        options = SourceOptions(
+            command.source_kind, command.wds_image, command.follow_links, command.labels
+        )
         data, catalog = open_real_images(data, command.data, options)
         cleanup.callback(catalog.close)
-        for message in catalog.messages():
+        for message in [*catalog.messages(), *differing_classes(config.classes, catalog)]:
             _print_message(message)
         check_shards(catalog, rank(), world_size())
         check_images(catalog, data.resolution, max_bad_images=data.max_bad_images)

@@ -329,6 +329,7 @@ def load_command() -> ModuleType:
         (("--data", "nowhere"), "nowhere"),
         (("--source-kind", "tar"), "is for --data, which is not given"),
         (("--follow-links",), "is for --data, which is not given"),
+        (("--labels", "auto"), "--labels auto is for --data, which is not given"),
         (("--network-file", "net.pt"), "net.pt cannot be read"),
         (("--network-file", "net.pt", "--network-sha256", "12"), "64 hexadecimal digits"),
     ],
