@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from realness.data_pipeline import (
     Catalog,
     DataError,
     SourceOptions,
+    check_images,
+    check_shards,
     class_counts,
     describe_classes,
 )
 from realness.trainer.config import ClassesConfig, ConfigError, DataConfig
+from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.distributed.streams import open_images
 
 RUN = "run"
@@ -61,12 +65,25 @@ def _settings(run: DataConfig, source: str, options: SourceOptions) -> DataConfi
     return run
 
 
+def check_real_images(
+    run: ClassesConfig, data: DataConfig, catalog: Catalog, say: Callable[[str], None]
+) -> None:
+    """Tell the user about the images and check those that this rank reads.
+
+    Raises DataError for images that cannot be used.
+    """
+    for message in [*catalog.messages(), *differing_classes(run, catalog)]:
+        say(message)
+    check_shards(catalog, rank(), world_size())
+    check_images(catalog, data.resolution, max_bad_images=data.max_bad_images)
+
+
 def differing_classes(run: ClassesConfig, catalog: Catalog) -> list[str]:
     """What the user of a conditional run should know if the images have other classes than it."""
     if not run.conditional:
         return []
     counts = class_counts(catalog)
-    if not counts:
+    if not any(counts):
         return [
             "the images have no classes; generated ones have those of the run, in its proportions"
         ]
