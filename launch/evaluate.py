@@ -1,9 +1,9 @@
 """Measure a run's generator against its real images: `python launch/evaluate.py RUN`.
 
 Runs in a single process, or divides the work among the ranks under `torchrun`. Scores go to
-RUN/metrics.csv. With several checkpoints, RUN/metrics_summary.csv holds the minimum, maximum, mean
-and SD over them, and RUN/metrics.png the curves. Exit codes: 0 done, 1 no checkpoint could be
-measured, 2 invalid input.
+RUN/metrics.csv, those of single classes to RUN/metrics_classes.csv. With several checkpoints,
+RUN/metrics_summary.csv holds the minimum, maximum, mean and SD over them, and RUN/metrics.png the
+curves. Exit codes: 0 done, 1 no checkpoint could be measured, 2 invalid input.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
-import tyro
-
-from realness.data_pipeline import SourceKind, SourceOptions
+from realness.data_pipeline import SourceOptions
 from realness.launch.command_line import read_command_line
+from realness.launch.evaluate_arguments import Command
 from realness.launch.exit_status import run_as_script
 from realness.trainer.distributed.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from realness.trainer.distributed.launcher import is_leader
@@ -31,65 +30,6 @@ if TYPE_CHECKING:
     from realness.trainer.config import TrainConfig
     from realness.trainer.metrics import Evaluator, FeatureNetwork
     from realness.trainer.storage.scores import Record
-
-
-@dataclass(frozen=True)
-class Command:
-    """The arguments of the command."""
-
-    run: Annotated[Path, tyro.conf.Positional]
-    """Folder of the run (its --run-dir)."""
-    metrics: str = "fid,swd"
-    """Comma-separated: swd, fid, kid, is (Inception Score), pr (precision and recall), ppl
-    (perceptual path length). swd needs no feature network."""
-    checkpoint: str = "latest"
-    """latest, all, best, or the number of images seen by one checkpoint. best is the checkpoint
-    with the best score in the first of the --metrics (for pr: precision); scores that metrics.csv
-    lacks are measured."""
-    weights: Literal["ema", "raw"] = "ema"
-    """Weights of G: ema, their moving average, or raw, as the last update left them."""
-    ema_width: str = ""
-    """Measure moving averages of these widths, such as 0.08,0.12, computed from a run with --ema
-    power or both. By default the average that training used."""
-    plugin: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Plugin that the run was trained with; may be given several times. THE FILE IS EXECUTED."""
-    num_images: int = 50_000
-    """Images to generate. SWD uses at most 16,384 of them, and at most the number of real ones."""
-    num_real: int = 0
-    """Number of real images to compare with; 0 uses all."""
-    batch_size: int = 32
-    """Images per process and batch."""
-    data: str = ""
-    """Source of the real images; by default the run's training data, opened as the run did."""
-    source_kind: SourceKind = "auto"
-    """What --data is. A folder with several kinds, such as images and tar shards, needs the choice;
-    auto finds out."""
-    wds_image: str = ""
-    """Extension of the pictures to take from WebDataset's shards in --data, such as jpg, or several
-    with commas between them. all takes every picture."""
-    follow_links: bool = False
-    """Follow symbolic links that leave the folder of images --data."""
-    decoder: Literal["run", "auto", "dali", "threads"] = "run"
-    """Decoder of the real images; run uses the decoder that the run was trained with."""
-    network: Literal["inception", "efflite0"] = "inception"
-    """Feature network: the Inception network of FID, downloaded once, or EfficientNet-lite0, which
-    the extra offline-features installs."""
-    network_file: str = ""
-    """Path or URL of a TorchScript file to use instead; its name is recorded with the scores."""
-    network_sha256: str = ""
-    """SHA-256 of the --network-file, by default that of Inception. TorchScript is code, so a file
-    with another hash is not loaded."""
-    network_size: int = 299
-    """Side in pixels of the images that the --network-file takes."""
-    resize: Literal["clean", "bilinear", "network"] = "clean"
-    """How images are resized for the --network-file: clean is antialiased bicubic, bilinear is not
-    antialiased, network leaves resizing to the network."""
-    seed: int = 0
-    """Seed of latents, patches, directions and subsets; the same seed gives the same scores."""
-    from_iteration: int = 20_000
-    """First iteration included in the summary over checkpoints."""
-    device: Literal["auto", "cuda", "cpu"] = "auto"
-    """auto uses CUDA if a device is available."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -248,31 +188,35 @@ def _prepare(
     progress: Callable[[str, int, int], None],
 ) -> tuple[Evaluator, str]:
     """The evaluator and the digest of the real images, after checking all inputs."""
-    from realness.data_pipeline import check_images, check_shards
-    from realness.launch.evaluated_images import open_real_images
+    from realness.launch.evaluated_images import check_real_images, open_real_images
     from realness.trainer.config import ConfigError
     from realness.trainer.distributed.collectives import on_all_ranks
-    from realness.trainer.distributed.ranks import rank, world_size
-    from realness.trainer.metrics import Evaluator, MeasurementPlan, RealImages, check_metrics
+    from realness.trainer.metrics import (
+        Evaluator,
+        MeasurementPlan,
+        RealImages,
+        check_metrics,
+        compared_classes,
+    )
 
     def prepare() -> tuple[Evaluator, str]:
         metrics = check_metrics(command.metrics)
         data = config.data
         if command.decoder != "run":
             data = replace(data, decoder=command.decoder)
-        options = SourceOptions(command.source_kind, command.wds_image, command.follow_links)
+        options = SourceOptions(
+            command.source_kind, command.wds_image, command.follow_links, command.labels
+        )
         data, catalog = open_real_images(data, command.data, options)
         cleanup.callback(catalog.close)
-        for message in catalog.messages():
-            _print_message(message)
-        check_shards(catalog, rank(), world_size())
-        check_images(catalog, data.resolution, max_bad_images=data.max_bad_images)
+        check_real_images(config.classes, data, catalog, _print_message)
+        num_images = command.num_images
+        num_real = min(command.num_real or len(catalog), len(catalog))
+        classes = compared_classes(metrics, config.classes, catalog, num_images, num_real)
+        if classes is not None and classes.note:
+            _print_message(classes.note)
         plan = MeasurementPlan(
-            metrics,
-            num_images=command.num_images,
-            num_real=min(command.num_real or len(catalog), len(catalog)),
-            batch_size=command.batch_size,
-            seed=command.seed,
+            metrics, num_images, num_real, command.batch_size, command.seed, classes
         )
         network = _open_network(command, device) if plan.needs_network else None
         real = RealImages(catalog, data, plan.batch_size)

@@ -309,7 +309,7 @@ def read_on_a_node(folders: list[str]) -> tuple[torch.Tensor, list[tuple[int, ..
     seen = []
     for count in (NUM_IMAGES, 9):
         real = RealImages(catalog, data, 5)
-        for pictures, index in real.batches(count):
+        for pictures, index, _ in real.batches(count):
             sums = [zlib.crc32(picture.numpy().tobytes()) for picture in pictures]
             seen += zip([count] * len(index), index.tolist(), sums, strict=True)
     shown = _shown_reals(cast(Run, SimpleNamespace(config=config, catalog=catalog)))[0]

@@ -1,15 +1,19 @@
-"""Images for the tests of metrics: crops of a photograph, and ways to degrade them."""
+"""Images and a network for the tests of metrics: crops of a photograph, pooled colours."""
 
 from __future__ import annotations
 
 import functools
+import hashlib
+from pathlib import Path
 
 import matplotlib.cbook
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
+
+from realness.trainer.metrics import NetworkFile
 
 
 @functools.cache
@@ -50,3 +54,30 @@ def noisy(images: Tensor, sigma: float, seed: int = 1) -> Tensor:
 def collapsed(images: Tensor, modes: int = 2) -> Tensor:
     """Only the first `modes` images, repeated."""
     return images[torch.arange(len(images)) % modes]
+
+
+def write_classes(folder: Path, counts: dict[str, int]) -> Path:
+    """A folder for each class with as many different images of 32x32."""
+    images = iter(pictures(sum(counts.values())).permute(0, 2, 3, 1).numpy())
+    for name, count in counts.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            Image.fromarray(next(images)).save(folder / name / f"{number:02d}.png")
+    return folder
+
+
+class Colours(nn.Module):
+    """A detector whose features are pooled colours, called as the field's are."""
+
+    def forward(
+        self, images: Tensor, return_features: bool = False, no_output_bias: bool = False
+    ) -> Tensor:
+        pooled = torch.nn.functional.adaptive_avg_pool2d(images, 2).flatten(1) / 50
+        return pooled if return_features else torch.softmax(pooled, 1)
+
+
+def write_colours(folder: Path) -> NetworkFile:
+    """`Colours` as a file that `open_network` takes, for inputs of 32x32."""
+    path = folder / "colours.pt"
+    torch.jit.script(Colours()).save(str(path))
+    return NetworkFile(str(path), hashlib.sha256(path.read_bytes()).hexdigest())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import importlib.util
 import os
 import subprocess
@@ -15,7 +14,6 @@ from types import ModuleType
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
 
 from realness.data_pipeline import open_catalog
 from realness.launch.presets import preset
@@ -43,21 +41,11 @@ from realness.trainer.storage.run_folder import write_config
 from realness.trainer.storage.scores import Record, append_records, read_records, summarise
 from realness.trainer.updates.ema import Ema
 from tests.helpers import ROOT
-from tests.helpers.metric_images import pictures
+from tests.helpers.metric_images import pictures, write_colours
 from tests.helpers.ranks import run_on_ranks
 
 EVALUATE = ROOT / "launch" / "evaluate.py"
 NUM_REAL = 20
-
-
-class Colours(nn.Module):
-    """A detector whose features are pooled colours, called as the field's are."""
-
-    def forward(
-        self, images: Tensor, return_features: bool = False, no_output_bias: bool = False
-    ) -> Tensor:
-        pooled = torch.nn.functional.adaptive_avg_pool2d(images, 2).flatten(1) / 50
-        return pooled if return_features else torch.softmax(pooled, 1)
 
 
 def tiny_config(data: Path) -> TrainConfig:
@@ -99,9 +87,7 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def colours(tmp_path_factory: pytest.TempPathFactory) -> NetworkFile:
-    path = tmp_path_factory.mktemp("networks") / "colours.pt"
-    torch.jit.script(Colours()).save(str(path))
-    return NetworkFile(str(path), hashlib.sha256(path.read_bytes()).hexdigest())
+    return write_colours(tmp_path_factory.mktemp("networks"))
 
 
 # --- the generator
@@ -325,10 +311,12 @@ def load_command() -> ModuleType:
     ("arguments", "message"),
     [
         (("--metrics", "lpips"), "unknown ['lpips']"),
+        (("--metrics", "intra-fid"), "trained without --conditional; leave intra-fid out"),
         (("--checkpoint", "7"), "80, 160, 240"),
         (("--data", "nowhere"), "nowhere"),
         (("--source-kind", "tar"), "is for --data, which is not given"),
         (("--follow-links",), "is for --data, which is not given"),
+        (("--labels", "auto"), "--labels auto is for --data, which is not given"),
         (("--network-file", "net.pt"), "net.pt cannot be read"),
         (("--network-file", "net.pt", "--network-sha256", "12"), "64 hexadecimal digits"),
     ],
@@ -357,7 +345,10 @@ def test_the_best_is_chosen_by_the_newest_settings(run: Path, tmp_path: Path) ->
     )
     offline = [record(80, 0.5, "KID-efflite0"), record(160, 0.1, "KID-efflite0-sd")]
     assert best_of(offline, "kid") == 80
-    assert best_record(rows, "fid") is None
+    of_class = record(160, 0.1, "intra-FD-efflite0/cat")
+    by_class = [record(images, images, "intra-FD-efflite0") for images in (80, 160)]
+    assert best_of([*by_class, of_class], "intra-fid") == 80
+    assert best_record([*rows, of_class, *by_class], "fid") is None
 
 
 def best_of(rows: list[Record], metric: str) -> int:

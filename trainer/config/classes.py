@@ -52,6 +52,16 @@ class ClassesConfig:
         """The name of a class, or its number if the data names none."""
         return self.class_names[number] if self.class_names else str(number)
 
+    def agree(self, names: Sequence[str], count: int) -> bool:
+        """Whether images of `count` classes with these names, if any, have the run's classes.
+
+        They have the same names; or, if the run or the images have none, no number that the run
+        does not have.
+        """
+        if self.class_names and names:
+            return tuple(names) == self.class_names
+        return count <= len(self.class_counts)
+
     def find(self, text: str) -> int:
         """The number of the class with this name or number. Raises ConfigError if there is none."""
         if text in self.class_names:

@@ -17,13 +17,14 @@ class MetricsConfig:
     metrics_weights: Literal["ema", "raw"] = resumable("ema")
     """Weights to measure: ema, the moving average, or raw, G itself as the last update left it."""
     metrics: str = resumable("swd")
-    """Comma-separated list of swd, fid, kid, is, pr, ppl. swd needs no feature network. The
-    checkpoint with the best score of the first one is never deleted."""
+    """Comma-separated list of swd, fid, intra-fid (FID per class, with --conditional), kid, is, pr,
+    ppl. swd needs no feature network. The checkpoint with the best score of the first one is never
+    deleted."""
     stop_after: int = resumable(0)
     """End the run when the first of --metrics has not improved in N measurements; 0 for never."""
     metrics_images: int = resumable(2048)
     """Images generated per measurement, over all ranks; swd uses the same number of real images,
-    the other metrics use all of them."""
+    the other metrics use all of them. intra-fid generates as many again, equally many per class."""
     metrics_network: Literal["inception", "efflite0"] = resumable("inception")
     """Feature network: the Inception network of FID, downloaded once, or EfficientNet-lite0, which
     the extra offline-features installs."""

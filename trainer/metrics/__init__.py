@@ -13,14 +13,7 @@ from realness.trainer.metrics.best import (
     is_headline,
     loss_of,
 )
-from realness.trainer.metrics.evaluation import (
-    METRICS,
-    CheckpointInfo,
-    Evaluator,
-    MeasurementPlan,
-    Score,
-    check_metrics,
-)
+from realness.trainer.metrics.evaluation import Evaluator
 from realness.trainer.metrics.features import (
     INCEPTION,
     FeatureNetwork,
@@ -30,15 +23,19 @@ from realness.trainer.metrics.features import (
 )
 from realness.trainer.metrics.frechet import GaussianMoments, frechet_distance
 from realness.trainer.metrics.inception_score import inception_score
+from realness.trainer.metrics.intra_fid import ComparedClasses, compared_classes
 from realness.trainer.metrics.kid import kernel_distance
+from realness.trainer.metrics.plan import METRICS, MeasurementPlan, check_metrics
 from realness.trainer.metrics.precision_recall import precision_recall
 from realness.trainer.metrics.reference import MeasureFailed, RealImages
+from realness.trainer.metrics.score import CheckpointInfo, Score
 from realness.trainer.metrics.swd import PatchSet, SlicedWasserstein, sliced_wasserstein
 
 __all__ = [
     "INCEPTION",
     "METRICS",
     "CheckpointInfo",
+    "ComparedClasses",
     "Evaluator",
     "FeatureNetwork",
     "FeatureNetworkError",
@@ -53,6 +50,7 @@ __all__ = [
     "best_record",
     "check_metrics",
     "choose",
+    "compared_classes",
     "first_metric",
     "frechet_distance",
     "inception_score",

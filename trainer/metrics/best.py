@@ -13,13 +13,14 @@ from realness.trainer.storage.checkpoint_folder import (
     list_checkpoints,
     read_best,
 )
-from realness.trainer.storage.scores import METRICS_FILE, Record, read_records
+from realness.trainer.storage.scores import METRICS_FILE, Record, is_of_class, read_records
 
-RANKING = ("fid", "kid", "swd", "is", "pr", "ppl")
+RANKING = ("fid", "kid", "swd", "intra-fid", "is", "pr", "ppl")
 """Metrics in the order in which they decide if the user names none."""
 
 _NAMES = {
     "fid": ("FID", "FD-"),
+    "intra-fid": ("intra-FID", "intra-FD-"),
     "kid": ("KID", "KID-"),
     "swd": ("SWD",),
     "is": ("IS",),
@@ -32,8 +33,11 @@ _MORE_IS_BETTER = ("is", "pr")
 def is_headline(name: str, metric: str) -> bool:
     """Whether the score `name` is the main score of `metric`, by which checkpoints are ranked.
 
-    FID or FD-network, KID, the mean of SWD over levels, IS, precision, PPL.
+    FID or FD-network, the mean of the intra-FID over classes, KID, the mean of SWD over levels, IS,
+    precision, PPL.
     """
+    if is_of_class(name):
+        return False
     whole = [item for item in _NAMES[metric] if not item.endswith("-")]
     begins = tuple(item for item in _NAMES[metric] if item.endswith("-"))
     return name in whole or (name.startswith(begins) and not name.endswith("-sd"))

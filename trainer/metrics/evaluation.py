@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from collections.abc import Callable
+from dataclasses import replace
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -15,8 +15,9 @@ from realness.trainer.distributed.ranks import world_size
 from realness.trainer.inference.pixels import HALF_RANGE
 from realness.trainer.inference.trained import TrainedGenerator
 from realness.trainer.metrics.features import FeatureNetwork
-from realness.trainer.metrics.frechet import frechet_distance
-from realness.trainer.metrics.inception_score import NUM_SPLITS, inception_score
+from realness.trainer.metrics.frechet import GaussianMoments, frechet_distance
+from realness.trainer.metrics.inception_score import inception_score
+from realness.trainer.metrics.intra_fid import INTRA_FID, ComparedClasses
 from realness.trainer.metrics.kid import kernel_distance
 from realness.trainer.metrics.path_length import (
     EPSILON,
@@ -24,7 +25,8 @@ from realness.trainer.metrics.path_length import (
     step_pair,
     trimmed_mean,
 )
-from realness.trainer.metrics.precision_recall import NEIGHBOUR, precision_recall
+from realness.trainer.metrics.plan import MeasurementPlan
+from realness.trainer.metrics.precision_recall import precision_recall
 from realness.trainer.metrics.ranks import shares
 from realness.trainer.metrics.reference import MeasureFailed, Progress, RealImages
 from realness.trainer.metrics.samples import (
@@ -33,100 +35,10 @@ from realness.trainer.metrics.samples import (
     NeededStatistics,
     RowGatherer,
 )
-from realness.trainer.metrics.swd import DEFAULT_NUM_IMAGES as MAX_PATCH_IMAGES
+from realness.trainer.metrics.score import Score
 from realness.trainer.metrics.swd import PatchSet, sliced_wasserstein
 from realness.trainer.randomness import Draws, Purpose, Stream
 from realness.trainer.storage.scores import Record
-
-METRICS = ("swd", "fid", "kid", "is", "pr", "ppl")
-
-
-@dataclass(frozen=True)
-class Score:
-    """A score; `network` is empty if none was used, `num_real` is 0 if no real image was."""
-
-    metric: str
-    value: float
-    num_images: int
-    num_real: int
-    network: str = ""
-    resize: str = ""
-
-
-@dataclass(frozen=True)
-class CheckpointInfo:
-    """The checkpoint that scores refer to, and how they were measured.
-
-    images, iteration: how far it was trained; seed: of the samples; data: digest of the real
-    images; seconds: time spent on measuring; weights: of G.
-    """
-
-    images: int
-    iteration: int
-    seed: int
-    data: str
-    seconds: float
-    weights: str = "ema"
-
-    def records(self, scores: Sequence[Score]) -> list[Record]:
-        """Rows for `metrics.csv`."""
-        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        return [
-            Record(
-                time=now,
-                images=self.images,
-                iteration=self.iteration,
-                metric=score.metric,
-                value=score.value,
-                num_images=score.num_images,
-                num_real=score.num_real,
-                network=score.network,
-                resize=score.resize,
-                seed=self.seed,
-                data=self.data[:12],
-                seconds=round(self.seconds, 1),
-                weights=self.weights,
-            )
-            for score in scores
-        ]
-
-
-@dataclass(frozen=True)
-class MeasurementPlan:
-    """The metrics to measure, and the numbers of generated and of real images."""
-
-    metrics: tuple[str, ...]
-    num_images: int
-    num_real: int
-    batch_size: int
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        named, known = ",".join(self.metrics), ",".join(METRICS)
-        unknown = [name for name in self.metrics if name not in METRICS]
-        if unknown or not self.metrics:
-            raise ValueError(f"--metrics={named}: unknown {unknown}; choose from {known}")
-        least = max([2, NUM_SPLITS * ("is" in self.metrics), (NEIGHBOUR + 1) * self.has("pr")])
-        for name, count in (("generated", self.num_images), ("real", self.num_real)):
-            if count < least:
-                raise ValueError(
-                    f"{count} {name} images are too few for --metrics={named}; use at least {least}"
-                )
-        if self.batch_size < 1:
-            raise ValueError(f"--batch-size={self.batch_size} must be at least 1")
-
-    def has(self, *names: str) -> bool:
-        """Whether any of these metrics is to be measured."""
-        return any(name in self.metrics for name in names)
-
-    @property
-    def needs_network(self) -> bool:
-        return self.has("fid", "kid", "is", "pr", "ppl")
-
-    @property
-    def num_patch_images(self) -> int:
-        """Images per set whose patches are compared: the same number, at most that of the paper."""
-        return min(self.num_images, self.num_real, MAX_PATCH_IMAGES)
 
 
 class Evaluator:
@@ -164,10 +76,13 @@ class Evaluator:
         plan, network = self._plan, self._network
         if record.metric.startswith("SWD"):
             return record.num_images == plan.num_patch_images
+        num_images, num_real = plan.num_images, plan.num_real
+        if record.metric.startswith("intra-") and plan.classes is not None:
+            num_images, num_real = plan.classes.total_fake, sum(plan.classes.num_real)
         return network is not None and (
             (record.num_images, record.network, record.resize)
-            == (plan.num_images, network.name, network.resize)
-            and record.num_real in (0, plan.num_real)
+            == (num_images, network.name, network.resize)
+            and record.num_real in (0, num_real)
         )
 
     def scores(self, generator: TrainedGenerator) -> list[Score]:
@@ -186,6 +101,8 @@ class Evaluator:
             found += [Score(name, value, count, count) for name, value in values.items()]
         if self._network is not None:
             found += self._feature_scores(self._network, fake)
+            if plan.has(INTRA_FID) and plan.classes is not None:
+                found += self._class_scores(generator, self._network, plan.classes)
         if plan.has("ppl") and self._network is not None:
             value = self._path_length(generator, self._network)
             found.append(self._score(self._network, f"PPL-{self._network.name}", value, 0))
@@ -245,7 +162,8 @@ class Evaluator:
     @functools.cached_property
     def _real_embedding(self) -> Embedding:
         plan, network = self._plan, self._network
-        needed = NeededStatistics(plan.has("fid"), plan.has("kid", "pr"))
+        classes = plan.classes.numbers if plan.has(INTRA_FID) and plan.classes else ()
+        needed = NeededStatistics(plan.has("fid"), plan.has("kid", "pr"), classes=classes)
         if network is None or not needed:
             return Embedding()
         return self._real.embedding(plan.num_real, network, needed, self._progress)
@@ -277,6 +195,50 @@ class Evaluator:
             add("IS-sd", deviation, 0)
         return found
 
+    def _class_scores(
+        self, generator: TrainedGenerator, network: FeatureNetwork, classes: ComparedClasses
+    ) -> list[Score]:
+        """The FID of each class, one class at a time, then the mean over classes."""
+        name = "intra-FID" if network.is_inception else f"intra-FD-{network.name}"
+        real, found = self._real_embedding.by_class, []
+        assert real is not None
+
+        def add(suffix: str, value: float, num_images: int, num_real: int) -> None:
+            made = Score(name + suffix, value, num_images, num_real, network.name, network.resize)
+            found.append(made)
+
+        for number, label, num_real in zip(
+            classes.numbers, classes.names, classes.num_real, strict=True
+        ):
+            fake = self._class_moments(generator, network, number, label)
+            value = frechet_distance(real.over_ranks(number), fake)
+            add(f"/{label}", value, classes.num_fake, num_real)
+        mean = fmean(score.value for score in found)
+        add("", mean, classes.total_fake, sum(classes.num_real))
+        return found
+
+    def _class_moments(
+        self, generator: TrainedGenerator, network: FeatureNetwork, number: int, label: str
+    ) -> GaussianMoments:
+        """The moments of the generated images of a class; collective.
+
+        Classes have latents of their own, so that the errors of their scores are independent.
+        """
+        plan = self._plan
+        assert plan.classes is not None
+        count, of_class = plan.classes.num_fake, generator.of_classes([number])
+        first = plan.classes.numbers.index(number) * count
+        collector = FeatureCollector(network, NeededStatistics(moments=True))
+        self._go_through(
+            f"generated images of {label}",
+            count,
+            generator.device,
+            lambda index: collector.add(of_class.sample(index + first, plan.seed), index),
+        )
+        moments = collector.finish().moments
+        assert moments is not None
+        return moments
+
     def _score(self, network: FeatureNetwork, name: str, value: float, num_real: int) -> Score:
         return Score(name, value, self._plan.num_images, num_real, network.name, network.resize)
 
@@ -299,10 +261,3 @@ class Evaluator:
 
         self._go_through("path length", plan.num_images, generator.device, add_distances)
         return trimmed_mean(distances.gather()[:, 0])
-
-
-def check_metrics(text: str) -> tuple[str, ...]:
-    """Parse a list such as `swd,fid`; known metrics come first, in the order of METRICS."""
-    wanted: Sequence[str] = [name.strip().lower() for name in text.split(",") if name.strip()]
-    known = tuple(name for name in METRICS if name in wanted)
-    return known + tuple(name for name in wanted if name not in METRICS)

@@ -48,8 +48,7 @@ class GaussianMoments:
         if not len(features):
             return
         rows = features.detach().to("cpu", torch.float64)
-        if not rows.isfinite().all():
-            raise ValueError("features are not finite: the generator or the network is broken")
+        check_finite(rows)
         batch = GaussianMoments(rows.shape[1])
         batch.count, batch.mean = len(rows), rows.mean(0)
         centred = rows - batch.mean
@@ -75,6 +74,12 @@ class GaussianMoments:
             part.count, part.mean, part.scatter = count, mean, scatter
             merged.merge(part)
         return merged
+
+
+def check_finite(features: Tensor) -> None:
+    """Raise ValueError for features that are not finite."""
+    if not features.isfinite().all():
+        raise ValueError("features are not finite: the generator or the network is broken")
 
 
 def frechet_distance(first: GaussianMoments, second: GaussianMoments) -> float:

@@ -22,6 +22,7 @@ from realness.trainer.distributed.ranks import rank, world_size
 from realness.trainer.distributed.streams import open_stream, rank_share
 from realness.trainer.metrics.features import FeatureNetwork
 from realness.trainer.metrics.frechet import GaussianMoments
+from realness.trainer.metrics.intra_fid import ORDER_SEED
 from realness.trainer.metrics.network_file import cache_folder
 from realness.trainer.metrics.samples import Embedding, FeatureCollector, NeededStatistics
 from realness.trainer.metrics.swd import PatchSet
@@ -36,10 +37,6 @@ Progress = Callable[[str, int, int], None]
 
 class MeasureFailed(RuntimeError):
     """Images that could not be generated, read or embedded; raised on every rank alike."""
-
-
-# The choice of real images does not depend on the run, so runs are comparable and share a cache.
-ORDER_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -61,11 +58,13 @@ class RealImages:
         step = math.lcm(world_size(), self.catalog.num_parts)
         return -(-self.batch_size * world_size() // step) * step
 
-    def batches(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """This rank's share of the first `count` images: (uint8 [B, 3, R, R], int64 [B]).
+    def batches(self, count: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """This rank's share of the first `count` images, with their numbers and their classes.
 
+        uint8 [B, 3, R, R], int64 [B] and int64 [B], whose values are -1 for images without a class.
         Every rank gets the same number of batches; the last ones may be short or empty.
         """
+        labels = self.catalog.labels
         with open_stream(
             self.data,
             self.catalog,
@@ -74,18 +73,29 @@ class RealImages:
             seed=ORDER_SEED,
         ) as stream:
             for _ in range(0, count, self.global_batch):
-                images, index = next(stream), stream.samples
-                wanted = index < count
-                yield (images, index) if wanted.all() else (images[wanted], index[wanted])
+                images, index, classes = next(stream), stream.samples, stream.indices
+                if labels is None:
+                    classes = torch.full_like(classes, -1)
+                else:
+                    classes = torch.from_numpy(labels[classes.numpy()].astype("int64"))
+                if not (wanted := index < count).all():
+                    images, index, classes = images[wanted], index[wanted], classes[wanted]
+                yield images, index, classes
 
     def patches(self, count: int, seed: int, progress: Progress) -> PatchSet:
         """The patches of the first `count` images; collective. Raises MeasureFailed."""
         patches = PatchSet(self.data.resolution, seed, Stream.REFERENCE)
-        self._go_through("real patches", count, progress, patches.add)
+        self._go_through(
+            "real patches", count, progress, lambda images, index, _: patches.add(images, index)
+        )
         return patches
 
     def _go_through(
-        self, what: str, count: int, progress: Progress, action: Callable[[Tensor, Tensor], None]
+        self,
+        what: str,
+        count: int,
+        progress: Progress,
+        action: Callable[[Tensor, Tensor, Tensor], None],
     ) -> None:
         """Call `action` with every batch of this rank's share of the first `count` images."""
 
@@ -102,7 +112,8 @@ class RealImages:
         """The statistics of the first `count` images, from the cache if they are in it.
 
         The key of a cached file includes the digest of the images, the network's hash, the resize
-        and the count. Collective. Raises MeasureFailed.
+        and the count. Statistics of classes, which may take gigabytes, are not cached. Collective.
+        Raises MeasureFailed.
         """
         key = {
             "digest": self.catalog.digest,
@@ -115,13 +126,13 @@ class RealImages:
         }
         name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         path = self.cache / "references" / f"{name}.safetensors"
-        cached = _read(path, needed)
+        cached = None if needed.classes else _read(path, needed)
         if all(gather(cached is not None)) and cached is not None:
             return cached
         collector = FeatureCollector(network, needed)
         self._go_through("real features", count, progress, collector.add)
         embedding = collector.finish()
-        if rank() == 0:
+        if rank() == 0 and (needed.moments or needed.features):
             _write(path, embedding)
         return embedding
 

@@ -10,19 +10,21 @@ from torch import Tensor
 from realness.trainer.distributed.collectives import gather
 from realness.trainer.metrics.features import FeatureNetwork
 from realness.trainer.metrics.frechet import GaussianMoments
+from realness.trainer.metrics.intra_fid import ClassMoments
 from realness.trainer.metrics.ranks import gather_rows
 
 
 @dataclass(frozen=True)
 class NeededStatistics:
-    """Which statistics of embedded images are needed."""
+    """Which statistics of embedded images are needed; `classes` are those that need moments."""
 
     moments: bool = False
     features: bool = False
     probabilities: bool = False
+    classes: tuple[int, ...] = ()
 
     def __bool__(self) -> bool:
-        return self.moments or self.features or self.probabilities
+        return self.moments or self.features or self.probabilities or bool(self.classes)
 
 
 class RowGatherer:
@@ -47,11 +49,15 @@ class RowGatherer:
 
 @dataclass(frozen=True)
 class Embedding:
-    """The statistics of a whole set, the same on every rank; those not needed are None."""
+    """The statistics of a whole set, the same on every rank; those not needed are None.
+
+    `by_class` has only this rank's images: it is merged over ranks one class at a time.
+    """
 
     moments: GaussianMoments | None = None
     features: Tensor | None = None
     probabilities: Tensor | None = None
+    by_class: ClassMoments | None = None
 
 
 class FeatureCollector:
@@ -61,14 +67,20 @@ class FeatureCollector:
         self._network, self._needed = network, needed
         self._moments: GaussianMoments | None = None
         self._features, self._probabilities = RowGatherer(), RowGatherer()
+        self._by_class = ClassMoments(needed.classes)
 
-    def add(self, images: Tensor, index: Tensor) -> None:
-        """Add images uint8 [B, 3, R, R] (B may be 0) with their indices in the set."""
+    def add(self, images: Tensor, index: Tensor, classes: Tensor | None = None) -> None:
+        """Add images uint8 [B, 3, R, R] (B may be 0) with their indices in the set.
+
+        classes: int64 [B], on the CPU, if statistics of classes are needed.
+        """
         needed = self._needed
         if not len(images):
             return
-        if needed.moments or needed.features:
+        if needed.moments or needed.features or needed.classes:
             features = self._network.features(images)
+            if classes is not None:
+                self._by_class.add(features, classes)
             if needed.moments:
                 self._moments = self._moments or GaussianMoments(features.shape[1])
                 self._moments.add(features)
@@ -88,4 +100,5 @@ class FeatureCollector:
             moments,
             self._features.gather() if self._needed.features else None,
             self._probabilities.gather() if self._needed.probabilities else None,
+            self._by_class if self._needed.classes else None,
         )

@@ -15,18 +15,22 @@ from rich.table import Column, Table
 from realness.trainer.metrics.reference import Progress
 from realness.trainer.storage.files import atomic_writer
 from realness.trainer.storage.scores import (
+    CLASS_METRICS_FILE,
     Record,
     Summary,
     append_records,
     chart_of,
     curves,
     describe,
+    is_of_class,
     read_records,
     summarise,
 )
 
 FIGURE_FILE = "metrics.png"
 SUMMARY_FILE = "metrics_summary.csv"
+MAX_CLASS_ROWS = 20
+"""Scores of more classes than this are not printed."""
 
 
 def open_progress(cleanup: ExitStack, *, enabled: bool) -> Progress:
@@ -60,8 +64,10 @@ def report_scores(run: Path, records: Sequence[Record], from_iteration: int) -> 
     earlier = read_records(run)
     new = [record for record in records if record not in earlier]
     path = append_records(run, new)
-    print_scores(records)
-    settings = {record.settings for record in records}
+    of_classes = [record for record in records if is_of_class(record.metric)]
+    whole = [record for record in records if not is_of_class(record.metric)]
+    print_scores(records if len(of_classes) <= MAX_CLASS_ROWS else whole)
+    settings = {record.settings for record in whole}
     alike = [record for record in [*earlier, *new] if record.settings in settings]
     # Several widths of one average are not a curve over training.
     if len({record.weights for record in alike}) == 1 < len({item.images for item in alike}):
@@ -73,7 +79,9 @@ def report_scores(run: Path, records: Sequence[Record], from_iteration: int) -> 
         print_summary(summaries, note)
         print(write_summary(summaries, run, first))
         print(write_figure(alike, run))
-    print(f"{path}: {len(new)} rows added")
+    print(f"{path}: {len(new) - len(of_classes)} rows added")
+    if of_classes:
+        print(f"{run / CLASS_METRICS_FILE}: {len(of_classes)} rows of single classes added")
 
 
 def print_scores(records: Sequence[Record]) -> None:

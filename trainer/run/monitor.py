@@ -21,11 +21,12 @@ from realness.trainer.metrics import (
     RealImages,
     Score,
     check_metrics,
+    compared_classes,
     open_network,
 )
 from realness.trainer.reporting import Reporter
 from realness.trainer.run.improvement import Improvement
-from realness.trainer.storage.scores import append_records, read_records
+from realness.trainer.storage.scores import append_records, is_of_class, read_records
 
 log = logging.getLogger("realness.trainer")
 
@@ -41,14 +42,19 @@ class Monitor:
 
     def __init__(self, config: TrainConfig, catalog: Catalog, device: torch.device) -> None:
         """Raises ValueError for metrics that cannot be measured, or a missing feature network."""
-        metrics = config.metrics
+        metrics, names = config.metrics, check_metrics(config.metrics.metrics)
         plan = MeasurementPlan(
-            check_metrics(metrics.metrics),
+            names,
             num_images=metrics.metrics_images,
             num_real=len(catalog),
             batch_size=config.batch_size // world_size(),
             seed=SEED,
+            classes=compared_classes(
+                names, config.classes, catalog, metrics.metrics_images, len(catalog)
+            ),
         )
+        if plan.classes is not None and plan.classes.note and rank() == 0:
+            log.warning("%s", plan.classes.note)
         network = None
         if plan.needs_network:
             network = open_network(
@@ -107,7 +113,8 @@ class Monitor:
             )
             with reporter.hold("metrics.csv", "these scores are in stats.jsonl only."):
                 append_records(folder, info.records(scores))
-        reporter.log_scores(images, {score.metric: score.value for score in scores}, seconds)
+        whole = [score for score in scores if not is_of_class(score.metric)]
+        reporter.log_scores(images, {score.metric: score.value for score in whole}, seconds)
         return seconds
 
     def _show(self, what: str, done: int, total: int) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 from realness.trainer.storage.files import write_text
 
 METRICS_FILE = "metrics.csv"
+CLASS_METRICS_FILE = "metrics_classes.csv"
+"""Scores of single classes, in the same columns; their metrics are named `intra-FID/CLASS`."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,23 @@ class Summary:
 def append_records(run: Path, records: Iterable[Record]) -> Path:
     """Append rows to the run's metrics.csv, with a header if it is new. Returns its path.
 
+    Scores of single classes go to metrics_classes.csv.
     A file of an earlier version has fewer columns, and is rewritten with all of them.
     """
-    path = run / METRICS_FILE
+    rows: dict[bool, list[Record]] = {False: [], True: []}
+    for record in records:
+        rows[is_of_class(record.metric)].append(record)
+    if rows[True]:
+        _append(run / CLASS_METRICS_FILE, rows[True])
+    return _append(run / METRICS_FILE, rows[False])
+
+
+def is_of_class(metric: str) -> bool:
+    """Whether a score is that of a single class."""
+    return "/" in metric
+
+
+def _append(path: Path, records: Iterable[Record]) -> Path:
     columns = [item.name for item in fields(Record)]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -73,7 +89,7 @@ def append_records(run: Path, records: Iterable[Record]) -> Path:
         with path.open("a", newline="") as file:
             file.write(text.getvalue())
         return path
-    earlier = read_records(run) if header else []
+    earlier = read_records(path.parent, path.name) if header else []
     writer.writeheader()
     writer.writerows(asdict(record) for record in [*earlier, *records])
     write_text(path, text.getvalue())
@@ -88,18 +104,20 @@ def _header(path: Path) -> list[str]:
         return next(csv.reader(file), [])
 
 
-def read_records(run: Path) -> list[Record]:
-    """The rows of the run's metrics.csv, oldest first; empty if the file is missing.
+def read_records(run: Path, file: str = METRICS_FILE) -> list[Record]:
+    """The rows of the run's metrics.csv, or of CLASS_METRICS_FILE, oldest first.
+
+    Empty if the file is missing.
 
     Raises ValueError, naming the file and the row, for contents that are not scores.
     """
-    path = run / METRICS_FILE
+    path = run / file
     if not path.exists():
         return []
     kinds = {"int": int, "float": float, "str": str}
     try:
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
+        with path.open(newline="") as table:
+            rows = list(csv.DictReader(table))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} is not a valid table of scores ({error}); remove it") from error
     records = []

@@ -13,6 +13,7 @@ from statistics import median
 
 from realness.trainer.reporting.page import theme
 from realness.trainer.reporting.page.charts import draw
+from realness.trainer.reporting.page.classes import classes_section
 from realness.trainer.reporting.page.distributions import draw_distributions
 from realness.trainer.reporting.page.panels import panels
 from realness.trainer.reporting.page.previews import MAX_BYTES, MAX_FRAMES, address, embed
@@ -52,7 +53,7 @@ def write_parts(path: Path, parts: Iterable[str]) -> None:
 def render(run: Run) -> Iterator[str]:
     """The page of one run, in parts."""
     start = (_header(run), problems([run]))
-    body = chain(start, _samples(run), (_charts(run), run_tables(run)))
+    body = chain(start, _samples(run), (classes_section(run), _charts(run), run_tables(run)))
     return page(f"{run.name} · realness", body)
 
 
@@ -174,7 +175,9 @@ def grid_figure(title: str, frames: Sequence[Frame], limit: int, max_bytes: int)
         (frame.images_seen, partial(address, jpeg), frame.path.name)
         for frame, jpeg in embed(frames, limit, max_bytes)
     ]
-    return image_figure(title, pictures) if pictures else iter(())
+    rows = frames[-1].row_names
+    note = f"Rows from top to bottom: {', '.join(rows)}." if rows else ""
+    return image_figure(title, pictures, note) if pictures else iter(())
 
 
 def _charts(run: Run) -> str:

@@ -147,6 +147,7 @@ _METRIC_NOTES = {
     "SWD": "Sliced Wasserstein distance, times 1,000: the mean, and per resolution.",
     "Precision and recall": "Fraction of generated images near real ones, and vice versa.",
     "IS": "Inception Score. Higher is better.",
+    "intra-FID": "FID of each class, averaged over classes.",
 }
 
 

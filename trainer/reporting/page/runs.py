@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from realness.trainer.reporting.grid import IMAGES_SEEN, SAMPLES_FOLDER
+from realness.trainer.reporting.grid import IMAGES_SEEN, ROW_NAMES, SAMPLES_FOLDER
 from realness.trainer.reporting.realness import REALNESS_FILE, Realness, read_realness
 from realness.trainer.reporting.stats import STATS_FILE, Thinned, iterate_stats
 from realness.trainer.reporting.stats import Record as StatsRecord
@@ -24,7 +24,12 @@ from realness.trainer.storage.checkpoint_folder import (
 )
 from realness.trainer.storage.environment import ENVIRONMENT_FILE
 from realness.trainer.storage.run_folder import CONFIG_FILE, holds_run
-from realness.trainer.storage.scores import Record, read_records
+from realness.trainer.storage.scores import (
+    CLASS_METRICS_FILE,
+    METRICS_FILE,
+    Record,
+    read_records,
+)
 
 MAX_RECORDS = 2_500
 """Ten times as many as a curve has points."""
@@ -48,6 +53,8 @@ class Frame:
     """Images G had been trained on, if the file states it."""
     modified_ns: int = 0
     """When the file was last changed."""
+    row_names: tuple[str, ...] = ()
+    """Names of its rows, if the file states them."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,8 @@ class Run:
     """One sentence per file that could not be read."""
     best: int | None = None
     """Images seen by the checkpoint that the run keeps as its best, if it measures."""
+    class_scores: list[Record] = field(default_factory=list)
+    """Scores of single classes, oldest first."""
 
     @property
     def name(self) -> str:
@@ -150,11 +159,12 @@ def load_run(run_dir: Path) -> Run:
         environment=_read_object(run_dir / ENVIRONMENT_FILE, problems),
         records=sorted(records, key=lambda record: record["images"]),
         grids=_find_grids(run_dir / SAMPLES_FOLDER, problems),
-        scores=_read_scores(run_dir, problems),
+        scores=_read_scores(run_dir, METRICS_FILE, problems),
         realness=read_realness(run_dir / REALNESS_FILE),
         stats_age_s=time.time() - stats.stat().st_mtime if records else math.inf,
         problems=problems,
         best=_best_checkpoint(checkpoint_root(run_dir)),
+        class_scores=_read_scores(run_dir, CLASS_METRICS_FILE, problems),
     )
 
 
@@ -196,12 +206,20 @@ def _read_object(path: Path, problems: list[str]) -> dict[str, Any]:
     return content
 
 
-def _read_scores(run_dir: Path, problems: list[str]) -> list[Record]:
+def _read_scores(run_dir: Path, file: str, problems: list[str]) -> list[Record]:
     try:
-        return [record for record in read_records(run_dir) if math.isfinite(record.value)]
+        return [record for record in read_records(run_dir, file) if math.isfinite(record.value)]
     except (OSError, ValueError) as error:
         problems.append(str(error))
         return []
+
+
+def _row_names(text: str) -> tuple[str, ...]:
+    try:
+        names = json.loads(text)
+    except (ValueError, RecursionError):
+        return ()
+    return tuple(map(str, names)) if isinstance(names, list) else ()
 
 
 def _find_grids(folder: Path, problems: list[str]) -> dict[str, list[Frame]]:
@@ -213,11 +231,12 @@ def _find_grids(folder: Path, problems: list[str]) -> dict[str, list[Frame]]:
             modified_ns = path.stat().st_mtime_ns
             with Image.open(path) as image:
                 noted = image.info.get(IMAGES_SEEN, "")
+                rows = _row_names(image.info.get(ROW_NAMES, "[]"))
         except (OSError, Image.DecompressionBombError) as error:
             problems.append(f"{folder.name}/{path.name} cannot be read: {error}")
             continue
         seen = noted if noted.isdigit() else number.group(1) if number else ""
-        frame = Frame(path, int(seen) if seen else None, modified_ns)
+        frame = Frame(path, int(seen) if seen else None, modified_ns, rows)
         series.setdefault(name or "samples", []).append(frame)
     for frames in series.values():
         frames.sort(key=lambda frame: (frame.images_seen or 0, frame.path.name))

@@ -30,7 +30,7 @@ def slider_figure(
 
 
 def image_figure(
-    title: str, frames: Sequence[tuple[int | None, Callable[[], str], str]]
+    title: str, frames: Sequence[tuple[int | None, Callable[[], str], str]], note: str = ""
 ) -> Iterator[str]:
     """The same in parts, for pictures: (images seen if known, its address, file name)."""
     last = len(frames) - 1
@@ -40,7 +40,7 @@ def image_figure(
         for number, (images, address, name) in enumerate(frames)
     )
     images, _, name = frames[-1]
-    return _figure(title, moment(images) or name, inner, last, "", "", "")
+    return _figure(title, moment(images) or name, inner, last, note, "", "")
 
 
 def moment(images: int | None) -> str:

@@ -8,8 +8,12 @@ from typing import Any
 
 from realness.trainer.reporting.page.runs import Run
 
+MOST_ITEMS = 40
+"""Items of a list that are shown, such as the numbers of images per class."""
+
 _GROUPS = {
     "data": "Data",
+    "classes": "Classes",
     "g": "Generator",
     "d": "Discriminator",
     "objective": "Objective",
@@ -108,4 +112,7 @@ def _plain(value: Any) -> str:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
+    if not isinstance(value, list):
+        return str(value)
+    more = f", … ({len(value):,} in all)" if len(value) > MOST_ITEMS else ""
+    return ", ".join(str(item) for item in value[:MOST_ITEMS]) + more

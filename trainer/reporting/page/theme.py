@@ -127,6 +127,8 @@ td:last-child { text-align: right; overflow-wrap: anywhere; }
 .wide td + td { text-align: right; padding-left: 20px; }
 .wide i { display: inline-block; width: 14px; height: 3px; margin: 0 7px 3px 0;
   border-radius: 2px; background: currentColor; }
+.classes table { width: auto; } .classes .share { width: 220px; vertical-align: middle; }
+.classes .share div { height: 8px; border-radius: 2px; background: var(--real); }
 .runs td:first-child { font-weight: 600; color: var(--ink); }
 footer { margin-top: 36px; color: var(--faint); font-size: 13px; }
 @media print { .slider { display: none; } body { padding: 0; } }

@@ -8,16 +8,19 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
-from realness.trainer.config import TrainConfig
-from realness.trainer.reporting import RunFolderError, load_run, write_report
+from realness.trainer.config import ClassesConfig, TrainConfig
+from realness.trainer.reporting import RunFolderError, load_run, write_grid, write_report
+from realness.trainer.storage.scores import Record, append_records
 from tests.helpers import ROOT
-from tests.helpers.reporting_runs import add_grids, make_run, page_of, records, run_python
+from tests.helpers.reporting_runs import CONFIG, add_grids, make_run, page_of, records, run_python
 
 
 def test_page_needs_nothing_else(tmp_path: Path) -> None:
@@ -84,6 +87,48 @@ def test_a_report_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         write_report(run)
     assert (run / "report.html").read_bytes() == before
     assert [path.name for path in run.glob(".*")] == []
+
+
+# --- classes
+
+
+def conditional_run(folder: Path, names: tuple[str, ...], counts: tuple[int, ...]) -> Path:
+    classes = ClassesConfig(True, counts, names)
+    return make_run(folder, records(5, 160), replace(CONFIG, classes=classes))
+
+
+def class_score(images: int, name: str, value: float) -> Record:
+    metric = f"intra-FID/{name}"
+    return Record("t", images, images // 32, metric, value, 50, 60, "net", "clean", 0, "d", 1.0)
+
+
+def test_classes_are_listed_with_their_images_and_newest_scores(tmp_path: Path) -> None:
+    run = conditional_run(tmp_path / "run", ("cat", "<b>", "newt"), (400, 100, 0))
+    append_records(run, [class_score(80, "cat", 90.5), class_score(160, "cat", 70.25)])
+    append_records(run, [class_score(160, "<b>", 33.5)])
+    page = page_of(run)
+    text = re.sub(r"\s+", " ", page.text)
+    assert "Classes 3, 500 images, intra-FID after 160 images of training" in text
+    assert "imagesintra-FIDcat40070.25<b>10033.5newt0–" in text
+    widths = [a["style"] for a in page.all("div") if "width" in (a.get("style") or "")]
+    assert widths[-3:] == ["width:100.0%", "width:25.0%", "width:0.0%"]
+
+
+def test_many_classes_do_not_bury_the_page(tmp_path: Path) -> None:
+    run = conditional_run(tmp_path / "run", (), tuple(range(1, 501)))
+    text = page_of(run).text
+    assert "Classes the first 100 of 500, 125,250 images" in text
+    assert "99100" in text
+    assert "100101" not in text
+    assert "39, 40, … (500 in all)" in text
+    assert "Classes " not in page_of(make_run(tmp_path / "other", records(5, 160))).text
+
+
+def test_rows_of_sample_grids_are_named(tmp_path: Path) -> None:
+    run = conditional_run(tmp_path / "run", ("cat", "naïve <i>"), (1, 1))
+    (run / "samples").mkdir()
+    write_grid(torch.zeros(4, 3, 8, 8), run / "samples" / "0160.png", 160, ["cat", "naïve <i>"])
+    assert "Rows from top to bottom: cat, naïve <i>." in page_of(run).text
 
 
 # --- states and damage
