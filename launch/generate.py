@@ -18,6 +18,7 @@ import tyro
 
 from realness.launch.command_line import read_command_line
 from realness.launch.exit_status import run_and_report, run_as_script
+from realness.launch.generate_checks import check_arguments, check_groups, check_room
 from realness.launch.interpolation import Interpolation, write_interpolation
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from realness.trainer.inference.trained import TrainedDiscriminator, TrainedGenerator
 
 INDEX_FILE = "images.csv"
-DISK_BLOCK = 4096
-SCORE_BYTES = 40  # per drawn image: its number, score and rank, and the copies that sorting makes
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,9 @@ class Command:
     classes are drawn as often as the data has them."""
     seed: int = 0
     """Seed of the latents."""
+    latents: Path | None = None
+    """File of latents to render instead of drawn ones: latents.npz of `invert`, or another .npz
+    file with z or w. --num is then their number."""
     checkpoint: str = "latest"
     """latest, best, or the number of images seen by one of the run's checkpoints. best is the one
     that training kept as the best by the first of its --metrics; without metrics during training,
@@ -87,13 +89,14 @@ def _generate(command: Command) -> str:
     from realness.trainer.config.plugins import load_plugins
     from realness.trainer.distributed.device import pick_device
     from realness.trainer.inference.adjusting import adjusted
+    from realness.trainer.inference.latents import read_latents, with_latents
     from realness.trainer.inference.trained import load_discriminator, load_generator
     from realness.trainer.inference.widths import chosen_weights
     from realness.trainer.metrics import choose
     from realness.trainer.reporting.grid import MAX_PIXELS
     from realness.trainer.storage.run_folder import claim_empty_folder
 
-    _check(command)
+    check_arguments(command)
     load_plugins(command.plugin)
     device = pick_device(command.device)
     (weights,) = chosen_weights(command.weights, command.ema_width, single=True)
@@ -107,8 +110,11 @@ def _generate(command: Command) -> str:
     generator = adjusted(generator, command.truncation, command.noise)
     generator = _with_classes(command, generator)
     command = replace(command, num=command.num * max(1, len(generator.chosen)))
-    _check_groups(command, generator)
-    _check_room(command, generator)
+    if command.latents is not None:
+        given = read_latents(command.latents, generator)
+        generator, command = with_latents(generator, given), replace(command, num=len(given))
+    check_groups(command, generator)
+    check_room(command, generator)
     claim_empty_folder(command.out)
     scores = _scores(command, generator, discriminator)
     kept = _best(scores, command.top)
@@ -126,29 +132,6 @@ def _generate(command: Command) -> str:
     return f"{command.out}: {len(kept):,} images, after {generator.images_seen:,} of training"
 
 
-def _check(command: Command) -> None:
-    from realness.trainer.config import ConfigError
-    from realness.trainer.inference.video import check_video
-
-    if command.interpolate and command.animation == "mp4":
-        check_video()
-    for name in ("num", "batch_size"):
-        if getattr(command, name) < 1:
-            flag = "--" + name.replace("_", "-")
-            raise ConfigError(f"{flag}={getattr(command, name)} must be at least 1")
-    for name in ("grid", "interpolate", "seed"):
-        if getattr(command, name) < 0:
-            raise ConfigError(f"--{name}={getattr(command, name)} must not be negative")
-    if command.seed >= 2**63:
-        raise ConfigError(f"--seed={command.seed} must be below 2**63")
-    if not 0 < command.top <= 1:
-        raise ConfigError(f"--top={command.top} must lie in (0, 1]")
-    if not 0 <= command.truncation <= 1:
-        raise ConfigError(f"--truncation={command.truncation} must lie in [0, 1]")
-    if command.checkpoint == "all":
-        raise ConfigError("--checkpoint=all: name one checkpoint, latest or best")
-
-
 def _with_classes(command: Command, generator: TrainedGenerator) -> TrainedGenerator:
     """The generator of the --classes. Raises ConfigError for classes that the run does not have."""
     from realness.trainer.config import ConfigError
@@ -163,54 +146,6 @@ def _with_classes(command: Command, generator: TrainedGenerator) -> TrainedGener
         )
     wanted = [text.strip() for text in command.classes.split(",")]
     return generator.of_classes([known.find(text) for text in wanted])
-
-
-def _check_groups(command: Command, generator: TrainedGenerator) -> None:
-    """If D scores images in groups, check that the groups do not depend on the batch size."""
-    from realness.trainer.config import ConfigError
-
-    group = generator.config.d.group
-    if command.batch_size % group:
-        raise ConfigError(
-            f"--batch-size={command.batch_size} is not divisible by the {group} images that this "
-            f"run's D scores together; use {-(-command.batch_size // group) * group}"
-        )
-
-
-def _check_room(command: Command, generator: TrainedGenerator) -> None:
-    """Check that memory can hold the scores and films, and the disk the images, before all work."""
-    import io
-    import shutil
-
-    import torch
-    from PIL import Image
-
-    from realness.trainer.config import ConfigError
-    from realness.trainer.planning.host_memory import available_memory
-
-    num_kept = max(1, round(command.top * command.num))
-    side, steps = generator.config.data.resolution, command.interpolate
-    # The strips, and the frames of the animation.
-    film = 2 * 3 * side**2 * steps * max(0, num_kept - 1)
-    for flag, needed in (("--num", SCORE_BYTES * command.num), ("--interpolate", film)):
-        if needed > (available := available_memory()):
-            name = flag.removeprefix("--")
-            raise ConfigError(
-                f"{flag}={getattr(command, name)} needs {needed / 2**30:,.0f} GiB of memory, and "
-                f"{available / 2**30:,.1f} GiB are available; use a smaller {flag}"
-                + (" or --num" if name == "interpolate" else "")
-            )
-    pixels = generator.sample(torch.zeros(1, dtype=torch.int64), command.seed)[0]
-    file = io.BytesIO()
-    Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy()).save(file, "PNG")
-    needed = num_kept * -(-file.tell() // DISK_BLOCK) * DISK_BLOCK
-    place = next(path for path in (command.out, *command.out.absolute().parents) if path.exists())
-    if needed > (free := shutil.disk_usage(place).free):
-        raise ConfigError(
-            f"--num={command.num} needs about {needed / 2**30:,.0f} GiB, and the disk of "
-            f"{command.out} has {free / 2**30:,.1f} GiB free; draw fewer, keep fewer with --top, "
-            "or use another disk"
-        )
 
 
 def _batches(command: Command, index: Tensor, what: str) -> Iterator[Tensor]:

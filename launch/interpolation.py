@@ -61,13 +61,10 @@ def _between(
     import torch
 
     from realness.trainer.inference.pixels import to_uint8
-    from realness.trainer.metrics.path_length import slerp
 
     steps = settings.steps
     shares = torch.linspace(0, 1, steps, device=generator.device)[:, None]
-    first, last = generator.latents(ends, settings.seed).unsqueeze(1).expand(-1, steps, -1)
-    lengths = torch.lerp(first.norm(dim=1, keepdim=True), last.norm(dim=1, keepdim=True), shares)
-    latents = (slerp(first, last, shares).float() * lengths).split(settings.batch_size)
+    latents = _latents(generator.latents(ends, settings.seed), shares).split(settings.batch_size)
     ways = {
         name: _way(name, values, shares).split(settings.batch_size)
         for name, values in generator.inputs(ends, settings.seed).items()
@@ -77,6 +74,22 @@ def _between(
         for number, z in enumerate(latents)
     ]
     return to_uint8(torch.cat(images)).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _latents(ends: Tensor, shares: Tensor) -> Tensor:
+    """Latents between two, ends: z [2, z_dim] or styles [2, num_styles, w_dim]; shares: [steps, 1].
+
+    Between styles in a straight line, as W is not normalised; otherwise on the sphere.
+    """
+    import torch
+
+    from realness.trainer.metrics.path_length import slerp
+
+    if ends.dim() == 3:
+        return torch.lerp(ends[0], ends[1], shares[:, :, None])
+    first, last = ends.unsqueeze(1).expand(-1, len(shares), -1)
+    lengths = torch.lerp(first.norm(dim=1, keepdim=True), last.norm(dim=1, keepdim=True), shares)
+    return slerp(first, last, shares).float() * lengths
 
 
 def _way(name: str, ends: Tensor, shares: Tensor) -> Tensor:
