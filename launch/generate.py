@@ -18,8 +18,14 @@ import tyro
 
 from realness.launch.command_line import read_command_line
 from realness.launch.exit_status import run_and_report, run_as_script
-from realness.launch.generate_checks import check_arguments, check_groups, check_room
+from realness.launch.generate_checks import (
+    check_arguments,
+    check_groups,
+    check_room,
+    num_kept,
+)
 from realness.launch.interpolation import Interpolation, write_interpolation
+from realness.launch.style_pictures import check_pictures, parse_pictures, write_pictures
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,11 +70,22 @@ class Command:
     """Images in grid.png; 0 for none."""
     truncation: float = 1.0
     """StyleGAN's psi: pulls styles towards their mean, for more typical but less diverse images."""
+    truncation_sweep: str = ""
+    """Values of psi from -1 to 1 with commas between them, such as 1,0.7,0.5,0,-0.5,-1:
+    truncation.png has a row per value, of the first 8 images."""
+    mix: str = ""
+    """Rows and columns, such as 4,6: mixing-coarse.png, -middle.png and -fine.png are tables of the
+    first images. Each image has the styles of its column at sides of 4 to 8, 16 to 32, or 64 and
+    more pixels, and those of its row elsewhere (StyleGAN, figure 3)."""
     noise: Literal["random", "fixed"] = "random"
     """Noise of StyleGAN2's convolutions: drawn per image, or the fixed one of a converted model."""
     interpolate: int = 0
     """Interpolation steps from each image to the next, on the sphere between their latents:
     interpolation.png has one row per pair, interpolation.gif or .mp4 shows them all. 0 for none."""
+    loop: bool = False
+    """Interpolate from the last image back to the first, too."""
+    easing: Literal["linear", "smooth"] = "linear"
+    """Speed of the interpolation: the same everywhere, or slow near the images."""
     animation: Literal["gif", "mp4"] = "gif"
     """Format of the animation; mp4 needs the extra `video`."""
     batch_size: int = 32
@@ -97,6 +114,9 @@ def _generate(command: Command) -> str:
     from realness.trainer.storage.run_folder import claim_empty_folder
 
     check_arguments(command)
+    pictures = parse_pictures(
+        command.mix, command.truncation_sweep, command.seed, command.batch_size
+    )
     load_plugins(command.plugin)
     device = pick_device(command.device)
     (weights,) = chosen_weights(command.weights, command.ema_width, single=True)
@@ -115,6 +135,7 @@ def _generate(command: Command) -> str:
         generator, command = with_latents(generator, given), replace(command, num=len(given))
     check_groups(command, generator)
     check_room(command, generator)
+    check_pictures(pictures, generator, num_kept(command.num, command.top))
     claim_empty_folder(command.out)
     scores = _scores(command, generator, discriminator)
     kept = _best(scores, command.top)
@@ -124,9 +145,15 @@ def _generate(command: Command) -> str:
         most = max(1, MAX_PIXELS // generator.config.data.resolution**2)
         wanted = max(command.grid, len(generator.chosen))
         _write_grid(command, generator, kept[: min(wanted, most)])
+    write_pictures(pictures, generator, kept, command.out)
     if command.interpolate:
         way = Interpolation(
-            command.interpolate, command.seed, command.batch_size, command.animation
+            command.interpolate,
+            command.seed,
+            command.batch_size,
+            command.animation,
+            command.loop,
+            command.easing,
         )
         write_interpolation(way, generator, kept, command.out)
     return f"{command.out}: {len(kept):,} images, after {generator.images_seen:,} of training"
@@ -177,7 +204,7 @@ def _best(scores: Tensor, share: float) -> Tensor:
 
     if share == 1:
         return torch.arange(len(scores))
-    return scores.argsort(descending=True, stable=True)[: max(1, round(share * len(scores)))]
+    return scores.argsort(descending=True, stable=True)[: num_kept(len(scores), share)]
 
 
 def _write_images(command: Command, generator: TrainedGenerator, kept: Tensor) -> None:

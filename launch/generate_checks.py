@@ -12,6 +12,11 @@ DISK_BLOCK = 4096
 SCORE_BYTES = 40  # per drawn image: its number, score and rank, and the copies that sorting makes
 
 
+def num_kept(num: int, share: float) -> int:
+    """How many of `num` images --top keeps."""
+    return max(1, round(share * num))
+
+
 def check_arguments(command: Command) -> None:
     """Raise ConfigError for values that no run allows."""
     from realness.trainer.config import ConfigError
@@ -32,6 +37,8 @@ def check_arguments(command: Command) -> None:
         raise ConfigError(f"--top={command.top} must lie in (0, 1]")
     if not 0 <= command.truncation <= 1:
         raise ConfigError(f"--truncation={command.truncation} must lie in [0, 1]")
+    if command.loop and not command.interpolate:
+        raise ConfigError("--loop needs --interpolate, the number of steps between two images")
     if command.latents is not None and command.classes:
         raise ConfigError(
             f"--classes={command.classes} does not go with --latents: the file has the classes of "
@@ -64,10 +71,10 @@ def check_room(command: Command, generator: TrainedGenerator) -> None:
     from realness.trainer.config import ConfigError
     from realness.trainer.planning.host_memory import available_memory
 
-    num_kept = max(1, round(command.top * command.num))
+    count = num_kept(command.num, command.top)
     side, steps = generator.config.data.resolution, command.interpolate
     # The strips, and the frames of the animation.
-    film = 2 * 3 * side**2 * steps * max(0, num_kept - 1)
+    film = 2 * 3 * side**2 * steps * (count if command.loop else count - 1)
     for flag, needed in (("--num", SCORE_BYTES * command.num), ("--interpolate", film)):
         if needed > (available := available_memory()):
             name = flag.removeprefix("--")
@@ -79,7 +86,7 @@ def check_room(command: Command, generator: TrainedGenerator) -> None:
     pixels = generator.sample(torch.zeros(1, dtype=torch.int64), command.seed)[0]
     file = io.BytesIO()
     Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy()).save(file, "PNG")
-    needed = num_kept * -(-file.tell() // DISK_BLOCK) * DISK_BLOCK
+    needed = count * -(-file.tell() // DISK_BLOCK) * DISK_BLOCK
     place = next(path for path in (command.out, *command.out.absolute().parents) if path.exists())
     if needed > (free := shutil.disk_usage(place).free):
         raise ConfigError(

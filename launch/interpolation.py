@@ -19,12 +19,18 @@ FRAME_MS = 80
 
 @dataclass(frozen=True)
 class Interpolation:
-    """How to interpolate: images per pair, the seed, images per batch, the animation's format."""
+    """How to interpolate: images per pair, the seed, images per batch, the animation's format.
+
+    loop: whether to go back from the last image to the first. easing: linear moves at one speed,
+    smooth slowly near the images, as (1 - cos(pi t)) / 2.
+    """
 
     steps: int
     seed: int
     batch_size: int
     animation: Literal["gif", "mp4"]
+    loop: bool = False
+    easing: Literal["linear", "smooth"] = "linear"
 
 
 def write_interpolation(
@@ -34,16 +40,20 @@ def write_interpolation(
 
     Neighbours of different classes pass through mixtures of their classes.
     """
+    import torch
     from PIL import Image
 
     from realness.trainer.inference.video import write_animation
 
     if len(kept) < 2:
         return
-    pairs, side, steps = len(kept) - 1, generator.config.data.resolution, settings.steps
+    ends = kept.unfold(0, 2, 1)
+    if settings.loop:
+        ends = torch.cat([ends, kept[[-1, 0]][None]])
+    pairs, side, steps = len(ends), generator.config.data.resolution, settings.steps
     canvas = Image.new("RGB", (steps * side, pairs * side))
-    for row, ends in enumerate(kept.unfold(0, 2, 1)):
-        for column, pixels in enumerate(_between(settings, generator, ends)):
+    for row, pair in enumerate(ends):
+        for column, pixels in enumerate(_between(settings, generator, pair)):
             canvas.paste(Image.fromarray(pixels), (column * side, row * side))
     canvas.save(out / "interpolation.png")
     frames = (
@@ -64,6 +74,8 @@ def _between(
 
     steps = settings.steps
     shares = torch.linspace(0, 1, steps, device=generator.device)[:, None]
+    if settings.easing == "smooth":
+        shares = (1 - (math.pi * shares).cos()) / 2
     latents = _latents(generator.latents(ends, settings.seed), shares).split(settings.batch_size)
     ways = {
         name: _way(name, values, shares).split(settings.batch_size)

@@ -193,10 +193,13 @@ def _distances(command: Command, generator: TrainedGenerator) -> Callable[[Tenso
 
     if command.distance == "pixels":
         return squared
-    from realness.trainer.metrics.features import open_lite
+    from realness.trainer.metrics.features import FeatureNetworkError, open_lite
     from realness.trainer.metrics.perceptual import PerceptualDistance
 
-    network = open_lite(generator.device)
+    try:
+        network = open_lite(generator.device)
+    except FeatureNetworkError as error:
+        raise FeatureNetworkError(f"{error}; or compare pixels, with --distance pixels") from error
 
     def both(targets: Tensor) -> Distance:
         perceptual, pixels = PerceptualDistance(network, targets), squared(targets)

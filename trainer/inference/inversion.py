@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from realness import kernels
-from realness.trainer.config import ConfigError
+from realness.trainer.inference.adjusting import styled_module
 from realness.trainer.inference.latents import Latents, synthesized
 from realness.trainer.inference.trained import TrainedGenerator
 from realness.trainer.networks.light import LightGenerator
@@ -74,11 +74,8 @@ def default_space(generator: TrainedGenerator) -> Space:
 
 def check_space(generator: TrainedGenerator, space: Space) -> None:
     """Raise ConfigError for w or w+ of a generator without styles."""
-    if space != "z" and not isinstance(generator.module, StyleGAN2Generator):
-        raise ConfigError(
-            f"--space={space} needs a generator with styles w, but this run's generator is "
-            f"{generator.config.g.name}; use --space z"
-        )
+    if space != "z":
+        styled_module(generator, f"--space={space}", "use --space z")
 
 
 def invert(

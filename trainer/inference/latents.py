@@ -106,13 +106,29 @@ class GeneratorOfLatents(TrainedGenerator):
     def render(self, z: Tensor, inputs: dict[str, Tensor]) -> Tensor:
         if not self.renders_styles:
             return super().render(z, inputs)
-        if self.centre is not None:
-            centre = self.centre
-            if centre.dim() == 2:
-                centre = (inputs["code"] @ centre)[:, None]
-            z = torch.lerp(centre, z, self.truncation)
-        with kernels.implementation(self.config.engine.impl):
-            return synthesized(self, z, inputs)
+        return rendered(self, styles_of(self, z, inputs), inputs)
+
+
+@torch.no_grad()
+def styles_of(generator: TrainedGenerator, z: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+    """The truncated styles [B, num_styles, w_dim] of z [B, z_dim], or of styles, with `inputs`."""
+    w, centre = z, generator.centre
+    with kernels.implementation(generator.config.engine.impl):
+        if z.dim() == 2:
+            condition = inputs["code"] if generator.classes is not None else None
+            w = _styled(generator).styles(z, condition=condition)
+        if centre is None:
+            return w
+        if centre.dim() == 2:
+            centre = (inputs["code"] @ centre)[:, None]
+        return torch.lerp(centre, w, generator.truncation)
+
+
+@torch.no_grad()
+def rendered(generator: TrainedGenerator, w: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Images float32 [B, 3, R, R] of styles w [B, num_styles, w_dim], which stay as they are."""
+    with kernels.implementation(generator.config.engine.impl):
+        return synthesized(generator, w, inputs)
 
 
 def synthesized(generator: TrainedGenerator, w: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:

