@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from realness.launch.generate import Command
+    from realness.launch.generate_arguments import Command
     from realness.trainer.inference.trained import TrainedGenerator
 
 DISK_BLOCK = 4096

@@ -3,14 +3,15 @@
 Searches for the styles w and the noise with which the run's generator makes each image, by gradient
 descent on a perceptual distance and one of pixels (StyleGAN2, appendix D). Writes OUT/latents.npz,
 which `generate --latents` takes, the images found, comparison.png with each image beside what was
-found, and images.csv with the distances. The same seed gives the same latents on a CPU. Exit codes:
-0 done, 1 OUT cannot be written (disk full), 2 invalid input.
+found, and images.csv with the distances. With --tune, the generator's weights are trained to make
+the images, and written as the run OUT/tuned. The same seed gives the same latents on a CPU. Exit
+codes: 0 done, 1 OUT cannot be written (disk full), 2 invalid input.
 """
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -19,6 +20,7 @@ import tyro
 
 from realness.launch.command_line import read_command_line
 from realness.launch.exit_status import run_and_report, run_as_script
+from realness.launch.invert_results import write_results, write_tuned
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,9 +28,8 @@ if TYPE_CHECKING:
     from realness.data_pipeline.prepare.convert import Conversion
     from realness.launch.target_images import Targets
     from realness.trainer.inference.inversion import Distance, InversionSettings, Inverted
+    from realness.trainer.inference.latents import GeneratorOfLatents
     from realness.trainer.inference.trained import TrainedGenerator
-
-LATENTS_FILE, COMPARISON_FILE, INDEX_FILE = "latents.npz", "comparison.png", "images.csv"
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,10 @@ class Command:
     lr: float = 0.1
     """Adam's largest learning rate; it rises during the first 5 % of the steps, and falls during
     the last 25 %."""
+    tune: int = 0
+    """Steps of pivotal tuning after the search: training of the generator's weights at the latents
+    found, which then makes the images almost exactly. OUT/tuned is a run with these weights, and
+    the other results are made with them. 350 are customary; 0 for none."""
     optimise_noise: bool = True
     """Search for the noise of the convolutions too. --no-optimise-noise leaves it as drawn."""
     distance: Literal["efflite0", "pixels"] = "efflite0"
@@ -93,12 +98,16 @@ def main(arguments: Sequence[str]) -> int:
 
 def _invert(command: Command) -> str:
     """Write everything; returns the message for the user. Raises ValueError for invalid input."""
+    import torch
+
     from realness.launch.target_images import read_targets
     from realness.trainer.checkpoint.choosing import load_chosen
     from realness.trainer.config.plugins import load_plugins
     from realness.trainer.distributed.device import pick_device
     from realness.trainer.inference.inversion import check_space
-    from realness.trainer.inference.trained import load_generator
+    from realness.trainer.inference.latents import with_latents
+    from realness.trainer.inference.trained import load_discriminator, load_generator
+    from realness.trainer.inference.tuning import measured
     from realness.trainer.inference.widths import chosen_weights
     from realness.trainer.metrics import choose
     from realness.trainer.storage.run_folder import claim_empty_folder
@@ -107,9 +116,12 @@ def _invert(command: Command) -> str:
     load_plugins(command.plugin)
     device = pick_device(command.device)
     (weights,) = chosen_weights(command.weights, command.ema_width, single=True)
-    generator = load_chosen(
+    generator, discriminator = load_chosen(
         lambda: choose(command.run, command.checkpoint)[-1],
-        lambda folder: load_generator(command.run, folder, device, weights),
+        lambda folder: (
+            load_generator(command.run, folder, device, weights),
+            load_discriminator(command.run, folder, device),
+        ),
     )
     generator = _of_class(command, generator)
     settings = _settings(command, generator)
@@ -118,11 +130,20 @@ def _invert(command: Command) -> str:
     conversion = _conversion(command, generator)
     targets = read_targets(command.images, conversion, command.num)
     claim_empty_folder(command.out)
-    found = _search(command, generator, settings, distance_to, targets)
-    _write(command, generator, targets, found)
+    batches = _batches(command, generator, distance_to, targets)
+    found = _search(command, generator, settings, batches)
+    given = with_latents(generator, found.latents)
+    if command.tune:
+        given = _tune(command, given, batches)
+        write_tuned(command.out, given, discriminator)
+    distances = {"distance_at_start": found.before, "distance": found.after}
+    if command.tune:
+        distances["tuned_distance"] = torch.cat([measured(given, *batch) for batch in batches])
+    write_results(command.out, given, targets, distances, command.batch_size)
+    *_, last = distances.values()
     return (
         f"{command.out}: latents of {len(targets.names):,} images; the mean distance fell from "
-        f"{found.before.mean().item():.4g} to {found.after.mean().item():.4g}"
+        f"{found.before.mean().item():.4g} to {last.mean().item():.4g}"
     )
 
 
@@ -133,6 +154,8 @@ def _check(command: Command) -> None:
         if getattr(command, name) < 1:
             flag = "--" + name.replace("_", "-")
             raise ConfigError(f"{flag}={getattr(command, name)} must be at least 1")
+    if command.tune < 0:
+        raise ConfigError(f"--tune={command.tune} must not be negative")
     if not 0 < command.lr < float("inf"):
         raise ConfigError(f"--lr={command.lr} must be a number above 0")
     if not 0 <= command.pixel_weight < float("inf"):
@@ -208,62 +231,57 @@ def _distances(command: Command, generator: TrainedGenerator) -> Callable[[Tenso
     return both
 
 
+def _batches(
+    command: Command,
+    generator: TrainedGenerator,
+    distance_to: Callable[[Tensor], Distance],
+    targets: Targets,
+) -> list[tuple[Tensor, Distance]]:
+    """Numbers of images [B], with the distance to them."""
+    import torch
+
+    from realness.trainer.inference.pixels import to_unit
+
+    pixels = torch.from_numpy(targets.pixels)
+    index = torch.arange(len(pixels)).split(command.batch_size)
+    return [(part, distance_to(to_unit(pixels[part].to(generator.device)))) for part in index]
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[], None]]:
+    """A progress bar; yields the function that advances it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn(what), BarColumn(), TextColumn("{task.percentage:.0f} %")
+    with Progress(
+        *columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True
+    ) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda: bar.advance(task)
+
+
 def _search(
     command: Command,
     generator: TrainedGenerator,
     settings: InversionSettings,
-    distance_to: Callable[[Tensor], Distance],
-    targets: Targets,
+    batches: Sequence[tuple[Tensor, Distance]],
 ) -> Inverted:
-    """Search for all images, in batches, with a progress bar."""
-    import torch
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
     from realness.trainer.inference.inversion import invert, joined
-    from realness.trainer.inference.pixels import to_unit
 
-    batches = torch.arange(len(targets.names)).split(command.batch_size)
-    columns = TextColumn("searching"), BarColumn(), TextColumn("{task.percentage:.0f} %")
-    parts = []
-    with Progress(
-        *columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True
-    ) as bar:
-        task = bar.add_task("search", total=len(batches) * command.steps)
-        for index in batches:
-            pixels = torch.from_numpy(targets.pixels[index.numpy()]).to(generator.device)
-            distance = distance_to(to_unit(pixels))
-            parts.append(invert(generator, distance, index, settings, lambda: bar.advance(task)))
-    return joined(parts)
+    with _progress("searching", len(batches) * command.steps) as advance:
+        return joined(
+            [invert(generator, distance, index, settings, advance) for index, distance in batches]
+        )
 
 
-def _write(
-    command: Command, generator: TrainedGenerator, targets: Targets, found: Inverted
-) -> None:
-    import torch
-    from PIL import Image
+def _tune(
+    command: Command, given: GeneratorOfLatents, batches: Sequence[tuple[Tensor, Distance]]
+) -> GeneratorOfLatents:
+    from realness.trainer.inference.tuning import tuned
 
-    from realness.trainer.inference.latents import with_latents, write_latents
-    from realness.trainer.inference.pixels import to_unit
-    from realness.trainer.reporting.grid import make_grid
-
-    write_latents(command.out / LATENTS_FILE, found.latents)
-    given, count = with_latents(generator, found.latents), len(targets.names)
-    parts = torch.arange(count).split(command.batch_size)
-    images = torch.cat([given.sample(index, command.seed).cpu() for index in parts])
-    for number, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
-        Image.fromarray(image).save(command.out / f"{number:06d}.png")
-    wanted = torch.from_numpy(targets.pixels)
-    pairs = torch.stack([wanted, images], 1).flatten(0, 1)
-    make_grid(to_unit(pairs), row_names=targets.names).save(command.out / COMPARISON_FILE)
-    errors = (to_unit(images) - to_unit(wanted)).square().mean((1, 2, 3))
-    with (command.out / INDEX_FILE).open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["file", "image", "distance_at_start", "distance", "pixel_mse"])
-        for number, name in enumerate(targets.names):
-            values = (found.before[number], found.after[number], errors[number])
-            numbers = [f"{value.item():.6g}" for value in values]
-            writer.writerow([f"{number:06d}.png", name, *numbers])
+    with _progress("tuning", len(batches) * command.tune) as advance:
+        return tuned(given, batches, command.tune, advance)
 
 
 if __name__ == "__main__":

@@ -81,6 +81,22 @@ def test_latents_render_the_same_images(
         assert np.abs(end - np.asarray(Image.open(again / name))).max() <= 1
 
 
+def test_tuning_makes_a_run_that_comes_nearer(run: Path, images: Path, tmp_path: Path) -> None:
+    """The images come nearer, the new run renders them, and the old run stays as it is."""
+    out, few = tmp_path / "out", (*FEW, "--tune", "15", "--batch-size", "1")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert invert.main([str(run), str(images), str(out), *few]) == 0
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    rows = rows_of(out)
+    assert sum(float(row["tuned_distance"]) - float(row["distance"]) for row in rows) < 0
+    again, latents = tmp_path / "again", str(out / "latents.npz")
+    arguments = ["--latents", latents, "--device", "cpu", "--batch-size", "4"]
+    assert generate.main([str(out / "tuned"), str(again), *arguments]) == 0
+    for row in rows:
+        first, second = (np.asarray(Image.open(folder / row["file"])) for folder in (out, again))
+        assert np.abs(first.astype(int) - second).max() <= 1
+
+
 def test_an_image_of_another_kind_is_converted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,6 +138,7 @@ def test_the_class_of_the_images_is_given(
     ("arguments", "message"),
     [
         (["--steps", "0"], "--steps=0 must be at least 1"),
+        (["--tune", "-1"], "--tune=-1 must not be negative"),
         (["--lr", "nan"], "--lr=nan must be a number above 0"),
         (["--pixel-weight", "-1"], "--pixel-weight=-1.0 must be a number from 0"),
         (["--seed", "-1"], "--seed=-1 must lie from 0"),

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -149,7 +149,9 @@ def with_latents(generator: TrainedGenerator, given: Latents) -> GeneratorOfLate
 
 def write_latents(path: Path, latents: Latents) -> None:
     """Write an .npz file, atomically. Raises OSError if the disk is full."""
-    arrays = {name: value.float().cpu().numpy() for name, value in latents.arrays().items()}
+    arrays: dict[str, Any] = {
+        name: value.float().cpu().numpy() for name, value in latents.arrays().items()
+    }
     with atomic_writer(path) as file:
         np.savez(file, **arrays)
 
