@@ -51,7 +51,7 @@ demo: $(INSTALLED) $(FACES_64)
 # Workers get whole files, because tests of one file share expensive fixtures. There is one more than
 # there are cores, because tests of processes mostly wait.
 WORKERS := $(shell expr $$(nproc) + 1)
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test: $(INSTALLED)
 	$(PYTEST)

@@ -44,6 +44,13 @@ def _keep_compiled_code(config: pytest.Config) -> None:
         config.add_cleanup(folder.cleanup)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In parallel, files with slow tests come first, so that no worker is left alone with one."""
+    if hasattr(config, "workerinput"):
+        slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
+        items.sort(key=lambda item: item.path not in slow)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip tests that need a missing CUDA device; fail them with REALNESS_REQUIRE_GPU=1."""
     if item.get_closest_marker("gpu") is None or torch.cuda.is_available():
