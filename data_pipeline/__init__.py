@@ -17,6 +17,7 @@ from realness.data_pipeline.check import (
     describe_readers,
 )
 from realness.data_pipeline.errors import BadImage, DataError, MachineError
+from realness.data_pipeline.formats import IMAGE_SUFFIXES
 from realness.data_pipeline.order import BatchShare, parts_of_rank, sample_indices
 from realness.data_pipeline.sources import SourceKind, SourceOptions, open_catalog
 from realness.data_pipeline.sources.classes import class_counts, describe_classes
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_MAX_BAD_IMAGES",
+    "IMAGE_SUFFIXES",
     "BadImage",
     "BatchShare",
     "Catalog",

@@ -22,6 +22,7 @@ COMMANDS = {
     "prepare": ("prepare", "turn any image collection into validated, packed shards"),
     "evaluate": ("evaluate", "measure a run's generator against its real images"),
     "generate": ("generate", "make images with a trained generator"),
+    "invert": ("invert", "find latents of given images"),
     "export": ("export", "export a trained model: safetensors, ONNX, torch.export"),
     "convert": ("convert", "make a run folder of a public StyleGAN2 or R3GAN, or of an export"),
     "consolidate": ("consolidate", "merge a sharded checkpoint into one file per network"),

@@ -10,15 +10,20 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
-
-import tyro
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from realness.launch.command_line import read_command_line
 from realness.launch.exit_status import run_and_report, run_as_script
+from realness.launch.generate_arguments import Command
+from realness.launch.generate_checks import (
+    check_arguments,
+    check_groups,
+    check_room,
+    num_kept,
+)
 from realness.launch.interpolation import Interpolation, write_interpolation
+from realness.launch.style_pictures import check_pictures, parse_pictures, write_pictures
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,53 +31,6 @@ if TYPE_CHECKING:
     from realness.trainer.inference.trained import TrainedDiscriminator, TrainedGenerator
 
 INDEX_FILE = "images.csv"
-DISK_BLOCK = 4096
-SCORE_BYTES = 40  # per drawn image: its number, score and rank, and the copies that sorting makes
-
-
-@dataclass(frozen=True)
-class Command:
-    """The arguments of the command."""
-
-    run: Annotated[Path, tyro.conf.Positional]
-    """Folder of the run (its --run-dir)."""
-    out: Annotated[Path, tyro.conf.Positional]
-    """Folder for the images; created if it does not exist, must be empty otherwise."""
-    num: int = 16
-    """Number of images to draw; with --classes, of each of them."""
-    classes: str = ""
-    """Classes to draw, for a conditional run: their numbers or names with commas between them, such
-    as 3,7. Image i of each class has the same latent, and grid.png has a row per class. By default
-    classes are drawn as often as the data has them."""
-    seed: int = 0
-    """Seed of the latents."""
-    checkpoint: str = "latest"
-    """latest, best, or the number of images seen by one of the run's checkpoints. best is the one
-    that training kept as the best by the first of its --metrics; without metrics during training,
-    the best in metrics.csv: by FID if present, else KID, else SWD."""
-    weights: Literal["ema", "raw"] = "ema"
-    """Weights of G: ema, their moving average, or raw, as the last update left them."""
-    ema_width: str = ""
-    """A moving average of another width, such as 0.12, of a run with --ema power or both."""
-    plugin: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Plugin that the run was trained with; may be given several times. THE FILE IS EXECUTED."""
-    top: float = 1.0
-    """Keep this share of the images: those that D scores as most realistic, best first."""
-    grid: int = 64
-    """Images in grid.png; 0 for none."""
-    truncation: float = 1.0
-    """StyleGAN's psi: pulls styles towards their mean, for more typical but less diverse images."""
-    noise: Literal["random", "fixed"] = "random"
-    """Noise of StyleGAN2's convolutions: drawn per image, or the fixed one of a converted model."""
-    interpolate: int = 0
-    """Interpolation steps from each image to the next, on the sphere between their latents:
-    interpolation.png has one row per pair, interpolation.gif or .mp4 shows them all. 0 for none."""
-    animation: Literal["gif", "mp4"] = "gif"
-    """Format of the animation; mp4 needs the extra `video`."""
-    batch_size: int = 32
-    """Images per batch; memory use does not depend on --num."""
-    device: Literal["auto", "cuda", "cpu"] = "auto"
-    """auto uses CUDA if a device is available."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -87,13 +45,17 @@ def _generate(command: Command) -> str:
     from realness.trainer.config.plugins import load_plugins
     from realness.trainer.distributed.device import pick_device
     from realness.trainer.inference.adjusting import adjusted
+    from realness.trainer.inference.latents import read_latents, with_latents
     from realness.trainer.inference.trained import load_discriminator, load_generator
     from realness.trainer.inference.widths import chosen_weights
     from realness.trainer.metrics import choose
     from realness.trainer.reporting.grid import MAX_PIXELS
     from realness.trainer.storage.run_folder import claim_empty_folder
 
-    _check(command)
+    check_arguments(command)
+    pictures = parse_pictures(
+        command.mix, command.truncation_sweep, command.seed, command.batch_size
+    )
     load_plugins(command.plugin)
     device = pick_device(command.device)
     (weights,) = chosen_weights(command.weights, command.ema_width, single=True)
@@ -107,8 +69,12 @@ def _generate(command: Command) -> str:
     generator = adjusted(generator, command.truncation, command.noise)
     generator = _with_classes(command, generator)
     command = replace(command, num=command.num * max(1, len(generator.chosen)))
-    _check_groups(command, generator)
-    _check_room(command, generator)
+    if command.latents is not None:
+        given = read_latents(command.latents, generator)
+        generator, command = with_latents(generator, given), replace(command, num=len(given))
+    check_groups(command, generator)
+    check_room(command, generator)
+    check_pictures(pictures, generator, num_kept(command.num, command.top))
     claim_empty_folder(command.out)
     scores = _scores(command, generator, discriminator)
     kept = _best(scores, command.top)
@@ -118,35 +84,18 @@ def _generate(command: Command) -> str:
         most = max(1, MAX_PIXELS // generator.config.data.resolution**2)
         wanted = max(command.grid, len(generator.chosen))
         _write_grid(command, generator, kept[: min(wanted, most)])
+    write_pictures(pictures, generator, kept, command.out)
     if command.interpolate:
         way = Interpolation(
-            command.interpolate, command.seed, command.batch_size, command.animation
+            command.interpolate,
+            command.seed,
+            command.batch_size,
+            command.animation,
+            command.loop,
+            command.easing,
         )
         write_interpolation(way, generator, kept, command.out)
     return f"{command.out}: {len(kept):,} images, after {generator.images_seen:,} of training"
-
-
-def _check(command: Command) -> None:
-    from realness.trainer.config import ConfigError
-    from realness.trainer.inference.video import check_video
-
-    if command.interpolate and command.animation == "mp4":
-        check_video()
-    for name in ("num", "batch_size"):
-        if getattr(command, name) < 1:
-            flag = "--" + name.replace("_", "-")
-            raise ConfigError(f"{flag}={getattr(command, name)} must be at least 1")
-    for name in ("grid", "interpolate", "seed"):
-        if getattr(command, name) < 0:
-            raise ConfigError(f"--{name}={getattr(command, name)} must not be negative")
-    if command.seed >= 2**63:
-        raise ConfigError(f"--seed={command.seed} must be below 2**63")
-    if not 0 < command.top <= 1:
-        raise ConfigError(f"--top={command.top} must lie in (0, 1]")
-    if not 0 <= command.truncation <= 1:
-        raise ConfigError(f"--truncation={command.truncation} must lie in [0, 1]")
-    if command.checkpoint == "all":
-        raise ConfigError("--checkpoint=all: name one checkpoint, latest or best")
 
 
 def _with_classes(command: Command, generator: TrainedGenerator) -> TrainedGenerator:
@@ -163,54 +112,6 @@ def _with_classes(command: Command, generator: TrainedGenerator) -> TrainedGener
         )
     wanted = [text.strip() for text in command.classes.split(",")]
     return generator.of_classes([known.find(text) for text in wanted])
-
-
-def _check_groups(command: Command, generator: TrainedGenerator) -> None:
-    """If D scores images in groups, check that the groups do not depend on the batch size."""
-    from realness.trainer.config import ConfigError
-
-    group = generator.config.d.group
-    if command.batch_size % group:
-        raise ConfigError(
-            f"--batch-size={command.batch_size} is not divisible by the {group} images that this "
-            f"run's D scores together; use {-(-command.batch_size // group) * group}"
-        )
-
-
-def _check_room(command: Command, generator: TrainedGenerator) -> None:
-    """Check that memory can hold the scores and films, and the disk the images, before all work."""
-    import io
-    import shutil
-
-    import torch
-    from PIL import Image
-
-    from realness.trainer.config import ConfigError
-    from realness.trainer.planning.host_memory import available_memory
-
-    num_kept = max(1, round(command.top * command.num))
-    side, steps = generator.config.data.resolution, command.interpolate
-    # The strips, and the frames of the animation.
-    film = 2 * 3 * side**2 * steps * max(0, num_kept - 1)
-    for flag, needed in (("--num", SCORE_BYTES * command.num), ("--interpolate", film)):
-        if needed > (available := available_memory()):
-            name = flag.removeprefix("--")
-            raise ConfigError(
-                f"{flag}={getattr(command, name)} needs {needed / 2**30:,.0f} GiB of memory, and "
-                f"{available / 2**30:,.1f} GiB are available; use a smaller {flag}"
-                + (" or --num" if name == "interpolate" else "")
-            )
-    pixels = generator.sample(torch.zeros(1, dtype=torch.int64), command.seed)[0]
-    file = io.BytesIO()
-    Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy()).save(file, "PNG")
-    needed = num_kept * -(-file.tell() // DISK_BLOCK) * DISK_BLOCK
-    place = next(path for path in (command.out, *command.out.absolute().parents) if path.exists())
-    if needed > (free := shutil.disk_usage(place).free):
-        raise ConfigError(
-            f"--num={command.num} needs about {needed / 2**30:,.0f} GiB, and the disk of "
-            f"{command.out} has {free / 2**30:,.1f} GiB free; draw fewer, keep fewer with --top, "
-            "or use another disk"
-        )
 
 
 def _batches(command: Command, index: Tensor, what: str) -> Iterator[Tensor]:
@@ -242,7 +143,7 @@ def _best(scores: Tensor, share: float) -> Tensor:
 
     if share == 1:
         return torch.arange(len(scores))
-    return scores.argsort(descending=True, stable=True)[: max(1, round(share * len(scores)))]
+    return scores.argsort(descending=True, stable=True)[: num_kept(len(scores), share)]
 
 
 def _write_images(command: Command, generator: TrainedGenerator, kept: Tensor) -> None:

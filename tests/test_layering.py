@@ -55,6 +55,7 @@ ONLY_IN = {
 
 REACHED_INTO = {
     "realness.data_pipeline.prepare.convert.Conversion",
+    "realness.data_pipeline.prepare.convert.convert",
     "realness.data_pipeline.prepare.prepare.DEFAULT_SHARD_MIB",
     "realness.data_pipeline.prepare.prepare.PrepareReport",
     "realness.data_pipeline.prepare.prepare.prepare",

@@ -32,6 +32,7 @@ class Stream(IntEnum):
     REFERENCE = 8
     PATH = 9
     CENTRE = 10
+    INVERTED = 11
 
 
 class Purpose(IntEnum):
@@ -66,6 +67,7 @@ class Purpose(IntEnum):
     POLICY_TRANSLATION = 26
     POLICY_CUTOUT = 27
     CLASS = 28
+    PERTURBATION = 29
 
 
 @dataclass(frozen=True)

@@ -219,9 +219,10 @@ def test_the_build_file_imports_no_torch() -> None:
 
 @pytest.mark.slow
 def test_never_means_the_reference() -> None:
-    code = "import torch, realness.kernels as k; print(k.squared_norm(torch.ones(2, 3)).tolist())"
+    x, code = "torch.ones(1, 2), torch.ones(2)", "import torch, realness.kernels as k"
+    code += f"; print(k.bias_act({x}, 'relu').tolist())"
     result = python("-c", code, REALNESS_BUILD="never")
-    assert result.stdout.strip() == "[3.0, 3.0]", result.stderr
+    assert result.stdout.strip() == "[[2.0, 2.0]]", result.stderr
     assert "PyTorch reference (REALNESS_BUILD=never)" in result.stderr
     chosen = code.replace("; print", "\nwith k.implementation('cpu'): print")
     refused = python("-c", chosen, REALNESS_BUILD="never")

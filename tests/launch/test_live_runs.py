@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from realness.launch import consolidate, evaluate, export, generate
+from realness.launch.generate_checks import DISK_BLOCK
 from realness.trainer import checkpoint
 from realness.trainer.checkpoint import reader
 from realness.trainer.checkpoint.choosing import ATTEMPTS, load_chosen
@@ -151,7 +152,7 @@ def test_few_kept_images_need_little_space(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """10 images of one block each do not fit on a disk with 8 blocks free; 2 do."""
-    usage = shutil.disk_usage(tmp_path)._replace(free=8 * generate.DISK_BLOCK)
+    usage = shutil.disk_usage(tmp_path)._replace(free=8 * DISK_BLOCK)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     arguments = ["--num", "10", "--grid", "0", "--device", "cpu"]
     assert generate.main([str(run), str(tmp_path / "a"), *arguments]) == 2

@@ -114,4 +114,4 @@ class DiscriminatorConfig(Component):
 def able(chosen: GeneratorConfig | DiscriminatorConfig, capability: str) -> str:
     """The components of a kind that declare a capability: "resnet or stylegan2"."""
     known = registered(chosen.kind).items()
-    return " or ".join(name for name, kind in known if getattr(kind, capability))
+    return " or ".join(sorted(name for name, kind in known if getattr(kind, capability)))

@@ -29,6 +29,17 @@ def adjusted(
     return with_fixed_noise(generator) if noise == "fixed" else generator
 
 
+def styled_module(generator: TrainedGenerator, flag: str, remedy: str) -> StyleGAN2Generator:
+    """The module of a generator with styles w. Raises ConfigError, with `remedy`, for others."""
+    module = generator.module
+    if not isinstance(module, StyleGAN2Generator):
+        raise ConfigError(
+            f"{flag} needs a generator with styles w, but this run's generator is "
+            f"{generator.config.g.name}; {remedy}"
+        )
+    return module
+
+
 def truncated(generator: TrainedGenerator, psi: float) -> TrainedGenerator:
     """The generator with truncated styles, centre + psi (w - centre).
 
@@ -38,12 +49,7 @@ def truncated(generator: TrainedGenerator, psi: float) -> TrainedGenerator:
     Raises:
         ConfigError: for a generator without styles.
     """
-    module = generator.module
-    if not isinstance(module, StyleGAN2Generator):
-        raise ConfigError(
-            f"--truncation={psi} needs a generator with styles w, but this run's generator is "
-            f"{generator.config.g.name}; leave it at 1"
-        )
+    module = styled_module(generator, f"--truncation={psi}", "leave it at 1")
     if generator.kept is not None and generator.kept.centre is not None:
         return replace(generator, centre=generator.kept.centre, truncation=psi)
     classes = generator.classes

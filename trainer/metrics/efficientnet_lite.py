@@ -90,6 +90,19 @@ class EfficientNetLite0(nn.Module):
         self._conv_head = SameConv2d(channels, NUM_FEATURES, 1)
         self._fc = nn.Linear(NUM_FEATURES, NUM_CLASSES)
 
+    def stages(self, images: Tensor) -> list[Tensor]:
+        """The last output of each side, from a half to a 32nd of the images': five maps.
+
+        They are turned by 180 degrees, and differentiable with respect to the images.
+        """
+        x = images.flip(2, 3).contiguous(memory_format=torch.channels_last)
+        x, maps, ends = relu6_(self._conv_stem(x)), [], _ends_of_sides()
+        for number, block in enumerate(self._blocks, start=1):
+            x = block(x)
+            if number in ends:
+                maps.append(x)
+        return maps
+
     def features(self, images: Tensor) -> Tensor:
         """The input of the classifier, [B, 1280]: means over positions of the last activations."""
         x = images.flip(2, 3).contiguous(memory_format=torch.channels_last)
@@ -99,6 +112,16 @@ class EfficientNetLite0(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits of ImageNet's classes, [B, 1000]."""
         return self._fc(self.features(images))
+
+
+def _ends_of_sides() -> set[int]:
+    """Numbers of blocks up to the end of each stage that the next one halves, and of the last."""
+    ends, number = set(), 0
+    for stage, (*_, repeats) in enumerate(STAGES, start=1):
+        number += repeats
+        if stage == len(STAGES) or STAGES[stage][2] == 2:
+            ends.add(number)
+    return ends
 
 
 NORMS = {

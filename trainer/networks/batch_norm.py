@@ -81,10 +81,10 @@ class _ChannelMoments(torch.autograd.Function):
         n = x.numel() // x.shape[1]
         slope = 2 * grad_variance / n
         offset = grad_mean / n - slope * mean
-        # Written in the dtype of x at once, whatever the dtype of the computation is.
-        return torch.addcmul(
-            _per_channel(offset, x), x, _per_channel(slope, x), out=torch.empty_like(x)
-        )
+        terms = _per_channel(offset, x), x, _per_channel(slope, x)
+        if torch.compiler.is_compiling():  # which fuses the conversion, and traces no `out`
+            return torch.addcmul(*terms).to(x.dtype)
+        return torch.addcmul(*terms, out=torch.empty_like(x))  # written in the dtype of x at once
 
 
 class _Normalize(torch.autograd.Function):

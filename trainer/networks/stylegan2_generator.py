@@ -231,7 +231,7 @@ class StyleGAN2Generator(CodedGenerator, GrowingNetwork):
             w = torch.lerp(centre, w, truncation)
         if offset is not None:
             w = w + offset
-        return self._synthesize(w, noise, code, share)
+        return self.synthesize(w, noise, code, share)
 
     def styles(
         self, z: Tensor, mixing: Mixing | None = None, condition: Tensor | None = None
@@ -249,7 +249,10 @@ class StyleGAN2Generator(CodedGenerator, GrowingNetwork):
         before = (layers < crossover[:, None])[:, :, None]
         return torch.where(before, first[:, None], second[:, None])
 
-    def _synthesize(self, w: Tensor, noise: Tensor, code: Tensor | None, share: float) -> Tensor:
+    def synthesize(
+        self, w: Tensor, noise: Tensor, code: Tensor | None = None, share: float = 1.0
+    ) -> Tensor:
+        """Images of styles w [B, num_styles, w_dim]; the code is P2GAN's, not a condition."""
         parts = noise.split([side**2 for side in self.noise_sides], 1)
         sides = zip(parts, self.noise_sides, strict=True)
         maps = [part.unflatten(1, (1, side, side)) for part, side in sides]

@@ -23,7 +23,8 @@ from tests.helpers.ranks import run_command, tiny_arguments, write_images
 TRAINED_ON = (Stream.D_REAL, Stream.G_REAL)
 NOT_PASSED_ON = {
     **dict.fromkeys(
-        ("source_kind", "wds_image", "follow_links"), "open_images opens the catalog with it"
+        ("source_kind", "wds_image", "follow_links", "labels"),
+        "open_images opens the catalog with it",
     ),
     "dequantize": "Gan.normalise adds the noise to the decoded images of a training step",
 }

@@ -246,14 +246,14 @@ def kill_after_the_second_snapshot() -> None:
     """SIGKILL at 40 images: after the snapshot at 32, before the checkpoint at 48."""
     from realness.trainer.run import loop
 
-    def killed(gan: Any, updates: Any, real_of: Any, images: int) -> Any:
+    def killed(gan: Any, updates: Any, real_of: Any, images: int, labels_of: Any) -> Any:
         if images == 40:
             deadline = time.monotonic() + PATIENCE_SECONDS
             snapshots = snapshot_root(Path(gan.config.run_dir))
             while not (snapshots / folder_name(32)).exists() and time.monotonic() < deadline:
                 time.sleep(0.02)
             os.kill(os.getpid(), signal.SIGKILL)
-        return run_iteration(gan, updates, real_of, images)
+        return run_iteration(gan, updates, real_of, images, labels_of)
 
     loop.run_iteration = killed
 
