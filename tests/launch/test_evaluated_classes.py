@@ -92,12 +92,15 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
 
 @pytest.fixture(scope="module")
 def run(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with a checkpoint of a fresh generator."""
+    """A run with a checkpoint of a generator whose images depend on their class."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     folder.mkdir()
     write_config(folder, config)
     torch.manual_seed(1)
-    state = Ema(build_empty_generator(config, CPU), 1000).owned_state()
+    module = build_empty_generator(config, CPU)
+    for values in module.parameters():
+        values.add_(0.3 * torch.randn_like(values))
+    state = Ema(module, 1000).owned_state()
     checkpoint.save(folder / "checkpoints", state, checkpoint.Position(80, {}, ""), keep=1)
     return folder
 
