@@ -11,6 +11,8 @@ from tests.helpers import ROOT
 
 PACKAGE = "realness.data_pipeline"
 MAY_PREPARE = ("launch/prepare.py", "benchmarks/loader.py", "benchmarks/raw_images.py")
+MAY_CONVERT = ("launch/invert.py", "launch/target_images.py")
+"""Those that read single images as `prepare` does."""
 """The modules that pack image collections, which `prepare` and benchmarks of loading use."""
 
 
@@ -34,8 +36,9 @@ def test_other_folders_import_only_what_is_exported() -> None:
     assert len(files) > 100
     found = {path.relative_to(ROOT).as_posix(): reached_into(path.read_text()) for path in files}
     allowed = {f"{PACKAGE}.prepare.convert", f"{PACKAGE}.prepare.prepare"}
-    assert {path for path, names in found.items() if names} == set(MAY_PREPARE)
+    assert {path for path, names in found.items() if names} == {*MAY_PREPARE, *MAY_CONVERT}
     assert all(found[path] == allowed for path in MAY_PREPARE)
+    assert all(found[path] == {f"{PACKAGE}.prepare.convert"} for path in MAY_CONVERT)
 
 
 def test_what_reaches_deeper_is_found() -> None:
