@@ -6,7 +6,7 @@ The stages (benchmarks/gpu_stages.py) run in the order of their value, each with
 time; one that fails does not stop the next. Without names, those run that have not passed in this
 folder yet; a name, or the name of a group (first, second, more), runs stages again. After each
 stage OUT.tar.gz, which holds all logs, rows and traces, and OUT.txt, a summary of one screen, are
-written anew. Exits with 1 if a stage failed or was not reached.
+rewritten. Exits with 1 if a stage failed or was not reached.
 
 Nothing is downloaded, and git is not needed. --wheels names a folder of wheels of packages that the
 machine lacks; they are unpacked into OUT. Kernels built beforehand (python -m realness.kernels

@@ -11,7 +11,7 @@ GROUPS = {
     "second": ("failures", "sanitizers", "counters", "compile", "run"),
     "more": ("other-tests", "levels", "modes", "loader"),
 }
-"""Two calls of less than ten minutes each, with time to read and mend in between; and the rest."""
+"""Two calls of under ten minutes each, so that faults can be fixed in between; then the rest."""
 
 BLOCKING = (("CUDA_LAUNCH_BLOCKING", "1"),)
 # One allocation per tensor: inside the caching allocator's large blocks nothing is out of bounds.
@@ -165,7 +165,7 @@ def stages(place: Place) -> list[Stage]:
 
 
 def _more(place: Place) -> list[Stage]:
-    """Stages for whoever has a GPU for longer."""
+    """Stages for a longer loan of a GPU."""
     ignored = ("--ignore=tests/kernels", "--continue-on-collection-errors")
     every_level = ("plain fp32", "fused operations", "TF32", "channels_last", "bf16")
     return [

@@ -13,9 +13,6 @@ are appended to a CSV file. On a GPU the ratios will differ: docs/speed.md.
 from __future__ import annotations
 
 import argparse
-import csv
-import functools
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,10 +21,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from train_step import RESULTS, append
 
 from realness.trainer.networks.grouped_conv import grouped_conv3x3
 
-RESULTS = Path(__file__).parent / "results" / "grouped_conv.csv"
 SHAPES = ((8, 1536, 8), (4, 1536, 16), (4, 768, 32), (2, 192, 128))
 """Images, channels and side: 4 to 32 pixels of R3GAN have 1,536 channels in their groups, 64 have
 768, and 256 have 192. The batches are small and the last two sides halved, to be quick."""
@@ -35,10 +32,6 @@ DENSE_CHANNELS = 768
 """More would take seconds per pass."""
 PASSES = {"forward": 1, "backward": 2, "second": 2}
 """Convolutions per pass."""
-COLUMNS: list[str] = [
-    *("batch", "channels", "side", "in_group", "pass", "impl", "ms", "gflop", "gflop_per_s"),
-    *("device", "torch"),
-]
 
 
 def verify() -> None:
@@ -103,7 +96,6 @@ def measure(
         | {"pass": step, "impl": name, "ms": round(ms, 2)}
         | {"gflop": round(PASSES[step] * one, 3)}
         | {"gflop_per_s": round(1e3 * PASSES[step] * one / ms, 1)}
-        | {"device": platform.machine(), "torch": torch.__version__}
         for (name, step), ms in best.items()
     ]
 
@@ -111,22 +103,17 @@ def measure(
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, default=RESULTS / "grouped_conv.csv")
     options = parser.parse_args()
     torch.set_num_threads(1)
     verify()
-    say = functools.partial(print, flush=True)
-    exists = options.results.exists()
-    with options.results.open("a", newline="") as file:
-        table = csv.DictWriter(file, COLUMNS)
-        if not exists:
-            table.writeheader()
-        for batch, channels, side in SHAPES:
-            dense = [channels] if channels <= DENSE_CHANNELS else []
-            for in_group in (*dense, 32, 16, 1):
-                for row in measure(batch, channels, side, in_group, options.rounds):
-                    table.writerow(row)
-                    say(*row.values())
+    for batch, channels, side in SHAPES:
+        dense = [channels] if channels <= DENSE_CHANNELS else []
+        for in_group in (*dense, 32, 16, 1):
+            rows = measure(batch, channels, side, in_group, options.rounds)
+            append(options.results, rows)
+            for row in rows:
+                print(*row.values(), flush=True)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def provenance(device: torch.device) -> Row:
         commit = subprocess.run(
             described, capture_output=True, text=True, cwd=folder, check=False
         ).stdout.strip()
-    except FileNotFoundError:  # there is no git here
+    except FileNotFoundError:  # git is not installed
         commit = ""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
     return {

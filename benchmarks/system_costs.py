@@ -94,8 +94,9 @@ def table(rows: list[Row]) -> str:
     ]
     for row in rows:
         small, large = (f"{row[f'flop_{side}'] / 1e9:,.3g}" for side in SIDES)
+        cpu = f"{row['cpu_s_64']:.2g}" if row["cpu_s_64"] else "–"
         cells = (
-            *(row["system"], small, f"{row['bytes_64'] / 1e6:,.3g}", f"{row['cpu_s_64'] or 0:.2g}"),
+            *(row["system"], small, f"{row['bytes_64'] / 1e6:,.3g}", cpu),
             *(large, f"{row['bytes_1024'] / 1e9:,.3g}"),
         )
         lines.append("| " + " | ".join(cells) + " |")

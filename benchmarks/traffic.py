@@ -6,7 +6,7 @@ average, run on fake tensors as they run on CUDA without DeepSpeed: `traffic_cou
 is counted. Penalties that are due in one of several updates count by their share.
 
 The times are MODELS: every operator takes as long as its bytes at a share of the copy bandwidth or
-its operations at a rate of convolutions, whichever is longer. No GPU was at hand to measure either.
+its operations at a rate of convolutions, whichever is longer. Neither was measured on a GPU.
 """
 
 from __future__ import annotations

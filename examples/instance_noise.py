@@ -19,6 +19,7 @@ from torch import Tensor
 from realness.kernels import format_of
 from realness.trainer.augment.input_augmentation import View
 from realness.trainer.config import AugmentationConfig, not_negative, positive, register
+from realness.trainer.config.schedule import Schedule
 from realness.trainer.randomness import Draws, Purpose
 
 
@@ -37,12 +38,8 @@ class InstanceNoise:
     device: torch.device
 
     def deviation(self, images_seen: int | Tensor) -> Tensor:
-        """The standard deviation, a scalar float32 on the device.
-
-        It is computed there, because `images_seen` is on the device in a captured update.
-        """
-        seen = torch.zeros((), dtype=torch.float64, device=self.device) + images_seen
-        return (self.std * (1 - seen / self.num_images).clamp_min(0)).float()
+        """The standard deviation, a scalar float32 on the device."""
+        return Schedule(self.std, 0.0, self.num_images, "linear").on(self.device, images_seen)
 
     def at(self, images_seen: int | Tensor) -> View:
         std = self.deviation(images_seen)
@@ -66,7 +63,7 @@ class InstanceNoiseConfig(AugmentationConfig):
     std: float = 0.1
     """Standard deviation of the noise at first; images lie in [-1, 1]."""
     kimg: float = 0.0
-    """Thousands of images after which there is no noise; 0 for the whole run."""
+    """Thousands of images after which there is no noise; 0 for --schedule-kimg."""
 
     def __post_init__(self) -> None:
         positive(self, "std")

@@ -11,6 +11,7 @@ full), 2 invalid input.
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import sys
 import tempfile
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from realness.trainer.storage.origin import Origin
 
 NVIDIA_LICENCE = "NVIDIA Source Code License (non-commercial), unless its publisher says otherwise"
+NON_COMMERCIAL = r"non[- ]?commercial|\bNC\b"
+"""In the text of a licence, also of those of Creative Commons, such as CC-BY-NC-4.0."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ class Command:
     licence: str = ""
     """Licence of the weights, recorded likewise. By default that of the program that wrote the
     file: what NVIDIA's code wrote is taken to be non-commercial. If you give a licence, say so in
-    it: one with "non-commercial" in it is announced whenever the weights are used."""
+    it: one with "non-commercial" or "NC" in it, such as CC-BY-NC-4.0, is announced whenever the
+    weights are used."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -181,13 +185,12 @@ def _origin(command: Command, model: PublicModel) -> Origin:
         while block := file.read(1 << 20):
             digest.update(block)
     licence = command.licence or (NVIDIA_LICENCE if model.nvidia else NO_LICENCE)
-    plain = licence.lower().replace("-", "").replace(" ", "")
     return Origin(
         source=command.source or command.file.name,
         sha256=digest.hexdigest(),
         kind=model.kind,
         licence=licence,
-        non_commercial="noncommercial" in plain,
+        non_commercial=re.search(NON_COMMERCIAL, licence, re.IGNORECASE) is not None,
         missing="" if model.d is not None else "D",
     )
 

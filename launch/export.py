@@ -20,6 +20,7 @@ import tyro
 
 from realness.launch.command_line import read_command_line
 from realness.launch.exit_status import run_and_report, run_as_script
+from realness.launch.load_networks import load_networks
 
 
 @dataclass(frozen=True)
@@ -63,28 +64,16 @@ def _export(command: Command) -> str:
     """Write everything or nothing; returns the message for the user."""
     import torch
 
-    from realness.trainer.checkpoint.choosing import load_chosen
     from realness.trainer.config import ConfigError
     from realness.trainer.config.plugins import load_plugins
     from realness.trainer.export import check_formats, write_networks
-    from realness.trainer.inference.trained import load_discriminator, load_generator
-    from realness.trainer.inference.widths import chosen_weights
-    from realness.trainer.metrics import choose
     from realness.trainer.storage.run_folder import claim_empty_folder
 
     load_plugins(command.plugin)
     formats = check_formats(command.formats)
     if command.checkpoint == "all":
         raise ConfigError("--checkpoint=all: name one checkpoint, latest or best")
-    (weights,) = chosen_weights(command.weights, command.ema_width, single=True)
-    cpu = torch.device("cpu")
-    generator, discriminator = load_chosen(
-        lambda: choose(command.run, command.checkpoint)[-1],
-        lambda folder: (
-            load_generator(command.run, folder, cpu, weights),
-            load_discriminator(command.run, folder, cpu),
-        ),
-    )
+    generator, discriminator = load_networks(command, torch.device("cpu"))
     claim_empty_folder(command.out)
     out = command.out
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as made:

@@ -23,6 +23,7 @@ from realness.launch.generate_checks import (
     num_kept,
 )
 from realness.launch.interpolation import Interpolation, write_interpolation
+from realness.launch.load_networks import load_networks
 from realness.launch.style_pictures import check_pictures, parse_pictures, write_pictures
 
 if TYPE_CHECKING:
@@ -41,14 +42,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def _generate(command: Command) -> str:
     """Write everything; returns the message for the user. Raises ValueError for invalid input."""
-    from realness.trainer.checkpoint.choosing import load_chosen
     from realness.trainer.config.plugins import load_plugins
     from realness.trainer.distributed.device import pick_device
     from realness.trainer.inference.adjusting import adjusted
     from realness.trainer.inference.latents import read_latents, with_latents
-    from realness.trainer.inference.trained import load_discriminator, load_generator
-    from realness.trainer.inference.widths import chosen_weights
-    from realness.trainer.metrics import choose
     from realness.trainer.reporting.grid import MAX_PIXELS
     from realness.trainer.storage.run_folder import claim_empty_folder
 
@@ -58,14 +55,7 @@ def _generate(command: Command) -> str:
     )
     load_plugins(command.plugin)
     device = pick_device(command.device)
-    (weights,) = chosen_weights(command.weights, command.ema_width, single=True)
-    generator, discriminator = load_chosen(
-        lambda: choose(command.run, command.checkpoint)[-1],
-        lambda folder: (
-            load_generator(command.run, folder, device, weights),
-            load_discriminator(command.run, folder, device),
-        ),
-    )
+    generator, discriminator = load_networks(command, device)
     generator = adjusted(generator, command.truncation, command.noise)
     generator = _with_classes(command, generator)
     command = replace(command, num=command.num * max(1, len(generator.chosen)))

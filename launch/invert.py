@@ -21,6 +21,7 @@ import tyro
 from realness.launch.command_line import read_command_line
 from realness.launch.exit_status import run_and_report, run_as_script
 from realness.launch.invert_results import write_results, write_tuned
+from realness.launch.load_networks import load_networks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,28 +102,17 @@ def _invert(command: Command) -> str:
     import torch
 
     from realness.launch.target_images import read_targets
-    from realness.trainer.checkpoint.choosing import load_chosen
     from realness.trainer.config.plugins import load_plugins
     from realness.trainer.distributed.device import pick_device
     from realness.trainer.inference.inversion import check_space
     from realness.trainer.inference.latents import with_latents
-    from realness.trainer.inference.trained import load_discriminator, load_generator
     from realness.trainer.inference.tuning import measured
-    from realness.trainer.inference.widths import chosen_weights
-    from realness.trainer.metrics import choose
     from realness.trainer.storage.run_folder import claim_empty_folder
 
     _check(command)
     load_plugins(command.plugin)
     device = pick_device(command.device)
-    (weights,) = chosen_weights(command.weights, command.ema_width, single=True)
-    generator, discriminator = load_chosen(
-        lambda: choose(command.run, command.checkpoint)[-1],
-        lambda folder: (
-            load_generator(command.run, folder, device, weights),
-            load_discriminator(command.run, folder, device),
-        ),
-    )
+    generator, discriminator = load_networks(command, device)
     generator = _of_class(command, generator)
     settings = _settings(command, generator)
     check_space(generator, settings.space)

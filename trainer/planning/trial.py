@@ -39,7 +39,8 @@ class TrialRun:
         """Build the networks. averaging: whether G's updates also update its moving average."""
         self.config = config = worst_case(config, num_ranks)
         generator, discriminator, objective = build_networks(config)
-        self._ema = Ema(generator.to(device), 1000.0) if averaging else None
+        # Only its memory counts, which does not depend on the half-life.
+        self._ema = Ema(generator.to(device), halflife_images=1.0) if averaging else None
 
         def engine(module: nn.Module) -> EngineWithoutOptimizer:
             network = prepare_network(module, config.engine, device, compiled=compiled)

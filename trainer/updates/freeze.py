@@ -16,10 +16,10 @@ def freeze(config: TrainConfig, generator: nn.Module, discriminator: nn.Module) 
     Their moments then stay 0 and their weights as they are, at any ZeRO stage, and checkpoints have
     the same tensors as without freezing.
 
-    Raises ConfigError for more layers than D has.
+    Raises ConfigError unless a layer of D is left to learn.
     """
     count, layers = config.transfer.freeze_d, layers_of(discriminator)
-    if count > len(layers):
+    if count >= len(layers):
         raise ConfigError(
             f"--freeze-d={count}: --discriminator={config.d.name} has {len(layers)} layers; use at "
             f"most {len(layers) - 1}"

@@ -208,6 +208,7 @@ def test_the_bound_is_that_of_the_published_code() -> None:
 
     Karras et al. (NeurIPS 2020), published code: the limit is scaled by the layer's own gain.
     """
+    torch.manual_seed(0)
     layer = EqualConv2d(2, 3, 3, act="lrelu", gain=0.5).double()
     layer.bound = 0.7
     x = torch.randn(1, 2, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

@@ -202,7 +202,7 @@ def test_layers_count_from_the_image() -> None:
     assert len(layers) == 1 + 3 * 3 + 3
     assert sum(map(len, layers)) == len(names)
     with pytest.raises(ConfigError, match="has 13 layers; use at most 12"):
-        build_gan(with_fields(CONFIG, freeze_d=14), CPU)
+        build_gan(with_fields(CONFIG, freeze_d=13), CPU)
     with pytest.raises(ConfigError, match="--freeze-g=mapping needs a generator with a mapping"):
         with_fields(TrainConfig(), freeze_g="mapping")
 

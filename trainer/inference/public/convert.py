@@ -162,7 +162,7 @@ def write_run(
 ) -> None:
     """Write a run folder with one checkpoint into the empty folder `folder`.
 
-    states: of "G", "EMA" and "D". The optimisers start anew: their moments are 0.
+    states: of "G", "EMA" and "D". The optimisers' moments are 0.
 
     Raises CheckpointError or OSError if the disk is full.
     """
